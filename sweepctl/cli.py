@@ -1,0 +1,235 @@
+"""The commands: each finds its input, calls one function, and shows what came back.
+
+Imports of anything slow (Hydra, pandas, torch) happen inside the commands that need them, so that
+`--help` and `status` answer at once.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sweepctl import __version__
+from sweepctl.errors import RequestError, SweepctlError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Plan, train, fit and predict LLM scaling sweeps: one trunk, many budgets.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Prepare token shards.")
+app.add_typer(data_app, name="data")
+
+Overrides = Annotated[list[str] | None, typer.Argument(help="Hydra overrides: key=value, group=option.")]
+SweepName = Annotated[str, typer.Argument(help="A sweep of the workspace.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+ConfigDir = Annotated[
+    Path | None, typer.Option(help="A directory of your own Hydra groups, ahead of the built-in ones.")
+]
+
+
+def main() -> None:
+    """Run a command; every foreseen error is one sentence and its exit code."""
+    try:
+        app()
+    except SweepctlError as error:
+        print(f"sweepctl: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"sweepctl {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def plan(
+    overrides: Overrides = None,
+    config_dir: ConfigDir = None,
+    flops_per_s: Annotated[
+        float | None, typer.Option(help="State one device's training FLOP/s instead of measuring it.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compose a study, expand it, show what it costs and what exists, and write the plan.
+
+    `sweepctl plan` alone plans study=demo; study=NAME picks another, name=NAME names the sweep.
+    """
+    from sweepctl.data.corpora import ensure
+    from sweepctl.launch.compare import compare
+    from sweepctl.launch.stages import plan_stages
+    from sweepctl.launch.throughput import measured
+    from sweepctl.plan.expand import CorpusFacts
+    from sweepctl.report.console import console, show_json
+    from sweepctl.report.plan import plan_json, show_plan
+    from sweepctl.spec.compose import compose_study
+    from sweepctl.store.workspace import Workspace
+
+    study = compose_study(overrides or [], config_dir)
+    workspace = Workspace.default()
+    index = ensure(workspace, study.data)
+    corpus = CorpusFacts(index.hash, index.vocab_size, index.splits["train"].tokens)
+    plans, waiting = plan_stages(workspace, study, corpus)
+    sweep = workspace.sweep(study.name)
+    compared = {stage: compare(sweep, one) for stage, one in plans.items()}
+    if flops_per_s is not None:
+        if flops_per_s <= 0:
+            raise RequestError(f"--flops-per-s {flops_per_s:g} is not valid: it must be above 0.")
+        rungs = {rung.name for one in plans.values() for rung in one.rungs}
+        throughput, provenance = dict.fromkeys(rungs, flops_per_s), f"at the stated {flops_per_s:.3g} FLOP/s"
+    else:
+        throughput, provenance = measured(workspace, plans), "as this sweep's attempts measured it"
+    sweep.save(plans)
+    if as_json:
+        show_json({"sweep": study.name, **plan_json(plans, compared, waiting, throughput)})
+        return
+    out = console()
+    show_plan(out, plans, compared, waiting, throughput, provenance)
+    out.print(f"Written to {sweep.folder}. Next: [bold]sweepctl launch {study.name}[/]")
+
+
+@app.command()
+def launch(
+    sweep: SweepName,
+    overrides: Overrides = None,
+    on: Annotated[str, typer.Option(help="Which machine: a file of launchers/.")] = "local",
+    stage: Annotated[str | None, typer.Option(help="Only this stage.")] = None,
+    dry_run: Annotated[bool, typer.Option(help="Show what would be trained; train nothing.")] = False,
+    config_dir: ConfigDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train what the sweep's plans want and the store lacks. Asking twice trains nothing twice."""
+    from sweepctl.launch.local import LocalLaunch
+    from sweepctl.launch.prepare import launchable
+    from sweepctl.report.console import console, show_json
+    from sweepctl.report.launch_view import LaunchView, launch_json, show_outcome, show_todo
+    from sweepctl.spec.build import build
+    from sweepctl.spec.compose import compose_launcher
+    from sweepctl.spec.execution import LocalLauncher
+    from sweepctl.store.workspace import Workspace
+
+    known = Workspace.default().known_sweep(sweep)
+    config = build(LocalLauncher, compose_launcher(on, overrides or [], config_dir))
+    board, held = launchable(known, stage)
+    out = console()
+    if dry_run:
+        show_json(launch_json(board, held)) if as_json else show_todo(out, board, held)
+        return
+    known.uncancel()
+    with LaunchView(board, out if not as_json else None) as view:
+        report = LocalLaunch(board, config, view).run()
+    show_json(launch_json(board, held, report)) if as_json else show_outcome(out, board, held, report)
+    if report.wrong_request:
+        raise SystemExit(2)
+    if report.stopped:
+        raise SystemExit(130)
+    if report.failed:
+        raise SystemExit(1)
+
+
+@app.command()
+def status(sweep: SweepName, as_json: AsJson = False) -> None:
+    """Where every job stands. Changes nothing."""
+    from sweepctl.launch.status import status as read_status
+    from sweepctl.report.console import console, show_json
+    from sweepctl.report.status import show_status, status_json
+    from sweepctl.store.board import Board
+    from sweepctl.store.workspace import Workspace
+
+    known = Workspace.default().known_sweep(sweep)
+    found = read_status(Board(known, known.plans()))
+    show_json(status_json(sweep, found)) if as_json else show_status(console(), sweep, found)
+
+
+@app.command()
+def cancel(
+    sweep: SweepName,
+    job: Annotated[list[str] | None, typer.Option(help="Only this job (repeatable).")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Stop the sweep's unfinished jobs, sparing what another sweep wants. `launch` takes them up again."""
+    from sweepctl.launch.cancel import cancel as cancel_jobs
+    from sweepctl.report.console import console, show_json
+    from sweepctl.store.board import Board
+    from sweepctl.store.workspace import Workspace
+
+    known = Workspace.default().known_sweep(sweep)
+    done = cancel_jobs(Board(known, known.plans()), job)
+    if as_json:
+        show_json({"cancelled": done.cancelled, "spared": done.spared})
+        return
+    spared = f"; {len(done.spared)} spared, another sweep wants them" if done.spared else ""
+    console().print(f"{len(done.cancelled)} jobs cancelled{spared}. Their checkpoints stay.")
+
+
+@app.command()
+def clean(
+    sweep: SweepName,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
+    keep: Annotated[str, typer.Option(help="Checkpoints of finished jobs: none, last or all.")] = "all",
+    as_json: AsJson = False,
+) -> None:
+    """Delete what this sweep once wanted and no plan wants any more. Shows it first."""
+    from sweepctl.launch.clean import delete, find
+    from sweepctl.report.clean import clean_json, show_clean
+    from sweepctl.report.console import console, show_json
+    from sweepctl.store.workspace import Workspace
+
+    known = Workspace.default().known_sweep(sweep)
+    found = find(known, keep)
+    if as_json:
+        show_json(clean_json(found, deleted=yes))
+    else:
+        show_clean(console(), found)
+        if found.empty:
+            return
+        if not yes and not (sys.stdin.isatty() and typer.confirm("Delete these?")):
+            console().print("Nothing deleted; --yes deletes.")
+            return
+        yes = True
+    if yes:
+        delete(known, found)
+
+
+@data_app.command("prepare")
+def data_prepare(
+    name: Annotated[str, typer.Argument(help="The corpus: data.name of a study.")],
+    source: Annotated[
+        str, typer.Option(help="text, jsonl, parquet, flat, or a built-in one: pysrc, synthetic.")
+    ] = "text",
+    train: Annotated[list[Path] | None, typer.Option(help="Files or folders (repeatable).")] = None,
+    validation: Annotated[list[Path] | None, typer.Option(help="Held-out files, for flat.")] = None,
+    field: Annotated[str, typer.Option(help="Field or column of the text.")] = "text",
+    tokenizer: Annotated[str, typer.Option(help="bytes, or a tokenizers JSON file.")] = "bytes",
+    validation_share: Annotated[float, typer.Option(help="Share of documents held out.")] = 0.01,
+    dtype: Annotated[str, typer.Option(help="Of flat files: uint8, uint16 or uint32.")] = "uint16",
+    vocab_size: Annotated[int | None, typer.Option(help="Of flat files.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Turn text into memory-mapped token shards with an index, a held-out split and hashes."""
+    from sweepctl.data.command import Request, prepare_from
+    from sweepctl.report.console import console, count, show_json
+    from sweepctl.spec.build import plain
+    from sweepctl.store.workspace import Workspace
+
+    request = Request(
+        name, source, tuple(train or ()), tuple(validation or ()), field, tokenizer,
+        validation_share, dtype, vocab_size,
+    )  # fmt: skip
+    workspace = Workspace.default()
+    out = console()
+    index = prepare_from(workspace, request, out if not as_json else None)
+    if as_json:
+        show_json(plain(index))
+        return
+    for split, facts in index.splits.items():
+        out.print(f"{split}: {count(facts.tokens)} tokens in {len(facts.shards)} shards")
+    out.print(f"{index.hash}  {workspace.corpus(name)}")

@@ -1,0 +1,185 @@
+"""The three tables of a sweep.
+
+`runs` has one row an observation and no execution facts: two stores with the same science give the same
+bytes. `curves` has the points along every run, `attempts` who ran what, where, how fast.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sweepctl.plan.plan import Job, Plan
+from sweepctl.spec.accounting import FLOP_COUNTS, PARAMETER_COUNTS, Accounting
+from sweepctl.spec.build import plain
+from sweepctl.spec.science import Point
+from sweepctl.store import attempts
+from sweepctl.store.attempts import Attempt
+from sweepctl.store.board import Board, Entry
+from sweepctl.store.files import storage
+from sweepctl.store.job import JobFolder
+
+TABLES = ("runs", "curves", "attempts")
+ATTEMPT_FIELDS = (
+    *("attempt", "launcher", "scheduler_id", "host", "pid", "device", "gemm", "started", "ended", "why"),
+    *("error", "start_step", "end_step", "trained_tokens", "train_s", "tokens_per_s", "mfu", "code"),
+)
+
+
+def collect(board: Board, csv: bool = False) -> dict[str, pd.DataFrame]:
+    """Read the store and write the three tables beside the sweep's plans; the tables."""
+    frames = {
+        "runs": pd.DataFrame(_runs(board)),
+        "curves": pd.DataFrame(_curves(board)),
+        "attempts": pd.DataFrame(_attempts(board)),
+    }
+    for name, frame in frames.items():
+        write_table(frame, board.sweep.folder / f"{name}.parquet")
+        if csv:
+            write_table(frame, board.sweep.folder / f"{name}.csv")
+    return frames
+
+
+def write_table(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table in one step, as Parquet or CSV by its ending."""
+    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    with storage(path):
+        try:
+            if path.suffix == ".csv":
+                frame.to_csv(scratch, index=False)
+            else:
+                frame.to_parquet(scratch, index=False)
+            os.replace(scratch, path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                scratch.unlink()
+
+
+def _runs(board: Board) -> list[dict[str, Any]]:
+    """One row an observation; one that several stages want is theirs together."""
+    rows: dict[str, dict[str, Any]] = {}
+    for stage, plan in board.plans.items():
+        points: dict[int, dict[str, Any]] = {}
+        for job in plan.observations():
+            if job.id in rows:
+                rows[job.id]["stage"] += f" {stage}"
+                continue
+            if job.point not in points:
+                points[job.point] = _point_columns(plan, job.point)
+            entry = board.entries[job.id]
+            identity = {"job": job.id, "trunk": job.trunk, "stage": stage, "budget": job.label}
+            rows[job.id] = identity | points[job.point] | _counts(plan, job) | _result_columns(board, entry)
+    return list(rows.values())
+
+
+def _counts(plan: Plan, job: Job) -> dict[str, Any]:
+    """Every count of N, D and C, and where the run left the plateau."""
+    tokens, counts, anneal = plan.tokens(job), plan.counts(job), plan.anneal(job)
+    assert anneal is not None
+    row: dict[str, Any] = {"requested_tokens": job.requested_tokens, "tokens": tokens, "steps": job.end}
+    row |= {"cut_step": anneal.cut, "decay": anneal.shape, "end_lr_share": anneal.floor}
+    row |= {f"n_{name}": counts.parameters(name) for name in PARAMETER_COUNTS}
+    for name in FLOP_COUNTS:
+        per_token = counts.flops_per_token(Accounting(plan.accounting.parameters, name))
+        row[f"flops_{name}"] = float(tokens) * per_token
+    row["tokens_per_parameter"] = tokens / counts.parameters(plan.accounting.parameters)
+    return row
+
+
+def _point_columns(plan: Plan, index: int) -> dict[str, Any]:
+    point: Point = plan.point(index)
+    row = plan.points[index]
+    return {
+        "rung": plan.rungs[row.rung].name,
+        **plain(point.shape),
+        "lr": point.optimizer.lr,
+        "batch_tokens": point.batch.tokens,
+        "context": point.batch.context,
+        "warmup_steps": point.warmup_steps,
+        "parametrization": point.parametrization.name,
+        "optimizer": point.optimizer.name,
+        "precision": point.precision,
+        "seed_init": point.seed.init,
+        "seed_data": point.seed.data,
+        "corpus": point.corpus.hash,
+        **{f"setting_{path}": value for path, value in sorted(row.settings.items())},
+    }
+
+
+def _result_columns(board: Board, entry: Entry) -> dict[str, Any]:
+    """State and losses; what was not measured is absent, never zero."""
+    result = entry.folder.result()
+    if result is None:
+        state = "diverged" if board.finished(entry) else "missing"
+        return {"state": state}
+    row: dict[str, Any] = {"state": result["state"], "reason": result.get("reason")}
+    for position, (name, loss) in enumerate(result.get("loss_nats", {}).items()):
+        if position == 0:
+            row |= {"loss_nats": loss, "bits_per_byte": result["bits_per_byte"].get(name)}
+        row |= {f"loss_nats_{name}": loss, f"bits_per_byte_{name}": result["bits_per_byte"].get(name)}
+    return row
+
+
+def _attempts(board: Board) -> list[dict[str, Any]]:
+    rows = []
+    for entry in board.entries.values():
+        for attempt in attempts.every(entry.folder):
+            record = attempt.record
+            origin = record.get("started_from") or {}
+            row: dict[str, Any] = {"job": entry.job.id, "kind": entry.job.kind, "rung": _rung(entry)}
+            row |= {name: record.get(name) for name in ATTEMPT_FIELDS}
+            row |= {"from_job": origin.get("job"), "from_step": origin.get("step")}
+            row |= {f"version_{k}": v for k, v in record.get("versions", {}).items()}
+            rows.append(row)
+    return rows
+
+
+def _curves(board: Board) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for entry in board.entries.values():
+        names = {"job": entry.job.id, "kind": entry.job.kind, "rung": _rung(entry)}
+        for line in lineage(entry.folder):
+            losses = line.pop("loss_nats", {})
+            row = names | line
+            for position, (name, loss) in enumerate(losses.items()):
+                row |= {"loss_nats": loss} if position == 0 else {}
+                row[f"loss_nats_{name}"] = loss
+            rows.append(row)
+    return rows
+
+
+def lineage(folder: JobFolder) -> list[dict[str, Any]]:
+    """A job's metrics along the one line of attempts that its newest attempt stands on: of every earlier
+    attempt, only the steps up to the checkpoint that was taken over."""
+    every = {attempt.number: attempt for attempt in attempts.every(folder)}
+    parts: list[list[dict[str, Any]]] = []
+    number, last = max(every, default=0), None
+    while number in every:
+        attempt = every[number]
+        parts.append([row for row in _lines(attempt) if last is None or row["step"] <= last])
+        origin = attempt.record.get("started_from") or {}
+        if origin.get("job") != folder.id:
+            break
+        number, last = int(origin["attempt"]), int(origin["step"])
+    return [row for part in reversed(parts) for row in part]
+
+
+def _lines(attempt: Attempt) -> Iterator[dict[str, Any]]:
+    try:
+        text = attempt.metrics.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):  # a killed writer leaves half a line
+            yield json.loads(line)
+
+
+def _rung(entry: Entry) -> str:
+    return entry.plan.rung_of(entry.job).name

@@ -1,0 +1,140 @@
+"""Where documents come from: text files, JSONL, Parquet, installed Python packages, or a generator."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from sweepctl.data.prepare import Document, by_share, prepare
+from sweepctl.data.shards import Index, read_index
+from sweepctl.data.synthetic import Language
+from sweepctl.data.tokenizers import Bytes
+from sweepctl.errors import RequestError
+from sweepctl.spec.hashing import key
+from sweepctl.spec.study import Data
+from sweepctl.store.workspace import Workspace
+
+
+def ensure(workspace: Workspace, data: Data) -> Index:
+    """The corpus of a study: as prepared, or, where it is built in and missing, made now.
+
+    Raises:
+        RequestError: it is not prepared and not built in, or its content is not the pinned one.
+    """
+    folder = workspace.corpus(data.name)
+    if (folder / "index.json").exists() or data.source == "prepared":
+        index = read_index(folder)
+    elif data.source == "pysrc":
+        index = prepare_pysrc(folder, **_options(data, "packages", "max_bytes", "validation_share"))
+    else:
+        options = _options(data, "seed", "train_tokens", "validation_tokens")
+        index = prepare_synthetic(folder, **options)
+    if data.hash is not None and data.hash != index.hash:
+        raise RequestError(
+            f"data.hash pins {data.hash}, but {folder} holds {index.hash}: the same packages in other "
+            "versions give other text. Set data.name to a new name, or data.hash=null to use what is there."
+        )
+    return index
+
+
+def prepare_pysrc(folder: Path, packages: list[str], max_bytes: int, validation_share: float) -> Index:
+    """The Python sources that installed packages bring, one document a file, up to `max_bytes`.
+
+    Which files are kept when the limit cuts is decided by the hash of their names, so it is a fair sample.
+    """
+    documents = list(python_sources(packages))
+    documents.sort(key=lambda document: key("keep", document.name))
+    kept, total = [], 0
+    for document in documents:
+        if total + len(document.text) <= max_bytes:
+            kept.append(document)
+            total += len(document.text)
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    source = {"kind": "pysrc", "packages": versions, "max_bytes": max_bytes}
+    return prepare(folder, kept, Bytes(), by_share(validation_share), source)
+
+
+def python_sources(packages: Iterable[str]) -> Iterator[Document]:
+    """Every .py file the packages installed, by the package's own record of its files.
+
+    Raises:
+        RequestError: a package is not installed.
+    """
+    for package in packages:
+        try:
+            files = importlib.metadata.files(package) or []
+        except importlib.metadata.PackageNotFoundError:
+            raise RequestError(f"The corpus needs the package {package}, which is not installed.") from None
+        for file in sorted(files, key=str):
+            if file.suffix == ".py":
+                try:
+                    yield Document(f"{package}/{file.as_posix()}", Path(str(file.locate())).read_bytes())
+                except OSError:
+                    continue
+
+
+def prepare_synthetic(folder: Path, seed: int, train_tokens: int, validation_tokens: int) -> Index:
+    """Text of a seeded language. The two splits are different samples of the same language."""
+    language = Language(seed)
+    document_bytes = 1 << 16
+
+    def documents() -> Iterator[Document]:
+        for split, tokens in (("train", train_tokens), ("validation", validation_tokens)):
+            texts = language.documents(split, -(-tokens // document_bytes), document_bytes - 1)
+            for number, text in enumerate(texts):
+                yield Document(f"{split}/{number}", text)
+
+    source = {"kind": "synthetic", "seed": seed}
+    return prepare(folder, documents(), Bytes(), lambda name: name.startswith("validation/"), source)
+
+
+def jsonl(paths: Iterable[Path], field: str) -> Iterator[Document]:
+    """One document a line, its text under `field`.
+
+    Raises:
+        RequestError: a line is not a JSON object with a text there; the message says which.
+    """
+    for path in sorted(paths):
+        with open(path, encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    text = json.loads(line)[field]
+                    yield Document(f"{path.name}:{number}", text.encode())
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    raise RequestError(
+                        f"{path}, line {number}: not a JSON object with a text under {field!r}."
+                    ) from None
+
+
+def parquet(paths: Iterable[Path], field: str) -> Iterator[Document]:
+    """One document a row, its text in the column `field`."""
+    from pyarrow import ArrowInvalid
+    from pyarrow.parquet import ParquetFile
+
+    for path in sorted(paths):
+        try:
+            file = ParquetFile(path)
+        except (ArrowInvalid, OSError) as error:
+            raise RequestError(f"{path} is not a Parquet file: {error}.") from None
+        if field not in file.schema_arrow.names:
+            known = ", ".join(file.schema_arrow.names)
+            raise RequestError(f"{path} has no column {field!r}; it has {known}.")
+        number = 0
+        for batch in file.iter_batches(columns=[field]):
+            for value in batch.column(0).to_pylist():
+                number += 1
+                if value is not None:
+                    yield Document(f"{path.name}:{number}", str(value).encode())
+
+
+def _options(data: Data, *names: str) -> dict[str, Any]:
+    unknown = set(data.options) - set(names)
+    missing = set(names) - set(data.options)
+    if unknown or missing:
+        raise RequestError(
+            f"data.options of {data.source} are {', '.join(names)}; got {', '.join(data.options) or 'none'}."
+        )
+    return {name: data.options[name] for name in names}

@@ -1,0 +1,132 @@
+"""Prepared data: flat token files with an index of sizes and hashes.
+
+    <corpus>/index.json          tokenizer, splits, shards, sha256 of each, and the hash of it all
+    <corpus>/train-00000.bin     little-endian uint8, uint16 or uint32 tokens
+
+The corpus is known by its content hash; names and paths are not part of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sweepctl.errors import DamagedFile, RequestError
+from sweepctl.spec.build import build
+from sweepctl.spec.hashing import canonical, digest
+from sweepctl.store.files import read_json
+
+Dtype = str
+DTYPES = ("uint8", "uint16", "uint32")
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One flat file. `file` is relative to the index, or absolute for a file accepted where it lies."""
+
+    file: str
+    tokens: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class SplitFacts:
+    """`train`, or a held-out set: its shards, and how many bytes of text its tokens stand for."""
+
+    shards: tuple[Shard, ...]
+    tokens: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """index.json. `hash` covers the tokenizer and every shard's content, in order."""
+
+    name: str
+    tokenizer: str
+    vocab_size: int
+    dtype: str
+    splits: dict[str, SplitFacts]
+    hash: str
+    source: dict[str, Any]
+
+    @property
+    def held_out(self) -> list[str]:
+        """Names of the evaluation sets; the first is the one that `loss_nats` without a name means."""
+        return [name for name in self.splits if name != "train"]
+
+
+def content_hash(tokenizer: str, vocab_size: int, dtype: str, splits: dict[str, SplitFacts]) -> str:
+    """The corpus by content: 32 hex digits."""
+    shards = {name: [[s.tokens, s.sha256] for s in split.shards] for name, split in splits.items()}
+    return digest(canonical([tokenizer, vocab_size, dtype, shards]), 32)
+
+
+def read_index(folder: Path) -> Index:
+    """The index of a prepared corpus.
+
+    Raises:
+        RequestError: nothing is prepared there.
+        DamagedFile: the index is not one.
+    """
+    try:
+        raw = read_json(folder / "index.json")
+    except FileNotFoundError:
+        raise RequestError(
+            f"No data is prepared in {folder}; run `sweepctl data prepare {folder.name} ...`."
+        ) from None
+    try:
+        return build(Index, raw)
+    except RequestError as error:
+        raise DamagedFile(f"{folder / 'index.json'} is damaged: {error}") from None
+
+
+class TokenWindows:
+    """Windows of `context` + 1 tokens of one split, memory-mapped. Window i starts at a multiple of `context`
+    inside its shard; no window spans two shards."""
+
+    def __init__(self, folder: Path, index: Index, split: str, context: int) -> None:
+        if split not in index.splits:
+            raise RequestError(f"{folder} has no split {split!r}; it has {', '.join(index.splits)}.")
+        self.context = context
+        self._maps = [_map(folder, shard, index.dtype) for shard in index.splits[split].shards]
+        counts = [(len(tokens) - 1) // context for tokens in self._maps]
+        self._starts = np.concatenate(([0], np.cumsum(counts)))
+        self.size = int(self._starts[-1])
+        if self.size < 1:
+            raise RequestError(
+                f"Split {split!r} of {folder} is shorter than one sequence of {context} tokens."
+            )
+
+    def read(self, windows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Tokens [len(windows), context + 1]."""
+        span = np.arange(self.context + 1)
+        if len(self._maps) == 1:
+            rows: NDArray[np.int64] = self._maps[0][(windows * self.context)[:, None] + span].astype(np.int64)
+            return rows
+        out = np.empty((len(windows), self.context + 1), dtype=np.int64)
+        owners = np.searchsorted(self._starts, windows, side="right") - 1
+        for owner in np.unique(owners):
+            mine = owners == owner
+            first = (windows[mine] - self._starts[owner]) * self.context
+            out[mine] = self._maps[owner][first[:, None] + span]
+        return out
+
+
+def _map(folder: Path, shard: Shard, dtype: str) -> NDArray[Any]:
+    path = folder / shard.file
+    try:
+        tokens = np.memmap(path, dtype=np.dtype(dtype).newbyteorder("<"), mode="r")
+    except FileNotFoundError:
+        raise DamagedFile(f"{path} is missing; prepare the data again.") from None
+    except (OSError, ValueError) as error:
+        raise DamagedFile(f"{path} cannot be read: {error}.") from None
+    if len(tokens) != shard.tokens:
+        raise DamagedFile(
+            f"{path} has {len(tokens)} tokens where its index says {shard.tokens}; prepare the data again."
+        )
+    return tokens

@@ -1,0 +1,1 @@
+"""Plan held against store -> what is missing -> dispatched; states and cancelling."""

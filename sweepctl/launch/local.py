@@ -1,0 +1,226 @@
+"""The local launcher: workers in the foreground, the longest job first, a branch as soon as it can start."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from sweepctl.errors import StorageError, WorkFailed
+from sweepctl.launch.workers import Pool, Worker
+from sweepctl.spec.build import plain
+from sweepctl.spec.execution import LocalLauncher
+from sweepctl.store.board import Board, Entry
+
+POLL_S = 0.2
+CANCEL_S = 1.0
+BUSY_S = 2.0
+"""How long a job that another process owns is left alone before it is looked at again."""
+
+
+class Watcher(Protocol):
+    """Somebody who is shown what happens."""
+
+    def started(self, entry: Entry, worker: int) -> None: ...
+
+    def progress(self, entry: Entry, step: int) -> None: ...
+
+    def ended(self, entry: Entry, why: str, message: str) -> None: ...
+
+    def tick(self, elsewhere: int) -> None: ...
+
+
+@dataclass(slots=True)
+class Report:
+    """What a launch did: job ids by outcome, and messages of what failed."""
+
+    finished: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    wrong_request: bool = False
+    stopped: bool = False
+    cancelled: list[str] = field(default_factory=list)
+    blocked: list[str] = field(default_factory=list)
+
+
+class LocalLaunch:
+    """Trains what a board lacks until nothing can be started any more."""
+
+    def __init__(self, board: Board, config: LocalLauncher, watcher: Watcher) -> None:
+        self.board, self.config, self.watcher = board, config, watcher
+        self.open = {entry.job.id: entry for entry in board.unfinished()}
+        self.report = Report()
+        self.running: dict[str, Entry] = {}
+        self._busy_until: dict[str, float] = {}
+        self._deaths: dict[str, tuple[int, int]] = {}
+        self._looked_at = 0.0
+        self._urgency = {job: _urgency(board, entry) for job, entry in self.open.items()}
+
+    def run(self) -> Report:
+        """Train everything that can be trained.
+
+        Raises:
+            StorageError: the store cannot be written; every worker has saved what it could.
+        """
+        self.board.make_wishes()
+        if not self.open:
+            return self.report
+        gpus = visible_gpus() if self.config.execution.device != "cpu" else []
+        count = min(worker_count(self.config, len(gpus)), len(self.open))
+        pool = Pool(count, self.config.execution.threads, gpus, self.board.sweep.folder / "logs")
+        try:
+            while self._step(pool):
+                pass
+        except KeyboardInterrupt:
+            self.report.stopped = True
+        finally:
+            try:
+                pool.stop()
+            except KeyboardInterrupt:
+                pool.kill()
+        self.report.blocked = [] if self.report.stopped else sorted(self.open)
+        return self.report
+
+    def _step(self, pool: Pool) -> bool:
+        """Dispatch, listen; False when nothing runs and nothing can start."""
+        self._obey_cancel(pool)
+        for worker in pool.free():
+            entry = self._next()
+            if entry is None:
+                break
+            self._start(entry, worker)
+        elsewhere = sum(until > 0 for until in self._busy_until.values())
+        if not self.running and not elsewhere:
+            return False
+        for worker, event in pool.events(POLL_S):
+            self._handle(worker, event)
+        self.watcher.tick(elsewhere)
+        return True
+
+    def _obey_cancel(self, pool: Pool) -> None:
+        """Give up what `sweepctl cancel` named since the last look."""
+        if time.monotonic() - self._looked_at < CANCEL_S:
+            return
+        self._looked_at = time.monotonic()
+        for job in self.board.sweep.cancelled() & set(self.open):
+            entry = self.open.pop(job)
+            self._busy_until.pop(job, None)
+            self.report.cancelled.append(job)
+            for worker in pool.workers:
+                if worker.job == job:
+                    worker.stop_job()
+            self.watcher.ended(entry, "cancelled", "")
+
+    def _next(self) -> Entry | None:
+        """The most urgent job that can start now."""
+        now = time.monotonic()
+        for job in sorted(self.open, key=lambda job: -self._urgency[job]):
+            entry = self.open[job]
+            if job in self.running or job in self.report.failed or self._busy_until.get(job, 0) > now:
+                continue
+            if self.board.finished(entry):
+                self._finish(entry, "done")
+                continue
+            if self.board.can_start(entry):
+                return entry
+        return None
+
+    def _start(self, entry: Entry, worker: Worker) -> None:
+        execution = {
+            **plain(self.config.execution),
+            "curve_tokens": entry.plan.validation["curve_tokens"],
+            "curve_per_octave": entry.plan.validation["curve_per_octave"],
+        }
+        facts = {"launcher": "local", "log": str(worker.log), "scheduler_id": None}
+        if worker.give(self.board.manifest(entry, execution, facts)):
+            self.running[entry.job.id] = entry
+            self._busy_until.pop(entry.job.id, None)
+            self.watcher.started(entry, worker.number)
+
+    def _handle(self, worker: Worker, event: dict[str, Any]) -> None:
+        kind = event["event"]
+        if kind == "ready":
+            worker.ready = True
+        elif kind == "died" and not worker.ready:
+            raise WorkFailed(f"A worker process ended before its first job; {worker.log} says why.")
+        job = event.get("job") or worker.job or ""
+        if kind in ("end", "died"):
+            worker.job = None
+            self.running.pop(job, None)
+        entry = self.open.get(job)
+        if entry is None:
+            return
+        if kind == "progress":
+            self.watcher.progress(entry, int(event["step"]))
+        elif kind == "end":
+            self._ended(entry, event["why"], event["message"])
+        elif kind == "died":
+            self._died(entry, int(event["code"]))
+
+    def _ended(self, entry: Entry, why: str, message: str) -> None:
+        if why in ("busy", "superseded"):
+            self._busy_until[entry.job.id] = time.monotonic() + BUSY_S
+        elif why == "storage":
+            raise StorageError(message)
+        elif why in ("failed", "request"):
+            self._fail(entry, message, why)
+        elif why == "stopped":
+            self.watcher.ended(entry, why, message)
+        elif self.board.finished(entry):
+            self._finish(entry, why)
+
+    def _died(self, entry: Entry, code: int) -> None:
+        """Its process is gone: take the job up again unless it keeps dying at the same place."""
+        step = self.board.state(entry).step
+        deaths, where = self._deaths.get(entry.job.id, (0, -1))
+        deaths = deaths + 1 if step <= where else 1
+        self._deaths[entry.job.id] = (deaths, step)
+        reason = f"signal {-code}" if code < 0 else f"exit code {code}"
+        if deaths > self.config.retries:
+            self._fail(entry, f"its process died {deaths} times at step {step} ({reason})", "failed")
+        else:
+            self.watcher.ended(entry, "died", f"{reason}; it goes on from its last checkpoint")
+
+    def _finish(self, entry: Entry, why: str) -> None:
+        self.open.pop(entry.job.id, None)
+        self._busy_until.pop(entry.job.id, None)
+        self.report.finished.append(entry.job.id)
+        self.watcher.ended(entry, why, "")
+
+    def _fail(self, entry: Entry, message: str, why: str) -> None:
+        self.report.failed[entry.job.id] = message
+        self.report.wrong_request |= why == "request"
+        self._busy_until.pop(entry.job.id, None)
+        self.watcher.ended(entry, "failed", message)
+
+
+def _urgency(board: Board, entry: Entry) -> float:
+    """FLOPs of the longest chain of jobs that begins here."""
+    after = board.branches.get(entry.job.id, [])
+    return entry.flops + max((branch.flops for branch in after), default=0.0)
+
+
+def worker_count(config: LocalLauncher, gpus: int) -> int:
+    """Processes to run: as configured, else one a GPU, else the cores this process may use / threads."""
+    if config.workers is not None:
+        return config.workers
+    if gpus:
+        return gpus
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // config.execution.threads)
+
+
+def visible_gpus() -> list[str]:
+    """GPUs that jobs here may use, as CUDA_VISIBLE_DEVICES names them, without importing torch."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [part.strip() for part in chosen.split(",") if part.strip() not in ("", "-1")]
+    if shutil.which("nvidia-smi") is None:
+        return []
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return [str(i) for i in range(sum(line.startswith("GPU ") for line in listed.splitlines()))]

@@ -1,0 +1,44 @@
+"""What a launch checks before it starts anything."""
+
+from __future__ import annotations
+
+from sweepctl.data.shards import read_index
+from sweepctl.errors import RequestError, unknown_name
+from sweepctl.plan.plan import Plan
+from sweepctl.store import checkpoints
+from sweepctl.store.board import Board
+from sweepctl.store.predictions import has_prior
+from sweepctl.store.workspace import Sweep
+
+
+def launchable(sweep: Sweep, only: str | None = None) -> tuple[Board, list[str]]:
+    """The board of the stages that may be trained now, and the names of those held back until their
+    prediction is written.
+
+    Raises:
+        RequestError: there is no such stage, its data is missing or other data, or a checkpoint that a job
+            would start from belongs to another run.
+    """
+    plans = sweep.plans()
+    if only is not None:
+        if only not in plans:
+            raise unknown_name("planned stage", only, plans)
+        plans = {only: plans[only]}
+    held = [stage for stage, plan in plans.items() if plan.predict_first and not has_prior(sweep, plan)]
+    board = Board(sweep, {stage: plan for stage, plan in plans.items() if stage not in held})
+    for plan in board.plans.values():
+        _check_data(sweep, plan)
+    for entry in board.unfinished():
+        for step in checkpoints.steps(entry.folder):
+            checkpoints.at(entry.folder, step).check_owner()
+    return board, held
+
+
+def _check_data(sweep: Sweep, plan: Plan) -> None:
+    folder = sweep.workspace.corpus(plan.corpus_name)
+    found = read_index(folder).hash
+    if found != plan.base.corpus.hash:
+        raise RequestError(
+            f"{folder} holds data {found[:12]}, the plan of {sweep.name} was made on "
+            f"{plan.base.corpus.hash[:12]}; run `sweepctl plan` again or restore the data."
+        )

@@ -1,0 +1,24 @@
+"""A study's stages to plans: each as soon as the values it takes from earlier stages are there."""
+
+from __future__ import annotations
+
+from sweepctl.launch.take import NotYet, take
+from sweepctl.plan.expand import CorpusFacts, expand
+from sweepctl.plan.plan import Plan
+from sweepctl.spec.study import Study
+from sweepctl.store.workspace import Workspace
+
+
+def plan_stages(
+    workspace: Workspace, study: Study, corpus: CorpusFacts
+) -> tuple[dict[str, Plan], dict[str, NotYet]]:
+    """The plans of every stage that can be planned now, and why the others cannot."""
+    plans: dict[str, Plan] = {}
+    waiting: dict[str, NotYet] = {}
+    for stage in study.all_stages:
+        taken = take(workspace, study, stage, plans)
+        if isinstance(taken, NotYet):
+            waiting[stage] = taken
+        else:
+            plans[stage] = expand(study, stage, corpus, tuple(taken))
+    return plans, waiting

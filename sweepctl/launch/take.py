@@ -1,0 +1,83 @@
+"""Values that come from results: the setting of an earlier stage with the lowest loss."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from sweepctl.errors import RequestError
+from sweepctl.plan.plan import Job, Plan, Taken
+from sweepctl.spec.study import Study, Take
+from sweepctl.store.workspace import Workspace
+
+
+@dataclass(frozen=True, slots=True)
+class NotYet:
+    """A stage whose values cannot be taken yet."""
+
+    stage: str
+    field: str
+    missing: int
+    wanted: int
+
+
+def take(workspace: Workspace, study: Study, stage: str, plans: dict[str, Plan]) -> list[Taken] | NotYet:
+    """The values that a stage takes from earlier ones, or which of them is not there yet.
+
+    Raises:
+        RequestError: every run of the earlier stage diverged, or the field is not an axis there.
+    """
+    taken = []
+    for path, rule in study.all_stages[stage].take.items():
+        plan = plans.get(rule.stage)
+        if plan is None:
+            return NotYet(rule.stage, path, 0, 0)
+        found = _choose(workspace, plan, path, rule)
+        if isinstance(found, NotYet):
+            return found
+        taken.append(found)
+    return taken
+
+
+def _choose(workspace: Workspace, plan: Plan, path: str, rule: Take) -> Taken | NotYet:
+    largest: dict[float, tuple[int, Job]] = {}
+    for job in plan.observations():
+        settings = plan.points[job.point].settings
+        if path not in settings:
+            raise RequestError(f"stages.*.take.{path}: stage {plan.stage} does not vary {path}.")
+        value = settings[path]
+        if value not in largest or plan.tokens(job) > largest[value][0]:
+            largest[value] = (plan.tokens(job), job)
+    losses: dict[float, float] = {}
+    missing = 0
+    for value, (_, job) in largest.items():
+        result = workspace.job(job.id).result()
+        if result is None:
+            missing += 1
+        elif result["state"] == "done":
+            losses[value] = next(iter(result["loss_nats"].values()))
+    if missing:
+        return NotYet(plan.stage, path, missing, len(largest))
+    if not losses:
+        raise RequestError(
+            f"No run of stage {plan.stage} has a loss: all diverged; widen its grid of {path}."
+        )
+    value = min(losses, key=lambda v: losses[v])
+    if rule.rule == "parabola":
+        value = parabola_minimum(losses)
+    shown = {repr(v): loss for v, loss in losses.items()}
+    return Taken(path, value, plan.stage, rule.rule, plan.hash, shown)
+
+
+def parabola_minimum(losses: dict[float, float]) -> float:
+    """The vertex of the parabola through the lowest loss and its two neighbours, over the logarithm of the
+    value; the lowest value itself where it lies at an edge of the grid."""
+    values = sorted(losses)
+    best = min(range(len(values)), key=lambda i: losses[values[i]])
+    if best in (0, len(values) - 1):
+        return values[best]
+    x = [math.log(v) for v in values[best - 1 : best + 2]]
+    y = [losses[v] for v in values[best - 1 : best + 2]]
+    slope_low, slope_high = (y[1] - y[0]) / (x[1] - x[0]), (y[2] - y[1]) / (x[2] - x[1])
+    curvature = (slope_high - slope_low) / (x[2] - x[0])
+    return math.exp((x[0] + x[1]) / 2 - slope_low / (2 * curvature))

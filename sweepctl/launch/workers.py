@@ -1,0 +1,141 @@
+"""A pool of local worker processes that take one job after another: torch is imported once a worker."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import selectors
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from sweepctl.store.files import storage
+from sweepctl.store.manifest import Manifest
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclass(slots=True)
+class Worker:
+    """One process. `job` is what it was last given, None while it is free."""
+
+    number: int
+    process: subprocess.Popen[str]
+    log: Path
+    job: str | None = None
+    ready: bool = False
+    _rest: str = field(default="")
+
+    @property
+    def input(self) -> IO[str]:
+        assert self.process.stdin is not None
+        return self.process.stdin
+
+    @property
+    def output(self) -> IO[str]:
+        assert self.process.stdout is not None
+        return self.process.stdout
+
+    def give(self, manifest: Manifest) -> bool:
+        """Hand it a job; False where the process is gone."""
+        fields = {f.name: getattr(manifest, f.name) for f in dataclasses.fields(manifest)}
+        if self._tell({"run": fields}):
+            self.job = manifest.job
+        return self.job is not None
+
+    def stop_job(self) -> None:
+        """Ask it to save and give up its current job."""
+        self._tell({"stop": self.job})
+
+    def _tell(self, command: dict[str, Any]) -> bool:
+        try:
+            self.input.write(json.dumps(command) + "\n")
+            self.input.flush()
+        except OSError:
+            return False
+        return True
+
+
+class Pool:
+    """`count` workers of `threads` threads each, with a GPU of its own each where `gpus` says so."""
+
+    def __init__(self, count: int, threads: int, gpus: list[str], logs: Path) -> None:
+        with storage(logs):
+            logs.mkdir(parents=True, exist_ok=True)
+        self._threads, self._gpus, self._logs = threads, gpus, logs
+        self._selector = selectors.DefaultSelector()
+        self.workers = [self._start(number) for number in range(count)]
+
+    def _start(self, number: int) -> Worker:
+        log = self._logs / f"local-{os.getpid()}-{number}.log"
+        gpu = self._gpus[number % len(self._gpus)] if self._gpus else None
+        environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(self._threads))}
+        if gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = gpu
+        with open(log, "a") as errors:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "sweepctl.train.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env=environment,
+                start_new_session=True,  # Ctrl-C reaches the launcher, which then asks the workers to stop
+            )
+        worker = Worker(number, process, log)
+        os.set_blocking(worker.output.fileno(), False)
+        self._selector.register(worker.output, selectors.EVENT_READ, worker)
+        return worker
+
+    def free(self) -> list[Worker]:
+        """Workers that wait for a job."""
+        return [worker for worker in self.workers if worker.job is None]
+
+    def events(self, timeout_s: float) -> Iterator[tuple[Worker, dict[str, Any]]]:
+        """What workers said within the timeout. A worker that died says {"event": "died", "code": ...} and
+        is replaced by a fresh one."""
+        for chosen, _ in self._selector.select(timeout_s):
+            worker: Worker = chosen.data
+            chunk = os.read(worker.output.fileno(), 1 << 16).decode()
+            *lines, worker._rest = (worker._rest + chunk).split("\n")
+            for line in lines:
+                with contextlib.suppress(ValueError):
+                    yield worker, json.loads(line)
+            if not chunk:
+                self._selector.unregister(worker.output)
+                code = worker.process.wait()
+                self._close(worker)
+                self.workers[worker.number] = self._start(worker.number)
+                yield worker, {"event": "died", "code": code}
+
+    def stop(self, patience_s: float = 120.0) -> None:
+        """Ask every worker to save and end, wait, and end those that do not."""
+        for worker in self.workers:
+            with contextlib.suppress(OSError):
+                worker.process.terminate()
+            with contextlib.suppress(OSError):
+                worker.input.close()
+        for worker in self.workers:
+            try:
+                worker.process.wait(patience_s)
+            except subprocess.TimeoutExpired:
+                worker.process.kill()
+                worker.process.wait()
+            self._close(worker)
+        self._selector.close()
+
+    def kill(self) -> None:
+        """End every worker at once; their jobs resume from their last checkpoints."""
+        for worker in self.workers:
+            worker.process.kill()
+
+    @staticmethod
+    def _close(worker: Worker) -> None:
+        for stream in (worker.input, worker.output):
+            with contextlib.suppress(OSError):
+                stream.close()

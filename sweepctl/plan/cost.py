@@ -1,0 +1,102 @@
+"""What a plan costs: tokens, FLOPs and disk, by rung and in all, and what forking saves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+
+from sweepctl.plan.plan import Job, Plan, Rung
+from sweepctl.spec.accounting import Counts
+
+CHECKPOINT_BYTES = 12
+"""A parameter in a trunk's checkpoint: fp32 weight and two fp32 moments."""
+WEIGHTS_BYTES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Costs of a set of jobs. `flops` are training FLOPs under the plan's accounting, `flops_exact` every
+    matrix product.
+
+    `tokens` are what is trained with forks, `tokens_from_scratch` what training every budget on its own
+    would take.
+    """
+
+    jobs: int = 0
+    observations: int = 0
+    tokens: int = 0
+    tokens_from_scratch: int = 0
+    flops: float = 0.0
+    flops_exact: float = 0.0
+    checkpoints: int = 0
+    disk_all: int = 0
+    disk_last: int = 0
+
+    @property
+    def saving(self) -> float:
+        """How many times fewer tokens than from scratch."""
+        return self.tokens_from_scratch / self.tokens if self.tokens else 1.0
+
+
+def by_rung(plan: Plan) -> list[tuple[Rung, list[Job], Cost]]:
+    """Rungs in the plan's order with their jobs and cost; rungs without jobs are left out."""
+    jobs: dict[int, list[Job]] = {}
+    for job in plan.jobs:
+        jobs.setdefault(plan.points[job.point].rung, []).append(job)
+    return [(plan.rungs[i], jobs[i], _cost(plan, jobs[i])) for i in sorted(jobs)]
+
+
+def total(plan: Plan, jobs: list[Job] | None = None) -> Cost:
+    """The sum over jobs, all of the plan's by default."""
+    return _cost(plan, list(plan.jobs) if jobs is None else jobs)
+
+
+def sum_costs(costs: Iterable[Cost]) -> Cost:
+    """Field by field."""
+    whole = Cost()
+    for cost in costs:
+        whole = Cost(*(getattr(whole, f.name) + getattr(cost, f.name) for f in fields(Cost)))
+    return whole
+
+
+def _cost(plan: Plan, jobs: list[Job]) -> Cost:
+    tokens = scratch = cuts = finals = disk_all = disk_last = 0
+    flops = exact = 0.0
+    rates: dict[Counts, tuple[int, int, int]] = {}
+    for job in jobs:
+        counts, batch = plan.counts(job), plan.batch_tokens(job)
+        if counts not in rates:
+            per_token = counts.flops_per_token(plan.accounting)
+            rates[counts] = (per_token, counts.exact_flops_per_token, counts.total)
+        per_token, per_token_exact, parameters = rates[counts]
+        trained = (job.end - (job.cut or 0 if job.kind == "branch" else 0)) * batch
+        tokens += trained
+        flops += float(trained) * per_token
+        exact += float(trained) * per_token_exact
+        if job.kind == "trunk":
+            saved = len({branch.cut for branch in plan.branches[job.id] if branch.cut})
+            cuts += saved
+            disk_all += saved * CHECKPOINT_BYTES * parameters
+            disk_last += CHECKPOINT_BYTES * parameters if saved else 0
+        else:
+            scratch += job.end * batch
+            finals += 1
+            disk_all += WEIGHTS_BYTES * parameters
+            disk_last += WEIGHTS_BYTES * parameters
+    return Cost(
+        jobs=len(jobs),
+        observations=finals,
+        tokens=tokens,
+        tokens_from_scratch=scratch,
+        flops=flops,
+        flops_exact=exact,
+        checkpoints=cuts + finals,
+        disk_all=disk_all,
+        disk_last=disk_last,
+    )
+
+
+def most_passes(plan: Plan) -> float:
+    """How often the longest job reads the training data: above 1, tokens repeat."""
+    longest = max((plan.tokens(job) for job in plan.jobs), default=0)
+    return longest / plan.corpus_tokens if plan.corpus_tokens else 0.0

@@ -1,0 +1,174 @@
+"""Study to plan: rungs x grid settings -> points, budgets -> branches, with the ids of their science."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from sweepctl.errors import InvalidValue
+from sweepctl.plan.plan import Job, JobKind, Plan, PlanPoint, Rung, Taken
+from sweepctl.spec.accounting import count
+from sweepctl.spec.budget import Budget
+from sweepctl.spec.build import plain
+from sweepctl.spec.schedule import Schedule
+from sweepctl.spec.science import Anneal, Corpus, JobScience, Point, branch_id, trunk_id, with_field
+from sweepctl.spec.study import Stage, Study
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusFacts:
+    """What a plan needs to know of the prepared data."""
+
+    hash: str
+    vocab_size: int
+    train_tokens: int
+
+
+def expand(study: Study, stage_name: str, corpus: CorpusFacts, taken: tuple[Taken, ...] = ()) -> Plan:
+    """The plan of one stage.
+
+    `taken` gives the values of the stage's `take` fields.
+
+    Raises:
+        RequestError: the stage cannot be planned as asked; the message names the field.
+    """
+    stage = study.all_stages[stage_name]
+    base, schedule = _base(study, corpus)
+    for value in taken:
+        base, schedule = _set(base, schedule, value.field, value.value)
+    rungs = _rungs(study, stage, corpus)
+    grid = study.grid.merged(stage.grid) if stage.grid else study.grid
+    clash = sorted(set(grid.axes) & {value.field for value in taken})
+    if clash:
+        raise InvalidValue(
+            f"stages.{stage_name}.take", clash[0], "a field that is not an axis of the grid too"
+        )
+    builder = _Builder(study, stage, base, schedule, rungs)
+    for index in range(len(rungs)):
+        for settings in grid.settings():
+            builder.add(index, settings)
+    return Plan(
+        study=study.name,
+        stage=stage_name,
+        base=base,
+        decay=plain(schedule.decay),
+        validation=plain(study.validation),
+        accounting=study.accounting,
+        rungs=tuple(rungs),
+        points=tuple(builder.points),
+        jobs=tuple(builder.jobs),
+        dropped=tuple(builder.dropped),
+        taken=taken,
+        corpus_name=study.data.name,
+        corpus_tokens=corpus.train_tokens,
+        predict_first=stage.predict_first,
+    )
+
+
+def _base(study: Study, corpus: CorpusFacts) -> tuple[Point, Schedule]:
+    point = Point(
+        shape=study.ladder.shapes(study.model)[0],
+        model=study.model,
+        parametrization=study.parametrization,
+        optimizer=study.optimizer,
+        warmup_steps=study.schedule.warmup(study.batch.tokens),
+        batch=study.batch,
+        corpus=Corpus(corpus.hash, corpus.vocab_size),
+        seed=study.seed,
+        precision=study.precision,
+        divergence=study.divergence,
+        trainer=study.trainer,
+    )
+    return point, study.schedule
+
+
+def _rungs(study: Study, stage: Stage, corpus: CorpusFacts) -> list[Rung]:
+    shapes = study.ladder.shapes(study.model)
+    chosen = range(len(shapes)) if stage.rungs is None else stage.rungs
+    rungs = []
+    for place in chosen:
+        if not -len(shapes) <= place < len(shapes):
+            raise InvalidValue("rungs", place, f"between {-len(shapes)} and {len(shapes) - 1}")
+        shape = shapes[place]
+        counts = count(shape, study.model, corpus.vocab_size, study.batch.context)
+        rungs.append(Rung(place % len(shapes), shape, counts))
+    return rungs
+
+
+def _set(point: Point, schedule: Schedule, path: str, value: Any) -> tuple[Point, Schedule]:
+    """The point and its schedule with one field set; a schedule's warmup shows in the point."""
+    if path.startswith("schedule."):
+        schedule = with_field(schedule, path.removeprefix("schedule."), value)
+    else:
+        point = with_field(point, path, value)
+    warmup = schedule.warmup(point.batch.tokens)
+    return dataclasses.replace(point, warmup_steps=warmup), schedule
+
+
+class _Builder:
+    """Collects points and jobs. Jobs of equal science, from two settings or from rounding, are kept once."""
+
+    def __init__(
+        self, study: Study, stage: Stage, base: Point, schedule: Schedule, rungs: list[Rung]
+    ) -> None:
+        self.study, self.rungs = study, rungs
+        self.budgets = stage.budget or study.budget
+        self.base, self.schedule = base, schedule
+        self.points: list[PlanPoint] = []
+        self.dropped: dict[tuple[str, str, str], None] = {}
+        self._shaped = [dataclasses.replace(base, shape=rung.shape) for rung in rungs]
+        self._jobs: dict[str, Job] = {}
+
+    @property
+    def jobs(self) -> list[Job]:
+        return list(self._jobs.values())
+
+    def add(self, rung_index: int, settings: dict[str, Any]) -> None:
+        """One point and the jobs of its budgets."""
+        point, schedule = self._shaped[rung_index], self.schedule
+        for path, value in settings.items():
+            point, schedule = _set(point, schedule, path, value)
+        rung = self.rungs[rung_index]
+        counts = rung.counts
+        if (point.shape, point.model, point.batch) != (rung.shape, self.base.model, self.base.batch):
+            counts = count(point.shape, point.model, point.corpus.vocab_size, point.batch.context)
+        budgets, dropped = self.budgets.of(counts, self.study.accounting, point.batch.tokens)
+        self.dropped.update(dict.fromkeys((rung.name, *row) for row in dropped))
+        if not budgets:
+            return
+        if point.warmup_steps != self.base.warmup_steps:
+            settings = {**settings, "warmup_steps": point.warmup_steps}
+        index = len(self.points)
+        self.points.append(PlanPoint(rung_index, settings))
+        if schedule.forks:
+            self._fork(index, point, schedule, budgets)
+        else:
+            for budget in budgets:
+                anneal = self._anneal(schedule, budget, point)
+                self._keep(JobScience("run", point, anneal).id, "run", index, None, anneal, budget)
+
+    def _fork(self, index: int, point: Point, schedule: Schedule, budgets: list[Budget]) -> None:
+        trunk = trunk_id(point)
+        anneals = [self._anneal(schedule, budget, point) for budget in budgets]
+        last = max(anneal.cut for anneal in anneals)
+        known = self._jobs.get(trunk)
+        if known is None:
+            self._jobs[trunk] = Job(trunk, "trunk", index, None, None, last)
+        elif known.end < last:
+            self._jobs[trunk] = dataclasses.replace(known, end=last)
+        for anneal, budget in zip(anneals, budgets, strict=True):
+            self._keep(branch_id(trunk, anneal), "branch", index, trunk, anneal, budget)
+
+    def _anneal(self, schedule: Schedule, budget: Budget, point: Point) -> Anneal:
+        cut = schedule.cut(budget.steps, point.batch.tokens)
+        decay = schedule.decay
+        return Anneal(cut, budget.steps, decay.shape, decay.end, self.study.validation.tokens)
+
+    def _keep(
+        self, job: str, kind: JobKind, point: int, trunk: str | None, anneal: Anneal, budget: Budget
+    ) -> None:
+        self._jobs.setdefault(
+            job,
+            Job(job, kind, point, trunk, anneal.cut, anneal.end, budget.label, budget.requested_tokens),
+        )

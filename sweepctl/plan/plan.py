@@ -1,0 +1,201 @@
+"""The plan: which jobs, their edges, their cost. Immutable, machine-independent, one JSON file.
+
+The file holds the shared science once (`base`) and for every job only what differs: its point's rung and
+settings, its cut and its end. A plan of 100,000 jobs is about ten megabytes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from sweepctl.errors import DamagedFile
+from sweepctl.spec.accounting import Accounting, Counts, count
+from sweepctl.spec.build import build, plain
+from sweepctl.spec.hashing import canonical, digest
+from sweepctl.spec.model import Shape
+from sweepctl.spec.science import Anneal, JobScience, Point, with_field
+
+FORMAT = 1
+
+JobKind = Literal["trunk", "branch", "run"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One shape of the ladder with every count of it. `index` is its place in the study's ladder."""
+
+    index: int
+    shape: Shape
+    counts: Counts
+
+    @property
+    def name(self) -> str:
+        return self.shape.name
+
+
+@dataclass(frozen=True, slots=True)
+class PlanPoint:
+    """A rung (by its place in `Plan.rungs`) and the settings in which the point differs from the base."""
+
+    rung: int
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One job of a plan. Steps are updates; a trunk's `end` is its last cut.
+
+    `label` and `requested_tokens` say which budget a branch or run was asked for.
+    """
+
+    id: str
+    kind: JobKind
+    point: int
+    trunk: str | None
+    cut: int | None
+    end: int
+    label: str = ""
+    requested_tokens: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A value that came from an earlier stage's results, frozen with where it came from."""
+
+    field: str
+    value: Any
+    stage: str
+    rule: str
+    plan: str
+    losses: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study's stage, expanded. Everything in it follows from the study and the frozen `taken` values."""
+
+    study: str
+    stage: str
+    base: Point
+    decay: dict[str, Any]
+    validation: dict[str, Any]
+    accounting: Accounting
+    rungs: tuple[Rung, ...]
+    points: tuple[PlanPoint, ...]
+    jobs: tuple[Job, ...]
+    dropped: tuple[tuple[str, str, str], ...] = ()
+    taken: tuple[Taken, ...] = ()
+    corpus_name: str = ""
+    corpus_tokens: int = 0
+    predict_first: bool = False
+
+    @cached_property
+    def hash(self) -> str:
+        """Of the file's content: equal plans have equal names."""
+        return digest(self.dumps())
+
+    @cached_property
+    def by_id(self) -> dict[str, Job]:
+        return {job.id: job for job in self.jobs}
+
+    @cached_property
+    def branches(self) -> dict[str, list[Job]]:
+        """Trunk id -> its branches, in rising order of their cut."""
+        found: dict[str, list[Job]] = {job.id: [] for job in self.jobs if job.kind == "trunk"}
+        for job in self.jobs:
+            if job.trunk is not None:
+                found[job.trunk].append(job)
+        return found
+
+    def observations(self) -> Iterator[Job]:
+        """The jobs that end in an annealed loss."""
+        return (job for job in self.jobs if job.kind != "trunk")
+
+    def rung_of(self, job: Job) -> Rung:
+        return self.rungs[self.points[job.point].rung]
+
+    def counts(self, job: Job) -> Counts:
+        """Parameters and FLOPs of the job's model: its rung's, unless a setting changes the model."""
+        row = self.points[job.point]
+        if not any(path.startswith(("shape.", "model.", "batch.context")) for path in row.settings):
+            return self.rungs[row.rung].counts
+        if job.point not in self._own_counts:
+            point = self.point(job.point)
+            self._own_counts[job.point] = count(
+                point.shape, point.model, point.corpus.vocab_size, point.batch.context
+            )
+        return self._own_counts[job.point]
+
+    @cached_property
+    def _own_counts(self) -> dict[int, Counts]:
+        return {}
+
+    def batch_tokens(self, job: Job) -> int:
+        return int(self.points[job.point].settings.get("batch.tokens", self.base.batch.tokens))
+
+    def tokens(self, job: Job) -> int:
+        """Tokens from the first step to the job's end: the D that is really trained."""
+        return job.end * self.batch_tokens(job)
+
+    def point(self, index: int) -> Point:
+        """The full science of one point."""
+        row = self.points[index]
+        point = dataclasses.replace(self.base, shape=self.rungs[row.rung].shape)
+        for path, value in row.settings.items():
+            if not path.startswith("schedule."):
+                point = with_field(point, path, value)
+        return point
+
+    def anneal(self, job: Job) -> Anneal | None:
+        """How the job comes down, None for a trunk."""
+        if job.cut is None:
+            return None
+        decay = dict(self.decay)
+        for path, value in self.points[job.point].settings.items():
+            if path.startswith("schedule.decay."):
+                decay[path.removeprefix("schedule.decay.")] = value
+        return Anneal(job.cut, job.end, decay["shape"], decay["end"], self.validation["tokens"])
+
+    def science(self, job: Job) -> JobScience:
+        return JobScience(job.kind, self.point(job.point), self.anneal(job))
+
+    def dumps(self) -> str:
+        """Canonical JSON."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        fields["format"] = FORMAT
+        fields["points"] = [[p.rung, p.settings] for p in self.points]
+        fields["jobs"] = [
+            [j.id, j.kind, j.point, j.trunk, j.cut, j.end, j.label, j.requested_tokens] for j in self.jobs
+        ]
+        for name in ("base", "accounting", "rungs", "taken", "dropped"):
+            fields[name] = plain(fields[name])
+        return canonical(fields)
+
+
+def load(text: str, name: str) -> Plan:
+    """A plan from the text that `dumps` gave.
+
+    Raises:
+        DamagedFile: the text is not such a plan; `name` says which file in the message.
+    """
+    try:
+        raw = json.loads(text)
+        if raw.pop("format") != FORMAT:
+            raise DamagedFile(f"{name} was written by another version of sweepctl; plan the sweep again.")
+        raw["base"] = build(Point, raw["base"], "base")
+        raw["accounting"] = build(Accounting, raw["accounting"], "accounting")
+        raw["rungs"] = tuple(build(Rung, rung, "rungs") for rung in raw["rungs"])
+        raw["taken"] = tuple(build(Taken, taken, "taken") for taken in raw["taken"])
+        raw["dropped"] = tuple(tuple(row) for row in raw["dropped"])
+        raw["points"] = tuple(PlanPoint(rung, settings) for rung, settings in raw["points"])
+        raw["jobs"] = tuple(Job(*row) for row in raw["jobs"])
+        return Plan(**raw)
+    except DamagedFile:
+        raise
+    except Exception as error:
+        raise DamagedFile(f"{name} is not a plan ({error}); plan the sweep again.") from None

@@ -1,0 +1,1 @@
+"""Tables and laws to terminal and pictures."""

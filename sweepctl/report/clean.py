@@ -1,0 +1,38 @@
+"""What `clean` would delete."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+
+from sweepctl.launch.clean import Unwanted
+from sweepctl.report.console import size
+
+
+def show_clean(out: Console, found: Unwanted) -> None:
+    """One line each, largest first, and the sum."""
+    for job in found.busy:
+        out.print(f"  {job} is not wanted any more but is being trained; cancel it first")
+    if found.empty:
+        out.print("Nothing to delete: every job is wanted by a current plan.")
+        return
+    for job, (_, bytes_) in sorted(found.jobs.items(), key=lambda item: -item[1][1]):
+        out.print(f"  job {job}  {size(bytes_)}")
+    for checkpoint, bytes_ in found.checkpoints:
+        out.print(f"  checkpoint {checkpoint.job} step {checkpoint.step}  {size(bytes_)}")
+    for path, bytes_ in found.debris:
+        out.print(f"  damaged or half-written {path}  {size(bytes_)}")
+    out.print(f"{size(found.bytes)} in all.")
+
+
+def clean_json(found: Unwanted, deleted: bool) -> dict[str, Any]:
+    """The same facts."""
+    return {
+        "jobs": {job: bytes_ for job, (_, bytes_) in found.jobs.items()},
+        "checkpoints": [{"job": c.job, "step": c.step, "bytes": b} for c, b in found.checkpoints],
+        "debris": [{"path": str(path), "bytes": bytes_} for path, bytes_ in found.debris],
+        "busy": found.busy,
+        "bytes": found.bytes,
+        "deleted": deleted,
+    }

@@ -1,0 +1,70 @@
+"""How things are shown: numbers with units, tables, JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+
+def console() -> Console:
+    """Standard output; 110 columns where it is not a terminal, so that logs and pipes keep whole lines."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 110)
+
+
+def show_json(value: Any) -> None:
+    """One JSON document on standard output."""
+    print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
+
+
+def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]], left: int = 1) -> Table:
+    """A table whose first `left` columns are words and whose others are numbers."""
+    made = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for place, name in enumerate(columns):
+        made.add_column(name, justify="left" if place < left else "right", no_wrap=place < left)
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def count(value: float) -> str:
+    """12300 -> 12.3k, by thousands to T."""
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(value) >= size * 0.9995:
+            return f"{value / size:.3g}{unit}"
+    return f"{value:.3g}"
+
+
+def size(value: float) -> str:
+    """Bytes with a decimal unit."""
+    for unit, bytes_ in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= bytes_:
+            return f"{value / bytes_:.3g} {unit}"
+    return f"{value:.0f} B"
+
+
+def flops(value: float) -> str:
+    """1.2e12 in the three digits that FLOPs are read with."""
+    mantissa, _, exponent = f"{value:.2e}".partition("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:+.2f} %"
+
+
+def interval(low: float, high: float, digits: int = 3) -> str:
+    return f"{low:.{digits}f} to {high:.{digits}f}"
+
+
+def duration(seconds: float) -> str:
+    """3725 -> 1 h 2 min."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"

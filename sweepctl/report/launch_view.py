@@ -1,0 +1,156 @@
+"""What a launch shows: live bars on a terminal, a line now and then elsewhere, and how it ended."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from sweepctl.launch.local import Report
+from sweepctl.report.console import duration, flops, table
+from sweepctl.store.board import Board, Entry
+
+LINE_S = 15.0
+"""Seconds between lines where there is no terminal."""
+
+
+class LaunchView:
+    """Progress by exact training FLOPs, for every running job and in total, with the time that is left."""
+
+    def __init__(self, board: Board, console: Console | None) -> None:
+        self.board = board
+        self.console = console or Console(quiet=True)
+        todo = list(board.unfinished())
+        self._left = {entry.job.id: entry.flops for entry in todo}
+        self._total = sum(self._left.values())
+        self._jobs, self._ended = len(todo), 0
+        self._began = self._spoke = time.monotonic()
+        self._seen: dict[str, float] = {}
+        self._running: dict[str, tuple[Entry, TaskID | None]] = {}
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=28),
+            TextColumn("{task.percentage:>3.0f}%"),
+            TextColumn("[dim]{task.fields[note]}"),
+            TimeElapsedColumn(),
+            console=self.console,
+            transient=True,
+            refresh_per_second=4,
+        )
+        self._all = self._bars.add_task("all jobs", total=max(self._total, 1.0), note="")
+
+    def __enter__(self) -> LaunchView:
+        if self.console.is_terminal:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def started(self, entry: Entry, worker: int) -> None:
+        task = None
+        if self.console.is_terminal:
+            task = self._bars.add_task(
+                entry.name, total=max(1, entry.steps_to_train), note=f"worker {worker}"
+            )
+        self._running[entry.job.id] = (entry, task)
+
+    def progress(self, entry: Entry, step: int) -> None:
+        first = (entry.job.cut or 0) if entry.job.kind == "branch" else 0
+        share = min(1.0, max(0.0, (step - first) / max(1, entry.steps_to_train)))
+        self._left[entry.job.id] = entry.flops * (1 - share)
+        _, task = self._running.get(entry.job.id, (entry, None))
+        if task is not None:
+            self._bars.update(task, completed=max(0, step - first))
+
+    def ended(self, entry: Entry, why: str, message: str) -> None:
+        _, task = self._running.pop(entry.job.id, (entry, None))
+        if task is not None:
+            self._bars.remove_task(task)
+        if why in ("done", "diverged"):
+            self._left[entry.job.id] = 0.0
+            self._ended += 1
+        if why in ("failed", "diverged", "died"):
+            self.console.print(f"[yellow]{entry.name}[/] {entry.job.id}: {why}. {message}", highlight=False)
+
+    def tick(self, elsewhere: int) -> None:
+        done = self._total - sum(self._left.values())
+        note = f"{self._ended}/{self._jobs} jobs, {self._remaining(done)}"
+        if elsewhere:
+            note += f", {elsewhere} trained by another launch"
+        if self.console.is_terminal:
+            self._bars.update(self._all, completed=done, note=note)
+        elif time.monotonic() - self._spoke >= LINE_S:
+            self._spoke = time.monotonic()
+            share = done / self._total if self._total else 1.0
+            self.console.print(f"{share:4.0%} of the FLOPs, {note}", highlight=False)
+
+    def _remaining(self, done: float) -> str:
+        elapsed = time.monotonic() - self._began
+        if done <= 0 or elapsed < 3:
+            return "estimating"
+        return f"{duration(elapsed * (self._total - done) / done)} left"
+
+
+def show_todo(out: Console, board: Board, held: list[str]) -> None:
+    """What a launch would train now, and what waits."""
+    entries = list(board.unfinished())
+    rows = [
+        [e.job.id, e.name, e.job.kind, "yes" if board.can_start(e) else "", flops(e.flops)] for e in entries
+    ]
+    out.print(table("to train", ["job", "what", "kind", "can start", "FLOPs"], rows, left=3))
+    _show_held(out, board, held)
+
+
+def show_outcome(out: Console, board: Board, held: list[str], report: Report) -> None:
+    """How a launch ended."""
+    name = board.sweep.name
+    if report.stopped:
+        out.print(f"Stopped; every running job saved its state. `sweepctl launch {name}` continues.")
+    elif report.cancelled:
+        out.print(f"{len(report.cancelled)} jobs cancelled; `sweepctl launch {name}` takes them up again.")
+    elif report.failed:
+        for job, message in report.failed.items():
+            lines = [line for line in message.splitlines() if line.strip()] or [""]
+            out.print(f"[red]failed[/] {job} {board.entries[job].name}: {lines[-1].strip()}", soft_wrap=True)
+        waiting = len(set(report.blocked) - set(report.failed))
+        if waiting:
+            out.print(f"{waiting} jobs wait for a failed one.")
+    elif not report.finished:
+        out.print("Nothing to train: everything the plans want is there.")
+    else:
+        out.print(f"Trained {len(report.finished)} jobs; everything these stages want is there.")
+    if not report.stopped:
+        _show_held(out, board, held)
+
+
+def _show_held(out: Console, board: Board, held: list[str]) -> None:
+    for stage in held:
+        out.print(
+            f"Stage {stage} is held back until its prediction is written: "
+            f"`sweepctl predict {board.sweep.name} --stage {stage}`."
+        )
+
+
+def launch_json(board: Board, held: list[str], report: Report | None = None) -> dict[str, Any]:
+    """What a launch did, or would do."""
+    facts: dict[str, Any] = {"sweep": board.sweep.name, "held": held}
+    if report is None:
+        todo = [
+            {"id": e.job.id, "kind": e.job.kind, "what": e.name, "can_start": board.can_start(e)}
+            for e in board.unfinished()
+        ]
+        return {**facts, "to_train": todo}
+    return {
+        **facts,
+        "finished": report.finished,
+        "failed": report.failed,
+        "cancelled": report.cancelled,
+        "blocked": report.blocked,
+        "stopped": report.stopped,
+    }

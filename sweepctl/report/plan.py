@@ -1,0 +1,192 @@
+"""The plan as a screen and as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+
+from sweepctl.launch.compare import Comparison
+from sweepctl.launch.take import NotYet
+from sweepctl.plan.cost import Cost, by_rung, most_passes, sum_costs, total
+from sweepctl.plan.plan import Plan
+from sweepctl.report.console import count, duration, flops, size, table
+from sweepctl.spec.build import plain
+
+Throughput = dict[str, float]
+"""Rung name -> exact training FLOPs a second on one device, stated or measured."""
+
+
+def show_plan(
+    out: Console, plans: dict[str, Plan], compared: dict[str, Comparison], waiting: dict[str, NotYet],
+    throughput: Throughput, provenance: str,
+) -> None:  # fmt: skip
+    """Every stage: its rungs and their cost, what exists, what changed, what waits."""
+    for stage, plan in plans.items():
+        out.print(_stage_table(stage, plan, throughput))
+        _show_details(out, plan, compared[stage])
+    for stage, reason in waiting.items():
+        what = f"{reason.missing} of {reason.wanted} runs" if reason.wanted else "its plan"
+        out.print(
+            f"[bold]stage {stage}[/] waits: its {reason.field} comes from stage {reason.stage}, "
+            f"which lacks {what}.\n"
+        )
+    _show_total(out, plans, compared, throughput, provenance)
+
+
+def _stage_table(stage: str, plan: Plan, throughput: Throughput) -> Any:
+    rows = []
+    for rung, jobs, cost in by_rung(plan):
+        ends = sorted({plan.tokens(job) for job in jobs if job.kind != "trunk"})
+        parameters = rung.counts.parameters(plan.accounting.parameters)
+        spread = f"{ends[0] / parameters:.3g} to {ends[-1] / parameters:.3g}"
+        rate = throughput.get(rung.name)
+        rows.append(
+            [
+                rung.name,
+                count(rung.counts.non_embedding),
+                count(parameters),
+                str(len(ends)),
+                f"{count(ends[0])} to {count(ends[-1])}" if len(ends) > 1 else count(ends[0]),
+                spread if len(ends) > 1 else f"{ends[0] / parameters:.3g}",
+                str(cost.jobs),
+                count(cost.tokens),
+                f"{cost.saving:.2f}x",
+                flops(cost.flops),
+                duration(seconds) if (seconds := _device_s(cost, rate)) is not None else "-",
+            ]
+        )
+    columns = ["rung", "N hidden", f"N {_short(plan)}", "budgets", "tokens", "tokens/N"]
+    columns += ["jobs", "trained", "forking", "FLOPs", "device time"]
+    return table(f"stage {stage}", columns, rows)
+
+
+def _short(plan: Plan) -> str:
+    return plan.accounting.parameters.replace("non_embedding", "hidden").replace("_", " ")
+
+
+def _show_details(out: Console, plan: Plan, compared: Comparison) -> None:
+    for taken in plan.taken:
+        losses = ", ".join(f"{float(v):.4g}: {loss:.3f}" for v, loss in taken.losses.items())
+        out.print(
+            f"  {taken.field} = {taken.value:.6g}, the {taken.rule} of stage {taken.stage} ({losses} nats)"
+        )
+    axes = {path for point in plan.points for path in point.settings}
+    if axes:
+        out.print(f"  {len(plan.points)} points over {', '.join(sorted(axes))}")
+    rounded = [job for job in plan.observations() if abs(plan.tokens(job) / job.requested_tokens - 1) > 0.01]
+    if rounded:
+        worst = max(rounded, key=lambda job: abs(plan.tokens(job) / job.requested_tokens - 1))
+        off = plan.tokens(worst) / worst.requested_tokens - 1
+        out.print(
+            f"  rounding to whole steps moves {len(rounded)} budgets by more than 1 %, at most {off:+.1%}"
+        )
+    if plan.dropped:
+        names = ", ".join(f"{rung} {label}" for rung, label, _ in plan.dropped[:4])
+        more = f" and {len(plan.dropped) - 4} more" if len(plan.dropped) > 4 else ""
+        out.print(f"  left out by the budget's limits: {names}{more} ({plan.dropped[0][2]})")
+    passes = most_passes(plan)
+    if passes > 1:
+        out.print(
+            f"  [yellow]the longest run reads its {count(plan.corpus_tokens)} tokens {passes:.2g} times[/]"
+        )
+    out.print(f"  {compared.exists} jobs exist, {compared.begun} begun, {compared.new} new")
+    if compared.diff is not None:
+        d = compared.diff
+        out.print(f"  against the plan before: {d.kept} kept, {d.added} added, {d.changed} changed")
+        for change in d.changes[:8]:
+            out.print(f"    {change.field}: {change.old} -> {change.new} ({change.jobs} jobs)")
+        if compared.unwanted:
+            out.print(
+                f"  [yellow]{len(compared.unwanted)} jobs in the store are no longer wanted[/]; "
+                "`sweepctl clean` shows them"
+            )
+    out.print()
+
+
+def _show_total(
+    out: Console, plans: dict[str, Plan], compared: dict[str, Comparison], throughput: Throughput,
+    provenance: str,
+) -> None:  # fmt: skip
+    if not plans:
+        return
+    cost = sum_costs(total(plan) for plan in plans.values())
+    left = sum_costs(c.left for c in compared.values())
+    out.print(
+        f"[bold]In all[/] {cost.jobs} jobs, {cost.observations} observations: {count(cost.tokens)} tokens, "
+        f"{flops(cost.flops_exact)} FLOPs. Each budget from scratch would take "
+        f"{count(cost.tokens_from_scratch)} tokens: forking trains [bold]{cost.saving:.2f}x[/] fewer."
+    )
+    out.print(
+        f"Left to train: {left.jobs} jobs, {count(left.tokens)} tokens, {flops(left.flops_exact)} FLOPs. "
+        f"{cost.checkpoints} checkpoints take {size(cost.disk_all)} ({size(cost.disk_last)} with keep=last)."
+    )
+    if throughput:
+        out.print(f"Device time {provenance}.")
+    else:
+        out.print("Device time: nothing measured yet; state it with --flops-per-s.")
+
+
+def plan_json(
+    plans: dict[str, Plan], compared: dict[str, Comparison], waiting: dict[str, NotYet],
+    throughput: Throughput,
+) -> dict[str, Any]:  # fmt: skip
+    """The same facts, and every job."""
+    return {
+        "stages": {
+            stage: {
+                "hash": plan.hash,
+                "accounting": plain(plan.accounting),
+                "taken": plain(plan.taken),
+                "dropped": [{"rung": r, "budget": b, "why": w} for r, b, w in plan.dropped],
+                "exists": compared[stage].exists,
+                "begun": compared[stage].begun,
+                "new": compared[stage].new,
+                "left": _cost_json(compared[stage].left),
+                "changed": asdict(compared[stage].diff) if compared[stage].diff else None,  # type: ignore[arg-type]
+                "unwanted": list(compared[stage].unwanted),
+                "passes_over_data": most_passes(plan),
+                "cost": _cost_json(total(plan)),
+                "rungs": [
+                    {
+                        "rung": rung.name,
+                        **plain(rung.shape),
+                        "parameters": plain(rung.counts),
+                        "flops_per_token": rung.counts.flops_per_token(plan.accounting),
+                        "exact_flops_per_token": rung.counts.exact_flops_per_token,
+                        "device_s": cost.flops_exact / throughput[rung.name]
+                        if rung.name in throughput
+                        else None,
+                        **_cost_json(cost),
+                    }
+                    for rung, _, cost in by_rung(plan)
+                ],
+                "jobs": [
+                    {
+                        "id": job.id,
+                        "kind": job.kind,
+                        "rung": plan.rung_of(job).name,
+                        "settings": plan.points[job.point].settings,
+                        "trunk": job.trunk,
+                        "cut_step": job.cut,
+                        "end_step": job.end,
+                        "tokens": plan.tokens(job),
+                        "budget": job.label or None,
+                        "requested_tokens": job.requested_tokens or None,
+                    }
+                    for job in plan.jobs
+                ],
+            }
+            for stage, plan in plans.items()
+        },
+        "waiting": {stage: asdict(reason) for stage, reason in waiting.items()},
+    }
+
+
+def _device_s(cost: Cost, rate: float | None) -> float | None:
+    return cost.flops_exact / rate if rate else None
+
+
+def _cost_json(cost: Cost) -> dict[str, Any]:
+    return {**asdict(cost), "saving": cost.saving}

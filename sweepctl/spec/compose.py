@@ -1,0 +1,137 @@
+"""Hydra in, a study out. The only module that imports Hydra; composed once a study."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.plugins import Plugins
+from hydra.errors import HydraException, MissingConfigException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from sweepctl.errors import RequestError
+from sweepctl.resources import conf_dir, launchers_dir
+from sweepctl.spec.build import build
+from sweepctl.spec.study import Study
+
+
+class _UserConfig(SearchPathPlugin):
+    """Puts the user's own directory ahead of the built-in one."""
+
+    directory: Path | None = None
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        if _UserConfig.directory is not None:
+            search_path.prepend("user", f"file://{_UserConfig.directory}")
+
+
+def compose_study(overrides: list[str], config_dir: Path | None = None) -> Study:
+    """The study that the built-in `conf/`, the user's directory over it and the overrides make.
+
+    A comma sweep (`optimizer.lr=1e-3,2e-3`, `range(...)`, `interval(...)`) becomes an axis of the grid.
+
+    Raises:
+        RequestError: any key, value, group or file that is not valid, in one sentence.
+    """
+    plain, axes = _split_sweeps(overrides)
+    raw = _compose(conf_dir(), "config", plain, config_dir)
+    for name, stage in (raw.get("stages") or {}).items():
+        if isinstance(stage, dict) and isinstance(stage.get("grid"), dict):
+            stage["grid"]["axes"] = {**(stage["grid"].get("axes") or {}), **_known_to(stage, axes)}
+        raw["stages"][name] = stage
+    grid = raw.get("grid") or {}
+    raw["grid"] = {**grid, "axes": {**(grid.get("axes") or {}), **axes}}
+    return build(Study, raw)
+
+
+def compose_launcher(name: str, overrides: list[str], config_dir: Path | None = None) -> dict[str, Any]:
+    """The settings of one machine, from `launchers/`."""
+    return _compose(launchers_dir(), name, overrides, config_dir)
+
+
+def _known_to(stage: dict[str, Any], axes: dict[str, Any]) -> dict[str, Any]:
+    return {name: axis for name, axis in axes.items() if name in (stage["grid"].get("axes") or {})}
+
+
+def _compose(directory: Path, name: str, overrides: list[str], user: Path | None) -> dict[str, Any]:
+    if user is not None and not user.is_dir():
+        raise RequestError(f"--config-dir {user} is not a directory.")
+    Plugins.instance().register(_UserConfig)
+    _UserConfig.directory = user.resolve() if user else None
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(directory)):
+            config = compose(name, overrides=overrides)
+        raw = OmegaConf.to_container(config, resolve=True)
+    except MissingConfigException as error:
+        raise RequestError(_missing(str(error))) from None
+    except (HydraException, OmegaConfBaseException) as error:
+        raise RequestError(_sentence(str(error))) from None
+    except Exception as error:  # YAML errors come through Hydra as they are
+        if type(error).__module__.split(".")[0] == "yaml":
+            raise RequestError(f"A config file is not valid YAML: {_sentence(str(error))}") from None
+        raise
+    assert isinstance(raw, dict)
+    return {str(key): value for key, value in raw.items()}
+
+
+def _split_sweeps(overrides: list[str]) -> tuple[list[str], dict[str, Any]]:
+    """Overrides that set one value, and the axes that the sweeping ones stand for."""
+    plain: list[str] = []
+    axes: dict[str, Any] = {}
+    for text in overrides:
+        override = _parse(text)
+        if override.is_sweep_override():
+            name = override.get_key_element().lstrip("+")
+            if "." not in name and name not in ("precision",):
+                raise RequestError(f"{text}: an axis is a science field such as optimizer.lr, not a group.")
+            axes[name] = _axis(override)
+        else:
+            plain.append(text)
+    return plain, axes
+
+
+def _parse(text: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(text)
+    except HydraException:
+        raise RequestError(f"{text!r} is not a Hydra override: write key=value.") from None
+
+
+def _axis(override: Override) -> Any:
+    value = override.value()
+    if isinstance(value, IntervalSweep):
+        rule = "log_uniform" if "log" in getattr(value, "tags", ()) else "uniform"
+        return {rule: [value.start, value.end]}
+    return [_unquoted(item) for item in override.sweep_iterator()]
+
+
+def _unquoted(text: Any) -> Any:
+    if not isinstance(text, str):
+        return text
+    return OmegaConf.from_dotlist([f"value={text}"]).value
+
+
+def _missing(text: str) -> str:
+    found = re.search(r"Could not find '([^']+)'", text)
+    options = re.search(r"Available options in '[^']+':\n((?:\t\S+\n)+)", text)
+    known = ", ".join(options.group(1).split()) if options else ""
+    if not found:
+        return _sentence(text)
+    group, _, option = found.group(1).rpartition("/")
+    return f"{group}={option} is not there" + (f"; {group} can be {known}." if known else ".")
+
+
+def _sentence(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    first = lines[0] if lines else "the configuration is not valid"
+    could_not = re.match(r"Could not override '([^']+)'", first)
+    if could_not:
+        return f"{could_not.group(1)} is not a key of the configuration."
+    return first if first.endswith(".") else first + "."

@@ -1,0 +1,126 @@
+"""Grids: any science field as an axis, crossed in full or drawn at random from a seed."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sweepctl.errors import InvalidValue, RequestError
+from sweepctl.spec.hashing import key
+
+CONTINUOUS = ("uniform", "log_uniform")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Draw `count` points, each axis independently, instead of crossing the axes."""
+
+    count: int
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise InvalidValue("count", self.count, "at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Axes by dotted field. An axis is a list of values, or a mapping with one rule:
+
+    `log2: {from, to, step}`   2^from ... 2^to
+    `log: {from, to, count}`   evenly spaced in the logarithm
+    `linear: {from, to, count}`
+    `seeds: n`                 0 ... n - 1
+    `uniform: [low, high]`, `log_uniform: [low, high]`   only with `sample`
+    """
+
+    axes: dict[str, Any] = field(default_factory=dict)
+    sample: Sample | None = None
+
+    def __post_init__(self) -> None:
+        for name, axis in self.axes.items():
+            rule = next(iter(axis)) if isinstance(axis, Mapping) and len(axis) == 1 else None
+            if rule in CONTINUOUS and self.sample is None:
+                raise InvalidValue(
+                    f"axes.{name}", axis, "a list or a spaced rule, unless grid.sample.count is given"
+                )
+            if rule not in CONTINUOUS:
+                axis_values(name, axis)
+
+    def settings(self) -> list[dict[str, Any]]:
+        """One mapping of field -> value a point of the grid; [{}] for no axes."""
+        if self.sample is not None:
+            return [
+                {name: _draw(axis, name, self.sample.seed, i) for name, axis in self.axes.items()}
+                for i in range(self.sample.count)
+            ]
+        lists = [axis_values(name, axis) for name, axis in self.axes.items()]
+        return [dict(zip(self.axes, combination, strict=True)) for combination in itertools.product(*lists)]
+
+    def merged(self, other: Grid) -> Grid:
+        """This grid with the other's axes over its own."""
+        return Grid({**self.axes, **other.axes}, other.sample or self.sample)
+
+
+def axis_values(name: str, axis: Any) -> list[Any]:
+    """The values of a discrete axis, in the order given.
+
+    Raises:
+        RequestError: the axis is empty, repeats itself or is no known rule.
+    """
+    at = f"axes.{name}"
+    if isinstance(axis, Mapping):
+        values = _ruled(at, axis)
+    elif isinstance(axis, (list, tuple)):
+        values = list(axis)
+    else:
+        raise InvalidValue(at, axis, "a list of values or one of the rules log2, log, linear, seeds")
+    if not values:
+        raise InvalidValue(at, axis, "a list with at least one value")
+    if len({repr(value) for value in values}) < len(values):
+        raise InvalidValue(at, axis, "a list without repeated values")
+    return values
+
+
+def _ruled(at: str, axis: Mapping[str, Any]) -> list[Any]:
+    if len(axis) != 1:
+        raise InvalidValue(at, dict(axis), "one rule: log2, log, linear or seeds")
+    rule, options = next(iter(axis.items()))
+    try:
+        if rule == "seeds":
+            return list(range(int(options)))
+        low, high = float(options["from"]), float(options["to"])
+        if rule == "log2":
+            step = float(options.get("step", 1))
+            return [2.0 ** (low + i * step) for i in range(math.floor((high - low) / step + 1e-9) + 1)]
+        count = int(options["count"])
+        shares = [i / (count - 1) if count > 1 else 0.0 for i in range(count)]
+        if rule == "log":
+            return [low * (high / low) ** share for share in shares]
+        if rule == "linear":
+            return [low + (high - low) * share for share in shares]
+    except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError):
+        raise InvalidValue(
+            at,
+            dict(axis),
+            "log2: {from, to, step}, log: {from, to, count}, linear: {from, to, count} or seeds: n",
+        ) from None
+    raise InvalidValue(at, dict(axis), "one of the rules log2, log, linear, seeds, uniform, log_uniform")
+
+
+def _draw(axis: Any, name: str, seed: int, index: int) -> Any:
+    share = key(seed, "grid", name, index) / 2**64
+    rule = next(iter(axis)) if isinstance(axis, Mapping) else None
+    if rule in CONTINUOUS:
+        try:
+            low, high = (float(bound) for bound in axis[rule])
+            if rule == "log_uniform":
+                return float(low * (high / low) ** share)
+            return low + (high - low) * share
+        except (TypeError, ValueError, ZeroDivisionError):
+            raise RequestError(f"axes.{name}: {rule} needs [low, high], two numbers above 0.") from None
+    values = axis_values(name, axis)
+    return values[int(share * len(values))]

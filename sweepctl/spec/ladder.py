@@ -1,0 +1,103 @@
+"""Ladders: a family of shapes, by rule (aspect ratio, head size, d_ff ratio) or by table."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from sweepctl.errors import InvalidValue, RequestError
+from sweepctl.spec.accounting import hidden_parameters
+from sweepctl.spec.model import Architecture, Shape
+
+MAX_LAYERS = 1000
+"""The deepest shape a rule looks at when it is asked for a parameter count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """Either a rule with rungs by `depths`, `widths` or `params`, or an explicit `table` of shapes.
+
+    The rule: d_model = aspect x n_layers rounded to whole heads of `head_size`, and
+    d_ff = d_ff_ratio x d_model rounded up to a multiple of `d_ff_multiple`.
+    """
+
+    aspect: float | None = None
+    head_size: int | None = None
+    d_ff_ratio: float | None = None
+    d_ff_multiple: int = 1
+    depths: tuple[int, ...] = ()
+    widths: tuple[int, ...] = ()
+    params: tuple[float, ...] = ()
+    table: tuple[Shape, ...] = ()
+
+    def __post_init__(self) -> None:
+        given = [key for key in ("depths", "widths", "params", "table") if getattr(self, key)]
+        if len(given) != 1:
+            raise InvalidValue(
+                "", given or "no rungs", "exactly one non-empty list of depths, widths, params and table"
+            )
+        for key in ("aspect", "head_size", "d_ff_ratio"):
+            value = getattr(self, key)
+            if value is None and not self.table:
+                raise InvalidValue(key, value, "a number above 0, for a ladder by rule")
+            if value is not None and value <= 0:
+                raise InvalidValue(key, value, "above 0")
+        for key in ("depths", "widths", "params"):
+            for value in getattr(self, key):
+                if value < 1:
+                    raise InvalidValue(key, list(getattr(self, key)), "a list of numbers of at least 1")
+        if self.d_ff_multiple < 1:
+            raise InvalidValue("d_ff_multiple", self.d_ff_multiple, "at least 1")
+
+    def shapes(self, model: Architecture) -> list[Shape]:
+        """The rungs, in the order they were given."""
+        if self.table:
+            shapes = list(self.table)
+        elif self.depths:
+            shapes = [self.by_depth(depth) for depth in self.depths]
+        elif self.widths:
+            shapes = [self.by_width(width) for width in self.widths]
+        else:
+            shapes = [self.by_params(target, model) for target in self.params]
+        seen: dict[str, int] = {}
+        for index, shape in enumerate(shapes):
+            if shape.name in seen and shape in shapes[:index]:
+                raise RequestError(
+                    f"ladder: rungs {seen[shape.name]} and {index} are the same shape {shape.name}; "
+                    "space them further apart."
+                )
+            seen.setdefault(shape.name, index)
+        return shapes
+
+    def by_depth(self, n_layers: int) -> Shape:
+        """The rule's shape of that depth."""
+        assert self.aspect is not None
+        return self._shape(self.aspect * n_layers, n_layers)
+
+    def by_width(self, d_model: int) -> Shape:
+        """The rule's shape of that width; its depth is width / aspect, at least one layer."""
+        assert self.aspect is not None and self.head_size is not None
+        if d_model % self.head_size:
+            raise InvalidValue("ladder.widths", d_model, f"a multiple of head_size={self.head_size}")
+        return self._shape(d_model, max(1, round(d_model / self.aspect)))
+
+    def by_params(self, target: float, model: Architecture) -> Shape:
+        """The rule's shape whose hidden parameter count is closest to `target`, by ratio."""
+        best: tuple[float, Shape] | None = None
+        for n_layers in range(1, MAX_LAYERS + 1):
+            shape = self.by_depth(n_layers)
+            count = hidden_parameters(shape, model)
+            miss = abs(math.log(count / target))
+            if best is None or miss < best[0]:
+                best = (miss, shape)
+            if count > target:
+                break
+        assert best is not None
+        return best[1]
+
+    def _shape(self, d_model: float, n_layers: int) -> Shape:
+        assert self.head_size is not None and self.d_ff_ratio is not None
+        heads = max(1, round(d_model / self.head_size))
+        width = heads * self.head_size
+        d_ff = math.ceil(self.d_ff_ratio * width / self.d_ff_multiple - 1e-9) * self.d_ff_multiple
+        return Shape(d_model=width, n_layers=n_layers, n_heads=heads, d_ff=d_ff)

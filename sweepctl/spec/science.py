@@ -1,0 +1,219 @@
+"""What a job is, apart from how it is run: the fully resolved fields that its id is a hash of.
+
+A trunk's science has no length, so that a longer budget continues the same trunk. A branch's science is
+its trunk's id, its cut and its decay. A field that is added later is left out of the hash at the neutral
+value frozen in `NEUTRAL`, so that ids given before it existed stay what they are, whatever the field's
+default becomes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal, TypeVar
+
+from sweepctl.errors import InvalidValue, unknown_name
+from sweepctl.spec.build import build, convert, field_type, plain
+from sweepctl.spec.hashing import canonical, digest
+from sweepctl.spec.model import Architecture, Shape
+from sweepctl.spec.optimizer import Optimizer
+from sweepctl.spec.parametrization import Parametrization
+from sweepctl.spec.schedule import DecayShape, LearningRateCurve
+
+NUMERICS = 1
+"""Raised when the built-in trainer's stored reference loss moves: old results then keep their old ids."""
+
+NEUTRAL: dict[str, Any] = {}
+"""Dotted science field -> the value at which it is left out of the hash. Entries are never changed."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Tokens an update, and tokens a sequence."""
+
+    tokens: int
+    context: int
+
+    def __post_init__(self) -> None:
+        if self.context < 1:
+            raise InvalidValue("context", self.context, "at least 1")
+        if self.tokens < 1 or self.tokens % self.context:
+            raise InvalidValue("tokens", self.tokens, f"a multiple of context={self.context}")
+
+    @property
+    def rows(self) -> int:
+        return self.tokens // self.context
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """The data by content: what the shards hash to, never where they are."""
+
+    hash: str
+    vocab_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Seeds:
+    """Separate seeds for the initialization and for the order of the data."""
+
+    init: int = 0
+    data: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """A run is diverged when its loss is not finite, or, after warmup, above ln(V) + margin_nats."""
+
+    margin_nats: float = 1.0
+    every_steps: int = 10
+
+    def __post_init__(self) -> None:
+        if self.margin_nats <= 0:
+            raise InvalidValue("margin_nats", self.margin_nats, "above 0")
+        if self.every_steps < 1:
+            raise InvalidValue("every_steps", self.every_steps, "at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A rung with its hyperparameters and seeds: everything a trunk is, at any length."""
+
+    shape: Shape
+    model: Architecture
+    parametrization: Parametrization
+    optimizer: Optimizer
+    warmup_steps: int
+    batch: Batch
+    corpus: Corpus
+    seed: Seeds = Seeds()
+    precision: Literal["fp32", "bf16"] = "fp32"
+    divergence: Divergence = Divergence()
+    trainer: str = "builtin"
+    numerics: int = NUMERICS
+
+
+@dataclass(frozen=True, slots=True)
+class Anneal:
+    """Where one budget leaves the plateau and how it comes down: steps are updates, `end` exclusive."""
+
+    cut: int
+    end: int
+    shape: DecayShape = "linear"
+    floor: float = 0.0
+    validation_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class JobScience:
+    """One job: a trunk (no anneal), a branch of a trunk, or a run from the first step to the last."""
+
+    kind: Literal["trunk", "branch", "run"]
+    point: Point
+    anneal: Anneal | None = None
+
+    def record(self) -> dict[str, Any]:
+        """The canonical fields: the job's id is their hash."""
+        if self.kind == "branch":
+            assert self.anneal is not None
+            return {
+                "kind": "branch",
+                "trunk": trunk_id(self.point),
+                "anneal": _without_neutral("anneal", self.anneal),
+            }
+        fields = {f.name: section(f.name, getattr(self.point, f.name)) for f in dataclasses.fields(Point)}
+        fields["kind"] = self.kind
+        if self.anneal is not None:
+            fields["anneal"] = _without_neutral("anneal", self.anneal)
+        return fields
+
+    @property
+    def id(self) -> str:
+        if self.kind == "branch":
+            assert self.anneal is not None
+            return branch_id(trunk_id(self.point), self.anneal)
+        return digest(canonical(self.record()))
+
+    def curve(self) -> LearningRateCurve:
+        """The learning-rate multiplier at every step of this job."""
+        if self.anneal is None:
+            return LearningRateCurve(self.point.warmup_steps)
+        a = self.anneal
+        return LearningRateCurve(self.point.warmup_steps, a.cut, a.end, a.shape, a.floor)
+
+
+def trunk_id(point: Point) -> str:
+    """The id of the point's trunk. Equal to `JobScience("trunk", point).id`, without rebuilding the parts
+    that many points share."""
+    parts = [f'"{f.name}":{_section_text(f.name, getattr(point, f.name))}' for f in _POINT_FIELDS]
+    return digest("{" + ",".join(sorted([*parts, '"kind":"trunk"'])) + "}")
+
+
+def branch_id(trunk: str, anneal: Anneal) -> str:
+    """The id of a trunk's branch."""
+    return digest(f'{{"anneal":{_section_text("anneal", anneal)},"kind":"branch","trunk":"{trunk}"}}')
+
+
+def read_job(record: dict[str, Any], trunk: dict[str, Any] | None = None) -> JobScience:
+    """The job of a record, which for a branch needs its trunk's record too.
+
+    Raises:
+        RequestError: a field is unknown, missing or out of range.
+    """
+    fields = dict(trunk if trunk is not None else record)
+    fields.pop("kind", None)
+    fields.pop("anneal", None)
+    for path, value in NEUTRAL.items():
+        name, _, rest = path.partition(".")
+        if name != "anneal":
+            fields[name] = {rest: value, **fields[name]} if rest else fields.get(name, value)
+    anneal = record.get("anneal")
+    if anneal is not None:
+        filled = {path.partition(".")[2]: v for path, v in NEUTRAL.items() if path.startswith("anneal.")}
+        anneal = build(Anneal, {**filled, **anneal}, "anneal")
+    return JobScience(record["kind"], build(Point, fields), anneal)
+
+
+def with_field(target: T, path: str, value: Any) -> T:
+    """A copy of a nested dataclass with one dotted field replaced, validated like any other value.
+
+    Raises:
+        RequestError: there is no such field, or it cannot have this value.
+    """
+    new: T = _replaced(target, path.split("."), value, path)
+    return new
+
+
+def _replaced(target: Any, names: list[str], value: Any, path: str) -> Any:
+    name, rest = names[0], names[1:]
+    kind = field_type(type(target), name) if dataclasses.is_dataclass(target) else None
+    if kind is None:
+        known = [f.name for f in dataclasses.fields(target)] if dataclasses.is_dataclass(target) else []
+        prefix = path.removesuffix(".".join(names))
+        raise unknown_name("science field", path, [prefix + field for field in known])
+    new = _replaced(getattr(target, name), rest, value, path) if rest else convert(kind, value, path)
+    try:
+        return dataclasses.replace(target, **{name: new})
+    except InvalidValue as error:
+        raise error.under(path.rsplit(".", 1)[0]) if "." in path else error from None
+
+
+def section(name: str, value: Any) -> Any:
+    """One section of a record as plain data, without fields at their neutral value."""
+    return _without_neutral(name, value) if dataclasses.is_dataclass(value) else value
+
+
+def _without_neutral(name: str, value: Any) -> dict[str, Any]:
+    fields: dict[str, Any] = plain(value)
+    return {k: v for k, v in fields.items() if f"{name}.{k}" not in NEUTRAL or NEUTRAL[f"{name}.{k}"] != v}
+
+
+@lru_cache(maxsize=65536)
+def _section_text(name: str, value: Any) -> str:
+    return canonical(section(name, value))
+
+
+_POINT_FIELDS = dataclasses.fields(Point)

@@ -1,0 +1,188 @@
+"""Attempts: who executes a job, whether they are alive, and why they ended.
+
+An attempt is claimed by renaming a folder, its record inside, to the next number: two processes cannot
+both succeed. On one host liveness is exact (process id and its start time); from another host an attempt
+counts as alive until its heartbeat is `LEASE_S` old by the file system's own clock, and a job is never
+taken from an attempt that might be alive.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import socket
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sweepctl.errors import DamagedFile
+from sweepctl.store.files import read_json, storage, sync_folder, write_json
+from sweepctl.store.job import JobFolder
+
+LEASE_S = 300.0
+"""How old the heartbeat of an attempt on another host may grow before the attempt counts as dead."""
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One execution of a job. `record` is attempt.json: who, where, since when, and at the end why."""
+
+    path: Path
+    number: int
+    record: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ended(self) -> bool:
+        return "why" in self.record
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    def update(self, **facts: Any) -> None:
+        """Add facts to the record; only the attempt itself does this."""
+        self.record.update(facts)
+        write_json(self.path / "attempt.json", self.record)
+
+    def end(self, why: str, **facts: Any) -> None:
+        """Give up ownership, saying why: done, diverged, stopped, superseded, failed, storage."""
+        self.update(ended=time.time(), why=why, **facts)
+
+    def beat(self, step: int, tokens: int) -> None:
+        """Say that it lives, and how far it is. Not durable, and not worth failing for."""
+        scratch = self.path / ".heartbeat"
+        with contextlib.suppress(OSError):
+            scratch.write_text(f'{{"step": {step}, "tokens": {tokens}}}\n')
+            os.replace(scratch, self.path / "heartbeat.json")
+
+    def progress(self) -> dict[str, Any]:
+        """The last heartbeat, empty where there is none."""
+        try:
+            return read_json(self.path / "heartbeat.json")
+        except (FileNotFoundError, DamagedFile):
+            return {}
+
+    def alive(self) -> bool:
+        """Whether its process may still be running; only a clear no is a no."""
+        if self.ended:
+            return False
+        if self.record.get("host") == socket.gethostname() and self.record.get("boot") == boot_id():
+            return process_start(int(self.record["pid"])) == self.record.get("process_start")
+        try:
+            last = max(p.stat().st_mtime for p in self.path.iterdir())
+        except (FileNotFoundError, ValueError):
+            return False
+        return _filesystem_now(self.path) - last < LEASE_S
+
+
+def newest(folder: JobFolder) -> Attempt | None:
+    """The attempt with the highest number."""
+    numbers = _numbers(folder)
+    return _read(folder, numbers[-1]) if numbers else None
+
+
+def every(folder: JobFolder) -> list[Attempt]:
+    """All attempts, oldest first."""
+    return [_read(folder, number) for number in _numbers(folder)]
+
+
+def claim(folder: JobFolder, facts: dict[str, Any]) -> Attempt | None:
+    """Become the owner of a job; None where somebody who may be alive owns it."""
+    while True:
+        last = newest(folder)
+        if last is not None and last.alive():
+            return None
+        number = last.number + 1 if last else 1
+        record = {
+            "attempt": number,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "process_start": process_start(os.getpid()),
+            "boot": boot_id(),
+            "started": time.time(),
+            **facts,
+        }
+        scratch = folder.attempts / f".claim-{uuid.uuid4().hex[:8]}"
+        target = folder.attempts / f"{number:04d}"
+        with storage(target):
+            scratch.mkdir(parents=True)
+            try:
+                write_json(scratch / "attempt.json", record)
+                os.rename(scratch, target)
+                sync_folder(folder.attempts)
+                return Attempt(target, number, record)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+
+
+def superseded(folder: JobFolder, attempt: Attempt) -> bool:
+    """Whether a newer attempt owns the job, so that this one must stop."""
+    return (folder.attempts / f"{attempt.number + 1:04d}").exists()
+
+
+def boot_id() -> str:
+    """This boot of this machine; empty where the system does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
+
+
+def process_start(pid: int) -> str | None:
+    """When a process started, in the kernel's own count, so that a reused id is not mistaken; None where
+    there is no such process. Without /proc, only whether it exists."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        if Path("/proc/self/stat").exists():
+            return None
+        return "alive" if _exists(pid) else None
+    except OSError:
+        return None
+    fields = text.rpartition(")")[2].split()
+    return None if fields[0] in ("Z", "X") else fields[19]
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _numbers(folder: JobFolder) -> list[int]:
+    try:
+        return sorted(int(name) for name in os.listdir(folder.attempts) if name.isdigit())
+    except FileNotFoundError:
+        return []
+
+
+def _read(folder: JobFolder, number: int) -> Attempt:
+    path = folder.attempts / f"{number:04d}"
+    try:
+        return Attempt(path, number, read_json(path / "attempt.json"))
+    except (FileNotFoundError, DamagedFile):
+        return Attempt(path, number, {"attempt": number, "why": "failed", "error": "attempt.json is damaged"})
+
+
+def _filesystem_now(folder: Path) -> float:
+    """The file server's clock, by the time it gives a new file; this host's where nothing can be written."""
+    probe = folder.parent / f".clock-{uuid.uuid4().hex[:8]}"
+    try:
+        probe.touch()
+        return probe.stat().st_mtime
+    except OSError:
+        return time.time()
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()

@@ -1,0 +1,141 @@
+"""A sweep's plans held against the store: what is finished, what can start now, what waits for what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sweepctl.plan.plan import Job, Plan
+from sweepctl.store import checkpoints
+from sweepctl.store.files import sync_folder
+from sweepctl.store.job import JobFolder, Wish
+from sweepctl.store.manifest import Manifest
+from sweepctl.store.state import JobState, state_of, trunk_diverged_before, trunk_reaches
+from sweepctl.store.workspace import Sweep
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A job of one of the sweep's current plans, and its folder."""
+
+    job: Job
+    plan: Plan
+    folder: JobFolder
+    trunk: JobFolder | None
+
+    @property
+    def name(self) -> str:
+        """Rung, kind, and what tells it from the rung's other jobs."""
+        settings = self.plan.points[self.job.point].settings
+        varied = " ".join(f"{key.rpartition('.')[2]}={_short(value)}" for key, value in settings.items())
+        label = self.job.label or self.job.kind
+        return " ".join(part for part in (self.plan.rung_of(self.job).name, varied, label) if part)
+
+    @property
+    def steps_to_train(self) -> int:
+        """Steps this job adds when its trunk is there."""
+        return self.job.end - (self.job.cut or 0) if self.job.kind == "branch" else self.job.end
+
+    @property
+    def flops(self) -> float:
+        """Exact training FLOPs of `steps_to_train`."""
+        per_token = self.plan.counts(self.job).exact_flops_per_token
+        return float(self.steps_to_train * self.plan.batch_tokens(self.job) * per_token)
+
+
+class Board:
+    """The jobs of a sweep. A job that several stages share appears once, with its longest trunk."""
+
+    def __init__(self, sweep: Sweep, plans: dict[str, Plan]) -> None:
+        self.sweep, self.plans = sweep, plans
+        self.entries: dict[str, Entry] = {}
+        self.branches: dict[str, list[Entry]] = {}
+        for plan in plans.values():
+            for job in plan.jobs:
+                known = self.entries.get(job.id)
+                if known is None or job.end > known.job.end:
+                    self.entries[job.id] = self._entry(job, plan)
+        for entry in self.entries.values():
+            if entry.job.trunk is not None:
+                self.branches.setdefault(entry.job.trunk, []).append(entry)
+
+    def _entry(self, job: Job, plan: Plan) -> Entry:
+        workspace = self.sweep.workspace
+        trunk = workspace.job(job.trunk) if job.trunk else None
+        return Entry(job, plan, workspace.job(job.id), trunk)
+
+    def finished(self, entry: Entry) -> bool:
+        """Whether nothing is left to train for it: it has its result, or, a trunk, no branch needs it."""
+        if entry.folder.has_result():
+            return True
+        if entry.job.kind == "trunk":
+            saved = checkpoints.steps(entry.folder)
+            return all(
+                b.folder.has_result() or trunk_reaches(entry.folder, b.job.cut or 0, saved)
+                for b in self.branches.get(entry.job.id, [])
+            )
+        return self._diverged_with_trunk(entry)
+
+    def can_start(self, entry: Entry) -> bool:
+        """Whether an unfinished job has what it starts from."""
+        if entry.trunk is None:
+            return True
+        return checkpoints.steps(entry.folder) != [] or trunk_reaches(entry.trunk, entry.job.cut or 0)
+
+    def unfinished(self) -> Iterator[Entry]:
+        return (entry for entry in self.entries.values() if not self.finished(entry))
+
+    def make_wishes(self) -> int:
+        """Tell every trunk which checkpoints its unfinished branches want; the number of new wishes."""
+        made = 0
+        for trunk_id, branches in self.branches.items():
+            trunk = self.entries[trunk_id].folder
+            saved = checkpoints.steps(trunk)
+            new = 0
+            for entry in branches:
+                cut = entry.job.cut or 0
+                passed = trunk_reaches(trunk, cut, saved) and cut not in saved
+                if not passed and not entry.folder.has_result():
+                    new += trunk.wish(Wish(cut, entry.job.id, self.sweep.name), durable=False)
+            if new:
+                sync_folder(trunk.path / "wanted")
+            made += new
+        return made
+
+    def state(self, entry: Entry) -> JobState:
+        """The job's state; a trunk that no branch needs any more is done."""
+        job = entry.job
+        state = state_of(entry.folder, entry.trunk, job.cut, job.end if job.kind == "trunk" else None)
+        if (
+            job.kind == "trunk"
+            and state.state not in ("done", "diverged", "running")
+            and self.finished(entry)
+        ):
+            return JobState("done", job.end, state.note, state.attempts)
+        return state
+
+    def manifest(self, entry: Entry, execution: dict[str, Any], launcher: dict[str, Any]) -> Manifest:
+        """What the job is told."""
+        job, workspace = entry.job, self.sweep.workspace
+        science = entry.plan.science(job)
+        trunk_science = None
+        if entry.trunk is not None:
+            trunk_science = entry.plan.science(entry.plan.by_id[job.trunk or ""]).record()
+        return Manifest(
+            job=job.id,
+            science=science.record(),
+            trunk_science=trunk_science,
+            folder=str(entry.folder.path),
+            trunk_folder=str(entry.trunk.path) if entry.trunk else None,
+            data=str(workspace.corpus(entry.plan.corpus_name)),
+            execution=execution,
+            launcher=launcher,
+        )
+
+    def _diverged_with_trunk(self, entry: Entry) -> bool:
+        return entry.trunk is not None and trunk_diverged_before(entry.trunk, entry.job.cut or 0)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)

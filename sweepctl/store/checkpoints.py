@@ -1,0 +1,206 @@
+"""Checkpoints: a folder of files with sizes and hashes, complete once it carries its final name.
+
+A checkpoint is written beside its place and renamed into it, so a name never stands for half a
+checkpoint. Its manifest names the job, the attempt that wrote it and the checkpoint that attempt started
+from: readers can follow one lineage back to the first step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweepctl.errors import DamagedFile, RequestError
+from sweepctl.store.files import read_json, storage, sync_file, sync_folder, write_json
+from sweepctl.store.job import JobFolder
+
+_STEP = re.compile(r"step-(\d{8})")
+_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A complete checkpoint of one job."""
+
+    path: Path
+    job: str
+    step: int
+
+    def manifest(self) -> dict[str, Any]:
+        """What was written, by whom.
+
+        Raises:
+            DamagedFile: the manifest is missing or not one.
+            RequestError: it belongs to another job.
+        """
+        try:
+            manifest = read_json(self.path / "manifest.json")
+        except FileNotFoundError:
+            raise DamagedFile(f"{self.path} has no manifest.") from None
+        if {"job", "step", "attempt", "files"} - set(manifest):
+            raise DamagedFile(f"{self.path / 'manifest.json'} is not a checkpoint's manifest.")
+        if manifest["job"] != self.job or manifest["step"] != self.step:
+            raise RequestError(
+                f"{self.path} holds step {manifest['step']} of job {manifest['job']}, not step {self.step} "
+                f"of job {self.job}; a checkpoint of another run cannot be used here. Move it away."
+            )
+        return manifest
+
+    def check_owner(self) -> None:
+        """Raises RequestError where the manifest is of another job or step; damage is not judged here."""
+        with contextlib.suppress(DamagedFile):
+            self.manifest()
+
+    def verify(self) -> dict[str, Any]:
+        """Check every file's size and hash; the manifest where all is as written.
+
+        Raises:
+            DamagedFile: something is missing, cut short or changed.
+        """
+        manifest = self.manifest()
+        for name, facts in manifest["files"].items():
+            file = self.path / name
+            try:
+                size, found = file.stat().st_size, None
+                if size == facts["bytes"]:
+                    found = file_hash(file)
+            except OSError as error:
+                raise DamagedFile(f"{file} cannot be read: {error.strerror}.") from None
+            if found != facts["sha256"]:
+                raise DamagedFile(f"{file} is not what was written: its size or hash differs.")
+        return manifest
+
+    @property
+    def bytes(self) -> int:
+        """Size on disk by the manifest."""
+        return sum(facts["bytes"] for facts in self.manifest()["files"].values())
+
+
+def steps(folder: JobFolder) -> list[int]:
+    """Steps of the complete checkpoints, rising."""
+    try:
+        names = os.listdir(folder.checkpoints)
+    except FileNotFoundError:
+        return []
+    return sorted(int(match[1]) for match in map(_STEP.fullmatch, names) if match)
+
+
+def at(folder: JobFolder, step: int) -> Checkpoint:
+    """The checkpoint of a step, whether or not it exists."""
+    return Checkpoint(folder.checkpoints / f"step-{step:08d}", folder.id, step)
+
+
+def newest(folder: JobFolder, last: int | None = None) -> Checkpoint | None:
+    """The newest checkpoint at or before `last` that is as it was written.
+
+    A damaged one is set aside (renamed, kept for inspection) and the one before it is used.
+    """
+    for step in reversed(steps(folder)):
+        if last is not None and step > last:
+            continue
+        checkpoint = at(folder, step)
+        try:
+            checkpoint.verify()
+        except DamagedFile:
+            set_aside(checkpoint)
+            continue
+        return checkpoint
+    return None
+
+
+def set_aside(checkpoint: Checkpoint) -> None:
+    """Rename a damaged checkpoint so that its name is free again."""
+    aside = checkpoint.path.with_name(f"damaged-{checkpoint.path.name}-{uuid.uuid4().hex[:6]}")
+    with contextlib.suppress(FileNotFoundError), storage(checkpoint.path):
+        os.rename(checkpoint.path, aside)
+
+
+def save(
+    folder: JobFolder,
+    step: int,
+    attempt: int,
+    parent: dict[str, Any] | None,
+    write: Callable[[Path], None],
+    still_owner: Callable[[], bool],
+) -> Checkpoint:
+    """Write a checkpoint: `write` puts the files into the folder it is given.
+
+    Durable when this returns. Where a complete checkpoint of the step is there already it stays, and
+    where `still_owner` says no just before the rename, nothing is put in place.
+
+    Raises:
+        StorageError: the file system refused; older checkpoints are untouched.
+    """
+    target = at(folder, step)
+    scratch = folder.checkpoints / f".{target.path.name}.{attempt:04d}.{uuid.uuid4().hex[:6]}"
+    with storage(target.path):
+        try:
+            scratch.mkdir(parents=True)
+            write(scratch)
+            files = {}
+            for file in sorted(scratch.iterdir()):
+                sync_file(file)
+                files[file.name] = {"bytes": file.stat().st_size, "sha256": file_hash(file)}
+            manifest = {
+                "job": folder.id,
+                "step": step,
+                "attempt": attempt,
+                "parent": parent,
+                "files": files,
+            }
+            write_json(scratch / "manifest.json", manifest)
+            if still_owner():
+                _put_in_place(scratch, target)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+def _put_in_place(scratch: Path, target: Checkpoint) -> None:
+    try:
+        os.rename(scratch, target.path)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+            raise
+        try:
+            target.verify()
+        except DamagedFile:
+            set_aside(target)
+            os.rename(scratch, target.path)
+    sync_folder(target.path.parent)
+
+
+def remove(checkpoint: Checkpoint) -> None:
+    """Delete a checkpoint: renamed out of its name first, so that no reader finds half of it."""
+    gone = checkpoint.path.with_name(f".{checkpoint.path.name}.gone.{uuid.uuid4().hex[:6]}")
+    try:
+        os.rename(checkpoint.path, gone)
+    except FileNotFoundError:
+        return
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def sweep_scratch(folder: JobFolder) -> None:
+    """Delete what killed writers left half-written. Only for the job's owner."""
+    with contextlib.suppress(FileNotFoundError):
+        for name in os.listdir(folder.checkpoints):
+            if name.startswith("."):
+                shutil.rmtree(folder.checkpoints / name, ignore_errors=True)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    found = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            found.update(chunk)
+    return found.hexdigest()

@@ -1,0 +1,114 @@
+"""One job's folder.
+
+job.json                     the science, written by the job when it starts, never changed
+wanted/step-N.BRANCH.SWEEP   a trunk's wishes: checkpoint step N, for that branch, asked by that sweep
+attempts/0001/               one execution each
+checkpoints/step-N/          complete once it has this name
+result.json                  a branch's or run's end; a trunk's only where it diverged
+evaluations/HASH.json        further losses of the final weights
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sweepctl.errors import DamagedFile
+from sweepctl.store.files import create, read_json, storage, write_json
+
+_WISH = re.compile(r"step-(\d{8})\.([0-9a-f]+)\.(.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A trunk is wanted to checkpoint `step`, because `sweep` wants `branch`."""
+
+    step: int
+    branch: str
+    sweep: str
+
+    @property
+    def file(self) -> str:
+        return f"step-{self.step:08d}.{self.branch}.{self.sweep}"
+
+
+@dataclass(frozen=True, slots=True)
+class JobFolder:
+    """Paths and small records of one job. Attempts and checkpoints have modules of their own."""
+
+    path: Path
+    id: str
+
+    @property
+    def attempts(self) -> Path:
+        return self.path / "attempts"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def sibling(self, job_id: str) -> JobFolder:
+        """Another job of the same store."""
+        return JobFolder(self.path.parent.parent / job_id[:2] / job_id, job_id)
+
+    def record(self) -> dict[str, Any] | None:
+        """The science in job.json, None where the job never started."""
+        try:
+            return read_json(self.path / "job.json")
+        except FileNotFoundError:
+            return None
+
+    def write_record(self, science: dict[str, Any]) -> None:
+        """Write the science once.
+
+        Raises:
+            DamagedFile: another science already has this folder.
+        """
+        try:
+            known = self.record()
+        except DamagedFile:
+            known = None
+        if known is None:
+            with storage(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
+            write_json(self.path / "job.json", science)
+        elif known != science:
+            raise DamagedFile(f"{self.path / 'job.json'} is not the science this job was asked to train.")
+
+    def result(self) -> dict[str, Any] | None:
+        """result.json, None where there is none or it is damaged (the job then writes it again)."""
+        try:
+            return read_json(self.path / "result.json")
+        except (FileNotFoundError, DamagedFile):
+            return None
+
+    def has_result(self) -> bool:
+        return (self.path / "result.json").exists()
+
+    def write_result(self, result: dict[str, Any]) -> None:
+        write_json(self.path / "result.json", result)
+
+    def wishes(self) -> list[Wish]:
+        """Every wish, in rising order of step."""
+        try:
+            names = os.listdir(self.path / "wanted")
+        except FileNotFoundError:
+            return []
+        found = (_WISH.fullmatch(name) for name in names)
+        return sorted(
+            (Wish(int(m[1]), m[2], m[3]) for m in found if m), key=lambda w: (w.step, w.branch, w.sweep)
+        )
+
+    def wish(self, wish: Wish, durable: bool = True) -> bool:
+        """Add a wish; False where it was there. One that is not durable needs its folder synced."""
+        return create(self.path / "wanted" / wish.file, durable)
+
+    def withdraw(self, sweep: str, branches: set[str] | None = None) -> int:
+        """Remove a sweep's wishes (for the given branches, or all); the number removed."""
+        gone = [w for w in self.wishes() if w.sweep == sweep and (branches is None or w.branch in branches)]
+        for wish in gone:
+            (self.path / "wanted" / wish.file).unlink(missing_ok=True)
+        return len(gone)

@@ -1,0 +1,40 @@
+"""What a job is told: the whole contract between `launch` and a trainer.
+
+Any trainer that reads this and keeps the store's promises can take the built-in one's place.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sweepctl.spec.science import JobScience, read_job
+from sweepctl.store.job import JobFolder
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """One job to run. `science` is the record its id is a hash of; `trunk_science` its trunk's record, for a
+    branch. Paths and `execution` are how, not what."""
+
+    job: str
+    science: dict[str, Any]
+    trunk_science: dict[str, Any] | None
+    folder: str
+    trunk_folder: str | None
+    data: str
+    execution: dict[str, Any] = field(default_factory=dict)
+    launcher: dict[str, Any] = field(default_factory=dict)
+
+    def job_science(self) -> JobScience:
+        return read_job(self.science, self.trunk_science)
+
+    def job_folder(self) -> JobFolder:
+        return JobFolder(Path(self.folder), self.job)
+
+    def trunk(self) -> JobFolder | None:
+        """The folder of the trunk that this branch forks from."""
+        if self.trunk_folder is None:
+            return None
+        return JobFolder(Path(self.trunk_folder), str(self.science["trunk"]))

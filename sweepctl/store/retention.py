@@ -1,0 +1,52 @@
+"""Which checkpoints stay. Rolling here and `sweepctl clean` are the only things that delete.
+
+A checkpoint that an unfinished branch needs always stays. Then the policy decides: `all` keeps every cut of
+a trunk and every branch's final weights, `last` a trunk's newest cut and the final weights, `none` nothing.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sweepctl.store import checkpoints
+from sweepctl.store.job import JobFolder, Wish
+
+Keep = Literal["none", "last", "all"]
+RESUME = 2
+"""Rolling checkpoints kept while a job runs: the newest, and the one before it should that be damaged."""
+
+
+def open_wishes(trunk: JobFolder) -> list[Wish]:
+    """The wishes whose branch has no result yet."""
+    return [wish for wish in trunk.wishes() if not trunk.sibling(wish.branch).has_result()]
+
+
+def roll(folder: JobFolder, keep_newest: int = RESUME) -> None:
+    """Delete rolling checkpoints but the newest ones; a trunk's cuts are not rolling."""
+    cuts = {wish.step for wish in folder.wishes()}
+    rolling = [step for step in checkpoints.steps(folder) if step not in cuts]
+    for step in rolling[: max(0, len(rolling) - keep_newest)]:
+        checkpoints.remove(checkpoints.at(folder, step))
+
+
+def settle(job: JobFolder, trunk: JobFolder | None, keep: Keep) -> None:
+    """After a branch's or run's result: drop its rolling checkpoints, and what its trunk need not keep."""
+    saved = checkpoints.steps(job)
+    for step in saved if keep == "none" else saved[:-1]:
+        checkpoints.remove(checkpoints.at(job, step))
+    if trunk is not None:
+        for step in surplus(trunk, keep):
+            checkpoints.remove(checkpoints.at(trunk, step))
+
+
+def surplus(trunk: JobFolder, keep: Keep) -> list[int]:
+    """Steps of the trunk's checkpoints that neither an unfinished branch nor the policy keeps.
+
+    Empty while a branch still waits for a later cut: the trunk resumes from its newest checkpoint.
+    """
+    saved = checkpoints.steps(trunk)
+    needed = {wish.step for wish in open_wishes(trunk)}
+    if keep == "all" or any(step > max(saved, default=0) for step in needed):
+        return []
+    kept = needed | ({saved[-1]} if keep == "last" and saved else set())
+    return [step for step in saved if step not in kept]

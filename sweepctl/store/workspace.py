@@ -1,0 +1,147 @@
+"""The workspace: one store shared by all sweeps, prepared data, and a folder a sweep.
+
+<workspace>/store/ab/<job id>/     one job
+<workspace>/data/<corpus>/         prepared shards
+<workspace>/<sweep>/               plans, tables, fits, predictions
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sweepctl.errors import RequestError, unknown_name
+from sweepctl.plan.plan import Plan, load
+from sweepctl.spec.study import RESERVED, check_name
+from sweepctl.store.files import create, read_json, storage, write_json, write_text
+from sweepctl.store.job import JobFolder
+
+HOME_VARIABLE = "SWEEPCTL_HOME"
+
+
+@dataclass(frozen=True, slots=True)
+class Workspace:
+    """The root folder. Nothing here lists the whole store."""
+
+    root: Path
+
+    @classmethod
+    def default(cls) -> Workspace:
+        """$SWEEPCTL_HOME, or ./sweeps."""
+        return cls(Path(os.environ.get(HOME_VARIABLE) or "sweeps").absolute())
+
+    def job(self, job_id: str) -> JobFolder:
+        return JobFolder(self.root / "store" / job_id[:2] / job_id, job_id)
+
+    def corpus(self, name: str) -> Path:
+        return self.root / "data" / name
+
+    def sweep(self, name: str) -> Sweep:
+        """The sweep's folder, which need not exist yet."""
+        check_name("name", name)
+        return Sweep(self, name)
+
+    def known_sweep(self, name: str) -> Sweep:
+        """A sweep that has been planned.
+
+        Raises:
+            RequestError: it has not.
+        """
+        sweep = self.sweep(name)
+        if not sweep.pointer.exists():
+            raise unknown_name("sweep", name, self.sweep_names())
+        return sweep
+
+    def sweep_names(self) -> list[str]:
+        """Every sweep with a current plan."""
+        if not self.root.is_dir():
+            return []
+        return sorted(
+            entry.name
+            for entry in os.scandir(self.root)
+            if entry.name not in RESERVED and (self.root / entry.name / "current.json").exists()
+        )
+
+    def wanted_elsewhere(self, but: str) -> set[str]:
+        """Ids of the jobs that current plans of other sweeps want."""
+        return {
+            job.id
+            for name in self.sweep_names()
+            if name != but
+            for plan in self.sweep(name).plans().values()
+            for job in plan.jobs
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """One sweep's folder. `current.json` names the plan of every stage, in the order they were planned."""
+
+    workspace: Workspace
+    name: str
+
+    @property
+    def folder(self) -> Path:
+        return self.workspace.root / self.name
+
+    @property
+    def pointer(self) -> Path:
+        return self.folder / "current.json"
+
+    def stage_hashes(self) -> dict[str, str]:
+        """Stage -> hash of its current plan; empty for a sweep that was never planned."""
+        try:
+            return dict(read_json(self.pointer)["stages"])
+        except FileNotFoundError:
+            return {}
+
+    def plan(self, digest: str) -> Plan:
+        """A plan by its hash.
+
+        Raises:
+            RequestError: the file is missing.
+            DamagedFile: it is not what was written.
+        """
+        path = self.folder / "plans" / f"{digest}.json"
+        try:
+            return load(path.read_text(encoding="utf-8"), str(path))
+        except FileNotFoundError:
+            raise RequestError(f"{path} is missing; plan the sweep again.") from None
+
+    def plans(self) -> dict[str, Plan]:
+        """The current plan of every stage, in order."""
+        return {stage: self.plan(digest) for stage, digest in self.stage_hashes().items()}
+
+    def past_plans(self) -> list[Plan]:
+        """Every plan ever written for this sweep, current ones included."""
+        folder = self.folder / "plans"
+        return [self.plan(path.stem) for path in sorted(folder.glob("*.json"))] if folder.is_dir() else []
+
+    def mark_cancelled(self, jobs: Iterable[str]) -> None:
+        """Tell whoever trains these jobs for this sweep to stop."""
+        for job in jobs:
+            create(self.folder / "cancelled" / job, durable=False)
+
+    def cancelled(self) -> set[str]:
+        """Jobs that were cancelled since the last launch."""
+        folder = self.folder / "cancelled"
+        return set(os.listdir(folder)) if folder.is_dir() else set()
+
+    def uncancel(self) -> None:
+        """Forget what was cancelled: a launch asks for everything again."""
+        for job in self.cancelled():
+            (self.folder / "cancelled" / job).unlink(missing_ok=True)
+
+    def save(self, plans: dict[str, Plan]) -> None:
+        """Write the plans and make them the current ones, in one step."""
+        with storage(self.folder):
+            (self.folder / "plans").mkdir(parents=True, exist_ok=True)
+        for plan in plans.values():
+            path = self.folder / "plans" / f"{plan.hash}.json"
+            if not path.exists():
+                write_text(path, plan.dumps())
+        stages = {stage: plan.hash for stage, plan in plans.items()}
+        if stages != self.stage_hashes():
+            write_json(self.pointer, {"stages": stages})

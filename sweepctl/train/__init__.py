@@ -1,0 +1,1 @@
+"""One job in, records and checkpoints out. The only room that imports torch."""

@@ -1,0 +1,215 @@
+"""One job from claim to result: where it starts, when it checkpoints, how it ends."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import threading
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+import sweepctl
+from sweepctl.errors import StorageError, SweepctlError
+from sweepctl.spec.accounting import count
+from sweepctl.spec.build import build
+from sweepctl.spec.execution import Execution
+from sweepctl.spec.science import JobScience
+from sweepctl.store import attempts, checkpoints, retention
+from sweepctl.store.attempts import Attempt
+from sweepctl.store.job import JobFolder
+from sweepctl.store.manifest import Manifest
+from sweepctl.train.batches import Batches
+from sweepctl.train.device import machine
+from sweepctl.train.loop import Diverged, Loop, Stopped, Superseded
+from sweepctl.train.trainer import Trainer
+
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt ended: done, diverged, stopped, superseded, busy, failed, storage or request."""
+
+    why: str
+    message: str = ""
+
+
+def run(manifest: Manifest, stop: threading.Event, report: Report) -> Outcome:
+    """Execute a job until it is done, it is told to stop, or it cannot go on.
+
+    Every outcome but `busy` is recorded on the attempt. Nothing raised here is lost: an unexpected
+    exception is a `failed` attempt with its last lines.
+    """
+    folder = manifest.job_folder()
+    if folder.result() is not None:
+        return Outcome("done", "it has a result already")
+    while True:
+        attempt = attempts.claim(folder, _facts(manifest))
+        if attempt is None:
+            return Outcome("busy", "another process owns it")
+        outcome = _attempt(manifest, folder, attempt, stop, report)
+        try:
+            attempt.end(outcome.why, **({"error": outcome.message} if outcome.message else {}))
+        except StorageError as error:
+            return Outcome("storage", str(error))
+        # A wish made while the trunk was finishing is seen here, after ownership was given up: whoever
+        # made it saw a living owner and started nobody.
+        if manifest.science["kind"] != "trunk" or outcome.why != "done" or _next_wish(folder) is None:
+            return outcome
+
+
+def _attempt(
+    manifest: Manifest, folder: JobFolder, attempt: Attempt, stop: threading.Event, report: Report
+) -> Outcome:
+    try:
+        science = manifest.job_science()
+        folder.write_record(manifest.science)
+        checkpoints.sweep_scratch(folder)
+        execution = build(Execution, manifest.execution, "execution")
+        loop = _prepare(manifest, science, folder, attempt, execution, stop, report)
+        try:
+            if science.kind == "trunk":
+                return _train_trunk(loop, folder)
+            return _train_to_result(loop, science, manifest, execution)
+        finally:
+            loop.close()
+    except Stopped:
+        return Outcome("stopped")
+    except Superseded:
+        return Outcome("superseded", "a newer attempt owns the job")
+    except StorageError as error:
+        return Outcome("storage", str(error))
+    except SweepctlError as error:
+        return Outcome("request" if error.exit_code == 2 else "failed", str(error))
+    except Exception:
+        return Outcome("failed", "".join(traceback.format_exc().splitlines(keepends=True)[-12:]))
+
+
+def _prepare(
+    manifest: Manifest,
+    science: JobScience,
+    folder: JobFolder,
+    attempt: Attempt,
+    execution: Execution,
+    stop: threading.Event,
+    report: Report,
+) -> Loop:
+    """The trainer at the newest checkpoint that can be used: the job's own, its trunk's, or none."""
+    where = machine(execution, science.point.precision)
+    trainer = Trainer(science.point, Batches(Path(manifest.data), science.point), where, execution)
+    anneal, trunk = science.anneal, manifest.trunk()
+    # A checkpoint at the end holds final weights only: the attempt that wrote it died before its result.
+    start, source = checkpoints.newest(folder, anneal.end - 1 if anneal else None), folder
+    if start is None and trunk is not None and anneal is not None:
+        start, source = checkpoints.newest(trunk, anneal.cut), trunk
+    origin = None
+    if start is not None:
+        trainer.load(start.path, start.step)
+        origin = {"job": source.id, "step": start.step, "attempt": start.manifest()["attempt"]}
+    attempt.update(
+        started_from=origin,
+        start_step=trainer.step,
+        start_tokens=trainer.tokens,
+        start_lr=science.point.optimizer.lr * science.curve().at(trainer.step),
+        device=where.name,
+        gemm=where.gemm,
+    )
+    counts = count(
+        science.point.shape, science.point.model, science.point.corpus.vocab_size, science.point.batch.context
+    )
+    return Loop(
+        trainer=trainer,
+        science=science,
+        execution=execution,
+        folder=folder,
+        attempt=attempt,
+        parent=origin,
+        flops_per_token=counts.exact_flops_per_token,
+        stop=stop,
+        report=report,
+    )
+
+
+def _train_trunk(loop: Loop, folder: JobFolder) -> Outcome:
+    """Train to the last wish, saving a checkpoint at each. Wishes may be added meanwhile."""
+    wanted = folder.path / "wanted"
+    while (step := _next_wish(folder, loop.trainer.step)) is not None:
+        seen = _changed_at(wanted)
+        try:
+            loop.train_to(step, pause=partial(_changed_since, wanted, seen))
+        except Diverged as error:
+            folder.write_result(error.result)
+            return Outcome("diverged", error.result["reason"])
+        if loop.trainer.step == step:
+            loop.save()
+    retention.roll(folder, keep_newest=0)
+    return Outcome("done")
+
+
+def _train_to_result(loop: Loop, science: JobScience, manifest: Manifest, execution: Execution) -> Outcome:
+    """Train a branch or a run to its end and write its result."""
+    assert science.anneal is not None
+    try:
+        loop.train_to(science.anneal.end)
+        result = loop.final_result(science.anneal.validation_tokens)
+    except Diverged as error:
+        result = error.result
+    if result["state"] == "done" and execution.keep != "none":
+        loop.save(weights_only=True)
+    loop.check_owner()
+    loop.folder.write_result(result)
+    retention.settle(loop.folder, manifest.trunk(), execution.keep)
+    return Outcome(result["state"], result.get("reason", ""))
+
+
+def _next_wish(folder: JobFolder, reached: int | None = None) -> int | None:
+    """The first wished step that the trunk has neither saved nor passed."""
+    if folder.has_result():
+        return None
+    if reached is None:
+        reached = max(checkpoints.steps(folder), default=0)
+    return next((wish.step for wish in retention.open_wishes(folder) if wish.step > reached), None)
+
+
+def _changed_since(folder: Path, seen: int) -> bool:
+    return _changed_at(folder) != seen
+
+
+def _changed_at(folder: Path) -> int:
+    try:
+        return folder.stat().st_mtime_ns
+    except FileNotFoundError:
+        return 0
+
+
+def _facts(manifest: Manifest) -> dict[str, Any]:
+    return {
+        **manifest.launcher,
+        "execution": manifest.execution,
+        "versions": {
+            "sweepctl": sweepctl.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": numpy.__version__,
+        },
+        "code": code_version(),
+        "environment": sorted(name for name in os.environ if name.startswith(("SLURM_", "CUDA_", "OMP_"))),
+    }
+
+
+@cache
+def code_version() -> str:
+    """A hash of the package's sources: attempts of one job by different code can be told apart."""
+    found = hashlib.sha256()
+    root = Path(sweepctl.__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        found.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
+    return found.hexdigest()[:16]

@@ -1,0 +1,257 @@
+"""The training loop of one attempt: metrics, curve points, rolling checkpoints, divergence, when to stop."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+from sweepctl.spec.execution import Execution
+from sweepctl.spec.science import JobScience
+from sweepctl.store import attempts, checkpoints, retention
+from sweepctl.store.attempts import Attempt
+from sweepctl.store.files import storage
+from sweepctl.store.job import JobFolder
+from sweepctl.train.trainer import Trainer, Update
+
+GLANCE_S = 0.5
+"""How often the loop looks at the store: for a newer owner, for new wishes, to beat."""
+
+
+class Stopped(Exception):
+    """Told to stop; the state is saved."""
+
+
+class Superseded(Exception):
+    """A newer attempt owns the job; nothing more may be written."""
+
+
+class Diverged(Exception):
+    """The loss left the bounds of the science; `result` is the job's result."""
+
+    def __init__(self, result: dict[str, Any]) -> None:
+        super().__init__(result["reason"])
+        self.result = result
+
+
+@dataclass
+class Loop:
+    """Drives a trainer. Everything that depends on a clock happens here, and none of it changes a number."""
+
+    trainer: Trainer
+    science: JobScience
+    execution: Execution
+    folder: JobFolder
+    attempt: Attempt
+    parent: dict[str, Any] | None
+    flops_per_token: int
+    stop: threading.Event
+    report: Callable[[dict[str, Any]], None]
+    _metrics: TextIO | None = None
+    _saved_step: int = -1
+    _saved_at: float = field(default_factory=time.monotonic)
+    _glanced_at: float = 0.0
+    _busy_s: float = 0.0
+    _timed_steps: int = 0
+    _window: tuple[int, float] = (0, 0.0)
+
+    def __post_init__(self) -> None:
+        self.curve = self.science.curve()
+        self.batch_tokens = self.science.point.batch.tokens
+        self._saved_step = self.trainer.step
+        self._first_step = self.trainer.step
+        self._curve_steps = curve_steps(self.batch_tokens, self.execution.curve_per_octave)
+        self._next_curve = next(s for s in self._curve_steps if s > self.trainer.step)
+
+    def train_to(self, end: int, pause: Callable[[], bool] | None = None) -> None:
+        """Train until `end` updates are made, or until `pause` says yes.
+
+        Raises:
+            Stopped, Superseded, Diverged: see there.
+            StorageError: the store refused; older checkpoints are intact.
+        """
+        while self.trainer.step < end:
+            now = time.monotonic()
+            if now - self._glanced_at >= GLANCE_S:
+                self._glance()
+                if pause is not None and pause():
+                    return
+                now = time.monotonic()
+            if now - self._saved_at >= self.execution.checkpoint_every_s:
+                self.save()
+                retention.roll(self.folder)
+            started = time.perf_counter()
+            update = self.trainer.update(self.curve)
+            if self._must_look():
+                loss = float(update.loss)
+                self._busy_s += time.perf_counter() - started
+                self._look(update, loss)
+            else:
+                self._busy_s += time.perf_counter() - started
+
+    def save(self, weights_only: bool = False) -> None:
+        """A checkpoint of this step, durable when this returns."""
+        step = self.trainer.step
+        if step != self._saved_step or weights_only:
+            checkpoints.save(
+                self.folder,
+                step,
+                self.attempt.number,
+                self.parent,
+                lambda scratch: self.trainer.save(scratch, weights_only),
+                lambda: not attempts.superseded(self.folder, self.attempt),
+            )
+            self.check_owner()
+            self.parent = {"job": self.folder.id, "step": step, "attempt": self.attempt.number}
+            self.report({"event": "checkpoint", "step": step})
+        self._saved_step, self._saved_at = step, time.monotonic()
+
+    def final_result(self, validation_tokens: int) -> dict[str, Any]:
+        """The annealed loss on every held-out set.
+
+        Raises:
+            Diverged: it is not a number.
+        """
+        losses, bits = {}, {}
+        for name in self.trainer.batches.index.held_out:
+            loss = self.trainer.evaluate(name, validation_tokens)
+            if not math.isfinite(loss):
+                raise Diverged(self._diverged("the final loss is not finite"))
+            losses[name] = loss
+            per_byte = self.trainer.bits_per_byte(name, loss)
+            if per_byte is not None:
+                bits[name] = per_byte
+        return {
+            "state": "done",
+            "step": self.trainer.step,
+            "tokens": self.trainer.tokens,
+            "loss_nats": losses,
+            "bits_per_byte": bits,
+            "attempt": self.attempt.number,
+        }
+
+    def check_owner(self) -> None:
+        """Raises Superseded where a newer attempt owns the job."""
+        if attempts.superseded(self.folder, self.attempt):
+            raise Superseded
+
+    def close(self) -> None:
+        """Put the attempt's totals on its record."""
+        if self._metrics is not None:
+            self._metrics.close()
+        steps = self.trainer.step - self._first_step
+        tokens = steps * self.batch_tokens
+        rate = tokens / self._busy_s if self._busy_s and steps else None
+        self.attempt.record.update(
+            end_step=self.trainer.step,
+            trained_tokens=tokens,
+            train_s=self._busy_s,
+            tokens_per_s=rate,
+            mfu=self._mfu(rate),
+        )
+
+    def _glance(self) -> None:
+        self._glanced_at = time.monotonic()
+        self.check_owner()
+        if self.stop.is_set():
+            self.save()
+            raise Stopped
+        self.attempt.beat(self.trainer.step, self.trainer.tokens)
+        self.report({"event": "progress", "step": self.trainer.step})
+
+    def _must_look(self) -> bool:
+        step = self.trainer.step
+        return (
+            step % self.execution.log_every_steps == 0
+            or step % self.science.point.divergence.every_steps == 0
+            or step >= self._next_curve
+        )
+
+    def _look(self, update: Update, loss: float) -> None:
+        """Log, judge divergence, and evaluate where a curve point lies."""
+        step = self.trainer.step
+        if step % self.science.point.divergence.every_steps == 0:
+            self._judge(loss)
+        if step % self.execution.log_every_steps == 0:
+            rate = self._rate()
+            row: dict[str, Any] = {"step": step, "tokens": self.trainer.tokens, "train_loss_nats": loss}
+            row["lr"] = self.science.point.optimizer.lr * self.curve.at(step - 1)
+            if update.grad_norm is not None:
+                row["grad_norm"] = float(update.grad_norm)
+            if rate is not None:
+                row |= {"tokens_per_s": round(rate), "flops_per_s": rate * self.flops_per_token}
+                row |= {"mfu": mfu} if (mfu := self._mfu(rate)) is not None else {}
+            self._write(row)
+        if step >= self._next_curve:
+            self._next_curve = next(s for s in self._curve_steps if s > step)
+            self._curve_point()
+
+    def _curve_point(self) -> None:
+        losses = {
+            name: self.trainer.evaluate(name, self.execution.curve_tokens)
+            for name in self.trainer.batches.index.held_out
+        }
+        self._write(
+            {
+                "step": self.trainer.step,
+                "tokens": self.trainer.tokens,
+                "loss_nats": {name: loss for name, loss in losses.items() if math.isfinite(loss)},
+            }
+        )
+
+    def _judge(self, loss: float) -> None:
+        rule = self.science.point.divergence
+        if not math.isfinite(loss):
+            raise Diverged(self._diverged("the loss is not finite"))
+        bound = math.log(self.science.point.corpus.vocab_size) + rule.margin_nats
+        if self.trainer.step > self.science.point.warmup_steps and loss > bound:
+            raise Diverged(self._diverged(f"the loss is above {bound:.3f} nats"))
+
+    def _diverged(self, reason: str) -> dict[str, Any]:
+        return {
+            "state": "diverged",
+            "step": self.trainer.step,
+            "tokens": self.trainer.tokens,
+            "reason": reason,
+            "attempt": self.attempt.number,
+        }
+
+    def _rate(self) -> float | None:
+        steps, seconds = self.trainer.step - self._window[0], self._busy_s - self._window[1]
+        known = self._window[0] > 0 and seconds > 0
+        self._window = (self.trainer.step, self._busy_s)
+        return steps * self.batch_tokens / seconds if known else None
+
+    def _mfu(self, rate: float | None) -> float | None:
+        peak = self.trainer.machine.peak_flops
+        return rate * self.flops_per_token / peak if rate is not None and peak is not None else None
+
+    def _write(self, row: dict[str, Any]) -> None:
+        with storage(self.attempt.metrics):
+            if self._metrics is None:
+                self._metrics = open(self.attempt.metrics, "a", encoding="utf-8", buffering=1)
+            self._metrics.write(json.dumps(row) + "\n")
+
+
+def curve_steps(batch_tokens: int, per_octave: int) -> Iterator[int]:
+    """The steps of the points along a curve, endlessly rising.
+
+    In tokens they are 2^k (1 + j / per_octave), the same for every batch size; each lies at the first step
+    that reaches it, which is exact where the batch is a power of two of at most 2^k / per_octave tokens.
+    """
+    if per_octave == 0:
+        yield sys.maxsize
+    last, octave = 0, 32 * batch_tokens
+    octave = 1 << (octave - 1).bit_length()
+    while True:
+        for part in range(per_octave):
+            step = -(-(octave + octave * part // per_octave) // batch_tokens)
+            if step > last:
+                last = step
+                yield step
+        octave *= 2

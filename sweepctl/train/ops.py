@@ -1,0 +1,132 @@
+"""The few tensor operations where the obvious spelling is slow.
+
+Two sets with the same meaning. `plain()` is torch's own operators: for GPUs, bf16 and torch.compile.
+`eager_cpu()` is for fp32 on a CPU, where torch has no fused kernel for RMSNorm and a rotary embedding
+costs six passes over memory; each is one autograd function with a hand-written backward. Its matrix
+products go through numpy where torch's BLAS is MKL on a processor that is not Intel's: MKL keeps its
+AVX-512 kernels for Intel, numpy's OpenBLAS does not (2x on a Zen 5 core, benchmarks/throughput.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+@dataclass(frozen=True)
+class Ops:
+    """One set of operations. Shapes: x [N, d], weight [out, in], qkv [B, T, 3, H, head]."""
+
+    linear: Callable[[Tensor, Tensor], Tensor]
+    rms_norm: Callable[[Tensor, float], Tensor]
+    rotate: Callable[[Tensor, Tensor], Tensor]
+    relu2: Callable[[Tensor], Tensor]
+
+
+def plain() -> Ops:
+    """Torch's operators, as autocast, compile and every device take them."""
+    return Ops(F.linear, _rms_norm, _rotate, lambda x: F.relu(x).square())
+
+
+def eager_cpu(gemm: str) -> Ops:
+    """Hand-written autograd functions; `gemm` is 'torch' or 'numpy'."""
+    linear = _NumpyLinear.apply if gemm == "numpy" else F.linear
+    return Ops(linear, _FusedRMSNorm.apply, _InPlaceRotate.apply, _Relu2.apply)
+
+
+def rotary_table(context: int, head_size: int, base: float) -> Tensor:
+    """Cosines and sines [T, head / 2, 2] of the angles t base^(-2 i / head) (Su et al. 2021, section 3.2)."""
+    rates = base ** (-torch.arange(0, head_size, 2, dtype=torch.float64) / head_size)
+    angles = torch.arange(context, dtype=torch.float64)[:, None] * rates
+    return torch.stack((angles.cos(), angles.sin()), dim=-1).to(torch.float32)
+
+
+def _rms_norm(x: Tensor, eps: float) -> Tensor:
+    return F.rms_norm(x, (x.shape[-1],), eps=eps)
+
+
+def _rotate(qkv: Tensor, table: Tensor) -> Tensor:
+    cos, sin = table[:, None, None, :, 0], table[:, None, None, :, 1]
+    query_key, value = qkv[:, :, :2], qkv[:, :, 2:]
+    even, odd = _pairs(query_key.float()).unbind(-1)
+    turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
+    return torch.cat((turned.to(qkv.dtype), value), dim=2)
+
+
+class _NumpyLinear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return torch.from_numpy(np.matmul(x.detach().numpy(), weight.detach().numpy().T))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
+        x, weight = ctx.saved_tensors
+        g = grad.numpy()
+        grad_x = torch.from_numpy(np.matmul(g, weight.detach().numpy()))
+        return grad_x, torch.from_numpy(np.matmul(g.T, x.detach().numpy()))
+
+
+class _FusedRMSNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float) -> Tensor:
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        inverse = torch.rsqrt(norm.square_().mul_(1 / x.shape[-1]).add_(eps))
+        y = x * inverse
+        ctx.save_for_backward(y, inverse)
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        y, inverse = ctx.saved_tensors
+        along = (grad * y).mean(-1, keepdim=True)
+        return torch.addcmul(grad, y, along, value=-1).mul_(inverse), None
+
+
+class _InPlaceRotate(torch.autograd.Function):
+    """Turns queries and keys in the projection's own output; the input is not used again."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, table: Tensor) -> Tensor:
+        ctx.rotations = torch.view_as_complex(table)[:, None, None, :]
+        _turn(qkv, ctx.rotations)
+        ctx.mark_dirty(qkv)
+        return qkv
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        grad = grad.contiguous()
+        _turn(grad, ctx.rotations.conj())
+        return grad, None
+
+
+def _turn(qkv: Tensor, rotations: Tensor) -> None:
+    torch.view_as_complex(_pairs(qkv[:, :, :2])).mul_(rotations)
+
+
+def _pairs(x: Tensor) -> Tensor:
+    return x.view(*x.shape[:-1], -1, 2)
+
+
+class _Relu2(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        positive = torch.relu(x)
+        ctx.save_for_backward(positive)
+        return positive * positive
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (positive,) = ctx.saved_tensors
+        return torch.mul(grad, positive).mul_(2)

@@ -1,0 +1,131 @@
+"""The trainer: one point's model, one update at a time. It knows nothing of jobs, folders or clocks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from sweepctl.errors import DamagedFile, RequestError
+from sweepctl.spec.execution import Execution
+from sweepctl.spec.schedule import LearningRateCurve
+from sweepctl.spec.science import Point
+from sweepctl.train.batches import Batches
+from sweepctl.train.device import Machine
+from sweepctl.train.model import Decoder
+from sweepctl.train.optimizer import GroupedAdamW
+
+WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What one update saw: tensors, so that nothing waits for a GPU that nobody asked."""
+
+    loss: Tensor
+    grad_norm: Tensor | None
+
+
+class Trainer:
+    """A model, its optimizer and its place in the data. `step` updates have been made."""
+
+    def __init__(self, point: Point, batches: Batches, machine: Machine, execution: Execution) -> None:
+        self.point, self.batches, self.machine = point, batches, machine
+        self.model = Decoder(
+            point.shape,
+            point.model,
+            point.parametrization,
+            point.corpus.vocab_size,
+            point.batch.context,
+            machine.ops,
+        )
+        self.model.initialize(point.seed.init)
+        self.model.to(machine.device)
+        self.optimizer = GroupedAdamW(self.model, point.optimizer, point.parametrization, point.shape)
+        self.forward = torch.compile(self.model) if execution.compile else self.model
+        self.micro_rows = _micro_rows(point, execution)
+        self.step = 0
+        self._held_out: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}
+
+    @property
+    def tokens(self) -> int:
+        return self.step * self.point.batch.tokens
+
+    def update(self, curve: LearningRateCurve) -> Update:
+        """Train on batch `step` at the curve's learning rate."""
+        inputs, targets = self.batches.batch(self.step)
+        pieces = max(1, self.point.batch.rows // self.micro_rows)
+        total: Tensor | None = None
+        for first in range(0, len(inputs), self.micro_rows):
+            x, y = inputs[first : first + self.micro_rows], targets[first : first + self.micro_rows]
+            loss = self._loss(x, y) / pieces if pieces > 1 else self._loss(x, y)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total = loss.detach() if total is None else total + loss.detach()
+        norm = self.optimizer.step(curve.at(self.step))
+        self.step += 1
+        assert total is not None
+        return Update(total, norm)
+
+    def _loss(self, x: Tensor, y: Tensor) -> Tensor:
+        device = self.machine.device
+        with self.machine.autocast():
+            logits = self.forward(x.to(device, non_blocking=True))
+        return F.cross_entropy(logits.float(), y.to(device, non_blocking=True).reshape(-1))
+
+    @torch.no_grad()
+    def evaluate(self, name: str, tokens: int) -> float:
+        """Mean loss in nats a token on a fixed part of a held-out set."""
+        if (name, tokens) not in self._held_out:
+            self._held_out[name, tokens] = self.batches.held_out(name, tokens)
+        total, count = 0.0, 0
+        for x, y in self._held_out[name, tokens]:
+            total += float(self._loss(x, y)) * y.numel()
+            count += y.numel()
+        return total / count
+
+    def bits_per_byte(self, name: str, loss_nats: float) -> float | None:
+        """nats a token -> bits a byte of text, None where the corpus does not count its bytes."""
+        per_token = self.batches.bytes_per_token(name)
+        return loss_nats / math.log(2) / per_token if per_token else None
+
+    def save(self, folder: Path, weights_only: bool = False) -> None:
+        """Write weights, and both moments with their step counts, as safetensors."""
+        weights = {name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}
+        save_file(weights, folder / WEIGHTS)
+        if not weights_only:
+            save_file(self.optimizer.state(), folder / OPTIMIZER)
+
+    def load(self, folder: Path, step: int) -> None:
+        """Take over weights, moments, step and with it the data position and the learning rate.
+
+        Raises:
+            DamagedFile: a file is missing or not safetensors.
+            RequestError: the tensors are not this model's.
+        """
+        try:
+            weights, state = load_file(folder / WEIGHTS), load_file(folder / OPTIMIZER)
+        except (OSError, ValueError) as error:
+            raise DamagedFile(f"{folder} cannot be loaded: {error}.") from None
+        except Exception as error:  # safetensors raises a class of its own that is not exported as a type
+            raise DamagedFile(f"{folder} is not a checkpoint: {error}.") from None
+        try:
+            self.model.load_state_dict(weights)
+            self.optimizer.restore(state)
+        except (RuntimeError, KeyError) as error:
+            raise RequestError(f"{folder} holds another model: {str(error).splitlines()[0]}") from None
+        self.step = step
+
+
+def _micro_rows(point: Point, execution: Execution) -> int:
+    rows = execution.micro_batch_rows or point.batch.rows
+    if rows > point.batch.rows or point.batch.rows % rows:
+        raise RequestError(
+            f"micro_batch_rows={rows} does not divide the {point.batch.rows} rows of a batch "
+            f"({point.batch.tokens} tokens / context {point.batch.context})."
+        )
+    return rows

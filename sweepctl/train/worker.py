@@ -1,0 +1,88 @@
+"""A worker process: jobs in on standard input, events out on standard output, one JSON object a line.
+
+    in   {"run": <manifest>}, {"stop": <job>}
+    out  {"event": "ready"}
+         {"event": "progress" or "checkpoint", "job", "step"}
+         {"event": "end", "job", "why", "message"}
+
+It stops, saving its state, on SIGTERM or when its input closes: a killed launcher leaves nobody behind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+from functools import partial
+from typing import Any, TextIO
+
+from sweepctl.spec.build import build
+from sweepctl.store.manifest import Manifest
+
+
+class Worker:
+    """Takes one job after another until its input ends."""
+
+    def __init__(self, output: TextIO) -> None:
+        self._output = output
+        self._jobs: queue.SimpleQueue[Manifest | None] = queue.SimpleQueue()
+        self._ending = threading.Event()
+        self._stop = threading.Event()
+        self._current = ""
+
+    def end(self, *_: object) -> None:
+        """Save the current job and take no other. Also the signal handler."""
+        self._ending.set()
+        self._stop.set()
+
+    def listen(self, lines: TextIO) -> None:
+        """Read commands until the input closes."""
+        for line in lines:
+            command = json.loads(line)
+            if "run" in command:
+                self._jobs.put(build(Manifest, command["run"]))
+            elif command.get("stop") == self._current:
+                self._stop.set()
+        self.end()
+        self._jobs.put(None)
+
+    def work(self) -> None:
+        """Run what comes in."""
+        from sweepctl.train.job import run
+
+        self._say({"event": "ready"})
+        while not self._ending.is_set() and (manifest := self._jobs.get()) is not None:
+            self._stop.clear()
+            self._current = manifest.job
+            if self._ending.is_set():
+                break
+            outcome = run(manifest, self._stop, partial(self._tell, manifest.job))
+            self._current = ""
+            self._say({"event": "end", "job": manifest.job, "why": outcome.why, "message": outcome.message})
+
+    def _tell(self, job: str, event: dict[str, Any]) -> None:
+        self._say({**event, "job": job})
+
+    def _say(self, event: dict[str, Any]) -> None:
+        try:
+            self._output.write(json.dumps(event) + "\n")
+        except OSError:
+            self.end()
+
+
+def main() -> None:
+    """Talk to the launcher over the standard streams."""
+    output = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)  # whatever else prints goes to the log, not into the protocol
+    worker = Worker(output)
+    signal.signal(signal.SIGTERM, worker.end)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=worker.listen, args=(sys.stdin,), daemon=True).start()
+    worker.work()
+
+
+if __name__ == "__main__":
+    main()
