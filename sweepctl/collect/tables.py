@@ -70,11 +70,13 @@ def _runs(board: Board) -> list[dict[str, Any]]:
         for job in plan.observations():
             if job.id in rows:
                 rows[job.id]["stage"] += f" {stage}"
+                rows[job.id]["for_fit"] |= plan.fit
                 continue
             if job.point not in points:
                 points[job.point] = _point_columns(plan, job.point)
             entry = board.entries[job.id]
-            identity = {"job": job.id, "trunk": job.trunk, "stage": stage, "budget": job.label}
+            identity = {"job": job.id, "trunk": job.trunk, "stage": stage, "for_fit": plan.fit}
+            identity["budget"] = job.label
             rows[job.id] = identity | points[job.point] | _counts(plan, job) | _result_columns(board, entry)
     return list(rows.values())
 

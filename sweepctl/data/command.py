@@ -46,7 +46,7 @@ def prepare_from(workspace: Workspace, request: Request, out: Console | None) ->
         raise InvalidValue("--source", request.source, "one of " + ", ".join(SOURCES))
     folder = workspace.corpus(request.name)
     if request.source == "pysrc":
-        return corpora.prepare_pysrc(folder, ["torch", "sympy", "numpy"], 40_000_000, 0.02)
+        return corpora.prepare_pysrc(folder, ["torch", "sympy", "numpy"], 40_000_000, 50_000, 0.03)
     if request.source == "synthetic":
         return corpora.prepare_synthetic(folder, 0, 20_000_000, 1_000_000)
     if not request.train:

@@ -28,7 +28,8 @@ def ensure(workspace: Workspace, data: Data) -> Index:
     if (folder / "index.json").exists() or data.source == "prepared":
         index = read_index(folder)
     elif data.source == "pysrc":
-        index = prepare_pysrc(folder, **_options(data, "packages", "max_bytes", "validation_share"))
+        names = ("packages", "max_bytes", "max_document_bytes", "validation_share")
+        index = prepare_pysrc(folder, **_options(data, *names))
     else:
         options = _options(data, "seed", "train_tokens", "validation_tokens")
         index = prepare_synthetic(folder, **options)
@@ -40,12 +41,20 @@ def ensure(workspace: Workspace, data: Data) -> Index:
     return index
 
 
-def prepare_pysrc(folder: Path, packages: list[str], max_bytes: int, validation_share: float) -> Index:
+def prepare_pysrc(
+    folder: Path, packages: list[str], max_bytes: int, max_document_bytes: int, validation_share: float
+) -> Index:
     """The Python sources that installed packages bring, one document a file, up to `max_bytes`.
 
-    Which files are kept when the limit cuts is decided by the hash of their names, so it is a fair sample.
+    Files that are not ASCII or longer than `max_document_bytes` are tables and generated code more often
+    than text, and one of them would be a good part of the held-out split: they are left out. Which files
+    are kept when `max_bytes` cuts is decided by the hash of their names, so it is a fair sample.
     """
-    documents = list(python_sources(packages))
+    documents = [
+        document
+        for document in python_sources(packages)
+        if document.text.isascii() and len(document.text) <= max_document_bytes
+    ]
     documents.sort(key=lambda document: key("keep", document.name))
     kept, total = [], 0
     for document in documents:
@@ -53,7 +62,7 @@ def prepare_pysrc(folder: Path, packages: list[str], max_bytes: int, validation_
             kept.append(document)
             total += len(document.text)
     versions = {name: importlib.metadata.version(name) for name in packages}
-    source = {"kind": "pysrc", "packages": versions, "max_bytes": max_bytes}
+    source = {"kind": "pysrc", "packages": versions}
     return prepare(folder, kept, Bytes(), by_share(validation_share), source)
 
 

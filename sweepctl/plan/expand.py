@@ -52,6 +52,7 @@ def expand(study: Study, stage_name: str, corpus: CorpusFacts, taken: tuple[Take
         study=study.name,
         stage=stage_name,
         base=base,
+        ladder=study.ladder,
         decay=plain(schedule.decay),
         validation=plain(study.validation),
         accounting=study.accounting,
@@ -63,6 +64,7 @@ def expand(study: Study, stage_name: str, corpus: CorpusFacts, taken: tuple[Take
         corpus_name=study.data.name,
         corpus_tokens=corpus.train_tokens,
         predict_first=stage.predict_first,
+        fit=stage.fit,
     )
 
 

@@ -17,6 +17,7 @@ from sweepctl.errors import DamagedFile
 from sweepctl.spec.accounting import Accounting, Counts, count
 from sweepctl.spec.build import build, plain
 from sweepctl.spec.hashing import canonical, digest
+from sweepctl.spec.ladder import Ladder
 from sweepctl.spec.model import Shape
 from sweepctl.spec.science import Anneal, JobScience, Point, with_field
 
@@ -82,6 +83,7 @@ class Plan:
     study: str
     stage: str
     base: Point
+    ladder: Ladder
     decay: dict[str, Any]
     validation: dict[str, Any]
     accounting: Accounting
@@ -93,11 +95,17 @@ class Plan:
     corpus_name: str = ""
     corpus_tokens: int = 0
     predict_first: bool = False
+    fit: bool = True
+
+    @cached_property
+    def text(self) -> str:
+        """The plan's file: canonical JSON."""
+        return self._dumps()
 
     @cached_property
     def hash(self) -> str:
         """Of the file's content: equal plans have equal names."""
-        return digest(self.dumps())
+        return digest(self.text)
 
     @cached_property
     def by_id(self) -> dict[str, Job]:
@@ -164,21 +172,20 @@ class Plan:
     def science(self, job: Job) -> JobScience:
         return JobScience(job.kind, self.point(job.point), self.anneal(job))
 
-    def dumps(self) -> str:
-        """Canonical JSON."""
+    def _dumps(self) -> str:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         fields["format"] = FORMAT
         fields["points"] = [[p.rung, p.settings] for p in self.points]
         fields["jobs"] = [
             [j.id, j.kind, j.point, j.trunk, j.cut, j.end, j.label, j.requested_tokens] for j in self.jobs
         ]
-        for name in ("base", "accounting", "rungs", "taken", "dropped"):
+        for name in ("base", "accounting", "rungs", "taken", "dropped", "ladder"):
             fields[name] = plain(fields[name])
         return canonical(fields)
 
 
 def load(text: str, name: str) -> Plan:
-    """A plan from the text that `dumps` gave.
+    """A plan from the text of its file.
 
     Raises:
         DamagedFile: the text is not such a plan; `name` says which file in the message.
@@ -190,6 +197,7 @@ def load(text: str, name: str) -> Plan:
         raw["base"] = build(Point, raw["base"], "base")
         raw["accounting"] = build(Accounting, raw["accounting"], "accounting")
         raw["rungs"] = tuple(build(Rung, rung, "rungs") for rung in raw["rungs"])
+        raw["ladder"] = build(Ladder, raw["ladder"], "ladder")
         raw["taken"] = tuple(build(Taken, taken, "taken") for taken in raw["taken"])
         raw["dropped"] = tuple(tuple(row) for row in raw["dropped"])
         raw["points"] = tuple(PlanPoint(rung, settings) for rung, settings in raw["points"])

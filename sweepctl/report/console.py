@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -58,8 +58,8 @@ def percent(value: float) -> str:
     return f"{100 * value:+.2f} %"
 
 
-def interval(low: float, high: float, digits: int = 3) -> str:
-    return f"{low:.{digits}f} to {high:.{digits}f}"
+def interval(bounds: Sequence[float], digits: int = 3) -> str:
+    return f"{bounds[0]:.{digits}f} to {bounds[1]:.{digits}f}"
 
 
 def duration(seconds: float) -> str:

@@ -17,6 +17,7 @@ class Budgets:
     tokens_per_parameter: tuple[float, ...] = ()
     flops: tuple[float, ...] = ()
     min_steps: int = 0
+    max_tokens: float | None = None
     min_tokens_per_parameter: float = 0.0
     max_tokens_per_parameter: float | None = None
 
@@ -45,7 +46,7 @@ class Budgets:
         dropped = []
         for label, tokens in asked:
             steps = max(1, round(tokens / batch_tokens))
-            reason = self._drop(steps, steps * batch_tokens / parameters)
+            reason = self._drop(steps, steps * batch_tokens, steps * batch_tokens / parameters)
             if reason:
                 dropped.append((label, reason))
             elif steps in kept:
@@ -54,9 +55,11 @@ class Budgets:
                 kept[steps] = Budget(label, tokens, steps)
         return [kept[steps] for steps in sorted(kept)], dropped
 
-    def _drop(self, steps: int, ratio: float) -> str | None:
+    def _drop(self, steps: int, tokens: int, ratio: float) -> str | None:
         if steps < self.min_steps:
             return f"{steps} steps are fewer than budget.min_steps={self.min_steps}"
+        if self.max_tokens is not None and tokens > self.max_tokens:
+            return f"{_short(tokens)} tokens are more than budget.max_tokens={_short(self.max_tokens)}"
         if ratio < self.min_tokens_per_parameter:
             return f"{ratio:.2g} tokens/param are below {self.min_tokens_per_parameter:g}"
         if self.max_tokens_per_parameter is not None and ratio > self.max_tokens_per_parameter:

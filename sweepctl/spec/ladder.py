@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import median
 
 from sweepctl.errors import InvalidValue, RequestError
 from sweepctl.spec.accounting import hidden_parameters
@@ -58,7 +60,7 @@ class Ladder:
         elif self.widths:
             shapes = [self.by_width(width) for width in self.widths]
         else:
-            shapes = [self.by_params(target, model) for target in self.params]
+            shapes = [self.by_size(target, lambda s: hidden_parameters(s, model)) for target in self.params]
         seen: dict[str, int] = {}
         for index, shape in enumerate(shapes):
             if shape.name in seen and shape in shapes[:index]:
@@ -68,6 +70,17 @@ class Ladder:
                 )
             seen.setdefault(shape.name, index)
         return shapes
+
+    def rule(self) -> Ladder:
+        """This ladder as a rule; of a table, the median aspect, head size and d_ff ratio of its shapes."""
+        if not self.table:
+            return self
+        return Ladder(
+            aspect=median(shape.d_model / shape.n_layers for shape in self.table),
+            head_size=round(median(shape.head_size for shape in self.table)),
+            d_ff_ratio=median(shape.d_ff / shape.d_model for shape in self.table),
+            depths=(1,),
+        )
 
     def by_depth(self, n_layers: int) -> Shape:
         """The rule's shape of that depth."""
@@ -81,12 +94,12 @@ class Ladder:
             raise InvalidValue("ladder.widths", d_model, f"a multiple of head_size={self.head_size}")
         return self._shape(d_model, max(1, round(d_model / self.aspect)))
 
-    def by_params(self, target: float, model: Architecture) -> Shape:
-        """The rule's shape whose hidden parameter count is closest to `target`, by ratio."""
+    def by_size(self, target: float, size: Callable[[Shape], float]) -> Shape:
+        """The rule's shape whose `size` is closest to `target`, by ratio."""
         best: tuple[float, Shape] | None = None
         for n_layers in range(1, MAX_LAYERS + 1):
             shape = self.by_depth(n_layers)
-            count = hidden_parameters(shape, model)
+            count = size(shape)
             miss = abs(math.log(count / target))
             if best is None or miss < best[0]:
                 best = (miss, shape)

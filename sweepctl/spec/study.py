@@ -73,13 +73,18 @@ class Take:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A part of the study that is planned on its own. Null means the study's own."""
+    """A part of the study that is planned on its own. Null means the study's own.
+
+    `predict_first` holds its jobs back until a prediction of them is written down; `fit: false` keeps its
+    runs out of the laws (a grid that only chooses a value).
+    """
 
     rungs: tuple[int, ...] | None = None
     grid: Grid | None = None
     budget: Budgets | None = None
     take: dict[str, Take] = field(default_factory=dict)
     predict_first: bool = False
+    fit: bool = True
 
 
 @dataclass(frozen=True, slots=True)

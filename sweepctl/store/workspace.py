@@ -141,7 +141,7 @@ class Sweep:
         for plan in plans.values():
             path = self.folder / "plans" / f"{plan.hash}.json"
             if not path.exists():
-                write_text(path, plan.dumps())
+                write_text(path, plan.text)
         stages = {stage: plan.hash for stage, plan in plans.items()}
         if stages != self.stage_hashes():
             write_json(self.pointer, {"stages": stages})

@@ -1,0 +1,1 @@
+"""What to expect of runs that do not exist yet, written down, and held against what came."""

@@ -1,0 +1,116 @@
+"""The recipe for a target: shape, tokens, learning rate, batch, loss with its interval, device hours."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from sweepctl.errors import InvalidValue, RequestError
+from sweepctl.launch.throughput import measured
+from sweepctl.laws import parametric
+from sweepctl.laws.law import Fit, Prediction
+from sweepctl.plan.plan import Plan
+from sweepctl.spec.accounting import Counts, count
+from sweepctl.spec.model import Shape
+from sweepctl.store import predictions
+from sweepctl.store.workspace import Sweep
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A run to train. N under the study's convention; FLOPs under its accounting and exact."""
+
+    shape: Shape
+    n: int
+    d: int
+    flops: float
+    flops_exact: float
+    lr: float
+    class_lr: dict[str, float]
+    batch_tokens: int
+    steps: int
+    loss: Prediction
+    optimum: dict[str, tuple[float, tuple[float, float]]] | None
+    device_hours: float | None
+    beyond: float
+
+
+def recipe(
+    plan: Plan, made: Fit, flops: float | None, n: float | None, d: float | None, rate: float | None
+) -> Recipe:
+    """The recipe for C FLOPs, or for N parameters and D tokens, by the plan's ladder and the law.
+
+    `rate` is one device's training FLOP/s. `beyond` says how many times the FLOPs of the plan's largest run
+    the target is.
+
+    Raises:
+        RequestError: neither a budget nor a size with tokens is given, or one is not above 0.
+    """
+    for key, value in (("--flops", flops), ("--n", n), ("--d", d)):
+        if value is not None and value <= 0:
+            raise InvalidValue(key, value, "above 0")
+    if (flops is None) == (n is None and d is None) or (n is None) != (d is None):
+        raise RequestError("Say what to predict: --flops C, or --n N with --d D.")
+    optimum = None
+    if flops is not None:
+        optimum = parametric.predict_optimum(made, flops)
+        n = optimum["n"][0]
+    assert n is not None
+    shape = plan.ladder.rule().by_size(n, lambda s: _counts(plan, s).parameters(plan.accounting.parameters))
+    counts = _counts(plan, shape)
+    per_token = counts.flops_per_token(plan.accounting)
+    tokens = d if d is not None else (flops or 0.0) / per_token
+    batch = plan.base.batch.tokens
+    steps = max(1, round(tokens / batch))
+    trained = steps * batch
+    size = counts.parameters(plan.accounting.parameters)
+    exact = float(trained) * counts.exact_flops_per_token
+    largest = max(
+        plan.tokens(j) * plan.counts(j).flops_per_token(plan.accounting) for j in plan.observations()
+    )
+    table = plan.base.parametrization.table(shape)
+    return Recipe(
+        shape=shape,
+        n=size,
+        d=trained,
+        flops=float(trained) * per_token,
+        flops_exact=exact,
+        lr=plan.base.optimizer.lr,
+        class_lr={kind: plan.base.optimizer.lr * row.lr for kind, row in table.items()},
+        batch_tokens=batch,
+        steps=steps,
+        loss=parametric.predict(made, float(size), float(trained)),
+        optimum=optimum,
+        device_hours=exact / rate / 3600 if rate else None,
+        beyond=float(trained) * per_token / largest,
+    )
+
+
+def predict_target(
+    sweep: Sweep, made: Fit, flops: float | None, n: float | None, d: float | None, rate: float | None
+) -> Recipe:
+    """The recipe for a target by the sweep's last planned stage, written down.
+
+    Without a stated `rate`, device time is by what the sweep's largest rung measured.
+    """
+    plans = sweep.plans()
+    plan = list(plans.values())[-1]
+    if rate is None:
+        known = measured(sweep.workspace, plans)
+        rate = max(known.values(), default=None)
+    found = recipe(plan, made, flops, n, d, rate)
+    predictions.write(
+        sweep,
+        {
+            "kind": "recipe",
+            "sweep": sweep.name,
+            "asked": {"flops": flops, "n": n, "d": d},
+            "recipe": dataclasses.asdict(found),
+            "fit": dataclasses.asdict(made) | {"samples": {}},
+        },
+    )
+    return found
+
+
+def _counts(plan: Plan, shape: Shape) -> Counts:
+    return count(shape, plan.base.model, plan.base.corpus.vocab_size, plan.base.batch.context)

@@ -1,0 +1,129 @@
+"""Predictions of a planned stage, made before it starts, and their score."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import sweepctl
+from sweepctl.errors import RequestError, unknown_name
+from sweepctl.laws import parametric
+from sweepctl.laws.law import Fit
+from sweepctl.plan.plan import Plan
+from sweepctl.store import predictions
+from sweepctl.store.workspace import Sweep
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """One observation: predicted and, once it is there, measured. Losses in nats."""
+
+    rung: str
+    budget: str
+    n: float
+    d: float
+    predicted: float
+    low: float
+    high: float
+    measured: float | None
+
+    @property
+    def error(self) -> float | None:
+        """Predicted over measured, minus one."""
+        return self.predicted / self.measured - 1 if self.measured else None
+
+    @property
+    def inside(self) -> bool | None:
+        """Whether the measured loss lies in the interval of a new run."""
+        return self.low <= self.measured <= self.high if self.measured else None
+
+
+def predict_stage(sweep: Sweep, stage: str, made: Fit, post_hoc: bool) -> tuple[dict[str, Any], bool]:
+    """Write down the loss of every observation of a stage; the prediction, and whether it is new.
+
+    A stage that has a prediction from before it started keeps it.
+
+    Raises:
+        RequestError: the stage is not planned, or it has attempts and `post_hoc` is not said.
+    """
+    plan = _plan(sweep, stage)
+    prior = [p for p in predictions.of_plan(sweep, plan) if p["prior"]]
+    if prior and not post_hoc:
+        return prior[-1], False
+    begun = predictions.attempted(sweep, plan)
+    if begun and not post_hoc:
+        raise RequestError(
+            f"Stage {stage} has begun ({len(begun)} of its jobs have an attempt, {begun[0]} first), so this "
+            "would not be a prediction beforehand; --post-hoc writes it down as what it is."
+        )
+    prediction = {
+        "kind": "stage",
+        "sweep": sweep.name,
+        "stage": stage,
+        "plan": plan.hash,
+        "prior": not begun,
+        "sweepctl": sweepctl.__version__,
+        "fit": dataclasses.asdict(made) | {"samples": {}},
+        "observations": [_observation(plan, job, made) for job in plan.observations()],
+    }
+    predictions.write(sweep, prediction)
+    return prediction, True
+
+
+def _observation(plan: Plan, job: Any, made: Fit) -> dict[str, Any]:
+    n, d = float(plan.counts(job).parameters(plan.accounting.parameters)), float(plan.tokens(job))
+    found = parametric.predict(made, n, d)
+    return {
+        "job": job.id,
+        "rung": plan.rung_of(job).name,
+        "budget": job.label,
+        "n": n,
+        "d": d,
+        "loss_nats": found.value,
+        "interval": list(found.interval),
+        "run_interval": list(found.run_interval),
+    }
+
+
+def score(sweep: Sweep, stage: str | None = None) -> dict[str, list[Scored]]:
+    """Stage -> its first prior prediction against what was measured.
+
+    Raises:
+        RequestError: nothing was predicted.
+    """
+    found: dict[str, list[Scored]] = {}
+    for name, plan in sweep.plans().items():
+        if stage not in (None, name):
+            continue
+        prior = [p for p in predictions.of_plan(sweep, plan) if p["prior"]]
+        if prior:
+            found[name] = [_scored(sweep, row) for row in prior[0]["observations"]]
+    if not found:
+        raise RequestError(
+            f"No stage of {sweep.name} was predicted before it started; "
+            f"`sweepctl predict {sweep.name} --stage STAGE` does that."
+        )
+    return found
+
+
+def _scored(sweep: Sweep, row: dict[str, Any]) -> Scored:
+    result = sweep.workspace.job(row["job"]).result() or {}
+    losses = list(result.get("loss_nats", {}).values())
+    return Scored(
+        rung=row["rung"],
+        budget=row["budget"],
+        n=row["n"],
+        d=row["d"],
+        predicted=row["loss_nats"],
+        low=row["run_interval"][0],
+        high=row["run_interval"][1],
+        measured=losses[0] if losses else None,
+    )
+
+
+def _plan(sweep: Sweep, stage: str) -> Plan:
+    plans = sweep.plans()
+    if stage not in plans:
+        raise unknown_name("planned stage", stage, plans)
+    return plans[stage]

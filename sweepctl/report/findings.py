@@ -1,0 +1,50 @@
+"""Gathers what the screen shows: collects, fits, scores and draws."""
+
+from __future__ import annotations
+
+from sweepctl.collect import fits
+from sweepctl.collect.tables import collect
+from sweepctl.errors import RequestError
+from sweepctl.laws.law import Fit
+from sweepctl.predict.stage import Scored, score
+from sweepctl.report.picture import Subject, draw_fit
+from sweepctl.report.screen import Findings
+from sweepctl.store.board import Board
+from sweepctl.store.workspace import Sweep
+
+
+def gather(sweep: Sweep) -> Findings:
+    """Collect the sweep, fit every law its runs carry, score its predictions and draw the fit."""
+    plans = sweep.plans()
+    runs = collect(Board(sweep, plans))["runs"]
+    made: dict[str, Fit] = {}
+    try:
+        data = fits.sweep_observations(plans, runs)
+        for name in fits.LAWS:
+            try:
+                made[name] = fits.fit(name, data, {})
+                fits.save(sweep, made[name])
+            except RequestError:
+                continue
+    except RequestError:
+        pass
+    try:
+        scores: dict[str, list[Scored]] = score(sweep)
+    except RequestError:
+        scores = {}
+    files = ["runs.parquet", "curves.parquet", "attempts.parquet"]
+    files += [f"fits/{name}.json" for name in made]
+    if "parametric" in made:
+        accounting = next(iter(plans.values())).accounting
+        subject = Subject(
+            name=sweep.name,
+            runs=runs,
+            n_column=f"n_{accounting.parameters}",
+            flops_column=f"flops_{accounting.flops}",
+            law=made["parametric"],
+            minima=made.get("isoflop"),
+            scored=[s for rows in scores.values() for s in rows],
+        )
+        draw_fit(sweep.folder / "fit.png", subject)
+        files.append("fit.png")
+    return Findings(sweep, plans, runs, made, scores, files)

@@ -1,0 +1,126 @@
+"""Pictures of a sweep's fit, as PNG."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+
+from sweepctl.laws import parametric
+from sweepctl.laws.law import Fit
+from sweepctl.predict.stage import Scored
+from sweepctl.report.console import count, flops
+from sweepctl.store.files import storage
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is drawn: the runs, the columns of N and C that the fits used, the fits, and a prediction."""
+
+    name: str
+    runs: pd.DataFrame
+    n_column: str
+    flops_column: str
+    law: Fit
+    minima: Fit | None
+    scored: list[Scored]
+
+    def used(self, made: Fit) -> pd.DataFrame:
+        """The runs a fit used."""
+        return self.runs[self.runs["job"].isin({job for row in made.rows_used for job in row.split()})]
+
+    def by_size(self) -> list[tuple[float, pd.DataFrame, Any]]:
+        """N, its runs in rising order of D, and a color."""
+        used = self.used(self.law).sort_values("tokens")
+        sizes = sorted({float(n) for n in used[self.n_column]})
+        colors = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(sizes)))
+        return [(n, used[used[self.n_column] == n], color) for n, color in zip(sizes, colors, strict=True)]
+
+
+def draw_fit(path: Path, subject: Subject) -> None:
+    """Three panels: loss over tokens by rung with the law and the prediction, isoFLOP parabolas, and the
+    residuals of the law."""
+    figure, axes = plt.subplots(1, 3, figsize=(15, 4.6), constrained_layout=True)
+    _draw_losses(axes[0], subject)
+    _draw_isoflop(axes[1], subject)
+    _draw_residuals(axes[2], subject)
+    law = subject.law
+    figure.suptitle(f"{subject.name}: {len(law.rows_used)} runs, {parametric_text(law)}", fontsize=11)
+    scratch = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
+    with storage(path):
+        figure.savefig(scratch, dpi=130)
+        os.replace(scratch, path)
+    plt.close(figure)
+
+
+def parametric_text(law: Fit) -> str:
+    """The law with its numbers."""
+    p = law.params
+    return (
+        f"L = {p['E']:.3f} + {p['A']:.3g} / N^{p['alpha']:.3f} + {p['B']:.3g} / D^{p['beta']:.3f}, "
+        f"N* ~ C^{law.derived['a']:.3f}"
+    )
+
+
+def _draw_losses(ax: Axes, subject: Subject) -> None:
+    for n, rows, color in subject.by_size():
+        tokens = rows["tokens"].to_numpy(dtype=float)
+        grid = np.geomspace(tokens.min() / 1.15, tokens.max() * 1.15, 60)
+        ax.plot(grid, parametric.loss(subject.law.params, n, grid), color=color, lw=1)
+        ax.plot(
+            tokens, rows["loss_nats"], "o", color=color, ms=5, label=f"{rows['rung'].iloc[0]}, {count(n)}"
+        )
+    scored = subject.scored
+    if scored:
+        middle = [s.predicted for s in scored]
+        spread = [[s.predicted - s.low for s in scored], [s.high - s.predicted for s in scored]]
+        ax.errorbar(
+            [s.d for s in scored], middle, yerr=spread, fmt="x", color="crimson", ms=7, capsize=3,
+            label="predicted before",
+        )  # fmt: skip
+    ax.set(xscale="log", xlabel="tokens D", ylabel="loss (nats a token)", title="loss by rung, and the law")
+    ax.legend(fontsize=8)
+
+
+def _draw_isoflop(ax: Axes, subject: Subject) -> None:
+    ax.set(xscale="log", xlabel="parameters N", ylabel="loss (nats a token)", title="isoFLOP")
+    minima = subject.minima
+    if minima is None:
+        return
+    points = minima.details["minima"]
+    palette = plt.get_cmap("plasma")(np.linspace(0, 0.85, max(len(points), 1)))
+    used = subject.used(minima)
+    for color, point in zip(palette, points, strict=True):
+        near = np.abs(np.log(used[subject.flops_column] / point["flops"])) < minima.protocol["tolerance"]
+        x, y = np.log(used[near][subject.n_column].to_numpy(dtype=float)), used[near]["loss_nats"]
+        bend = np.polyfit(x, y.to_numpy(dtype=float), 2)
+        grid = np.linspace(x.min(), x.max(), 50)
+        ax.plot(np.exp(x), y, "o", color=color, ms=5)
+        ax.plot(np.exp(grid), np.polyval(bend, grid), color=color, lw=1, label=f"C = {flops(point['flops'])}")
+        ax.plot(point["n"], point["loss"], "*", color=color, ms=12, mec="black", mew=0.5)
+    c = np.geomspace(points[0]["flops"] / 2, points[-1]["flops"] * 2, 30)
+    best_n, best_d = parametric.optimum(subject.law.params, c)
+    least = parametric.loss(subject.law.params, best_n, best_d)
+    ax.plot(best_n, least, "k--", lw=1, label="optimum by the parametric law")
+    ax.legend(fontsize=8)
+
+
+def _draw_residuals(ax: Axes, subject: Subject) -> None:
+    for n, rows, color in subject.by_size():
+        tokens = rows["tokens"].to_numpy(dtype=float)
+        predicted = parametric.loss(subject.law.params, n, tokens)
+        off = 100 * (predicted / rows["loss_nats"].to_numpy(dtype=float) - 1)
+        ax.plot(tokens, off, "o-", color=color, ms=4, lw=0.8)
+    ax.axhline(0, color="black", lw=0.8)
+    ax.set(xscale="log", xlabel="tokens D", ylabel="law over measured, minus one (%)", title="residuals")

@@ -1,0 +1,136 @@
+"""The whole sweep on one screen: plan, results, laws, prediction against measurement, files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+
+from sweepctl.laws.law import Fit
+from sweepctl.plan.cost import by_rung, sum_costs, total
+from sweepctl.plan.plan import Plan
+from sweepctl.predict.stage import Scored
+from sweepctl.report.console import count, flops, percent, table
+from sweepctl.store.workspace import Sweep
+
+
+@dataclass(frozen=True)
+class Findings:
+    """Everything the screen shows."""
+
+    sweep: Sweep
+    plans: dict[str, Plan]
+    runs: pd.DataFrame
+    fits: dict[str, Fit]
+    scores: dict[str, list[Scored]]
+    files: list[str]
+
+
+def show_screen(out: Console, found: Findings) -> None:
+    """Print it."""
+    _show_plan(out, found)
+    _show_results(out, found)
+    _show_laws(out, found.fits)
+    _show_scores(out, found.scores)
+    out.print(f"[bold]files[/] in {found.sweep.folder}: {', '.join(found.files)}")
+
+
+def _show_plan(out: Console, found: Findings) -> None:
+    rows = []
+    for stage, plan in found.plans.items():
+        for rung, _, cost in by_rung(plan):
+            rows.append(
+                [
+                    stage,
+                    rung.name,
+                    count(rung.counts.non_embedding),
+                    count(rung.counts.parameters(plan.accounting.parameters)),
+                    count(cost.tokens),
+                    flops(cost.flops_exact),
+                    str(cost.jobs),
+                    f"{cost.saving:.2f}x",
+                ]
+            )
+    columns = ["stage", "rung", "N hidden", "N", "tokens trained", "FLOPs", "jobs", "forking saves"]
+    out.print(table(f"{found.sweep.name}: the plan", columns, rows, left=2))
+    cost = sum_costs(total(plan) for plan in found.plans.values())
+    out.print(
+        f"  {cost.jobs} jobs train {count(cost.tokens)} tokens for {cost.observations} budgets; from scratch "
+        f"{count(cost.tokens_from_scratch)}: [bold]{cost.saving:.2f}x[/] fewer\n"
+    )
+    for stage, plan in found.plans.items():
+        for taken in plan.taken[:1]:
+            out.print(f"  stage {stage}: {taken.field} = {taken.value:.4g}, chosen by stage {taken.stage}")
+
+
+def _show_results(out: Console, found: Findings) -> None:
+    runs = found.runs[found.runs["for_fit"]] if "for_fit" in found.runs else found.runs
+    done = runs[runs["state"] == "done"].sort_values(["d_model", "tokens"])
+    rows = []
+    for rung, group in done.groupby("rung", sort=False):
+        losses = "  ".join(
+            f"{count(t)}: {loss:.4f}" for t, loss in zip(group["tokens"], group["loss_nats"], strict=True)
+        )
+        rows.append([str(rung), losses])
+    out.print(table("losses: tokens: nats a token, held out", ["rung", ""], rows, left=2))
+    other = runs[runs["state"] != "done"]["state"].value_counts()
+    if len(other):
+        out.print("  " + ", ".join(f"{number} {state}" for state, number in other.items()))
+
+
+def _show_laws(out: Console, fits: dict[str, Fit]) -> None:
+    rows = []
+    for name, made in fits.items():
+        for key in ("E", "alpha", "beta", "a", "b"):
+            value = made.params.get(key, made.derived.get(key))
+            if value is not None and key in made.intervals:
+                low, high = made.intervals[key]
+                meaning = {"a": "N* ~ C^a", "b": "D* ~ C^b"}.get(key, key)
+                rows.append([name, meaning, f"{value:.3f}", f"{low:.3f} to {high:.3f}"])
+    out.print(table("laws", ["law", "", "value", "95 % interval"], rows, left=2))
+    both = [made.intervals["a"] for made in fits.values() if "a" in made.intervals]
+    if len(both) == 2:
+        agree = both[0][0] <= both[1][1] and both[1][0] <= both[0][1]
+        out.print(f"  the exponents of N* {'agree' if agree else 'do not agree'} within their intervals")
+    flags = [f"{name}: {flag}" for name, made in fits.items() for flag in made.flags]
+    if flags:
+        out.print(f"  [yellow]flags: {', '.join(flags)}[/]")
+    out.print()
+
+
+def _show_scores(out: Console, scores: dict[str, list[Scored]]) -> None:
+    for stage, scored in scores.items():
+        rows = [
+            [
+                s.rung,
+                count(s.d),
+                f"{s.d / s.n:.3g}",
+                f"{s.predicted:.4f}",
+                f"{s.low:.4f} to {s.high:.4f}",
+                f"{s.measured:.4f}" if s.measured else "not yet",
+                percent(s.error) if s.error is not None else "",
+            ]
+            for s in scored
+        ]
+        columns = ["rung", "tokens", "tokens/N", "predicted", "95 % interval", "measured", "error"]
+        out.print(table(f"stage {stage}, predicted before it began", columns, rows))
+
+
+def screen_json(found: Findings) -> dict[str, Any]:
+    """The same facts."""
+    from sweepctl.report.fit import fit_json, score_json
+
+    return {
+        "sweep": found.sweep.name,
+        "folder": str(found.sweep.folder),
+        "files": found.files,
+        "cost": {
+            stage: {"tokens": (cost := total(plan)).tokens, "saving": cost.saving, "jobs": cost.jobs}
+            for stage, plan in found.plans.items()
+        },
+        "runs": found.runs.astype(object).where(found.runs.notna(), None).to_dict(orient="records"),
+        "fits": {name: fit_json(made) for name, made in found.fits.items()},
+        "scores": score_json(found.scores),
+    }
