@@ -15,7 +15,7 @@ class Execution:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = 1
     compile: bool = False
-    gemm: Literal["auto", "torch", "numpy"] = "auto"
+    gemm: Literal["auto", "torch", "onednn"] = "auto"
     micro_batch_rows: int | None = None
     checkpoint_every_s: float = 60.0
     log_every_steps: int = 10

@@ -21,7 +21,7 @@ class Decay:
     """How a branch anneals: over which share of its budget, along which shape, to which share of the peak."""
 
     shape: DecayShape = "linear"
-    fraction: float = 0.2
+    fraction: float = 0.1
     end: float = 0.0
 
     def __post_init__(self) -> None:

@@ -85,7 +85,7 @@ def _cpu_gemm(execution: Execution, precision: str) -> str:
         return execution.gemm
     mkl = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
     foreign = mkl and "AuthenticAMD" in _cpu_info()
-    return "numpy" if foreign else "torch"
+    return "onednn" if foreign and "avx512f" in _cpu_info() else "torch"
 
 
 def cpu_name() -> str:

@@ -3,8 +3,8 @@
 Two sets with the same meaning. `plain()` is torch's own operators: for GPUs, bf16 and torch.compile.
 `eager_cpu()` is for fp32 on a CPU, where torch has no fused kernel for RMSNorm and a rotary embedding
 costs six passes over memory; each is one autograd function with a hand-written backward. Its matrix
-products go through numpy where torch's BLAS is MKL on a processor that is not Intel's: MKL keeps its
-AVX-512 kernels for Intel, numpy's OpenBLAS does not (2x on a Zen 5 core, benchmarks/throughput.py).
+products can go through oneDNN, which torch brings too: MKL, torch's own choice, keeps its AVX-512 kernels
+for Intel's processors, oneDNN does not (up to 2x on a Zen 5 core).
 """
 
 from __future__ import annotations
@@ -13,11 +13,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 @dataclass(frozen=True)
@@ -36,8 +34,8 @@ def plain() -> Ops:
 
 
 def eager_cpu(gemm: str) -> Ops:
-    """Hand-written autograd functions; `gemm` is 'torch' or 'numpy'."""
-    linear = _NumpyLinear.apply if gemm == "numpy" else F.linear
+    """Hand-written autograd functions; `gemm` is 'torch' or 'onednn'."""
+    linear = _OneDnnLinear.apply if gemm == "onednn" else F.linear
     return Ops(linear, _FusedRMSNorm.apply, _InPlaceRotate.apply, _Relu2.apply)
 
 
@@ -60,19 +58,28 @@ def _rotate(qkv: Tensor, table: Tensor) -> Tensor:
     return torch.cat((turned.to(qkv.dtype), value), dim=2)
 
 
-class _NumpyLinear(torch.autograd.Function):
+class _OneDnnLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return torch.from_numpy(np.matmul(x.detach().numpy(), weight.detach().numpy().T))
+        return _product(x, weight)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
         x, weight = ctx.saved_tensors
-        g = grad.numpy()
-        grad_x = torch.from_numpy(np.matmul(g, weight.detach().numpy()))
-        return grad_x, torch.from_numpy(np.matmul(g.T, x.detach().numpy()))
+        if grad.shape[1] > x.shape[1]:  # oneDNN is faster with the longer side last
+            grad_weight = _product(x.t(), grad.t()).t().contiguous()
+        else:
+            grad_weight = _product(grad.t(), x.t())
+        return _product(grad, weight.t()), grad_weight
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b.T by oneDNN, but for products so small that its overhead outweighs its kernel."""
+    if a.shape[0] * a.shape[1] * b.shape[0] < 3_000_000:
+        return torch.mm(a, b.t())
+    made: Tensor = torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+    return made
 
 
 class _FusedRMSNorm(torch.autograd.Function):
@@ -85,7 +92,6 @@ class _FusedRMSNorm(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         y, inverse = ctx.saved_tensors
         along = (grad * y).mean(-1, keepdim=True)
@@ -103,7 +109,6 @@ class _InPlaceRotate(torch.autograd.Function):
         return qkv
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         grad = grad.contiguous()
         _turn(grad, ctx.rotations.conj())
@@ -126,7 +131,6 @@ class _Relu2(torch.autograd.Function):
         return positive * positive
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (positive,) = ctx.saved_tensors
         return torch.mul(grad, positive).mul_(2)

@@ -10,6 +10,7 @@ It stops, saving its state, on SIGTERM or when its input closes: a killed launch
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import queue
@@ -53,6 +54,9 @@ class Worker:
         """Run what comes in."""
         from sweepctl.train.job import run
 
+        # The imports' millions of objects live as long as the process: keep the collector off them.
+        gc.collect()
+        gc.freeze()
         self._say({"event": "ready"})
         while not self._ending.is_set() and (manifest := self._jobs.get()) is not None:
             self._stop.clear()

@@ -1,0 +1,144 @@
+"""A tiny study on a tiny corpus, and jobs run in this process."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import pytest
+
+from sweepctl.data.corpora import prepare_synthetic
+from sweepctl.data.shards import Index
+from sweepctl.plan.expand import CorpusFacts, expand
+from sweepctl.plan.plan import Plan
+from sweepctl.spec.build import build
+from sweepctl.spec.study import Study
+from sweepctl.store.board import Board, Entry
+from sweepctl.store.manifest import Manifest
+from sweepctl.store.workspace import Sweep, Workspace
+
+TINY: dict[str, Any] = {
+    "name": "tiny",
+    "ladder": {"aspect": 8, "head_size": 8, "d_ff_ratio": 2, "depths": [1, 2]},
+    "model": {"activation": "relu2"},
+    "parametrization": {
+        "name": "mup",
+        "init_std": 0.3,
+        "base_d_model": 8,
+        "base_n_layers": 1,
+        "depth_exponent": 1.0,
+        "attention_scale": "inverse",
+        "zero_head": True,
+    },
+    "optimizer": {"lr": 0.02, "eps": 1e-12, "weight_decay": 0.1},
+    "schedule": {"warmup_steps": 4, "decay": {"fraction": 0.25}},
+    "batch": {"tokens": 64, "context": 16},
+    "data": {"name": "synthetic", "source": "synthetic"},
+    "budget": {"tokens": [1280, 2560]},
+    "validation": {"tokens": 2048, "curve_tokens": 512, "curve_per_octave": 2},
+    "divergence": {"every_steps": 1},
+}
+"""40 steps of 64 tokens at most: a job takes a tenth of a second."""
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """`base` with nested values replaced by dotted keys."""
+    out = {key: dict(value) if isinstance(value, dict) else value for key, value in base.items()}
+    for path, value in changes.items():
+        target = out
+        *parents, leaf = path.split(".")
+        for name in parents:
+            target[name] = dict(target.get(name) or {})
+            target = target[name]
+        target[leaf] = value
+    return out
+
+
+def tiny(**changes: Any) -> Study:
+    """The tiny study; `a__b=1` sets a.b."""
+    return build(Study, merged(TINY, {key.replace("__", "."): value for key, value in changes.items()}))
+
+
+@pytest.fixture(scope="session")
+def corpus_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("corpus") / "synthetic"
+    prepare_synthetic(folder, seed=3, train_tokens=200_000, validation_tokens=60_000)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def index(corpus_folder: Path) -> Index:
+    from sweepctl.data.shards import read_index
+
+    return read_index(corpus_folder)
+
+
+@pytest.fixture(scope="session")
+def facts(index: Index) -> CorpusFacts:
+    return CorpusFacts(index.hash, index.vocab_size, index.splits["train"].tokens)
+
+
+@pytest.fixture
+def workspace(tmp_path: Path, corpus_folder: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """An empty workspace with the corpus in it; $SWEEPCTL_HOME points there."""
+    root = tmp_path / "sweeps"
+    shutil.copytree(corpus_folder, root / "data" / "synthetic")
+    monkeypatch.setenv("SWEEPCTL_HOME", str(root))
+    return Workspace(root)
+
+
+Planner = Callable[..., Board]
+
+
+@pytest.fixture
+def planned(workspace: Workspace, facts: CorpusFacts) -> Planner:
+    """Plan the tiny study in the workspace: planned(name="x", **changes) -> its board."""
+
+    def plan(**changes: Any) -> Board:
+        study = tiny(**changes)
+        sweep = workspace.sweep(study.name)
+        sweep.save({stage: expand(study, stage, facts) for stage in study.all_stages})
+        return Board(sweep, sweep.plans())
+
+    return plan
+
+
+EXECUTION = {"checkpoint_every_s": 1e9, "log_every_steps": 5, "curve_tokens": 512, "curve_per_octave": 2}
+
+
+def manifest(board: Board, entry: Entry, **execution: Any) -> Manifest:
+    return board.manifest(entry, {**EXECUTION, **execution}, {"launcher": "test"})
+
+
+def run_job(board: Board, entry: Entry, stop: threading.Event | None = None, **execution: Any) -> Any:
+    """Run one job in this process; its outcome."""
+    from sweepctl.train.job import run
+
+    return run(manifest(board, entry, **execution), stop or threading.Event(), lambda event: None)
+
+
+def run_all(board: Board, **execution: Any) -> None:
+    """Train everything a board lacks, trunks first."""
+    board.make_wishes()
+    for entry in sorted(board.unfinished(), key=lambda e: e.job.kind != "trunk"):
+        if not board.finished(entry):
+            run_job(board, entry, **execution)
+
+
+def only(board: Board, kind: str) -> list[Entry]:
+    return [entry for entry in board.entries.values() if entry.job.kind == kind]
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder with its content."""
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def one_plan(sweep: Sweep) -> Plan:
+    return next(iter(sweep.plans().values()))

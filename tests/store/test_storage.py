@@ -1,0 +1,85 @@
+"""A full disk or a read-only folder: one clear error, and nothing durable lost. On a real small file system."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sweepctl.errors import StorageError
+from sweepctl.store import checkpoints
+from sweepctl.store.files import write_json
+from sweepctl.store.workspace import Workspace
+from tests.conftest import Planner, only, run_all, run_job
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A 2 MB file system of its own."""
+    mount = tmp_path / "small"
+    mount.mkdir()
+    if os.geteuid() or subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(mount)], capture_output=True
+    ).returncode:
+        pytest.skip("mounting a small file system needs root")
+    yield mount
+    subprocess.run(["umount", "-l", str(mount)], check=True)
+
+
+def fill(folder: Path, leave: int) -> Path:
+    """Take all of the free space but `leave` bytes."""
+    free = os.statvfs(folder)
+    ballast = folder / "ballast"
+    ballast.write_bytes(b"\0" * (free.f_bavail * free.f_frsize - leave))
+    return ballast
+
+
+@pytest.fixture
+def on_small(small: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The store of the workspace on the small file system."""
+    (workspace.root / "store").symlink_to(small)
+    return small
+
+
+def test_a_full_disk_is_one_sentence_and_the_job_goes_on_later(on_small: Path, planned: Planner) -> None:
+    board = planned()
+    board.make_wishes()
+    trunk = only(board, "trunk")[0]
+    run_job(board, trunk)
+    saved = checkpoints.steps(trunk.folder)
+    ballast = fill(on_small, 40_000)
+    branch = board.branches[trunk.job.id][0]
+    outcome = run_job(board, branch)
+    assert outcome.why == "storage"
+    assert "the disk is full" in outcome.message and "intact" in outcome.message
+    assert checkpoints.steps(trunk.folder) == saved
+    assert not branch.folder.has_result()
+    checkpoints.newest(trunk.folder).verify()
+    ballast.unlink()
+    run_all(board)
+    shutil.rmtree(on_small, ignore_errors=True)
+
+
+def test_nothing_half_written_remains(on_small: Path) -> None:
+    (on_small / "a.json").write_text("{}")
+    ballast = fill(on_small, 8192)
+    with pytest.raises(StorageError, match="the disk is full"):
+        write_json(on_small / "a.json", {"much": "x" * 100_000})
+    assert (on_small / "a.json").read_text() == "{}"
+    assert sorted(p.name for p in on_small.iterdir()) == ["a.json", "ballast"]
+    ballast.unlink()
+
+
+def test_a_read_only_folder_is_one_sentence(on_small: Path, planned: Planner) -> None:
+    board = planned()
+    subprocess.run(["mount", "-o", "remount,ro", str(on_small)], check=True)
+    with pytest.raises(StorageError, match="read-only"):
+        board.make_wishes()
+    from sweepctl.store.attempts import claim
+
+    with pytest.raises(StorageError, match="read-only"):
+        claim(only(board, "trunk")[0].folder, {})

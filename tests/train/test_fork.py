@@ -1,0 +1,131 @@
+"""Invariant 1: a branch's weights and loss are those of a straight run of the same budget, bit for bit."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from sweepctl.store import attempts, checkpoints
+from tests.conftest import Planner, only, run_all, run_job, tree
+
+
+def final_weights(folder) -> dict[str, torch.Tensor]:
+    steps = checkpoints.steps(folder)
+    return load_file(checkpoints.at(folder, steps[-1]).path / "weights.safetensors")
+
+
+@pytest.mark.parametrize("shape", ["linear", "1-sqrt", "cosine"])
+@pytest.mark.parametrize("activation", ["relu2", "swiglu", "gelu"])
+def test_a_branch_is_the_straight_run_bit_for_bit(planned: Planner, shape: str, activation: str) -> None:
+    changes = {"schedule__decay__shape": shape, "model__activation": activation}
+    forked = planned(name="forked", **changes)
+    straight = planned(name="straight", schedule__fork=False, **changes)
+    run_all(forked)
+    run_all(straight)
+    branches = {(e.plan.rung_of(e.job).name, e.job.end): e for e in only(forked, "branch")}
+    runs = {(e.plan.rung_of(e.job).name, e.job.end): e for e in only(straight, "run")}
+    assert len(branches) == 4 and branches.keys() == runs.keys()
+    for key, branch in branches.items():
+        assert branch.folder.result()["loss_nats"] == runs[key].folder.result()["loss_nats"]
+        ours, theirs = final_weights(branch.folder), final_weights(runs[key].folder)
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_branch_says_where_it_started(planned: Planner) -> None:
+    board = planned()
+    run_all(board)
+    for entry in only(board, "branch"):
+        record = attempts.newest(entry.folder).record
+        assert record["started_from"] == {"job": entry.job.trunk, "step": entry.job.cut, "attempt": 1}
+        assert record["start_tokens"] == entry.job.cut * 64
+        assert record["start_lr"] == pytest.approx(0.02)
+
+
+def test_a_longer_budget_trains_only_the_rest(planned: Planner) -> None:
+    run_all(planned(budget__tokens=[1280]))
+    longer = planned(budget__tokens=[1280, 5120])
+    run_all(longer)
+    for trunk in only(longer, "trunk"):
+        first, second = attempts.every(trunk.folder)
+        assert (first.record["start_step"], first.record["end_step"]) == (0, 15)
+        assert (second.record["start_step"], second.record["end_step"]) == (15, 60)
+        assert second.record["started_from"]["step"] == 15
+
+
+def test_an_extended_trunk_gives_the_losses_of_one_trained_at_once(planned: Planner, workspace) -> None:
+    run_all(planned(budget__tokens=[1280]))
+    extended = planned(budget__tokens=[1280, 5120])
+    run_all(extended)
+    losses = {e.job.id: e.folder.result()["loss_nats"] for e in only(extended, "branch")}
+    for entry in extended.entries.values():
+        for path in sorted(entry.folder.path.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        entry.folder.path.rmdir()
+    run_all(extended)
+    assert losses == {e.job.id: e.folder.result()["loss_nats"] for e in only(extended, "branch")}
+
+
+def test_a_budget_in_between_leaves_the_trunk_as_it_was(planned: Planner) -> None:
+    board = planned(name="ends", budget__tokens=[1280, 5120])
+    run_all(board)
+    before = {t.job.id: tree(t.folder.path) for t in only(board, "trunk")}
+    between = planned(name="between", budget__tokens=[2560])
+    run_all(between)
+    straight = planned(name="straight", budget__tokens=[2560], schedule__fork=False)
+    run_all(straight)
+    assert before == {t.job.id: tree(t.folder.path) for t in only(board, "trunk")}
+    for branch, run in zip(only(between, "branch"), only(straight, "run"), strict=True):
+        record = attempts.newest(branch.folder).record
+        assert (record["start_step"], branch.job.cut, record["end_step"]) == (15, 30, 40)
+        assert branch.folder.result()["loss_nats"] == run.folder.result()["loss_nats"]
+
+
+def test_a_stopped_job_goes_on_where_it_was(planned: Planner) -> None:
+    board = planned()
+    board.make_wishes()
+    trunk = only(board, "trunk")[0]
+    stop = threading.Event()
+    stop.set()
+    assert run_job(board, trunk, stop).why == "stopped"
+    undisturbed = planned(name="undisturbed", schedule__fork=False)
+    run_all(board)
+    run_all(undisturbed)
+    for branch, run in zip(only(board, "branch"), only(undisturbed, "run"), strict=True):
+        assert branch.folder.result()["loss_nats"] == run.folder.result()["loss_nats"]
+
+
+@pytest.mark.parametrize("broken", ["exp_avg", "step", "weights"])
+def test_the_fork_needs_everything_it_restores(
+    planned: Planner, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """Negative control: with one part of the state lost, the equality above does not hold."""
+    from sweepctl.train.trainer import Trainer
+
+    load = Trainer.load
+
+    def lossy(self: Trainer, folder, step: int) -> None:
+        load(self, folder, step)
+        if broken == "weights":
+            with torch.no_grad():
+                self.model.embedding.copy_(self.model.embedding.bfloat16())
+        else:
+            for state in self.optimizer.torch.state.values():
+                state[broken].zero_()
+
+    straight = planned(name="straight", schedule__fork=False)
+    run_all(straight)
+    monkeypatch.setattr(Trainer, "load", lossy)
+    forked = planned(name="forked")
+    run_all(forked)
+    ours = [e.folder.result()["loss_nats"] for e in only(forked, "branch")]
+    assert ours != [e.folder.result()["loss_nats"] for e in only(straight, "run")]
+
+
+def test_two_decays_share_one_trunk(planned: Planner) -> None:
+    board = planned(grid={"axes": {"schedule.decay.shape": ["linear", "1-sqrt"]}})
+    assert len(only(board, "trunk")) == 2 and len(only(board, "branch")) == 8
+    run_all(board)
+    assert all(board.finished(entry) for entry in board.entries.values())
