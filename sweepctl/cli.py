@@ -192,26 +192,34 @@ def fit(
     from sweepctl.store.board import Board
     from sweepctl.store.workspace import Workspace
 
-    names = list(fits.LAWS) if law == "all" else [law]
     options = fits.read_options(option or [])
+    known = None
     if source.endswith((".csv", ".parquet")):
         frame = observations.select(observations.read_table(Path(source)), where)
         columns = observations.Columns(n, d, flops, loss)
         data = observations.observations(frame, columns, {"parameters": n, "flops": flops or "six_n"})
-        made = [fits.fit(name, data, options) for name in names]
     else:
         known = Workspace.default().known_sweep(source)
         plans = known.plans()
         runs = observations.select(collect_tables(Board(known, plans))["runs"], where)
         data = fits.sweep_observations(plans, runs)
-        made = [fits.fit(name, data, options) for name in names]
-        for one in made:
+    if law == "all":
+        made, refused = fits.fit_all(data, options)
+        if not made:
+            raise RequestError(" ".join(refused.values()))
+    else:
+        made, refused = {law: fits.fit(law, data, options)}, {}
+    if known is not None:
+        for one in made.values():
             fits.save(known, one)
     if as_json:
-        show_json({one.law: fit_json(one) for one in made} if law == "all" else fit_json(made[0]))
+        shown = {name: fit_json(one) for name, one in made.items()}
+        show_json({**shown, "refused": refused} if law == "all" else shown[law])
         return
-    for one in made:
+    for one in made.values():
         show_fit(console(), one)
+    for name, reason in refused.items():
+        console().print(f"no {name} law: {reason}")
 
 
 @app.command()

@@ -66,6 +66,17 @@ def fit(name: str, data: Observations, options: dict[str, Any]) -> Fit:
     return made
 
 
+def fit_all(data: Observations, options: dict[str, Any]) -> tuple[dict[str, Fit], dict[str, str]]:
+    """Every law that the data carry, and why the others were refused."""
+    made, refused = {}, {}
+    for name in LAWS:
+        try:
+            made[name] = fit(name, data, options)
+        except RequestError as error:
+            refused[name] = str(error)
+    return made, refused
+
+
 def sweep_observations(plans: dict[str, Plan], runs: pd.DataFrame) -> Observations:
     """A sweep's runs under its study's accounting."""
     accounting = next(iter(plans.values())).accounting

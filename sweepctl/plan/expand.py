@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
-from sweepctl.errors import InvalidValue
+from sweepctl.errors import InvalidValue, RequestError
 from sweepctl.plan.plan import Job, JobKind, Plan, PlanPoint, Rung, Taken
 from sweepctl.spec.accounting import count
 from sweepctl.spec.budget import Budget
@@ -163,7 +163,10 @@ class _Builder:
             self._keep(branch_id(trunk, anneal), "branch", index, trunk, anneal, budget)
 
     def _anneal(self, schedule: Schedule, budget: Budget, point: Point) -> Anneal:
-        cut = schedule.cut(budget.steps, point.batch.tokens)
+        try:
+            cut = schedule.cut(budget.steps, point.batch.tokens)
+        except RequestError as error:
+            raise RequestError(f"Rung {point.shape.name}, {budget.label}: {error}") from None
         decay = schedule.decay
         return Anneal(cut, budget.steps, decay.shape, decay.end, self.study.validation.tokens)
 

@@ -20,12 +20,9 @@ def gather(sweep: Sweep) -> Findings:
     made: dict[str, Fit] = {}
     try:
         data = fits.sweep_observations(plans, runs)
-        for name in fits.LAWS:
-            try:
-                made[name] = fits.fit(name, data, {})
-                fits.save(sweep, made[name])
-            except RequestError:
-                continue
+        made, _ = fits.fit_all(data, {})
+        for one in made.values():
+            fits.save(sweep, one)
     except RequestError:
         pass
     try:

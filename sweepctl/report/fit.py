@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 from sweepctl.laws.law import Fit
 from sweepctl.predict.recipe import Recipe
@@ -132,7 +133,10 @@ def show_recipe(out: Console, found: Recipe, accounting: dict[str, str]) -> None
         rows.append(["D* by the law", f"{count(d[0])}, {count(d[1][0])} to {count(d[1][1])}"])
     if found.device_hours is not None:
         rows.append(["device time", duration(found.device_hours * 3600)])
-    out.print(table("recipe", ["", ""], rows, left=2))
+    grid = Table.grid(padding=(0, 2))
+    for row in rows:
+        grid.add_row(*row)
+    out.print(grid)
     if found.beyond > 1:
         out.print(f"  [yellow]{found.beyond:.3g} times the FLOPs of the largest run planned: extrapolated[/]")
 

@@ -16,6 +16,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from sweepctl.laws import parametric
 from sweepctl.laws.law import Fit
@@ -73,6 +74,14 @@ def parametric_text(law: Fit) -> str:
     )
 
 
+def _tokens_axis(ax: Axes) -> None:
+    """A logarithmic axis of tokens, labelled as tables write them."""
+    ax.set(xscale="log", xlabel="tokens D")
+    ax.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(value)))
+    ax.xaxis.set_minor_formatter(NullFormatter())
+
+
 def _draw_losses(ax: Axes, subject: Subject) -> None:
     for n, rows, color in subject.by_size():
         tokens = rows["tokens"].to_numpy(dtype=float)
@@ -89,7 +98,8 @@ def _draw_losses(ax: Axes, subject: Subject) -> None:
             [s.d for s in scored], middle, yerr=spread, fmt="x", color="crimson", ms=7, capsize=3,
             label="predicted before",
         )  # fmt: skip
-    ax.set(xscale="log", xlabel="tokens D", ylabel="loss (nats a token)", title="loss by rung, and the law")
+    _tokens_axis(ax)
+    ax.set(ylabel="loss (nats a token)", title="loss by rung, and the law")
     ax.legend(fontsize=8)
 
 
@@ -123,4 +133,5 @@ def _draw_residuals(ax: Axes, subject: Subject) -> None:
         off = 100 * (predicted / rows["loss_nats"].to_numpy(dtype=float) - 1)
         ax.plot(tokens, off, "o-", color=color, ms=4, lw=0.8)
     ax.axhline(0, color="black", lw=0.8)
-    ax.set(xscale="log", xlabel="tokens D", ylabel="law over measured, minus one (%)", title="residuals")
+    _tokens_axis(ax)
+    ax.set(ylabel="law over measured, minus one (%)", title="residuals")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console
+from rich.padding import Padding
 
 from sweepctl.laws.law import Fit
 from sweepctl.plan.cost import by_rung, sum_costs, total
@@ -58,23 +59,23 @@ def _show_plan(out: Console, found: Findings) -> None:
     cost = sum_costs(total(plan) for plan in found.plans.values())
     out.print(
         f"  {cost.jobs} jobs train {count(cost.tokens)} tokens for {cost.observations} budgets; from scratch "
-        f"{count(cost.tokens_from_scratch)}: [bold]{cost.saving:.2f}x[/] fewer\n"
+        f"{count(cost.tokens_from_scratch)}: [bold]{cost.saving:.2f}x[/] fewer"
     )
     for stage, plan in found.plans.items():
-        for taken in plan.taken[:1]:
+        for taken in plan.taken:
             out.print(f"  stage {stage}: {taken.field} = {taken.value:.4g}, chosen by stage {taken.stage}")
+    out.print()
 
 
 def _show_results(out: Console, found: Findings) -> None:
     runs = found.runs[found.runs["for_fit"]] if "for_fit" in found.runs else found.runs
     done = runs[runs["state"] == "done"].sort_values(["d_model", "tokens"])
-    rows = []
+    out.print("[bold]losses[/] (tokens: nats a token on the held-out set)")
     for rung, group in done.groupby("rung", sort=False):
-        losses = "  ".join(
-            f"{count(t)}: {loss:.4f}" for t, loss in zip(group["tokens"], group["loss_nats"], strict=True)
-        )
-        rows.append([str(rung), losses])
-    out.print(table("losses: tokens: nats a token, held out", ["rung", ""], rows, left=2))
+        pairs = zip(group["tokens"], group["loss_nats"], strict=True)
+        losses = "  ".join(f"{count(tokens)}: {loss:.3f}" for tokens, loss in pairs)
+        out.print(Padding(f"{rung}  {losses}", (0, 0, 0, 2)))
+    out.print()
     other = runs[runs["state"] != "done"]["state"].value_counts()
     if len(other):
         out.print("  " + ", ".join(f"{number} {state}" for state, number in other.items()))

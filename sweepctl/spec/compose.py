@@ -22,6 +22,10 @@ from sweepctl.spec.build import build
 from sweepctl.spec.study import Study
 
 
+OPEN = ("grid.axes", "stages.", "data.options")
+"""Mappings that may be given new keys: an override there adds what is missing, as Hydra's ++ does."""
+
+
 class _UserConfig(SearchPathPlugin):
     """Puts the user's own directory ahead of the built-in one."""
 
@@ -92,6 +96,8 @@ def _split_sweeps(overrides: list[str]) -> tuple[list[str], dict[str, Any]]:
             if "." not in name and name not in ("precision",):
                 raise RequestError(f"{text}: an axis is a science field such as optimizer.lr, not a group.")
             axes[name] = _axis(override)
+        elif text.startswith(OPEN):
+            plain.append(f"++{text}")
         else:
             plain.append(text)
     return plain, axes

@@ -86,9 +86,11 @@ def axis_values(name: str, axis: Any) -> list[Any]:
 
 
 def _ruled(at: str, axis: Mapping[str, Any]) -> list[Any]:
-    if len(axis) != 1:
-        raise InvalidValue(at, dict(axis), "one rule: log2, log, linear or seeds")
-    rule, options = next(iter(axis.items()))
+    rule, options = next(iter(axis.items())) if len(axis) == 1 else ("", None)
+    if rule not in ("log2", "log", "linear", "seeds"):
+        raise InvalidValue(
+            at, dict(axis), "one of the rules log2, log, linear, seeds, uniform and log_uniform"
+        )
     try:
         if rule == "seeds":
             return list(range(int(options)))
@@ -100,15 +102,10 @@ def _ruled(at: str, axis: Mapping[str, Any]) -> list[Any]:
         shares = [i / (count - 1) if count > 1 else 0.0 for i in range(count)]
         if rule == "log":
             return [low * (high / low) ** share for share in shares]
-        if rule == "linear":
-            return [low + (high - low) * share for share in shares]
+        return [low + (high - low) * share for share in shares]
     except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError):
-        raise InvalidValue(
-            at,
-            dict(axis),
-            "log2: {from, to, step}, log: {from, to, count}, linear: {from, to, count} or seeds: n",
-        ) from None
-    raise InvalidValue(at, dict(axis), "one of the rules log2, log, linear, seeds, uniform, log_uniform")
+        form = {"log2": "{from, to, step}", "seeds": "a number"}.get(rule, "{from, to, count}")
+        raise InvalidValue(at, dict(axis), f"{rule}: {form}") from None
 
 
 def _draw(axis: Any, name: str, seed: int, index: int) -> Any:

@@ -17,7 +17,12 @@ from tests.conftest import Planner, only, run_all, run_job
 
 def save(folder: JobFolder, step: int, content: bytes = b"weights", owner: bool = True) -> None:
     checkpoints.save(
-        folder, step, 1, None, lambda scratch: (scratch / "weights.bin").write_bytes(content) and None, lambda: owner
+        folder,
+        step,
+        1,
+        None,
+        lambda scratch: (scratch / "weights.bin").write_bytes(content) and None,
+        lambda: owner,
     )
 
 

@@ -1,4 +1,4 @@
-"""A full disk or a read-only folder: one clear error, and nothing durable lost. On a real small file system."""
+"""A full disk or a read-only folder, on a real small file system: one clear error, nothing durable lost."""
 
 from __future__ import annotations
 
@@ -22,9 +22,12 @@ def small(tmp_path: Path) -> Iterator[Path]:
     """A 2 MB file system of its own."""
     mount = tmp_path / "small"
     mount.mkdir()
-    if os.geteuid() or subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(mount)], capture_output=True
-    ).returncode:
+    if (
+        os.geteuid()
+        or subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(mount)], capture_output=True
+        ).returncode
+    ):
         pytest.skip("mounting a small file system needs root")
     yield mount
     subprocess.run(["umount", "-l", str(mount)], check=True)

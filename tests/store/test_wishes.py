@@ -33,7 +33,9 @@ def test_a_wish_made_while_the_trunk_finishes_is_kept(
     assert checkpoints.steps(trunk.folder) == [15, 60]
 
 
-def test_a_wish_made_while_the_trunk_trains_is_seen(planned: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wish_made_while_the_trunk_trains_is_seen(
+    planned: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from sweepctl.train import loop
 
     monkeypatch.setattr(loop, "GLANCE_S", 0.0)

@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sweepctl.errors import DamagedFile, RequestError
+from sweepctl.plan.cost import by_rung, most_passes, sum_costs, total
+from sweepctl.plan.diff import diff
+from sweepctl.plan.expand import CorpusFacts, expand
+from sweepctl.plan.plan import Plan, load
+from tests.conftest import tiny
+
+FACTS = CorpusFacts("c0ffee", 256, 1_000_000)
+
+
+def plan(**changes) -> Plan:
+    return expand(tiny(**changes), "all", FACTS)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.integers(400, 40_000), min_size=1, max_size=4, unique=True),
+    st.sampled_from([[0.1], [0.1, 0.2]]),
+    st.sampled_from([True, False]),
+)
+def test_a_plan_is_read_back_whole_and_its_ids_are_its_sciences(budgets, rates, fork) -> None:
+    made = plan(
+        budget__tokens=budgets,
+        schedule__fork=fork,
+        grid={"axes": {"optimizer.lr": rates, "schedule.decay.shape": ["linear", "cosine"]}},
+    )
+    again = load(made.text, "x")
+    assert again == made and again.hash == made.hash
+    for job in again.jobs:
+        assert again.science(job).id == job.id
+        assert job.trunk is None or job.trunk in again.by_id
+
+
+def test_the_trunk_is_shared_by_all_budgets_of_a_point() -> None:
+    made = plan(budget__tokens=[640, 1280, 2560])
+    assert [job.kind for job in made.jobs] == ["trunk", "branch", "branch", "branch"] * 2
+    trunk = made.jobs[0]
+    assert trunk.end == max(job.cut for job in made.branches[trunk.id])
+    longer = plan(budget__tokens=[640, 1280, 2560, 5120])
+    assert {job.id for job in made.jobs} < {job.id for job in longer.jobs}
+
+
+def test_flop_budgets_need_one_trunk_a_rung() -> None:
+    made = plan(budget={"flops": [1e8, 2e8, 4e8]})
+    assert len([job for job in made.jobs if job.kind == "trunk"]) == 2
+    for job in made.observations():
+        counts = made.counts(job)
+        wanted = float(job.label.split()[0]) / counts.flops_per_token(made.accounting)
+        assert abs(made.tokens(job) - wanted) <= made.batch_tokens(job) / 2
+
+
+def test_a_cosine_trains_every_budget_whole() -> None:
+    made = plan(schedule={"kind": "cosine", "warmup_steps": 4, "decay": {"shape": "cosine", "fraction": 1, "end": 0.1}})
+    assert {job.kind for job in made.jobs} == {"run"}
+    assert total(made).saving == 1.0
+
+
+def test_any_science_field_can_be_an_axis() -> None:
+    axes = {
+        "optimizer.lr": [0.1, 0.2],
+        "batch.tokens": [64, 128],
+        "seed.data": [0, 1],
+        "model.activation": ["relu2", "gelu"],
+        "shape.d_ff": [16, 24],
+        "schedule.decay.fraction": [0.1, 0.3],
+        "schedule.warmup_steps": [2, 3],
+    }
+    made = plan(grid={"axes": axes}, ladder__depths=[1])
+    assert len(made.points) == 2**7
+    for index, row in enumerate(made.points):
+        point = made.point(index)
+        assert point.optimizer.lr == row.settings["optimizer.lr"]
+        assert point.shape.d_ff == row.settings["shape.d_ff"]
+        assert point.warmup_steps == row.settings["schedule.warmup_steps"]
+    wide = next(job for job in made.jobs if made.points[job.point].settings["shape.d_ff"] == 24)
+    assert made.counts(wide).non_embedding == 4 * 64 + 2 * 8 * 24
+
+
+def test_batch_sizes_are_planned_for_the_same_tokens() -> None:
+    made = plan(grid={"axes": {"batch.tokens": [64, 128]}}, ladder__depths=[1], budget__tokens=[2560])
+    assert {made.tokens(job) for job in made.observations()} == {2560}
+
+
+def test_forking_saves_what_the_arithmetic_says() -> None:
+    """Four doubling budgets, decays of a fifth: (1 + 0.875 x 0.2) T against 1.875 T."""
+    made = plan(budget__tokens=[64_000, 128_000, 256_000, 512_000], schedule__decay__fraction=0.2, ladder__depths=[1])
+    cost = total(made)
+    assert cost.tokens == pytest.approx((1 + 0.875 * 0.2) * 512_000)
+    assert cost.saving == pytest.approx(1.875 / 1.175)
+    assert sum_costs(c for _, _, c in by_rung(made)) == cost
+
+
+def test_the_disk_a_plan_needs_is_what_training_writes(planned) -> None:
+    from sweepctl.store import checkpoints
+    from tests.conftest import one_plan, run_all
+
+    board = planned()
+    run_all(board)
+    written = sum(
+        checkpoints.at(entry.folder, step).bytes
+        for entry in board.entries.values()
+        for step in checkpoints.steps(entry.folder)
+    )
+    assert written == pytest.approx(total(one_plan(board.sweep)).disk_all, rel=0.35)
+    assert written > total(one_plan(board.sweep)).disk_all
+
+
+def test_a_plan_that_repeats_its_data_says_so() -> None:
+    assert most_passes(plan(budget__tokens=[2_000_000])) == pytest.approx(2.0, rel=0.01)
+
+
+def test_a_change_is_traced_to_its_field() -> None:
+    old = plan(budget__tokens=[1280, 2560])
+    new = plan(budget__tokens=[1280, 5120], optimizer__lr=0.5)
+    found = diff(old, new)
+    assert (found.kept, found.added, found.changed) == (0, 2, 4)
+    assert found.changes[0].field == "optimizer.lr"
+    assert (found.changes[0].old, found.changes[0].new, found.changes[0].jobs) == (0.02, 0.5, 4)
+    same = diff(old, plan(budget__tokens=[1280, 2560, 5120]))
+    assert (same.kept, same.added, same.changed, same.gone) == (6, 2, 0, ())
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"stages": {"a": {"rungs": [7]}}}, "rungs=7"),
+        ({"budget__tokens": [128]}, "inside the warmup"),
+        ({"grid": {"axes": {"optimizer.speed": [1]}}}, "no science field 'optimizer.speed'"),
+        ({"grid": {"axes": {"optimizer.lr": [0]}}}, "optimizer.lr=0.0"),
+        ({"grid": {"axes": {"batch.tokens": [65]}}}, "batch.tokens=65"),
+    ],
+)
+def test_what_cannot_be_planned_is_named(changes, said: str) -> None:
+    study = tiny(**changes)
+    with pytest.raises(RequestError, match=said):
+        expand(study, next(iter(study.all_stages)), FACTS)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"format": 99}'])
+def test_a_damaged_plan_is_one_sentence(text: str) -> None:
+    with pytest.raises(DamagedFile, match="plan the sweep again"):
+        load(text, "plans/x.json")
+
+
+def test_planning_and_status_import_neither_torch_nor_pandas() -> None:
+    code = (
+        "import sys; import sweepctl.cli, sweepctl.plan.expand, sweepctl.launch.status, sweepctl.report.status,"
+        " sweepctl.spec.compose, sweepctl.launch.compare, sweepctl.launch.stages, sweepctl.report.plan;"
+        "print([m for m in ('torch', 'pandas', 'submitit', 'matplotlib') if m in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

@@ -1,0 +1,252 @@
+"""What a job does besides forking: divergence, accumulation, precision, records."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from sweepctl.spec.science import NUMERICS
+from sweepctl.store import attempts, checkpoints
+from sweepctl.train.batches import Batches
+from tests.conftest import Planner, only, run_all, run_job, tiny
+
+
+def losses(board) -> list[float]:
+    return [entry.folder.result()["loss_nats"]["validation"] for entry in only(board, "branch")]
+
+
+def test_the_reference_loss_has_not_moved(planned: Planner) -> None:
+    """Raise NUMERICS when this fails on purpose: results made before then keep their ids and meaning."""
+    board = planned(ladder__depths=[2], budget__tokens=[2560])
+    run_all(board, gemm="torch")
+    assert NUMERICS == 1
+    assert losses(board) == pytest.approx([2.87432], abs=2e-4)
+
+
+@pytest.mark.parametrize("lr", [1e4, 1e30])
+def test_a_diverged_run_is_a_result(planned: Planner, lr: float) -> None:
+    board = planned(optimizer__lr=lr, parametrization__name="standard", parametrization__zero_head=False)
+    run_all(board)
+    for trunk in only(board, "trunk"):
+        result = trunk.folder.result()
+        assert result["state"] == "diverged" and result["step"] < 30
+        assert "loss" in result["reason"] and "loss_nats" not in result
+    for branch in only(board, "branch"):
+        state = board.state(branch)
+        assert state.state == "diverged" and board.finished(branch)
+
+
+def test_a_branch_whose_checkpoint_came_before_the_divergence_lives(planned: Planner, monkeypatch) -> None:
+    from sweepctl.train.trainer import Trainer
+
+    update = Trainer.update
+
+    def poisoned(self: Trainer, curve):
+        if self.step == 20 and curve.cut is None:
+            with torch.no_grad():
+                self.model.embedding.fill_(math.nan)
+        return update(self, curve)
+
+    monkeypatch.setattr(Trainer, "update", poisoned)
+    board = planned(ladder__depths=[1])
+    run_all(board)
+    early, late = only(board, "branch")
+    assert early.folder.result()["state"] == "done"
+    assert board.state(late).state == "diverged" and not late.folder.has_result()
+    assert board.finished(late)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_accumulation_changes_nothing_but_rounding(planned: Planner, rows: int) -> None:
+    whole, pieces = planned(name="whole"), planned(name="pieces", seed__data=0)
+    run_all(whole)
+    expected = losses(whole)
+    for entry in whole.entries.values():
+        for path in sorted(entry.folder.path.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+    run_all(pieces, micro_batch_rows=rows)
+    assert losses(pieces) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_micro_batch_that_does_not_fit_is_one_sentence(planned: Planner) -> None:
+    board = planned()
+    board.make_wishes()
+    outcome = run_job(board, only(board, "trunk")[0], micro_batch_rows=3)
+    assert outcome.why == "request" and "does not divide the 4 rows" in outcome.message
+
+
+def test_bf16_trains_close_to_fp32(planned: Planner) -> None:
+    full, half = planned(name="full", ladder__depths=[1]), planned(name="half", ladder__depths=[1], precision="bf16")
+    run_all(full)
+    run_all(half)
+    assert losses(half) == pytest.approx(losses(full), rel=0.02)
+    assert losses(half) != losses(full)
+
+
+def test_other_data_than_the_plans_is_refused(planned: Planner, workspace) -> None:
+    import shutil
+
+    from sweepctl.data.corpora import prepare_synthetic
+
+    board = planned()
+    board.make_wishes()
+    shutil.rmtree(workspace.corpus("synthetic"))
+    prepare_synthetic(workspace.corpus("synthetic"), seed=9, train_tokens=70_000, validation_tokens=66_000)
+    outcome = run_job(board, only(board, "trunk")[0])
+    assert outcome.why == "request" and "the plan was made on" in outcome.message
+
+
+@pytest.mark.parametrize("damage", ["missing", "short"])
+def test_an_unreadable_shard_is_one_sentence(planned: Planner, workspace, damage: str) -> None:
+    board = planned()
+    board.make_wishes()
+    shard = workspace.corpus("synthetic") / "train-00000.bin"
+    if damage == "missing":
+        shard.unlink()
+    else:
+        shard.write_bytes(shard.read_bytes()[:-1])
+    outcome = run_job(board, only(board, "trunk")[0])
+    assert outcome.why == "failed" and "prepare the data again" in outcome.message
+    assert "\n" not in outcome.message
+
+
+def test_batch_sizes_see_the_same_tokens_in_the_same_order(workspace, facts) -> None:
+    from sweepctl.plan.expand import expand
+
+    folder = workspace.corpus("synthetic")
+    seen = []
+    for rows in (1, 2, 4):
+        point = expand(tiny(batch__tokens=16 * rows), "all", facts).point(0)
+        batches = Batches(folder, point)
+        seen.append(torch.cat([batches.batch(step)[0] for step in range(12 // rows)]))
+    assert torch.equal(seen[0], seen[1]) and torch.equal(seen[0], seen[2])
+
+
+def test_order_depends_on_the_data_seed_alone(workspace, facts) -> None:
+    from sweepctl.plan.expand import expand
+
+    def first(**changes) -> torch.Tensor:
+        return Batches(workspace.corpus("synthetic"), expand(tiny(**changes), "all", facts).point(0)).batch(0)[0]
+
+    assert torch.equal(first(), first(seed__init=5))
+    assert not torch.equal(first(), first(seed__data=5))
+
+
+def test_targets_are_the_next_tokens(workspace, facts) -> None:
+    from sweepctl.plan.expand import expand
+
+    inputs, targets = Batches(workspace.corpus("synthetic"), expand(tiny(), "all", facts).point(0)).batch(3)
+    assert inputs.shape == targets.shape == (4, 16)
+    assert torch.equal(inputs[:, 1:], targets[:, :-1])
+
+
+def test_curve_points_lie_at_the_same_tokens_for_every_batch_size() -> None:
+    from itertools import islice
+
+    from sweepctl.train.loop import curve_steps
+
+    small = [step * 64 for step in islice(curve_steps(64, 4), 40)]
+    large = [step * 256 for step in islice(curve_steps(256, 4), 20)]
+    assert small == sorted(set(small))
+    assert set(large) <= set(small)
+    assert next(curve_steps(64, 0)) > 10**9
+
+
+def test_what_an_attempt_says_of_itself(planned: Planner) -> None:
+    board = planned(ladder__depths=[1])
+    run_all(board)
+    record = attempts.newest(only(board, "trunk")[0].folder).record
+    assert record["why"] == "done" and record["started"] <= record["ended"]
+    assert record["trained_tokens"] == 30 * 64 and record["tokens_per_s"] > 0
+    assert record["mfu"] is None  # no peak is known for a CPU, so none is guessed
+    assert {"torch", "numpy", "python", "sweepctl"} == set(record["versions"])
+    assert len(record["code"]) == 16 and record["device"] and record["gemm"] in ("torch", "onednn")
+    assert "OMP_NUM_THREADS" in record["environment"]
+    text = json.dumps(record)
+    import os
+
+    assert not any(value and len(value) > 24 and value in text for value in os.environ.values() if "/" not in value)
+
+
+def test_an_unexpected_error_is_recorded_with_its_last_lines(planned: Planner, monkeypatch) -> None:
+    from sweepctl.train.trainer import Trainer
+
+    board = planned(ladder__depths=[1])
+    board.make_wishes()
+    trunk = only(board, "trunk")[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "update", lambda *_: 1 / 0)
+        assert run_job(board, trunk).why == "failed"
+    record = attempts.newest(trunk.folder).record
+    assert record["why"] == "failed" and "ZeroDivisionError" in record["error"]
+    assert board.state(trunk).state == "failed"
+    assert run_job(board, trunk).why == "done"
+
+
+def test_resume_checkpoints_roll(planned: Planner) -> None:
+    board = planned(ladder__depths=[1], budget__tokens=[2560])
+    board.make_wishes()
+    trunk = only(board, "trunk")[0]
+    kept = []
+
+    from sweepctl.store import retention
+
+    roll = retention.roll
+
+    def watched(folder, keep_newest=retention.RESUME):
+        roll(folder, keep_newest)
+        kept.append(checkpoints.steps(folder))
+
+    retention.roll = watched
+    try:
+        run_job(board, trunk, checkpoint_every_s=1e-9)
+    finally:
+        retention.roll = roll
+    assert max(map(len, kept)) == 2 and len(kept) > 20
+    assert checkpoints.steps(trunk.folder) == [30]
+
+
+@pytest.mark.parametrize(
+    ("keep", "trunk_steps", "final"), [("all", [15, 30], True), ("last", [30], True), ("none", [], False)]
+)
+def test_what_is_kept_when_all_is_done(planned: Planner, keep: str, trunk_steps: list[int], final: bool) -> None:
+    board = planned(ladder__depths=[1])
+    run_all(board, keep=keep)
+    assert checkpoints.steps(only(board, "trunk")[0].folder) == trunk_steps
+    for branch in only(board, "branch"):
+        assert bool(checkpoints.steps(branch.folder)) == final
+    assert all(board.finished(entry) for entry in board.entries.values())
+
+
+def test_a_checkpoint_a_branch_still_needs_is_kept(planned: Planner) -> None:
+    board = planned(ladder__depths=[1])
+    board.make_wishes()
+    trunk = only(board, "trunk")[0]
+    run_job(board, trunk, keep="none")
+    first, second = only(board, "branch")
+    run_job(board, first, keep="none")
+    assert checkpoints.steps(trunk.folder) == [30]
+    run_job(board, second, keep="none")
+    assert checkpoints.steps(trunk.folder) == []
+
+
+def test_mfu_is_of_the_devices_own_peak_or_not_at_all() -> None:
+    from sweepctl.train.device import peak_flops
+
+    assert peak_flops("NVIDIA H100 80GB HBM3") == 989.4e12
+    assert peak_flops("NVIDIA H100 PCIe") == 756e12
+    assert peak_flops("NVIDIA A100-SXM4-80GB") == 312e12
+    assert peak_flops("Some Future GPU") is None
+
+
+def test_a_job_without_its_folder_says_nothing_twice(planned: Planner, tmp_path: Path) -> None:
+    board = planned(ladder__depths=[1])
+    run_all(board)
+    branch = only(board, "branch")[0]
+    before = attempts.newest(branch.folder).number
+    assert run_job(board, branch).why == "done"
+    assert attempts.newest(branch.folder).number == before
