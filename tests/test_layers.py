@@ -36,7 +36,7 @@ def test_every_room_imports_only_what_lies_before_it() -> None:
             names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             for name in names:
                 if name.split(".")[0] == "sweepctl":
-                    target = (name.split(".") + [""])[1]
+                    target = [*name.split("."), ""][1]
                     if target not in MAY_IMPORT[room] | EVERYONE | {room}:
                         wrong.append(f"{path.relative_to(ROOT)} imports {name}")
     assert not wrong

@@ -47,7 +47,7 @@ class Language:
         written = np.zeros(count, dtype=np.int64)
         last = self._first_words(stream, count)
         used = 0
-        while used < steps and written.min() < document_bytes:
+        while used < steps and written.min() <= document_bytes:
             ids[used] = self._next(stream, used, last)
             written += lengths[ids[used]]
             last = np.vstack((last[1:], ids[used : used + 1].astype(np.uint64)))

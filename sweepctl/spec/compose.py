@@ -21,7 +21,6 @@ from sweepctl.resources import conf_dir, launchers_dir
 from sweepctl.spec.build import build
 from sweepctl.spec.study import Study
 
-
 OPEN = ("grid.axes", "stages.", "data.options")
 """Mappings that may be given new keys: an override there adds what is missing, as Hydra's ++ does."""
 

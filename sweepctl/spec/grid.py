@@ -86,7 +86,8 @@ def axis_values(name: str, axis: Any) -> list[Any]:
 
 
 def _ruled(at: str, axis: Mapping[str, Any]) -> list[Any]:
-    rule, options = next(iter(axis.items())) if len(axis) == 1 else ("", None)
+    options: Any
+    rule, options = next(iter(axis.items())) if len(axis) == 1 else ("", {})
     if rule not in ("log2", "log", "linear", "seeds"):
         raise InvalidValue(
             at, dict(axis), "one of the rules log2, log, linear, seeds, uniform and log_uniform"

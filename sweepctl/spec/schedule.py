@@ -80,8 +80,8 @@ class Schedule:
         cut = end - max(1, round(self.decay.fraction * end)) if self.kind == "wsd" else min(warmup, end - 1)
         if cut < warmup:
             raise RequestError(
-                f"A budget of {end} steps decays from step {cut}, inside the warmup of {warmup} steps; ask for "
-                "more tokens, a shorter warmup or a smaller decay, or leave it out with budget.min_steps."
+                f"A budget of {end} steps decays from step {cut}, inside the warmup of {warmup} steps; ask "
+                "for more tokens, a shorter warmup or a smaller decay, or leave it out with budget.min_steps."
             )
         return cut
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -41,7 +43,7 @@ def test_streams_are_frozen() -> None:
 
 
 FROZEN_WINDOWS = [721, 276, 887, 423, 92, 815, 76, 411]
-FROZEN_TEXT = b'liyoa esinie tadu lotcimoo ohwaad uvha a'
+FROZEN_TEXT = b"liyoa esinie tadu lotcimoo ohwaad uvha a"
 
 
 def test_a_language_depends_on_its_seed_a_sample_on_its_stream() -> None:
@@ -59,7 +61,7 @@ def test_the_language_has_structure_beyond_its_words() -> None:
     """The next word is far more predictable from the last one than from its frequency alone."""
     text = Language(0).documents("long", 1, 400_000)[0].split(b" ")
     pairs: dict[bytes, set[bytes]] = {}
-    for a, b in zip(text, text[1:], strict=False):
+    for a, b in itertools.pairwise(text):
         pairs.setdefault(a, set()).add(b)
     common = max(set(text), key=text.count)
     assert text.count(common) > 500

@@ -37,7 +37,9 @@ def workspace(tmp_path: Path) -> Workspace:
 def tokens(workspace: Workspace, split: str) -> np.ndarray:
     folder = workspace.corpus("made")
     index = read_index(folder)
-    return np.concatenate([np.fromfile(folder / s.file, dtype=index.dtype) for s in index.splits[split].shards])
+    return np.concatenate(
+        [np.fromfile(folder / s.file, dtype=index.dtype) for s in index.splits[split].shards]
+    )
 
 
 def test_text_jsonl_and_parquet_give_the_same_documents(workspace: Workspace, tmp_path: Path) -> None:
@@ -47,7 +49,11 @@ def test_text_jsonl_and_parquet_give_the_same_documents(workspace: Workspace, tm
     folder.mkdir()
     for i, text in enumerate(TEXTS):
         (folder / f"{i}.txt").write_text(text)
-    for source, path, field in (("jsonl", "d.jsonl", "text"), ("parquet", "d.parquet", "body"), ("text", "texts", "")):
+    for source, path, field in (
+        ("jsonl", "d.jsonl", "text"),
+        ("parquet", "d.parquet", "body"),
+        ("text", "texts", ""),
+    ):
         made = Workspace(tmp_path / source)
         prepare_from(made, request(source, [tmp_path / path], field=field), None)
         both = b"".join(tokens(made, split).tobytes() for split in ("train", "validation"))
@@ -58,7 +64,9 @@ def test_no_document_is_in_both_splits_even_twice_in_the_data(workspace: Workspa
     folder = workspace.corpus("made")
     documents = [Document(f"{copy}/{i}", t.encode()) for copy in "ab" for i, t in enumerate(TEXTS)]
     prepare(folder, documents, Bytes(), by_share(0.4), {})
-    train, held_out = (set(tokens(workspace, s).tobytes().split(b"\0")) - {b""} for s in ("train", "validation"))
+    train, held_out = (
+        set(tokens(workspace, s).tobytes().split(b"\0")) - {b""} for s in ("train", "validation")
+    )
     assert train and held_out and not train & held_out
     assert len(train) + len(held_out) == len(TEXTS)
 
@@ -89,7 +97,9 @@ def test_a_tokenizers_file_works(workspace: Workspace, tmp_path: Path) -> None:
     size = made.get_vocab_size()
     assert (index.vocab_size, index.dtype) == (size + 1, "uint16")
     documents = "".join(f" {token} " for token in tokens(workspace, "train")).split(f" {size} ")
-    texts = [made.decode([int(t) for t in d.split()]).replace("Ġ", " ").replace(" ", "") for d in documents[:-1]]
+    texts = [
+        made.decode([int(t) for t in d.split()]).replace("Ġ", " ").replace(" ", "") for d in documents[:-1]
+    ]
     assert set(texts) <= {t.replace(" ", "") for t in TEXTS}
     train = index.splits["train"]
     assert train.tokens < train.bytes
@@ -156,7 +166,9 @@ def test_flat_files_are_checked(workspace: Workspace, tmp_path: Path) -> None:
     for name, said in (("odd.bin", "not a whole number"), ("big.bin", "holds token 99")):
         with pytest.raises(RequestError, match=said):
             prepare_from(
-                workspace, request("flat", [tmp_path / name], validation=(tmp_path / name,), vocab_size=50), None
+                workspace,
+                request("flat", [tmp_path / name], validation=(tmp_path / name,), vocab_size=50),
+                None,
             )
 
 
@@ -182,9 +194,9 @@ def test_a_pinned_hash_is_kept_to(workspace: Workspace) -> None:
     data = Data("made", "synthetic", options=options)
     found = ensure(workspace, data)
     assert ensure(workspace, Data("made", "synthetic", found.hash, options)).hash == found.hash
-    with pytest.raises(RequestError, match="data.hash pins beef"):
+    with pytest.raises(RequestError, match=r"data\.hash pins beef"):
         ensure(workspace, Data("made", "synthetic", "beef", options))
-    with pytest.raises(RequestError, match="data.options of synthetic are"):
+    with pytest.raises(RequestError, match=r"data\.options of synthetic are"):
         ensure(workspace, Data("other", "synthetic", options={"seed": 0}))
     with pytest.raises(RequestError, match="No data is prepared"):
         ensure(workspace, Data("other"))

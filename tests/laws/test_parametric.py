@@ -41,15 +41,18 @@ def test_unlike_chinchilla_too(true: dict) -> None:
 
 def test_intervals_cover() -> None:
     """Of 95 % intervals over resampled rows, 90 to 98 % hold the truth."""
-    held = {name: 0 for name in ("alpha", "beta", "E", "a")}
+    held = dict.fromkeys(("alpha", "beta", "E", "a"), 0)
     truth = {**TRUE, "a": TRUE["beta"] / (TRUE["alpha"] + TRUE["beta"])}
-    trials = 120
+    trials = 100
     for seed in range(trials):
-        made = parametric.fit(grid(0.004, seed, 7, 7), Options(replicates=250, seed=seed, exponents=(0.3, 0.5)))
+        made = parametric.fit(
+            grid(0.004, seed, 7, 7), Options(replicates=250, seed=seed, exponents=(0.3, 0.5))
+        )
         for name in held:
             low, high = made.intervals[name]
             held[name] += low <= truth[name] <= high
-    assert all(0.86 <= count / trials <= 0.99 for count in held.values()), held
+    assert all(count / trials >= 0.88 for count in held.values()), held
+    assert 0.90 <= sum(held.values()) / (trials * len(held)) <= 0.985, held
 
 
 def test_a_prediction_holds_new_runs() -> None:
@@ -117,7 +120,9 @@ def test_the_chinchilla_points() -> None:
     """Besiroglu et al. 2024: Huber 1e-3, sum, without the five highest losses."""
     rows = np.genfromtxt(SHARED / "chinchilla_besiroglu" / "runs.csv", delimiter=",", names=True)[5:]
     n, flops = rows["model_params"], rows["training_flop"]
-    data = Observations(n, flops / 6 / n, flops, rows["loss_nats"], tuple(str(int(i)) for i in rows["run_id"]))
+    data = Observations(
+        n, flops / 6 / n, flops, rows["loss_nats"], tuple(str(int(i)) for i in rows["run_id"])
+    )
     made = parametric.fit(data, Options(replicates=4000))
     assert made.objective <= 1.018275e-3
     assert made.starts == {"tried": 49, "agreeing": 49}

@@ -59,7 +59,13 @@ def test_flop_budgets_need_one_trunk_a_rung() -> None:
 
 
 def test_a_cosine_trains_every_budget_whole() -> None:
-    made = plan(schedule={"kind": "cosine", "warmup_steps": 4, "decay": {"shape": "cosine", "fraction": 1, "end": 0.1}})
+    made = plan(
+        schedule={
+            "kind": "cosine",
+            "warmup_steps": 4,
+            "decay": {"shape": "cosine", "fraction": 1, "end": 0.1},
+        }
+    )
     assert {job.kind for job in made.jobs} == {"run"}
     assert total(made).saving == 1.0
 
@@ -92,7 +98,9 @@ def test_batch_sizes_are_planned_for_the_same_tokens() -> None:
 
 def test_forking_saves_what_the_arithmetic_says() -> None:
     """Four doubling budgets, decays of a fifth: (1 + 0.875 x 0.2) T against 1.875 T."""
-    made = plan(budget__tokens=[64_000, 128_000, 256_000, 512_000], schedule__decay__fraction=0.2, ladder__depths=[1])
+    made = plan(
+        budget__tokens=[64_000, 128_000, 256_000, 512_000], schedule__decay__fraction=0.2, ladder__depths=[1]
+    )
     cost = total(made)
     assert cost.tokens == pytest.approx((1 + 0.875 * 0.2) * 512_000)
     assert cost.saving == pytest.approx(1.875 / 1.175)
@@ -153,8 +161,9 @@ def test_a_damaged_plan_is_one_sentence(text: str) -> None:
 
 def test_planning_and_status_import_neither_torch_nor_pandas() -> None:
     code = (
-        "import sys; import sweepctl.cli, sweepctl.plan.expand, sweepctl.launch.status, sweepctl.report.status,"
-        " sweepctl.spec.compose, sweepctl.launch.compare, sweepctl.launch.stages, sweepctl.report.plan;"
+        "import sys; import sweepctl.cli, sweepctl.plan.expand, sweepctl.launch.status,"
+        " sweepctl.report.status, sweepctl.spec.compose, sweepctl.launch.compare,"
+        " sweepctl.launch.stages, sweepctl.report.plan;"
         "print([m for m in ('torch', 'pandas', 'submitit', 'matplotlib') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"

@@ -13,7 +13,11 @@ HIDDEN = Accounting("non_embedding", "six_n")
 
 def test_the_three_ways_to_ask_for_the_same() -> None:
     n = COUNTS.non_embedding
-    for asked in (Budgets(tokens=(20 * n,)), Budgets(tokens_per_parameter=(20,)), Budgets(flops=(6 * n * 20 * n,))):
+    for asked in (
+        Budgets(tokens=(20 * n,)),
+        Budgets(tokens_per_parameter=(20,)),
+        Budgets(flops=(6 * n * 20 * n,)),
+    ):
         (budget,), dropped = asked.of(COUNTS, HIDDEN, batch_tokens=n)
         assert (budget.steps, budget.requested_tokens, dropped) == (20, 20 * n, [])
 
@@ -38,5 +42,7 @@ def test_limits_drop_and_say_why() -> None:
     assert [budget.steps for budget in kept] == [1000]
     assert dropped[0] == ("100 tokens", "10 steps are fewer than budget.min_steps=20")
     assert dropped[1] == ("100k tokens", "100k tokens are more than budget.max_tokens=50k")
-    assert Budgets(tokens=(1000,), min_tokens_per_parameter=1).of(COUNTS, HIDDEN, 10)[1][0][1].startswith("0.65")
+    assert (
+        Budgets(tokens=(1000,), min_tokens_per_parameter=1).of(COUNTS, HIDDEN, 10)[1][0][1].startswith("0.65")
+    )
     assert Budgets(tokens=(1e9,), max_tokens_per_parameter=9).of(COUNTS, HIDDEN, 10)[0] == []

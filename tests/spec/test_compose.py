@@ -53,7 +53,8 @@ def test_the_users_directory_comes_first(tmp_path: Path) -> None:
         "# @package _global_\ndefaults:\n  - override /ladder: ours\nname: ours\n"
     )
     (tmp_path / "ladder" / "ours.yaml").write_text(
-        "aspect: 8\nhead_size: 8\nd_ff_ratio: 4\ndepths: [3]\nd_ff_multiple: 1\nwidths: []\nparams: []\ntable: []\n"
+        "aspect: 8\nhead_size: 8\nd_ff_ratio: 4\ndepths: [3]\nd_ff_multiple: 1\n"
+        "widths: []\nparams: []\ntable: []\n"
     )
     (tmp_path / "ladder" / "demo.yaml").write_text((tmp_path / "ladder" / "ours.yaml").read_text())
     assert compose_study(["study=ours"], tmp_path).ladder.depths == (3,)
@@ -74,7 +75,10 @@ def test_the_users_directory_comes_first(tmp_path: Path) -> None:
         ("nope=1", "nope is not a key"),
         ("batch.tokens=100", "batch.tokens=100"),
         ("batch.context=0", "batch.context=0"),
-        ("model.activation=tanh", "model.activation='tanh' is not valid: it must be one of swiglu, relu2, gelu"),
+        (
+            "model.activation=tanh",
+            "model.activation='tanh' is not valid: it must be one of swiglu, relu2, gelu",
+        ),
         ("precision=fp8", "precision='fp8'"),
         ("seed.init=x", "seed.init='x' is not valid: it must be a whole number"),
         ("schedule.decay.fraction=2", "schedule.decay.fraction=2.0"),
@@ -118,7 +122,9 @@ def fields_of(kind: object, prefix: str = "") -> set[str]:
     for name, hint in typing.get_type_hints(kind).items():
         parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
         inner = next((part for part in parts if dataclasses.is_dataclass(part)), None)
-        found |= fields_of(inner, f"{prefix}{name}.") if inner and type(None) not in parts else {prefix + name}
+        found |= (
+            fields_of(inner, f"{prefix}{name}.") if inner and type(None) not in parts else {prefix + name}
+        )
     return found
 
 

@@ -35,12 +35,16 @@ def test_rules(axis, values) -> None:
 
 def test_sampling_is_seeded_and_each_draw_stands_alone() -> None:
     """Cerebras-GPT drew 200 settings: asking for more keeps the ones that are there."""
-    axes = {"optimizer.lr": {"log_uniform": [1e-4, 1e-1]}, "batch.tokens": [64, 128], "x.y": {"uniform": [2, 3]}}
+    axes = {
+        "optimizer.lr": {"log_uniform": [1e-4, 1e-1]},
+        "batch.tokens": [64, 128],
+        "x.y": {"uniform": [2, 3]},
+    }
     drawn = Grid(axes, Sample(200, 1)).settings()
     assert drawn == Grid(axes, Sample(300, 1)).settings()[:200]
     assert drawn != Grid(axes, Sample(200, 2)).settings()
     rates = sorted(point["optimizer.lr"] for point in drawn)
-    assert 1e-4 <= rates[0] and rates[-1] <= 1e-1
+    assert rates[0] >= 1e-4 and rates[-1] <= 1e-1
     assert 40 < sum(rate < 1e-3 for rate in rates) < 95  # a third of the decades, about a third of the draws
     assert {point["batch.tokens"] for point in drawn} == {64, 128}
     assert all(2 <= point["x.y"] <= 3 for point in drawn)

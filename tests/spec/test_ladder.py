@@ -15,7 +15,9 @@ SWIGLU = Architecture(activation="swiglu")
 def test_the_minicpm_ladder_has_its_published_sizes() -> None:
     """Hu et al. 2024, table of the wind-tunnel models: 0.009 to 0.499 B non-embedding parameters."""
     study = compose_study(["study=demo", "ladder=minicpm", "model.activation=swiglu"])
-    sizes = [count(shape, study.model, 122753, 4096).non_embedding for shape in study.ladder.shapes(study.model)]
+    sizes = [
+        count(shape, study.model, 122753, 4096).non_embedding for shape in study.ladder.shapes(study.model)
+    ]
     assert [round(n / 1e9, 3) for n in sizes] == [0.009, 0.036, 0.066, 0.109, 0.166, 0.241, 0.499]
 
 
@@ -29,12 +31,16 @@ def test_a_rule_by_depth_width_or_size_gives_the_same_shapes() -> None:
 
 
 def test_d_ff_is_rounded_up_to_its_multiple() -> None:
-    ladder = build(Ladder, {"aspect": 64, "head_size": 64, "d_ff_ratio": 8 / 3, "d_ff_multiple": 256, "depths": [4]})
+    ladder = build(
+        Ladder, {"aspect": 64, "head_size": 64, "d_ff_ratio": 8 / 3, "d_ff_multiple": 256, "depths": [4]}
+    )
     assert ladder.shapes(SWIGLU)[0].d_ff == 768
 
 
 def test_a_table_has_a_rule_for_sizes_between() -> None:
-    shapes = [{"d_model": d, "n_layers": d // 40, "n_heads": d // 64, "d_ff": d * 5 // 2} for d in (320, 640, 1280)]
+    shapes = [
+        {"d_model": d, "n_layers": d // 40, "n_heads": d // 64, "d_ff": d * 5 // 2} for d in (320, 640, 1280)
+    ]
     rule = build(Ladder, {"table": shapes}).rule()
     assert (rule.aspect, rule.head_size, rule.d_ff_ratio) == (40, 64, 2.5)
 
@@ -69,7 +75,9 @@ def test_conventions_of_counting() -> None:
     assert counts.total == counts.active == counts.non_embedding + 1600
     assert counts.flops_per_token(Accounting("with_head", "six_n")) == 6 * counts.with_head
     attention = 12 * 2 * 8 * 16
-    assert counts.flops_per_token(Accounting("with_head", "six_n_attention")) == 6 * counts.with_head + attention
+    assert (
+        counts.flops_per_token(Accounting("with_head", "six_n_attention")) == 6 * counts.with_head + attention
+    )
     assert counts.exact_flops_per_token == 6 * counts.with_head + attention
     tied = count(Shape(8, 2, 1, 32), Architecture(activation="relu2", tied=True, gains=True), 100, 16)
     assert tied.total == counts.non_embedding + 5 * 8 + 800

@@ -11,7 +11,11 @@ SHAPES = ["linear", "1-sqrt", "cosine", "exponential"]
 
 
 @given(
-    st.sampled_from(SHAPES), st.integers(0, 50), st.integers(0, 200), st.integers(1, 100), st.floats(0.01, 0.9)
+    st.sampled_from(SHAPES),
+    st.integers(0, 50),
+    st.integers(0, 200),
+    st.integers(1, 100),
+    st.floats(0.01, 0.9),
 )
 def test_warmup_rises_plateau_is_flat_decay_falls_to_its_floor(
     shape: str, warmup: int, plateau: int, decay: int, floor: float
@@ -23,7 +27,9 @@ def test_warmup_rises_plateau_is_flat_decay_falls_to_its_floor(
     assert all(value == 1.0 for value in values[warmup : cut + 1])
     assert values[cut:] == sorted(values[cut:], reverse=True)
     assert values[-1] >= floor - 1e-12
-    assert LearningRateCurve(warmup, cut, cut + 10**6, shape, floor).at(cut + 10**6 - 1) == pytest.approx(floor, abs=1e-2)
+    assert LearningRateCurve(warmup, cut, cut + 10**6, shape, floor).at(cut + 10**6 - 1) == pytest.approx(
+        floor, abs=1e-2
+    )
 
 
 @given(st.sampled_from(SHAPES), st.integers(1, 100))

@@ -59,7 +59,12 @@ def test_every_field_changes_the_id(path: str) -> None:
     value = POINT
     for name in path.split("."):
         value = getattr(value, name)
-    changes = {"optimizer.beta1": 0.5, "optimizer.beta2": 0.5, "batch.context": 32, "parametrization.depth_exponent": 1}
+    changes = {
+        "optimizer.beta1": 0.5,
+        "optimizer.beta2": 0.5,
+        "batch.context": 32,
+        "parametrization.depth_exponent": 1,
+    }
     new = WORDS.get(path) or changes.get(path) or OTHER[type(value)](value)
     assert trunk_id(with_field(POINT, path, new)) != trunk_id(POINT)
 
@@ -119,6 +124,6 @@ def test_a_bad_setting_is_named_by_its_path(path: str, value: object, said: str)
 
 
 def test_whole_numbers_and_floats_are_one_science() -> None:
-    assert trunk_id(build(Point, {**plain(POINT), "optimizer": {**plain(POINT.optimizer), "clip_norm": 1}})) == trunk_id(
-        POINT
-    )
+    assert trunk_id(
+        build(Point, {**plain(POINT), "optimizer": {**plain(POINT.optimizer), "clip_norm": 1}})
+    ) == trunk_id(POINT)

@@ -80,7 +80,10 @@ def test_a_micro_batch_that_does_not_fit_is_one_sentence(planned: Planner) -> No
 
 
 def test_bf16_trains_close_to_fp32(planned: Planner) -> None:
-    full, half = planned(name="full", ladder__depths=[1]), planned(name="half", ladder__depths=[1], precision="bf16")
+    full, half = (
+        planned(name="full", ladder__depths=[1]),
+        planned(name="half", ladder__depths=[1], precision="bf16"),
+    )
     run_all(full)
     run_all(half)
     assert losses(half) == pytest.approx(losses(full), rel=0.02)
@@ -130,7 +133,9 @@ def test_order_depends_on_the_data_seed_alone(workspace, facts) -> None:
     from sweepctl.plan.expand import expand
 
     def first(**changes) -> torch.Tensor:
-        return Batches(workspace.corpus("synthetic"), expand(tiny(**changes), "all", facts).point(0)).batch(0)[0]
+        return Batches(workspace.corpus("synthetic"), expand(tiny(**changes), "all", facts).point(0)).batch(
+            0
+        )[0]
 
     assert torch.equal(first(), first(seed__init=5))
     assert not torch.equal(first(), first(seed__data=5))
@@ -169,7 +174,9 @@ def test_what_an_attempt_says_of_itself(planned: Planner) -> None:
     text = json.dumps(record)
     import os
 
-    assert not any(value and len(value) > 24 and value in text for value in os.environ.values() if "/" not in value)
+    assert not any(
+        value and len(value) > 24 and value in text for value in os.environ.values() if "/" not in value
+    )
 
 
 def test_an_unexpected_error_is_recorded_with_its_last_lines(planned: Planner, monkeypatch) -> None:
@@ -213,7 +220,9 @@ def test_resume_checkpoints_roll(planned: Planner) -> None:
 @pytest.mark.parametrize(
     ("keep", "trunk_steps", "final"), [("all", [15, 30], True), ("last", [30], True), ("none", [], False)]
 )
-def test_what_is_kept_when_all_is_done(planned: Planner, keep: str, trunk_steps: list[int], final: bool) -> None:
+def test_what_is_kept_when_all_is_done(
+    planned: Planner, keep: str, trunk_steps: list[int], final: bool
+) -> None:
     board = planned(ladder__depths=[1])
     run_all(board, keep=keep)
     assert checkpoints.steps(only(board, "trunk")[0].folder) == trunk_steps

@@ -70,7 +70,9 @@ def test_the_fast_operations_mean_the_same(model: Architecture, kind: str) -> No
         losses.append(loss.item())
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     for (name, a), b in zip(plain.named_parameters(), fast.parameters(), strict=True):
-        torch.testing.assert_close(a.grad, b.grad, rtol=2e-3, atol=2e-6, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            a.grad, b.grad, rtol=2e-3, atol=2e-6, msg=lambda m, name=name: f"{name}: {m}"
+        )
 
 
 def test_attention_is_causal_and_positions_count() -> None:

@@ -33,7 +33,7 @@ def test_cerebras_gpts_table() -> None:
 
 
 def test_completeps_depth_rule() -> None:
-    """Dey et al. 2025, table 1, alpha 1: branch 1 / m_L, hidden LR as the width gives it, no 1 / sqrt(2 L)."""
+    """Dey et al. 2025, table 1, alpha 1: branch 1 / m_L, hidden LR by width alone, no 1 / sqrt(2 L)."""
     mup = Parametrization("mup", 0.02, base_d_model=256, base_n_layers=2, depth_exponent=1.0)
     table = mup.table(shape(512, 8))
     assert table["residual_output"] == Row(0.02 / math.sqrt(2), 0.5, 0.25)
@@ -55,7 +55,9 @@ def test_at_its_base_shape_mup_is_standard() -> None:
         assert ours == theirs
 
 
-def train(parametrization: Parametrization, at: Shape, steps: int, lr: float = 2**-7) -> tuple[Decoder, torch.Tensor]:
+def train(
+    parametrization: Parametrization, at: Shape, steps: int, lr: float = 2**-7
+) -> tuple[Decoder, torch.Tensor]:
     net = Decoder(at, Architecture("relu2"), parametrization, 64, 32, ops.eager_cpu("torch"))
     net.initialize(1)
     optimizer = GroupedAdamW(net, Optimizer(lr=lr, eps=1e-12, weight_decay=0.0), parametrization, at)
@@ -81,7 +83,9 @@ def test_the_two_are_identical_at_the_base() -> None:
 def slope(kind: str) -> float:
     """Of log2 RMS change of the last block's output against log2 width, 32 to 256, after four updates."""
     options = {"base_d_model": 32, "base_n_layers": 2, "attention_scale": "inverse", "zero_head": True}
-    changes = [train(Parametrization(kind, 0.1, **options), shape(width), 4)[1] for width in (32, 64, 128, 256)]
+    changes = [
+        train(Parametrization(kind, 0.1, **options), shape(width), 4)[1] for width in (32, 64, 128, 256)
+    ]
     logs = torch.log2(torch.stack(changes))
     x = torch.tensor([0.0, 1.0, 2.0, 3.0])
     return float(((x - x.mean()) * (logs - logs.mean())).sum() / ((x - x.mean()) ** 2).sum())

@@ -1,0 +1,51 @@
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types bench clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# One thread a process: the demo and the tests run many processes side by side.
+export OMP_NUM_THREADS ?= 1
+
+help: ## these lines
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY) ## a virtual environment in .venv, with everything installed
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14) and "sweepctl needs Python 3.11, 3.12 or 3.13; say which: make setup PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $(READY)
+
+demo: setup ## the whole loop on real text: plan, train, fit, predict, train, score (about 5 minutes)
+	$(BIN)/sweepctl plan
+	$(BIN)/sweepctl launch demo
+	$(BIN)/sweepctl plan
+	$(BIN)/sweepctl launch demo
+	$(BIN)/sweepctl fit demo
+	$(BIN)/sweepctl predict demo --stage top
+	$(BIN)/sweepctl launch demo
+	$(BIN)/sweepctl collect demo --csv
+	$(BIN)/sweepctl report demo
+
+test: setup ## the tests
+	$(BIN)/pytest
+
+lint: setup ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup ## mypy --strict
+	$(BIN)/mypy
+
+bench: setup ## what is measured: training, planning, start-up (PEER=path/to/nanoGPT for the pair)
+	$(BIN)/python -m benchmarks.planning
+	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.training $(if $(PEER),--peer $(PEER))
+
+clean: ## remove what make made; the workspace (sweeps/) stays
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
