@@ -66,7 +66,7 @@ def plan(
     from sweepctl.data.corpora import ensure
     from sweepctl.launch.compare import compare
     from sweepctl.launch.stages import plan_stages
-    from sweepctl.launch.throughput import measured
+    from sweepctl.launch.throughput import Rate, measured
     from sweepctl.plan.expand import CorpusFacts
     from sweepctl.report.console import console, show_json
     from sweepctl.report.plan import plan_json, show_plan
@@ -84,7 +84,10 @@ def plan(
         if flops_per_s <= 0:
             raise RequestError(f"--flops-per-s {flops_per_s:g} is not valid: it must be above 0.")
         rungs = {rung.name for one in plans.values() for rung in one.rungs}
-        throughput, provenance = dict.fromkeys(rungs, flops_per_s), f"at the stated {flops_per_s:.3g} FLOP/s"
+        throughput, provenance = (
+            dict.fromkeys(rungs, Rate(flops_per_s)),
+            f"at the stated {flops_per_s:.3g} FLOP/s",
+        )
     else:
         throughput, provenance = measured(workspace, plans), "as this sweep's attempts measured it"
     sweep.save(plans)

@@ -73,8 +73,14 @@ def _find_in(folder: JobFolder, trunk: bool, keep: str, shared: bool, found: Unw
 
 
 def delete(sweep: Sweep, found: Unwanted) -> None:
-    """Delete what `find` found, and this sweep's wishes for branches it no longer wants."""
-    for path, _ in found.jobs.values():
+    """Delete what `find` found, and this sweep's wishes for branches it no longer wants.
+
+    What another sweep's plan has come to want since, or a process has taken up, stays.
+    """
+    elsewhere = sweep.workspace.wanted_elsewhere(sweep.name)
+    for job_id, (path, _) in found.jobs.items():
+        if job_id in elsewhere or _alive(sweep.workspace.job(job_id)):
+            continue
         gone = path.with_name(f".{path.name}.gone")
         os.replace(path, gone)
         shutil.rmtree(gone, ignore_errors=True)

@@ -97,7 +97,7 @@ def predict_target(
     plan = list(plans.values())[-1]
     if rate is None:
         known = measured(sweep.workspace, plans)
-        rate = max(known.values(), default=None)
+        rate = max((r.flops_per_s for r in known.values()), default=None)
     found = recipe(plan, made, flops, n, d, rate)
     predictions.write(
         sweep,

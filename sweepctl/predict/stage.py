@@ -50,7 +50,7 @@ def predict_stage(sweep: Sweep, stage: str, made: Fit, post_hoc: bool) -> tuple[
     plan = _plan(sweep, stage)
     prior = [p for p in predictions.of_plan(sweep, plan) if p["prior"]]
     if prior and not post_hoc:
-        return prior[-1], False
+        return prior[0], False
     begun = predictions.attempted(sweep, plan)
     if begun and not post_hoc:
         raise RequestError(

@@ -15,7 +15,7 @@ def show_clean(out: Console, found: Unwanted) -> None:
     for job in found.busy:
         out.print(f"  {job} is not wanted any more but is being trained; cancel it first")
     if found.empty:
-        out.print("Nothing to delete: every job is wanted by a current plan.")
+        out.print("Nothing to delete.")
         return
     for job, (_, bytes_) in sorted(found.jobs.items(), key=lambda item: -item[1][1]):
         out.print(f"  job {job}  {size(bytes_)}")

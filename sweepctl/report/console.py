@@ -50,6 +50,8 @@ def size(value: float) -> str:
 
 def flops(value: float) -> str:
     """1.2e12 in the three digits that FLOPs are read with."""
+    if not value:
+        return "0"
     mantissa, _, exponent = f"{value:.2e}".partition("e")
     return f"{mantissa}e{int(exponent)}"
 

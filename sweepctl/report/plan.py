@@ -9,13 +9,14 @@ from rich.console import Console
 
 from sweepctl.launch.compare import Comparison
 from sweepctl.launch.take import NotYet
+from sweepctl.launch.throughput import Rate
 from sweepctl.plan.cost import Cost, by_rung, most_passes, sum_costs, total
 from sweepctl.plan.plan import Plan
 from sweepctl.report.console import count, duration, flops, size, table
 from sweepctl.spec.build import plain
 
-Throughput = dict[str, float]
-"""Rung name -> exact training FLOPs a second on one device, stated or measured."""
+Throughput = dict[str, Rate]
+"""Rung name -> how fast one device trains it, stated or measured."""
 
 
 def show_plan(
@@ -40,7 +41,7 @@ def _stage_table(stage: str, plan: Plan, throughput: Throughput) -> Any:
     for rung, jobs, cost in by_rung(plan):
         ends = sorted({plan.tokens(job) for job in jobs if job.kind != "trunk"})
         parameters = rung.counts.parameters(plan.accounting.parameters)
-        spread = f"{ends[0] / parameters:.3g} to {ends[-1] / parameters:.3g}"
+        spread = f"{ends[0] / parameters:.3g}-{ends[-1] / parameters:.3g}"
         rate = throughput.get(rung.name)
         rows.append(
             [
@@ -48,17 +49,17 @@ def _stage_table(stage: str, plan: Plan, throughput: Throughput) -> Any:
                 count(rung.counts.non_embedding),
                 count(parameters),
                 str(len(ends)),
-                f"{count(ends[0])} to {count(ends[-1])}" if len(ends) > 1 else count(ends[0]),
+                f"{count(ends[0])}-{count(ends[-1])}" if len(ends) > 1 else count(ends[0]),
                 spread if len(ends) > 1 else f"{ends[0] / parameters:.3g}",
                 str(cost.jobs),
                 count(cost.tokens),
                 f"{cost.saving:.2f}x",
                 flops(cost.flops),
-                duration(seconds) if (seconds := _device_s(cost, rate)) is not None else "-",
+                _device_time(cost, rate),
             ]
         )
     columns = ["rung", "N hidden", f"N {_short(plan)}", "budgets", "tokens", "tokens/N"]
-    columns += ["jobs", "trained", "forking", "FLOPs", "device time"]
+    columns += ["jobs", "trained", "forking", "FLOPs", "time"]
     return table(f"stage {stage}", columns, rows)
 
 
@@ -123,7 +124,8 @@ def _show_total(
         f"{cost.checkpoints} checkpoints take {size(cost.disk_all)} ({size(cost.disk_last)} with keep=last)."
     )
     if throughput:
-        out.print(f"Device time {provenance}.")
+        bound = any(rate.least for rate in throughput.values())
+        out.print(f"Device time {provenance}{'; < where only a smaller rung was measured' * bound}.")
     else:
         out.print("Device time: nothing measured yet; state it with --flops-per-s.")
 
@@ -155,9 +157,8 @@ def plan_json(
                         "parameters": plain(rung.counts),
                         "flops_per_token": rung.counts.flops_per_token(plan.accounting),
                         "exact_flops_per_token": rung.counts.exact_flops_per_token,
-                        "device_s": cost.flops_exact / throughput[rung.name]
-                        if rung.name in throughput
-                        else None,
+                        "device_s": _device_s(cost, rate := throughput.get(rung.name)),
+                        "device_s_is_upper_bound": rate.least if rate else None,
                         **_cost_json(cost),
                     }
                     for rung, _, cost in by_rung(plan)
@@ -184,8 +185,14 @@ def plan_json(
     }
 
 
-def _device_s(cost: Cost, rate: float | None) -> float | None:
-    return cost.flops_exact / rate if rate else None
+def _device_s(cost: Cost, rate: Rate | None) -> float | None:
+    return cost.flops_exact / rate.flops_per_s if rate else None
+
+
+def _device_time(cost: Cost, rate: Rate | None) -> str:
+    if rate is None:
+        return "-"
+    return ("< " if rate.least else "") + duration(cost.flops_exact / rate.flops_per_s)
 
 
 def _cost_json(cost: Cost) -> dict[str, Any]:

@@ -114,12 +114,20 @@ def claim(folder: JobFolder, facts: dict[str, Any]) -> Attempt | None:
                 write_json(scratch / "attempt.json", record)
                 os.rename(scratch, target)
                 sync_folder(folder.attempts)
+                _sweep_scratch(folder)
                 return Attempt(target, number, record)
             except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
                     raise
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _sweep_scratch(folder: JobFolder) -> None:
+    """Delete the claims of killed processes. One that is being made this moment has lost anyway."""
+    for name in os.listdir(folder.attempts):
+        if name.startswith("."):
+            shutil.rmtree(folder.attempts / name, ignore_errors=True)
 
 
 def superseded(folder: JobFolder, attempt: Attempt) -> bool:

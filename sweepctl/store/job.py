@@ -86,7 +86,7 @@ class JobFolder:
             return None
 
     def has_result(self) -> bool:
-        return (self.path / "result.json").exists()
+        return self.result() is not None
 
     def write_result(self, result: dict[str, Any]) -> None:
         write_json(self.path / "result.json", result)

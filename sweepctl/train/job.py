@@ -150,7 +150,11 @@ def _train_trunk(loop: Loop, folder: JobFolder) -> Outcome:
             return Outcome("diverged", error.result["reason"])
         if loop.trainer.step == step:
             loop.save()
-    retention.roll(folder, keep_newest=0)
+    # Not at a cut only where wishes were withdrawn: whoever makes them again goes on from here.
+    withdrawn = loop.trainer.step not in {wish.step for wish in folder.wishes()}
+    if withdrawn:
+        loop.save()
+    retention.roll(folder, keep_newest=int(withdrawn))
     return Outcome("done")
 
 
