@@ -117,10 +117,9 @@ def _point_columns(plan: Plan, index: int) -> dict[str, Any]:
 
 def _result_columns(board: Board, entry: Entry) -> dict[str, Any]:
     """State and losses; what was not measured is absent, never zero."""
-    result = entry.folder.result()
+    result = board.outcome(entry)
     if result is None:
-        state = "diverged" if board.finished(entry) else "missing"
-        return {"state": state}
+        return {"state": "missing"}
     row: dict[str, Any] = {"state": result["state"], "reason": result.get("reason")}
     for position, (name, loss) in enumerate(result.get("loss_nats", {}).items()):
         if position == 0:

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 
 from sweepctl.plan.cost import Cost, total
 from sweepctl.plan.diff import Diff, diff
-from sweepctl.plan.plan import Plan
+from sweepctl.plan.plan import Job, Plan
 from sweepctl.store import checkpoints
+from sweepctl.store.state import outcome
 from sweepctl.store.workspace import Sweep
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Of one stage's plan. `begun` jobs have a checkpoint but not all they should."""
+    """Of one stage's plan. `begun` jobs have a checkpoint but not all they should; `left` costs the rest."""
 
     exists: int
     begun: int
@@ -25,28 +26,27 @@ class Comparison:
 
 def compare(sweep: Sweep, plan: Plan) -> Comparison:
     """What is left to do, and what the sweep's older plans wanted that no current plan wants any more."""
-    exists = begun = 0
-    left = []
+    exists = 0
+    left: list[Job] = []
+    reached: dict[str, int] = {}
     for job in plan.jobs:
         folder = sweep.workspace.job(job.id)
-        if not folder.path.exists():
-            left.append(job)
-            continue
-        if folder.has_result():
-            exists += 1
-            continue
         saved = checkpoints.steps(folder)
-        if job.kind == "trunk" and saved and saved[-1] >= job.end:
+        done = job.kind == "trunk" and saved and saved[-1] >= job.end
+        if done or outcome(folder, folder.sibling(job.trunk) if job.trunk else None, job.cut) is not None:
             exists += 1
             continue
-        begun += bool(saved)
         left.append(job)
+        if saved:
+            reached[job.id] = saved[-1]
     before = sweep.stage_hashes().get(plan.stage)
     changes = diff(sweep.plan(before), plan) if before not in (None, plan.hash) else None
     gone = changes.gone if changes else ()
     wanted = _wanted_now(sweep, plan) if gone else set()
     unwanted = tuple(i for i in gone if i not in wanted and sweep.workspace.job(i).path.exists())
-    return Comparison(exists, begun, len(plan.jobs) - exists - begun, total(plan, left), changes, unwanted)
+    return Comparison(
+        exists, len(reached), len(left) - len(reached), total(plan, left, reached), changes, unwanted
+    )
 
 
 def _wanted_now(sweep: Sweep, plan: Plan) -> set[str]:

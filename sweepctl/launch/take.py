@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from sweepctl.errors import RequestError
 from sweepctl.plan.plan import Job, Plan, Taken
 from sweepctl.spec.study import Study, Take
+from sweepctl.store.state import outcome
 from sweepctl.store.workspace import Workspace
 
 
@@ -51,7 +52,7 @@ def _choose(workspace: Workspace, plan: Plan, path: str, rule: Take) -> Taken | 
     losses: dict[float, float] = {}
     missing = 0
     for value, (_, job) in largest.items():
-        result = workspace.job(job.id).result()
+        result = outcome(workspace.job(job.id), workspace.job(job.trunk) if job.trunk else None, job.cut)
         if result is None:
             missing += 1
         elif result["state"] == "done":

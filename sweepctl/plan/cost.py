@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 
 from sweepctl.plan.plan import Job, Plan, Rung
@@ -43,12 +43,12 @@ def by_rung(plan: Plan) -> list[tuple[Rung, list[Job], Cost]]:
     jobs: dict[int, list[Job]] = {}
     for job in plan.jobs:
         jobs.setdefault(plan.points[job.point].rung, []).append(job)
-    return [(plan.rungs[i], jobs[i], _cost(plan, jobs[i])) for i in sorted(jobs)]
+    return [(plan.rungs[i], jobs[i], _cost(plan, jobs[i], {})) for i in sorted(jobs)]
 
 
-def total(plan: Plan, jobs: list[Job] | None = None) -> Cost:
-    """The sum over jobs, all of the plan's by default."""
-    return _cost(plan, list(plan.jobs) if jobs is None else jobs)
+def total(plan: Plan, jobs: list[Job] | None = None, reached: Mapping[str, int] | None = None) -> Cost:
+    """The sum over jobs, all of the plan's by default; of those in `reached`, what lies beyond that step."""
+    return _cost(plan, list(plan.jobs) if jobs is None else jobs, reached or {})
 
 
 def sum_costs(costs: Iterable[Cost]) -> Cost:
@@ -59,7 +59,7 @@ def sum_costs(costs: Iterable[Cost]) -> Cost:
     return whole
 
 
-def _cost(plan: Plan, jobs: list[Job]) -> Cost:
+def _cost(plan: Plan, jobs: list[Job], reached: Mapping[str, int]) -> Cost:
     tokens = scratch = cuts = finals = disk_all = disk_last = 0
     flops = exact = 0.0
     rates: dict[Counts, tuple[int, int, int]] = {}
@@ -69,7 +69,8 @@ def _cost(plan: Plan, jobs: list[Job]) -> Cost:
             per_token = counts.flops_per_token(plan.accounting)
             rates[counts] = (per_token, counts.exact_flops_per_token, counts.total)
         per_token, per_token_exact, parameters = rates[counts]
-        trained = (job.end - (job.cut or 0 if job.kind == "branch" else 0)) * batch
+        first = reached.get(job.id) or (job.cut or 0 if job.kind == "branch" else 0)
+        trained = max(0, job.end - first) * batch
         tokens += trained
         flops += float(trained) * per_token
         exact += float(trained) * per_token_exact

@@ -11,7 +11,7 @@ from sweepctl.store import checkpoints
 from sweepctl.store.files import sync_folder
 from sweepctl.store.job import JobFolder, Wish
 from sweepctl.store.manifest import Manifest
-from sweepctl.store.state import JobState, state_of, trunk_diverged_before, trunk_reaches
+from sweepctl.store.state import JobState, outcome, state_of, trunk_reaches
 from sweepctl.store.workspace import Sweep
 
 
@@ -67,7 +67,7 @@ class Board:
 
     def finished(self, entry: Entry) -> bool:
         """Whether nothing is left to train for it: it has its result, or, a trunk, no branch needs it."""
-        if entry.folder.has_result():
+        if self.outcome(entry) is not None:
             return True
         if entry.job.kind == "trunk":
             saved = checkpoints.steps(entry.folder)
@@ -75,7 +75,11 @@ class Board:
                 b.folder.has_result() or trunk_reaches(entry.folder, b.job.cut or 0, saved)
                 for b in self.branches.get(entry.job.id, [])
             )
-        return self._diverged_with_trunk(entry)
+        return False
+
+    def outcome(self, entry: Entry) -> dict[str, Any] | None:
+        """The job's result, None while it is open."""
+        return outcome(entry.folder, entry.trunk, entry.job.cut)
 
     def can_start(self, entry: Entry) -> bool:
         """Whether an unfinished job has what it starts from."""
@@ -132,9 +136,6 @@ class Board:
             execution=execution,
             launcher=launcher,
         )
-
-    def _diverged_with_trunk(self, entry: Entry) -> bool:
-        return entry.trunk is not None and trunk_diverged_before(entry.trunk, entry.job.cut or 0)
 
 
 def _short(value: Any) -> str:

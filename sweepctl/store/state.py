@@ -35,16 +35,24 @@ def trunk_diverged_before(trunk: JobFolder, cut: int) -> bool:
     return trunk.has_result() and not trunk_reaches(trunk, cut)
 
 
+def outcome(folder: JobFolder, trunk: JobFolder | None, cut: int | None) -> dict[str, Any] | None:
+    """A job's result; where its trunk diverged before the cut, it diverged with it; None while it is open."""
+    result = folder.result()
+    if result is None and trunk is not None and trunk_diverged_before(trunk, cut or 0):
+        return {"state": "diverged", "reason": "its trunk diverged before the cut"}
+    return result
+
+
 def state_of(
     folder: JobFolder, trunk: JobFolder | None = None, cut: int | None = None, end: int | None = None
 ) -> JobState:
     """The state of a job of a plan: `cut` and its `trunk` for a branch, the last cut as `end` for a trunk."""
-    result = folder.result()
+    result = outcome(folder, trunk, cut)
     last = attempts.newest(folder)
     count = last.number if last else 0
     if result is not None:
         reason = str(result.get("reason", ""))
-        return JobState(result["state"], int(result["step"]), reason, count)
+        return JobState(result["state"], int(result.get("step", 0)), reason, count)
     saved = checkpoints.steps(folder)
     step = max(saved, default=0)
     if last is not None and last.alive():
@@ -53,11 +61,8 @@ def state_of(
         return JobState("done", step, attempts=count)
     if last is not None:
         return _ended(last.record, step, count)
-    if trunk is not None and cut is not None:
-        if trunk_diverged_before(trunk, cut):
-            return JobState("diverged", 0, "its trunk diverged before the cut")
-        if not trunk_reaches(trunk, cut):
-            return JobState("waiting", 0, "for its trunk")
+    if trunk is not None and cut is not None and not trunk_reaches(trunk, cut):
+        return JobState("waiting", 0, "for its trunk")
     return JobState("ready", step, attempts=count)
 
 

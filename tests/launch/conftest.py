@@ -9,13 +9,12 @@ import pytest
 from sweepctl.collect.tables import collect
 from sweepctl.store.board import Board
 from sweepctl.store.workspace import Workspace
-
 from tests.conftest import run_all
 
 
 @pytest.fixture
 def undisturbed(tmp_path: Path) -> Callable[[Board], bytes]:
-    """The runs.parquet of a board's plans, trained in another workspace by one process without a disturbance."""
+    """The runs.parquet of a board's plans, trained in another workspace by one process."""
 
     def train(board: Board) -> bytes:
         other = Workspace(tmp_path / "undisturbed")

@@ -13,7 +13,6 @@ from pathlib import Path
 from sweepctl.collect.tables import collect
 from sweepctl.store.board import Board
 from sweepctl.store.workspace import Workspace
-
 from tests.conftest import Planner
 
 KILLS = {

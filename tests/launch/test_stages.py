@@ -1,0 +1,171 @@
+"""Stages: values taken from results, stages held back, plans held against the store, cleaning."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from sweepctl.errors import RequestError
+from sweepctl.launch import clean
+from sweepctl.launch.compare import compare
+from sweepctl.launch.prepare import launchable
+from sweepctl.launch.stages import plan_stages
+from sweepctl.launch.take import NotYet, parabola_minimum
+from sweepctl.launch.throughput import Rate, measured
+from sweepctl.plan.expand import CorpusFacts
+from sweepctl.store import attempts, checkpoints
+from sweepctl.store.board import Board
+from sweepctl.store.workspace import Workspace
+from tests.conftest import Planner, only, run_all, tiny, tree
+
+STAGES: dict[str, Any] = {
+    "lr": {
+        "rungs": [0],
+        "grid": {"axes": {"optimizer.lr": [0.001, 0.01, 0.1]}},
+        "budget": {"tokens": [1280]},
+    },
+    "all": {"take": {"optimizer.lr": {"stage": "lr"}}},
+    "top": {"rungs": [1], "budget": {"tokens": [5120]}, "predict_first": True},
+}
+
+
+def staged(
+    workspace: Workspace, facts: CorpusFacts, study_changes: dict[str, Any] | None = None, **stages: Any
+) -> tuple[Board, dict[str, NotYet]]:
+    study = tiny(name="staged", stages={**STAGES, **stages}, **(study_changes or {}))
+    plans, waiting = plan_stages(workspace, study, facts)
+    sweep = workspace.sweep("staged")
+    sweep.save(plans)
+    return Board(sweep, plans), waiting
+
+
+def test_a_stage_waits_for_what_it_takes_and_then_freezes_it(
+    workspace: Workspace, facts: CorpusFacts
+) -> None:
+    board, waiting = staged(workspace, facts)
+    assert set(board.plans) == {"lr", "top"}
+    assert waiting == {"all": NotYet("lr", "optimizer.lr", 3, 3)}
+    run_all(Board(board.sweep, {"lr": board.plans["lr"]}))
+    board, waiting = staged(workspace, facts)
+    assert not waiting
+    [taken] = board.plans["all"].taken
+    losses = {
+        e.plan.points[e.job.point].settings["optimizer.lr"]: e.folder.result()["loss_nats"]  # type: ignore[index]
+        for e in only(board, "branch")
+        if e.plan.stage == "lr"
+    }
+    means = {lr: next(iter(loss.values())) for lr, loss in losses.items()}
+    assert taken.value == min(means, key=means.__getitem__)
+    assert taken.losses == {repr(lr): loss for lr, loss in means.items()}
+    assert taken.plan == board.plans["lr"].hash
+    assert {board.plans["all"].point(j.point).optimizer.lr for j in board.plans["all"].jobs} == {taken.value}
+
+
+def test_a_parabola_finds_the_vertex() -> None:
+    losses = {lr: (math.log(lr) - math.log(0.013)) ** 2 + 1 for lr in (0.004, 0.008, 0.016, 0.032)}
+    assert parabola_minimum(losses) == pytest.approx(0.013)
+    assert parabola_minimum({0.1: 1.0, 0.2: 2.0, 0.4: 3.0}) == 0.1
+
+
+def test_a_grid_that_all_diverged_is_one_sentence(workspace: Workspace, facts: CorpusFacts) -> None:
+    huge = {"lr": {**STAGES["lr"], "grid": {"axes": {"optimizer.lr": [1e6, 1e7]}}}}
+    wild = {"parametrization__name": "standard", "parametrization__zero_head": False}
+    board, _ = staged(workspace, facts, wild, **huge)
+    run_all(Board(board.sweep, {"lr": board.plans["lr"]}))
+    with pytest.raises(RequestError, match="all diverged"):
+        staged(workspace, facts, wild, **huge)
+    assert compare(board.sweep, board.plans["lr"]).left.jobs == 0
+
+
+def test_a_value_must_be_an_axis_of_the_stage_it_comes_from(workspace: Workspace, facts: CorpusFacts) -> None:
+    wrong = {"all": {"take": {"optimizer.beta1": {"stage": "lr"}}}}
+    with pytest.raises(RequestError, match=r"does not vary optimizer\.beta1"):
+        staged(workspace, facts, **wrong)
+
+
+def test_a_stage_is_held_back_until_its_prediction_is_written(
+    workspace: Workspace, facts: CorpusFacts
+) -> None:
+    from sweepctl.store import predictions
+
+    board, _ = staged(workspace, facts)
+    free, held = launchable(board.sweep)
+    assert held == ["top"] and set(free.plans) == {"lr"}
+    top = board.plans["top"]
+    predictions.write(board.sweep, {"plan": top.hash, "prior": False})
+    assert launchable(board.sweep)[1] == ["top"]
+    predictions.write(board.sweep, {"plan": top.hash, "prior": True})
+    assert launchable(board.sweep)[1] == []
+
+
+def test_what_exists_is_new_and_is_unwanted(planned: Planner) -> None:
+    board = planned(name="grows", ladder__depths=[1])
+    [plan] = board.plans.values()
+    first = compare(board.sweep, plan)
+    assert (first.exists, first.begun, first.new, first.diff) == (0, 0, 3, None)
+    run_all(board)
+    assert compare(board.sweep, plan).left.jobs == 0
+    from sweepctl.plan.expand import expand
+
+    facts = CorpusFacts(plan.base.corpus.hash, plan.base.corpus.vocab_size, plan.corpus_tokens)
+    longer = expand(
+        tiny(name="grows", ladder__depths=[1], budget__tokens=[2560, 5120]), next(iter(board.plans)), facts
+    )
+    found = compare(board.sweep, longer)
+    assert (found.exists, found.begun, found.new) == (1, 1, 1)
+    assert found.diff is not None and found.diff.added == 1 and len(found.unwanted) == 1
+    steps = longer.jobs[0].end - plan.jobs[0].end
+    decay = max(job.end - (job.cut or 0) for job in longer.jobs if job.cut)
+    assert found.left.tokens == (steps + decay) * 64
+
+
+def test_cleaning_deletes_only_what_nobody_wants(planned: Planner) -> None:
+    both, mine = {"budget__tokens": [1280, 2560]}, {"budget__tokens": [1280, 2560, 5120]}
+    run_all(planned(name="theirs", **both))
+    run_all(planned(name="mine", **mine))
+    board = planned(name="mine", budget__tokens=[1280], optimizer__lr=0.03)
+    run_all(board)
+    found = clean.find(board.sweep, "all")
+    store = board.sweep.workspace.root / "store"
+    before = tree(store)
+    theirs = Board(board.sweep.workspace.sweep("theirs"), board.sweep.workspace.sweep("theirs").plans())
+    assert len(found.jobs) == 2 and not set(found.jobs) & set(theirs.entries)
+    clean.delete(board.sweep, found)
+    gone = set(before) - set(tree(store))
+    assert gone and all(path.split("/")[1] in found.jobs for path in gone)
+    assert all(theirs.finished(entry) for entry in theirs.entries.values())
+    assert clean.find(board.sweep, "all").empty
+
+
+def test_cleaning_spares_what_came_to_be_wanted_meanwhile(planned: Planner) -> None:
+    run_all(planned(name="mine"))
+    board = planned(name="mine", optimizer__lr=0.03)
+    found = clean.find(board.sweep, "all")
+    other = planned(name="theirs")
+    clean.delete(board.sweep, found)
+    assert len(found.jobs) == len(other.entries) and all(other.finished(e) for e in other.entries.values())
+
+
+def test_a_policy_deletes_checkpoints_but_no_result(planned: Planner) -> None:
+    board = planned(name="mine")
+    run_all(board)
+    found = clean.find(board.sweep, "none")
+    clean.delete(board.sweep, found)
+    assert found.bytes > 0 and all(board.finished(entry) for entry in only(board, "branch"))
+    assert not any(checkpoints.steps(entry.folder) for entry in board.entries.values())
+    assert [e.name for e in board.unfinished()] == []
+
+
+def test_a_rate_is_measured_or_said_to_be_a_bound(planned: Planner) -> None:
+    board = planned(name="rates")
+    assert measured(board.sweep.workspace, board.plans) == {}
+    small = [e for e in only(board, "trunk") if e.plan.rung_of(e.job).name == "8x1"]
+    run_all(planned(name="rates", ladder__depths=[1]))
+    rates = measured(board.sweep.workspace, board.plans)
+    record = attempts.every(small[0].folder)[0].record
+    assert rates["8x1"].flops_per_s == pytest.approx(
+        small[0].plan.counts(small[0].job).exact_flops_per_token * record["tokens_per_s"]
+    )
+    assert rates["16x2"] == Rate(rates["8x1"].flops_per_s, least=True)
