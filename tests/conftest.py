@@ -123,6 +123,18 @@ def run_job(board: Board, entry: Entry, stop: threading.Event | None = None, **e
     return run(manifest(board, entry, **execution), stop or threading.Event(), lambda event: None)
 
 
+class StopAfter(threading.Event):
+    """Set once the loop has looked at it so many times; with GLANCE_S = 0 it looks at every step."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self.looks = looks
+
+    def is_set(self) -> bool:
+        self.looks -= 1
+        return self.looks < 0
+
+
 def run_all(board: Board, **execution: Any) -> None:
     """Train everything a board lacks, trunks first."""
     board.make_wishes()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from sweepctl.store import attempts, checkpoints
-from tests.conftest import Planner, only, run_all, run_job, tree
+from tests.conftest import Planner, StopAfter, only, run_all, run_job, tree
 
 
 def final_weights(folder) -> dict[str, torch.Tensor]:
@@ -83,13 +81,17 @@ def test_a_budget_in_between_leaves_the_trunk_as_it_was(planned: Planner) -> Non
         assert branch.folder.result()["loss_nats"] == run.folder.result()["loss_nats"]
 
 
-def test_a_stopped_job_goes_on_where_it_was(planned: Planner) -> None:
+@pytest.mark.parametrize("kind", ["trunk", "branch"])
+def test_a_stopped_job_goes_on_where_it_was(planned: Planner, monkeypatch, kind: str) -> None:
+    monkeypatch.setattr("sweepctl.train.loop.GLANCE_S", 0.0)
     board = planned()
     board.make_wishes()
-    trunk = only(board, "trunk")[0]
-    stop = threading.Event()
-    stop.set()
-    assert run_job(board, trunk, stop).why == "stopped"
+    for entry in only(board, "trunk") if kind == "branch" else []:
+        run_job(board, entry)
+    job = only(board, kind)[-1]
+    assert run_job(board, job, StopAfter(5)).why == "stopped"
+    [attempt] = attempts.every(job.folder)
+    assert attempt.record["end_step"] == (job.job.cut or 0 if kind == "branch" else 0) + 5
     undisturbed = planned(name="undisturbed", schedule__fork=False)
     run_all(board)
     run_all(undisturbed)

@@ -1,0 +1,158 @@
+"""Tables hold the science, one lineage of curves, and nothing that was not measured."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+
+from sweepctl.collect import fits, observations
+from sweepctl.collect.observations import Columns
+from sweepctl.collect.tables import collect
+from sweepctl.errors import RequestError
+from sweepctl.spec.accounting import FLOP_COUNTS, PARAMETER_COUNTS
+from sweepctl.store import attempts
+from tests.conftest import Planner, StopAfter, only, run_all, run_job, tree
+
+COLUMNS = Columns("n", "d", None, "loss")
+
+
+def test_the_same_science_gives_the_same_bytes_however_it_ran(planned: Planner) -> None:
+    """Two runs that differ in everything but science: micro-batches of the same size, kept, logged, named."""
+    board = planned(name="one")
+    run_all(board, keep="none", log_every_steps=1)
+    collect(board)
+    other = planned(name="two")
+    for entry in other.entries.values():
+        for path in sorted(entry.folder.path.rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+    run_all(other, log_every_steps=7, checkpoint_every_s=0.01)
+    collect(other)
+    one, two = board.sweep.folder / "runs.parquet", other.sweep.folder / "runs.parquet"
+    assert one.read_bytes() == two.read_bytes()
+    facts = {"host", "started", "ended", "device", "pid", "path", "folder", "attempt", "attempts"}
+    assert not facts & set(pd.read_parquet(one).columns)
+
+
+def test_every_count_of_n_and_c_is_a_column(planned: Planner) -> None:
+    board = planned()
+    run_all(board)
+    runs = collect(board)["runs"]
+    assert {f"n_{name}" for name in PARAMETER_COUNTS} <= set(runs) >= {f"flops_{n}" for n in FLOP_COUNTS}
+    assert (runs["state"] == "done").all() and runs["job"].is_unique
+    for row in runs.itertuples():
+        result = board.entries[row.job].folder.result()
+        assert result is not None and row.loss_nats == result["loss_nats"]["validation"]
+        assert row.loss_nats_validation == row.loss_nats
+        assert row.tokens == row.steps * 64 == result["tokens"]
+        assert row.bits_per_byte == result["bits_per_byte"]["validation"]
+    assert (runs["flops_six_n"] == 6.0 * runs["n_non_embedding"] * runs["tokens"]).all()
+
+
+def test_what_was_not_measured_is_missing_never_zero(planned: Planner) -> None:
+    wild = {"parametrization__name": "standard", "parametrization__zero_head": False}
+    board = planned(grid={"axes": {"optimizer.lr": [0.02, 1e30]}}, ladder__depths=[1], **wild)
+    [trunk, *_] = only(board, "trunk")
+    board.make_wishes()
+    for entry in only(board, "trunk"):
+        run_job(board, entry)
+    run_job(board, next(e for e in only(board, "branch") if e.job.trunk == trunk.job.id))
+    runs = collect(board)["runs"]
+    assert sorted(runs["state"]) == ["diverged", "diverged", "done", "missing"]
+    absent = runs[runs["state"] != "done"]
+    assert absent["loss_nats"].isna().all() and absent["bits_per_byte"].isna().all()
+    assert set(runs[runs["state"] == "diverged"]["reason"]) == {"its trunk diverged before the cut"}
+
+
+def test_curves_follow_one_lineage_across_attempts(planned: Planner, monkeypatch) -> None:
+    """Every step once, in order, and the same losses as of a run that was left alone."""
+    monkeypatch.setattr("sweepctl.train.loop.GLANCE_S", 0.0)
+    board = planned(ladder__depths=[1])
+    board.make_wishes()
+    [trunk] = only(board, "trunk")
+    for _ in range(2):
+        assert run_job(board, trunk, StopAfter(7), log_every_steps=1).why == "stopped"
+    last = attempts.every(trunk.folder)[-1]
+    # A killed writer's rows beyond its checkpoint, and half a line.
+    with open(last.metrics, "a") as file:
+        file.write(
+            json.dumps({"step": last.record["end_step"] + 1, "train_loss_nats": 99.0}) + '\n{"step": 3'
+        )
+    run_all(board, log_every_steps=1)
+    curve = collect(board)["curves"]
+    of_trunk = curve[(curve["job"] == trunk.job.id) & curve["train_loss_nats"].notna()]
+    assert of_trunk["step"].tolist() == list(range(1, trunk.job.end + 1))
+    assert (of_trunk["train_loss_nats"] < 99).all()
+
+
+def test_csv_says_the_same(planned: Planner) -> None:
+    board = planned()
+    run_all(board)
+    runs = collect(board, csv=True)["runs"]
+    read = pd.read_csv(board.sweep.folder / "runs.csv")
+    assert read["loss_nats"].tolist() == runs["loss_nats"].tolist() and list(read) == list(runs)
+
+
+def test_collecting_changes_nothing_in_the_store(planned: Planner) -> None:
+    board = planned()
+    run_all(board)
+    before = tree(board.sweep.workspace.root / "store")
+    collect(board)
+    assert tree(board.sweep.workspace.root / "store") == before
+
+
+def test_rows_that_are_left_out_say_why() -> None:
+    frame = pd.DataFrame(
+        {
+            "n": [1e6, 1e6, 1e6, 2e6, 2e6],
+            "d": [1e8, 1e8, 2e8, 1e8, 1e8],
+            "loss": [3.0, 3.2, None, 2.9, 2.7],
+            "state": ["done", "done", "done", "diverged", "done"],
+            "lr": [0.1, 0.2, 0.1, 0.1, 0.1],
+        }
+    )
+    found = observations.observations(frame, COLUMNS, {})
+    assert found.rows == ("0", "4") and found.flops.tolist() == [6e14, 12e14]
+    assert dict(found.excluded) == {
+        "1": "a lower loss at the same N and D dominates it",
+        "2": "no loss",
+        "3": "diverged",
+    }
+
+
+def test_seeds_are_averaged_before_the_best_is_chosen() -> None:
+    """A lucky seed of a worse setting must not win."""
+    frame = pd.DataFrame(
+        {
+            "n": [1e6] * 4,
+            "d": [1e8] * 4,
+            "loss": [3.0, 3.2, 2.9, 3.5],
+            "lr": [0.1, 0.1, 0.2, 0.2],
+            "seed_init": [0, 1, 0, 1],
+        }
+    )
+    assert observations.observations(frame, COLUMNS, {}).loss.tolist() == [pytest.approx(3.1)]
+
+
+@pytest.mark.parametrize(
+    ("act", "message"),
+    [
+        (lambda t: observations.observations(t, Columns("N", "d", None, "loss"), {}), "N"),
+        (lambda t: observations.select(t, "n >"), "does not work on this table"),
+        (lambda t: observations.select(t, "nosuch > 3"), "nosuch"),
+        (lambda t: fits.fit("nosuch", None, {}), "nosuch"),  # type: ignore[arg-type]
+        (lambda t: fits.read_options(["delta"]), "is not key=value"),
+        (
+            lambda t: fits.fit("parametric", observations.observations(t, COLUMNS, {}), {"nosuch": 1}),
+            "nosuch",
+        ),
+        (lambda t: fits.fit("parametric", observations.observations(t, COLUMNS, {}), {}), "at least 6 rows"),
+        (lambda t: observations.observations(t.assign(loss=-1.0), COLUMNS, {}), "above 0"),
+    ],
+)
+def test_what_cannot_be_fitted_is_one_sentence(act, message: str) -> None:
+    frame = pd.DataFrame({"n": [1e6, 2e6], "d": [1e8, 2e8], "loss": [3.0, 2.5]})
+    with pytest.raises(RequestError, match=message) as error:
+        act(frame)
+    assert "\n" not in str(error.value)

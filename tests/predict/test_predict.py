@@ -1,0 +1,97 @@
+"""Predictions are written before the run that tests them, kept, and scored."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sweepctl.errors import RequestError
+from sweepctl.laws import parametric
+from sweepctl.laws.law import Fit, Observations
+from sweepctl.predict.recipe import predict_target
+from sweepctl.predict.stage import predict_stage, score
+from sweepctl.store import predictions
+from tests.conftest import Planner, run_all, tree
+
+TRUE = {"E": 1.5, "A": 60.0, "B": 400.0, "alpha": 0.4, "beta": 0.4}
+
+
+@pytest.fixture(scope="module")
+def law() -> Fit:
+    n, d = (grid.ravel() for grid in np.meshgrid(np.geomspace(500, 5e4, 5), np.geomspace(1e3, 1e6, 6)))
+    noise = np.exp(0.003 * np.random.default_rng(0).standard_normal(n.size))
+    loss = parametric.loss(TRUE, n, d) * noise
+    data = Observations(n, d, 6 * n * d, loss, tuple(map(str, range(n.size))))
+    return parametric.fit(data, parametric.Options(replicates=100, seed=0))
+
+
+def test_a_prediction_made_before_is_prior_and_is_kept(planned: Planner, law: Fit) -> None:
+    board = planned(name="told")
+    stage = next(iter(board.plans))
+    first, new = predict_stage(board.sweep, stage, law, post_hoc=False)
+    assert new and first["prior"] and len(first["observations"]) == 4
+    files = tree(predictions.folder(board.sweep))
+    again, new = predict_stage(board.sweep, stage, law, post_hoc=False)
+    assert not new and again["observations"] == first["observations"]
+    run_all(board)
+    after, new = predict_stage(board.sweep, stage, law, post_hoc=False)
+    assert not new and after["observations"] == first["observations"]
+    assert tree(predictions.folder(board.sweep)) == files
+
+
+def test_an_attempt_makes_a_prior_prediction_impossible(planned: Planner, law: Fit) -> None:
+    board = planned(name="late")
+    stage = next(iter(board.plans))
+    run_all(board)
+    with pytest.raises(RequestError, match="has begun"):
+        predict_stage(board.sweep, stage, law, post_hoc=False)
+    assert not predictions.folder(board.sweep).exists()
+    told, new = predict_stage(board.sweep, stage, law, post_hoc=True)
+    assert new and not told["prior"]
+    with pytest.raises(RequestError, match="No stage"):
+        score(board.sweep)
+
+
+def test_a_score_holds_what_was_measured_against_what_was_written(planned: Planner, law: Fit) -> None:
+    board = planned(name="scored")
+    stage = next(iter(board.plans))
+    predict_stage(board.sweep, stage, law, post_hoc=False)
+    assert all(s.measured is None and s.error is None for s in score(board.sweep)[stage])
+    run_all(board)
+    for scored in score(board.sweep)[stage]:
+        assert scored.measured is not None and scored.error == scored.predicted / scored.measured - 1
+        assert scored.predicted == pytest.approx(parametric.loss(law.params, scored.n, scored.d))
+        assert scored.low < scored.predicted < scored.high
+        assert scored.inside == (scored.low <= scored.measured <= scored.high)
+
+
+def test_another_plan_needs_its_own_prediction(planned: Planner, law: Fit) -> None:
+    board = planned(name="moved")
+    stage = next(iter(board.plans))
+    predict_stage(board.sweep, stage, law, post_hoc=False)
+    board = planned(name="moved", optimizer__lr=0.03)
+    assert not predictions.has_prior(board.sweep, board.plans[stage])
+
+
+def test_a_recipe_for_a_budget_is_on_the_ladder_and_at_the_optimum(planned: Planner, law: Fit) -> None:
+    board = planned(name="recipe")
+    found = predict_target(board.sweep, law, flops=1e12, n=None, d=None, rate=1e9)
+    assert found.optimum is not None
+    best = found.optimum["n"][0]
+    assert found.shape.d_model == 8 * found.shape.n_layers and 0.5 < found.n / best < 2
+    assert found.d == found.steps * 64 and found.flops == pytest.approx(1e12, rel=0.01)
+    assert found.device_hours == pytest.approx(found.flops_exact / 1e9 / 3600)
+    assert found.loss.value == pytest.approx(parametric.loss(law.params, found.n, found.d))
+    larger = predict_target(board.sweep, law, None, 10 * best, 1e6, None)
+    assert larger.loss.interval[0] < larger.loss.value < larger.loss.interval[1]
+    assert larger.device_hours is None and len(tree(predictions.folder(board.sweep))) == 2
+
+
+@pytest.mark.parametrize(
+    "asked", [(None, None, None), (1e12, 1e6, 1e6), (None, 1e6, None), (-1.0, None, None)]
+)
+def test_half_a_target_is_refused(planned: Planner, law: Fit, asked) -> None:
+    board = planned(name="half")
+    with pytest.raises(RequestError):
+        predict_target(board.sweep, law, *asked, None)
+    assert not predictions.folder(board.sweep).exists()
