@@ -6,6 +6,7 @@ Imports of anything slow (Hydra, pandas, torch) happen inside the commands that 
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -39,6 +40,13 @@ def main() -> None:
     except SweepctlError as error:
         print(f"sweepctl: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"sweepctl: {where}{error.strerror or error}.", file=sys.stderr)
+        raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
 
@@ -96,7 +104,7 @@ def plan(
         return
     out = console()
     show_plan(out, plans, compared, waiting, throughput, provenance)
-    out.print(f"Written to {sweep.folder}. Next: [bold]sweepctl launch {study.name}[/]")
+    out.print(f"Written to {sweep.folder}. Next: [bold]sweepctl launch {study.name}[/]", soft_wrap=True)
 
 
 @app.command()
@@ -196,6 +204,8 @@ def fit(
     from sweepctl.store.workspace import Workspace
 
     options = fits.read_options(option or [])
+    if law != "all":
+        fits.law(law)
     known = None
     if source.endswith((".csv", ".parquet")):
         frame = observations.select(observations.read_table(Path(source)), where)

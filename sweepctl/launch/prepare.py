@@ -28,9 +28,11 @@ def launchable(sweep: Sweep, only: str | None = None) -> tuple[Board, list[str]]
     board = Board(sweep, {stage: plan for stage, plan in plans.items() if stage not in held})
     for plan in board.plans.values():
         _check_data(sweep, plan)
-    for entry in board.unfinished():
-        for step in checkpoints.steps(entry.folder):
-            checkpoints.at(entry.folder, step).check_owner()
+    sources = {entry.folder for entry in board.unfinished()}
+    sources |= {entry.trunk for entry in board.unfinished() if entry.trunk is not None}
+    for folder in sources:
+        for step in checkpoints.steps(folder):
+            checkpoints.at(folder, step).check_owner()
     return board, held
 
 

@@ -91,7 +91,12 @@ def _rungs(study: Study, stage: Stage, corpus: CorpusFacts) -> list[Rung]:
     rungs = []
     for place in chosen:
         if not -len(shapes) <= place < len(shapes):
-            raise InvalidValue("rungs", place, f"between {-len(shapes)} and {len(shapes) - 1}")
+            key = next(
+                (f"stages.{name}.rungs" for name, one in study.stages.items() if one is stage), "rungs"
+            )
+            raise InvalidValue(
+                key, place, f"the place of one of the {len(shapes)} rungs, 0 to {len(shapes) - 1}"
+            )
         shape = shapes[place]
         counts = count(shape, study.model, corpus.vocab_size, study.batch.context)
         rungs.append(Rung(place % len(shapes), shape, counts))

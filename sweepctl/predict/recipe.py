@@ -29,7 +29,7 @@ class Recipe:
     class_lr: dict[str, float]
     batch_tokens: int
     steps: int
-    loss: Prediction
+    loss_nats: Prediction
     optimum: dict[str, tuple[float, tuple[float, float]]] | None
     device_hours: float | None
     beyond: float
@@ -79,7 +79,7 @@ def recipe(
         class_lr={kind: plan.base.optimizer.lr * row.lr for kind, row in table.items()},
         batch_tokens=batch,
         steps=steps,
-        loss=parametric.predict(made, float(size), float(trained)),
+        loss_nats=parametric.predict(made, float(size), float(trained)),
         optimum=optimum,
         device_hours=exact / rate / 3600 if rate else None,
         beyond=float(trained) * per_token / largest,

@@ -125,7 +125,7 @@ def show_recipe(out: Console, found: Recipe, accounting: dict[str, str]) -> None
         ["FLOPs", f"{flops(found.flops)} ({accounting.get('flops')}), {flops(found.flops_exact)} exact"],
         ["learning rate", f"{found.lr:.4g} at the base shape; here {rates}"],
         ["batch", f"{count(found.batch_tokens)} tokens, {found.steps} steps"],
-        ["loss", f"{found.loss.value:.4f} nats, {interval(found.loss.run_interval, 4)} for a run"],
+        ["loss", f"{found.loss_nats.value:.4f} nats, {interval(found.loss_nats.run_interval, 4)} for a run"],
     ]
     if found.optimum:
         n, d = found.optimum["n"], found.optimum["d"]

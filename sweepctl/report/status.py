@@ -23,7 +23,7 @@ def show_status(out: Console, name: str, found: SweepStatus) -> None:
         ]
         for row in found.rungs
     ]
-    out.print(table(f"sweep {name}", ["stage", "rung", *present, "done", "FLOPs left"], rows, left=2))
+    out.print(table(f"sweep {name}", ["stage", "rung", *present, "trained", "FLOPs left"], rows, left=2))
     for entry, state in found.in_state("running"):
         out.print(f"  running  {entry.job.id}  {entry.name}: step {state.step} of {entry.job.end}")
     for entry, state in found.in_state("failed"):

@@ -23,6 +23,8 @@ from sweepctl.spec.study import Study
 
 OPEN = ("grid.axes", "stages.", "data.options")
 """Mappings that may be given new keys: an override there adds what is missing, as Hydra's ++ does."""
+EMPTIED = ("grid.axes", "stages", "data.options")
+"""Mappings that `key={}` empties, where Hydra would merge nothing into what is there."""
 
 
 class _UserConfig(SearchPathPlugin):
@@ -95,6 +97,8 @@ def _split_sweeps(overrides: list[str]) -> tuple[list[str], dict[str, Any]]:
             if "." not in name and name not in ("precision",):
                 raise RequestError(f"{text}: an axis is a science field such as optimizer.lr, not a group.")
             axes[name] = _axis(override)
+        elif override.key_or_group in EMPTIED and override.value() in ({}, None):
+            plain.append(f"~{override.key_or_group}")
         elif text.startswith(OPEN):
             plain.append(f"++{text}")
         else:

@@ -81,9 +81,9 @@ def test_a_recipe_for_a_budget_is_on_the_ladder_and_at_the_optimum(planned: Plan
     assert found.shape.d_model == 8 * found.shape.n_layers and 0.5 < found.n / best < 2
     assert found.d == found.steps * 64 and found.flops == pytest.approx(1e12, rel=0.01)
     assert found.device_hours == pytest.approx(found.flops_exact / 1e9 / 3600)
-    assert found.loss.value == pytest.approx(parametric.loss(law.params, found.n, found.d))
+    assert found.loss_nats.value == pytest.approx(parametric.loss(law.params, found.n, found.d))
     larger = predict_target(board.sweep, law, None, 10 * best, 1e6, None)
-    assert larger.loss.interval[0] < larger.loss.value < larger.loss.interval[1]
+    assert larger.loss_nats.interval[0] < larger.loss_nats.value < larger.loss_nats.interval[1]
     assert larger.device_hours is None and len(tree(predictions.folder(board.sweep))) == 2
 
 

@@ -1,0 +1,227 @@
+"""The commands as a user types them: what they print, what they refuse, what they leave."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from PIL import Image
+
+from sweepctl.cli import main
+from sweepctl.store.workspace import Workspace
+from tests.conftest import Planner, only, run_all, tree
+
+SMALL = [
+    *("data=synthetic", "data.options.train_tokens=200000", "data.options.validation_tokens=66000"),
+    *("ladder.aspect=8", "ladder.head_size=8", "ladder.depths=[1,2]", "stages={}", "budget.flops=[]"),
+    *(
+        "budget.min_steps=0",
+        "budget.min_tokens_per_parameter=0",
+        "budget.max_tokens=null",
+        "schedule.warmup_steps=4",
+        "name=small",
+    ),
+    *("batch.tokens=64", "batch.context=16", "validation.tokens=2048", "validation.curve_tokens=512"),
+]
+"""Overrides that make the demo a study of a second."""
+
+
+def call(*arguments: str, home: Path | None = None) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, **({"SWEEPCTL_HOME": str(home)} if home else {}), "COLUMNS": "110"}
+    return subprocess.run(
+        [sys.executable, "-m", "sweepctl", *arguments], capture_output=True, text=True, env=environment
+    )
+
+
+def refused(*arguments: str, says: str) -> None:
+    """Exit code 2, one sentence on standard error, nothing on standard output."""
+    done = call(*arguments)
+    assert done.returncode == 2, done
+    assert done.stdout == "" and "Traceback" not in done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("sweepctl: ") and says in lines[0], done.stderr
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace in which the small study was planned, trained, and fitted as far as it goes."""
+    folder = tmp_path_factory.mktemp("cli") / "sweeps"
+    plan = call("plan", *SMALL, "budget.tokens=[1280,2560,5120,10240]", home=folder)
+    assert plan.returncode == 0, plan.stderr
+    launch = call("launch", "small", home=folder)
+    assert launch.returncode == 0, launch.stdout + launch.stderr
+    return folder
+
+
+def test_every_table_also_comes_as_json(home: Path) -> None:
+    again = ["plan", *SMALL, "budget.tokens=[1280,2560,5120,10240]"]
+    commands = {
+        "plan": again,
+        "launch": ["launch", "small"],
+        "dry": ["launch", "small", "--dry-run"],
+        "status": ["status", "small"],
+        "collect": ["collect", "small"],
+        "fit": ["fit", "small", "--law", "parametric", "--option", "replicates=20"],
+        "predict": ["predict", "small", "--n", "1e5", "--d", "1e6"],
+        "report": ["report", "small"],
+        "cancel": ["cancel", "small"],
+        "clean": ["clean", "small"],
+    }
+    found: dict[str, Any] = {}
+    for name, command in commands.items():
+        done = call(*command, "--json", home=home)
+        assert done.returncode == 0, (name, done.stderr)
+        found[name] = json.loads(done.stdout)
+        words = call(*command, home=home)
+        assert words.returncode == 0 and words.stdout.strip(), (name, words.stderr)
+    stage = next(iter(found["plan"]["stages"].values()))
+    assert stage["exists"] == len(stage["jobs"]) == 10 and stage["new"] == 0
+    assert found["launch"]["finished"] == [] and found["dry"]["to_train"] == []
+    assert found["status"]["complete"] and len(found["status"]["jobs"]) == 10
+    assert found["collect"]["rows"]["runs"] == 8 and found["collect"]["runs"] == {"done": 8}
+    assert set(found["fit"]) >= {"law", "protocol", "accounting", "params", "intervals", "objective", "flags"}
+    assert found["predict"]["loss_nats"]["value"] > 0
+    assert found["cancel"] == {"cancelled": [], "spared": []} and found["clean"]["jobs"] == {}
+    assert len(found["report"]["runs"]) == 8
+
+
+def test_the_picture_is_drawn(home: Path) -> None:
+    call("report", "small", home=home)
+    with Image.open(home / "small" / "fit.png") as picture:
+        assert min(picture.size) > 500 and len(picture.convert("RGB").getcolors(1 << 24) or ()) > 20
+
+
+def test_a_table_of_ones_own_can_be_fitted(tmp_path: Path, home: Path) -> None:
+    runs = pd.read_parquet(home / "small" / "runs.parquet")
+    for name in ("runs.csv", "runs.parquet"):
+        path = tmp_path / name
+        runs.to_csv(path) if path.suffix == ".csv" else runs.to_parquet(path)
+        columns = ["--n", "n_total", "--d", "tokens", "--loss", "loss_nats", "--flops", "flops_exact"]
+        done = call("fit", str(path), "--law", "parametric", "--option", "replicates=10", *columns, "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["rows_used"] == [str(i) for i in range(8)]
+
+
+def test_plan_writes_where_it_is_told_and_names_the_sweep(workspace: Workspace) -> None:
+    done = call("plan", *SMALL[3:], "data=synthetic", "budget.tokens=[1280]", "name=mine")
+    assert done.returncode == 0, done.stderr
+    assert workspace.sweep_names() == ["mine"] and "sweepctl launch mine" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["plan", "optimizer.lr=fast"], "optimizer.lr"),
+        (["plan", "optimizer.lr=-1"], "optimizer.lr"),
+        (["plan", "optimizer.nosuch=1"], "nosuch"),
+        (["plan", "nosuch=1"], "nosuch"),
+        (["plan", "study=nosuch"], "nosuch"),
+        (["plan", "ladder=nosuch"], "nosuch"),
+        (["plan", "optimizer.lr"], "optimizer.lr"),
+        (["plan", "optimizer.lr=[1"], "optimizer.lr"),
+        (["plan", "name=../outside"], "name"),
+        (["plan", "name=store"], "store"),
+        (["plan", "batch.tokens=100"], "batch"),
+        (["plan", "schedule.decay.shape=wavy"], "wavy"),
+        (["plan", "schedule.warmup_steps=1000000"], "warmup"),
+        (["plan", "data.name=nosuch", "data.source=prepared"], "nosuch"),
+        (["plan", "--config-dir", "nosuch"], "nosuch"),
+        (["plan", "--flops-per-s", "0"], "--flops-per-s"),
+        (["launch", "nosuch"], "nosuch"),
+        (["launch", "ready", "--on", "nosuch"], "nosuch"),
+        (["launch", "ready", "workers=many"], "workers"),
+        (["launch", "ready", "nosuch=1"], "nosuch"),
+        (["launch", "ready", "--stage", "nosuch"], "nosuch"),
+        (["status", "nosuch"], "nosuch"),
+        (["status", "../ready"], "../ready"),
+        (["collect", "nosuch"], "nosuch"),
+        (["cancel", "ready", "--job", "nosuch"], "nosuch"),
+        (["clean", "ready", "--keep", "some"], "keep"),
+        (["fit", "ready"], "loss"),
+        (["fit", "nosuch.csv"], "nosuch.csv"),
+        (["fit", "ready", "--law", "nosuch"], "nosuch"),
+        (["predict", "ready", "--flops", "1e20"], "fit"),
+        (["predict", "ready", "--stage", "nosuch"], "fit"),
+        (["predict", "ready", "--score"], "predict"),
+        (["data", "prepare", "store/x", "--train", "nosuch"], "store/x"),
+        (["data", "prepare", "x", "--train", "nosuch.txt"], "nosuch.txt"),
+        (["data", "prepare", "x"], "--train"),
+    ],
+)
+def test_a_wrong_request_is_one_sentence_and_writes_nothing(
+    planned: Planner, workspace: Workspace, arguments: list[str], says: str, monkeypatch, capsys
+) -> None:
+    planned(name="ready")
+    shutil.copytree(workspace.corpus("synthetic"), workspace.corpus("pysrc"))
+    before = tree(workspace.root)
+    monkeypatch.setattr("sys.argv", ["sweepctl", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main()
+    out, err = capsys.readouterr()
+    assert end.value.code == 2 and out == "" and says in err
+    assert err.startswith("sweepctl: ") and len(err.strip().splitlines()) == 1
+    after = tree(workspace.root)
+    assert {k: v for k, v in after.items() if not k.startswith("ready/") or "parquet" not in k} == before
+
+
+def test_what_the_parser_refuses_is_no_traceback_either(workspace: Workspace) -> None:
+    for arguments in (["nosuch"], ["launch"], ["predict", "x", "--flops", "many"], ["plan", "--nosuch"]):
+        done = call(*arguments)
+        assert done.returncode == 2 and "Traceback" not in done.stderr and done.stderr
+
+
+def test_other_data_than_the_plans_is_refused_before_anything_trains(
+    planned: Planner, workspace: Workspace
+) -> None:
+    board = planned(name="ready")
+    shutil.rmtree(workspace.corpus("synthetic"))
+    refused("launch", "ready", says="synthetic")
+    made = call("data", "prepare", "synthetic", "--source", "synthetic")
+    assert made.returncode == 0, made.stderr
+    refused("launch", "ready", says="was made on")
+    assert not (workspace.root / "store").exists() and len(board.entries) == 6
+
+
+def test_a_foreign_checkpoint_is_refused(planned: Planner) -> None:
+    board = planned(name="ready")
+    run_all(board)
+    one, other = only(board, "trunk")
+    shutil.rmtree(one.folder.checkpoints)
+    for branch in only(board, "branch"):
+        (branch.folder.path / "result.json").unlink()
+    shutil.copytree(other.folder.checkpoints, one.folder.checkpoints)
+    before = tree(board.sweep.workspace.root / "store")
+    refused("launch", "ready", says=f"of job {other.job.id}")
+    assert tree(board.sweep.workspace.root / "store") == before
+
+
+def test_a_damaged_record_is_one_sentence(planned: Planner) -> None:
+    board = planned(name="ready")
+    board.sweep.pointer.write_text('{"stages": ')
+    done = call("status", "ready")
+    assert done.returncode == 1 and "damaged" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_damaged_result_is_trained_again(planned: Planner) -> None:
+    board = planned(name="ready", ladder__depths=[1])
+    run_all(board)
+    branch = only(board, "branch")[0]
+    good = (branch.folder.path / "result.json").read_text()
+    (branch.folder.path / "result.json").write_text(good[:20])
+    done = call("launch", "ready", "workers=1")
+    assert done.returncode == 0, done.stderr
+    again = json.loads((branch.folder.path / "result.json").read_text())
+    assert again["loss_nats"] == json.loads(good)["loss_nats"]
+
+
+def test_a_workspace_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    done = call("plan", *SMALL, "budget.tokens=[1280]", home=tmp_path / "file" / "sweeps")
+    assert done.returncode in (1, 2) and "Traceback" not in done.stderr and str(tmp_path) in done.stderr
