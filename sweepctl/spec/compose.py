@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from sweepctl.errors import RequestError
 from sweepctl.resources import conf_dir, launchers_dir
 from sweepctl.spec.build import build
+from sweepctl.spec.grid import dotted
 from sweepctl.spec.study import Study
 
 OPEN = ("grid.axes", "stages.", "data.options")
@@ -49,20 +50,17 @@ def compose_study(overrides: list[str], config_dir: Path | None = None) -> Study
     raw = _compose(conf_dir(), "config", plain, config_dir)
     for name, stage in (raw.get("stages") or {}).items():
         if isinstance(stage, dict) and isinstance(stage.get("grid"), dict):
-            stage["grid"]["axes"] = {**(stage["grid"].get("axes") or {}), **_known_to(stage, axes)}
+            own = dotted(stage["grid"].get("axes") or {})
+            stage["grid"]["axes"] = own | {name: axis for name, axis in axes.items() if name in own}
         raw["stages"][name] = stage
     grid = raw.get("grid") or {}
-    raw["grid"] = {**grid, "axes": {**(grid.get("axes") or {}), **axes}}
+    raw["grid"] = {**grid, "axes": dotted(grid.get("axes") or {}) | axes}
     return build(Study, raw)
 
 
 def compose_launcher(name: str, overrides: list[str], config_dir: Path | None = None) -> dict[str, Any]:
     """The settings of one machine, from `launchers/`."""
     return _compose(launchers_dir(), name, overrides, config_dir)
-
-
-def _known_to(stage: dict[str, Any], axes: dict[str, Any]) -> dict[str, Any]:
-    return {name: axis for name, axis in axes.items() if name in (stage["grid"].get("axes") or {})}
 
 
 def _compose(directory: Path, name: str, overrides: list[str], user: Path | None) -> dict[str, Any]:

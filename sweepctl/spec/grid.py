@@ -11,6 +11,7 @@ from typing import Any
 from sweepctl.errors import InvalidValue, RequestError
 from sweepctl.spec.hashing import key
 
+SPACED = ("log2", "log", "linear", "seeds")
 CONTINUOUS = ("uniform", "log_uniform")
 
 
@@ -65,6 +66,15 @@ class Grid:
         return Grid({**self.axes, **other.axes}, other.sample or self.sample)
 
 
+def dotted(axes: Mapping[str, Any], under: str = "") -> dict[str, Any]:
+    """Axes by dotted field, also where they are nested, as the override `grid.axes.optimizer.lr=` makes them."""
+    flat: dict[str, Any] = {}
+    for name, axis in axes.items():
+        nested = isinstance(axis, Mapping) and not set(axis) & {*SPACED, *CONTINUOUS}
+        flat |= dotted(axis, f"{under}{name}.") if nested else {f"{under}{name}": axis}
+    return flat
+
+
 def axis_values(name: str, axis: Any) -> list[Any]:
     """The values of a discrete axis, in the order given.
 
@@ -88,7 +98,7 @@ def axis_values(name: str, axis: Any) -> list[Any]:
 def _ruled(at: str, axis: Mapping[str, Any]) -> list[Any]:
     options: Any
     rule, options = next(iter(axis.items())) if len(axis) == 1 else ("", {})
-    if rule not in ("log2", "log", "linear", "seeds"):
+    if rule not in SPACED:
         raise InvalidValue(
             at, dict(axis), "one of the rules log2, log, linear, seeds, uniform and log_uniform"
         )

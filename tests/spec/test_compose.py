@@ -41,6 +41,16 @@ def test_comma_sweeps_become_axes() -> None:
     assert study.stages["lr"].grid.axes["optimizer.lr"] == [1e-3, 2e-3]
 
 
+def test_an_axis_can_be_written_as_a_key() -> None:
+    rule = {"log2": {"from": -9, "to": -5}}
+    axes = compose_study(
+        ["grid.axes.optimizer.lr={log2: {from: -9, to: -5}}", "grid.axes.seed.init=[0, 1]"]
+    ).grid.axes
+    assert axes == {"optimizer.lr": rule, "seed.init": [0, 1]}
+    staged = compose_study(["stages.lr.grid.axes.batch.tokens=[128, 256]"]).stages["lr"].grid
+    assert staged.axes == {"optimizer.lr": rule, "batch.tokens": [128, 256]}
+
+
 def test_intervals_become_random_axes() -> None:
     study = compose_study(["batch.tokens=interval(1,2)", "grid.sample={count: 3, seed: 1}"])
     assert study.grid.axes == {"batch.tokens": {"uniform": [1.0, 2.0]}}

@@ -1,0 +1,45 @@
+"""Things that do the same work, timed in turns, so that a noisy machine is noisy for all of them."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+
+def take_turns(actions: Sequence[Callable[[], object]], rounds: int, inner: int = 1) -> list[list[float]]:
+    """Seconds of every action (the mean of `inner` calls) in each round, after one round that does not count.
+
+    Within a round the actions follow each other directly; every round begins with the next one.
+    """
+    seconds: list[list[float]] = [[] for _ in actions]
+    for turn in range(-1, rounds):
+        for place in range(len(actions)):
+            which = (place + turn) % len(actions)
+            began = time.perf_counter()
+            for _ in range(inner):
+                actions[which]()
+            if turn >= 0:
+                seconds[which].append((time.perf_counter() - began) / inner)
+    return seconds
+
+
+def ratio(slow: list[float], fast: list[float]) -> tuple[float, float, float]:
+    """Median of the rounds' ratios slow / fast, with their quartiles."""
+    ratios = [a / b for a, b in zip(slow, fast, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return middle, low, high
+
+
+def machine() -> str:
+    """The machine in a line."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{name}, {cores} cores, Python {platform.python_version()}"

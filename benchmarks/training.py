@@ -1,0 +1,146 @@
+"""Tokens a second of training on this CPU: fp32, eager, the demo's architecture; beside nanoGPT where told.
+
+python -m benchmarks.training [--peer PATH] [--threads N] [--rounds N] [--json]
+
+The peer is a checkout of github.com/karpathy/nanoGPT: its GPT and its optimizer, stepped as its train.py
+does (zero_grad, forward, backward, clip, step), on tensors made beforehand. Ours is the trainer as jobs use
+it, its data loading included, with each matrix product that it can choose.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.util
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+SHAPES = ((32, 2), (64, 4), (128, 8))
+ROWS, CONTEXT, VOCAB = 16, 128, 256
+
+
+def ours(workspace: Path, d_model: int, n_layers: int, gemm: str) -> Callable[[], object]:
+    """One update of the trainer."""
+    from sweepctl.data.shards import read_index
+    from sweepctl.plan.expand import CorpusFacts, expand
+    from sweepctl.spec.compose import compose_study
+    from sweepctl.spec.execution import Execution
+    from sweepctl.train.batches import Batches
+    from sweepctl.train.device import machine
+    from sweepctl.train.trainer import Trainer
+
+    shape = f"{{d_model: {d_model}, n_layers: {n_layers}, n_heads: {d_model // 16}, d_ff: {4 * d_model}}}"
+    ladder = ["ladder.aspect=null", "ladder.head_size=null", "ladder.d_ff_ratio=null", "ladder.depths=[]"]
+    study = compose_study(
+        [
+            *(
+                *ladder,
+                f"ladder.table=[{shape}]",
+                f"batch.tokens={ROWS * CONTEXT}",
+                f"batch.context={CONTEXT}",
+            ),
+            *("stages={}", "budget.flops=[]", "budget.tokens=[1e8]", "budget.max_tokens=null"),
+            "budget.min_tokens_per_parameter=0",
+        ]
+    )
+    index = read_index(workspace)
+    plan = expand(study, "all", CorpusFacts(index.hash, index.vocab_size, index.splits["train"].tokens))
+    science = plan.science(plan.jobs[0])
+    execution = Execution(device="cpu", gemm=gemm)  # type: ignore[arg-type]
+    trainer = Trainer(science.point, Batches(workspace, science.point), machine(execution, "fp32"), execution)
+    curve = science.curve()
+    return lambda: trainer.update(curve).loss.item()
+
+
+def peer(path: Path, d_model: int, n_layers: int) -> Callable[[], object]:
+    """One update of nanoGPT."""
+    import torch
+
+    spec = importlib.util.spec_from_file_location("nanogpt_model", path / "model.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["nanogpt_model"] = module
+    spec.loader.exec_module(module)
+    torch.manual_seed(0)
+    config = module.GPTConfig(
+        block_size=CONTEXT, vocab_size=VOCAB, n_layer=n_layers, n_head=d_model // 16, n_embd=d_model,
+        dropout=0.0, bias=False,
+    )  # fmt: skip
+    model = module.GPT(config)
+    optimizer = model.configure_optimizers(0.1, 1e-3, (0.9, 0.95), "cpu")
+    x, y = (torch.randint(0, VOCAB, (ROWS, CONTEXT)) for _ in range(2))
+
+    def update() -> float:
+        _, loss = model(x, y)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        return float(loss.item())
+
+    return update
+
+
+def measure(arguments: argparse.Namespace, workspace: Path) -> list[dict[str, Any]]:
+    """One row a shape."""
+    from benchmarks.side_by_side import ratio, take_turns
+
+    rows = []
+    for d_model, n_layers in SHAPES:
+        actions = {f"ours ({gemm})": ours(workspace, d_model, n_layers, gemm) for gemm in ("auto", "torch")}
+        if arguments.peer:
+            actions["nanoGPT"] = peer(arguments.peer, d_model, n_layers)
+        inner = max(1, 2_000_000 // (d_model**2 * n_layers * 16))
+        gc.collect()
+        gc.freeze()
+        seconds = dict(zip(actions, take_turns(list(actions.values()), arguments.rounds, inner), strict=True))
+        row: dict[str, Any] = {"shape": f"{d_model}x{n_layers}"}
+        for name, times in seconds.items():
+            row[f"{name} tokens/s"] = round(ROWS * CONTEXT / sorted(times)[len(times) // 2])
+        if arguments.peer:
+            for name in list(seconds)[:-1]:
+                row[f"{name} over nanoGPT"] = [round(r, 3) for r in ratio(seconds["nanoGPT"], seconds[name])]
+        rows.append(row)
+    return rows
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--peer", type=Path, help="a checkout of nanoGPT")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = str(arguments.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["SWEEPCTL_HOME"] = folder
+        from benchmarks.side_by_side import machine
+        from sweepctl.data.corpora import prepare_synthetic
+
+        corpus = Path(folder) / "data" / "pysrc"
+        prepare_synthetic(corpus, seed=0, train_tokens=4_000_000, validation_tokens=100_000)
+        rows = measure(arguments, corpus)
+    if arguments.json:
+        print(json.dumps({"machine": machine(), "threads": arguments.threads, "rows": rows}, indent=1))
+        return
+    print(f"training, fp32, eager, {ROWS}x{CONTEXT} tokens, {arguments.threads} thread(s); {machine()}")
+    for row in rows:
+        print(f"  {row.pop('shape')}")
+        for name, value in row.items():
+            print(f"    {name:28} {_shown(value)}")
+
+
+def _shown(value: Any) -> str:
+    return f"{value[0]:.2f}x ({value[1]:.2f} to {value[2]:.2f})" if isinstance(value, list) else f"{value:,}"
+
+
+if __name__ == "__main__":
+    main()
