@@ -67,7 +67,7 @@ class Grid:
 
 
 def dotted(axes: Mapping[str, Any], under: str = "") -> dict[str, Any]:
-    """Axes by dotted field, also where they are nested, as the override `grid.axes.optimizer.lr=` makes them."""
+    """Axes by dotted field, also where an override such as `grid.axes.optimizer.lr=` nested them."""
     flat: dict[str, Any] = {}
     for name, axis in axes.items():
         nested = isinstance(axis, Mapping) and not set(axis) & {*SPACED, *CONTINUOUS}
