@@ -65,6 +65,9 @@ def plan(
     flops_per_s: Annotated[
         float | None, typer.Option(help="State one device's training FLOP/s instead of measuring it.")
     ] = None,
+    cfg: Annotated[
+        bool, typer.Option("--cfg", help="Print the composed study as YAML; plan nothing.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compose a study, expand it, show what it costs and what exists, and write the plan.
@@ -78,10 +81,13 @@ def plan(
     from sweepctl.plan.expand import CorpusFacts
     from sweepctl.report.console import console, show_json
     from sweepctl.report.plan import plan_json, show_plan
-    from sweepctl.spec.compose import compose_study
+    from sweepctl.spec.compose import as_yaml, compose_study
     from sweepctl.store.workspace import Workspace
 
     study = compose_study(overrides or [], config_dir)
+    if cfg:
+        print(as_yaml(study), end="")
+        return
     workspace = Workspace.default()
     index = ensure(workspace, study.data)
     corpus = CorpusFacts(index.hash, index.vocab_size, index.splits["train"].tokens)

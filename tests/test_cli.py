@@ -12,9 +12,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
 from sweepctl.cli import main
+from sweepctl.spec.build import build
+from sweepctl.spec.study import Study
 from sweepctl.store.workspace import Workspace
 from tests.conftest import Planner, only, run_all, tree
 
@@ -90,6 +93,12 @@ def test_every_table_also_comes_as_json(home: Path) -> None:
     assert found["predict"]["loss_nats"]["value"] > 0
     assert found["cancel"] == {"cancelled": [], "spared": []} and found["clean"]["jobs"] == {}
     assert len(found["report"]["runs"]) == 8
+
+
+def test_the_composed_study_can_be_read_and_is_what_is_planned(tmp_path: Path) -> None:
+    done = call("plan", "--cfg", *SMALL, "budget.tokens=[1280]", "optimizer.lr=0.5", home=tmp_path)
+    assert build(Study, OmegaConf.to_container(OmegaConf.create(done.stdout))).optimizer.lr == 0.5  # type: ignore[arg-type]
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_picture_is_drawn(home: Path) -> None:

@@ -34,7 +34,8 @@ def test_a_wheel_works_outside_the_checkout(tmp_path: Path) -> None:
     ladder = (ROOT / "conf" / "ladder" / "demo.yaml").read_text()
     (mine / "ladder" / "ours.yaml").write_text(re.sub(r"depths: .*", "depths: [2]", ladder))
     (mine / "study" / "ours.yaml").write_text(
-        "# @package _global_\ndefaults:\n  - override /ladder: ours\n  - override /data: synthetic\nname: ours\n"
+        "# @package _global_\nname: ours\n"
+        "defaults:\n  - override /ladder: ours\n  - override /data: synthetic\n"
         "data: {options: {train_tokens: 100000, validation_tokens: 66000}}\n"
         "batch: {tokens: 64, context: 16}\nbudget: {flops: [], tokens: [1e6]}\n"
     )

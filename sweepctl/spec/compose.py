@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from sweepctl.errors import RequestError
 from sweepctl.resources import conf_dir, launchers_dir
-from sweepctl.spec.build import build
+from sweepctl.spec.build import build, plain
 from sweepctl.spec.grid import dotted
 from sweepctl.spec.study import Study
 
@@ -56,6 +56,11 @@ def compose_study(overrides: list[str], config_dir: Path | None = None) -> Study
     grid = raw.get("grid") or {}
     raw["grid"] = {**grid, "axes": dotted(grid.get("axes") or {}) | axes}
     return build(Study, raw)
+
+
+def as_yaml(study: Study) -> str:
+    """The study as one YAML file, every value written out."""
+    return str(OmegaConf.to_yaml(plain(study)))
 
 
 def compose_launcher(name: str, overrides: list[str], config_dir: Path | None = None) -> dict[str, Any]:
