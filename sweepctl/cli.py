@@ -79,7 +79,7 @@ def plan(
     from sweepctl.launch.stages import plan_stages
     from sweepctl.launch.throughput import Rate, measured
     from sweepctl.plan.expand import CorpusFacts
-    from sweepctl.report.console import console, show_json
+    from sweepctl.report.console import console, place, show_json
     from sweepctl.report.plan import plan_json, show_plan
     from sweepctl.spec.compose import as_yaml, compose_study
     from sweepctl.store.workspace import Workspace
@@ -110,7 +110,9 @@ def plan(
         return
     out = console()
     show_plan(out, plans, compared, waiting, throughput, provenance)
-    out.print(f"Written to {sweep.folder}. Next: [bold]sweepctl launch {study.name}[/]", soft_wrap=True)
+    out.print(
+        f"Written to {place(sweep.folder)}. Next: [bold]sweepctl launch {study.name}[/]", soft_wrap=True
+    )
 
 
 @app.command()
@@ -174,7 +176,7 @@ def collect(
 ) -> None:
     """Read the store into runs, curves and attempts: Parquet tables beside the plans."""
     from sweepctl.collect.tables import collect as collect_tables
-    from sweepctl.report.console import console, show_json
+    from sweepctl.report.console import console, place, show_json
     from sweepctl.store.board import Board
     from sweepctl.store.workspace import Workspace
 
@@ -186,7 +188,7 @@ def collect(
         show_json({"sweep": sweep, "folder": str(known.folder), "rows": rows, "runs": states})
         return
     told = ", ".join(f"{number} {state}" for state, number in states.items())
-    console().print(f"{len(frames['runs'])} observations ({told}) in {known.folder / 'runs.parquet'}")
+    console().print(f"{len(frames['runs'])} observations ({told}) in {place(known.folder / 'runs.parquet')}")
 
 
 @app.command()
@@ -357,7 +359,7 @@ def data_prepare(
 ) -> None:
     """Turn text into memory-mapped token shards with an index, a held-out split and hashes."""
     from sweepctl.data.command import Request, prepare_from
-    from sweepctl.report.console import console, count, show_json
+    from sweepctl.report.console import console, count, place, show_json
     from sweepctl.spec.build import plain
     from sweepctl.store.workspace import Workspace
 
@@ -373,4 +375,4 @@ def data_prepare(
         return
     for split, facts in index.splits.items():
         out.print(f"{split}: {count(facts.tokens)} tokens in {len(facts.shards)} shards")
-    out.print(f"{index.hash}  {workspace.corpus(name)}")
+    out.print(f"{index.hash}  {place(workspace.corpus(name))}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -13,8 +14,8 @@ from rich.table import Table
 
 
 def console() -> Console:
-    """Standard output; 110 columns where it is not a terminal, so that logs and pipes keep whole lines."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 110)
+    """Standard output; 120 columns where it is not a terminal, so that logs and pipes keep whole lines."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
 
 
 def show_json(value: Any) -> None:
@@ -30,6 +31,12 @@ def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]], lef
     for row in rows:
         made.add_row(*row)
     return made
+
+
+def place(path: Path) -> str:
+    """A path as one would type it here."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def count(value: float) -> str:
@@ -65,8 +72,11 @@ def interval(bounds: Sequence[float], digits: int = 3) -> str:
 
 
 def duration(seconds: float) -> str:
-    """3725 -> 1 h 2 min."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+    """5400 -> 1.5 h."""
+    if seconds >= 2 * 86400:
+        return f"{seconds / 86400:.1f} days"
+    if seconds >= 5400:
+        return f"{seconds / 3600:.1f} h"
+    if seconds >= 90:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds:.0f} s"

@@ -47,7 +47,7 @@ def _stage_table(stage: str, plan: Plan, throughput: Throughput) -> Any:
             [
                 rung.name,
                 count(rung.counts.non_embedding),
-                count(parameters),
+                count(rung.counts.total if plan.accounting.parameters == "non_embedding" else parameters),
                 str(len(ends)),
                 f"{count(ends[0])}-{count(ends[-1])}" if len(ends) > 1 else count(ends[0]),
                 spread if len(ends) > 1 else f"{ends[0] / parameters:.3g}",
@@ -64,7 +64,7 @@ def _stage_table(stage: str, plan: Plan, throughput: Throughput) -> Any:
 
 
 def _short(plan: Plan) -> str:
-    return plan.accounting.parameters.replace("non_embedding", "hidden").replace("_", " ")
+    return plan.accounting.parameters.replace("non_embedding", "total").replace("_", " ")
 
 
 def _show_details(out: Console, plan: Plan, compared: Comparison) -> None:

@@ -13,7 +13,7 @@ from sweepctl.laws.law import Fit
 from sweepctl.plan.cost import by_rung, sum_costs, total
 from sweepctl.plan.plan import Plan
 from sweepctl.predict.stage import Scored
-from sweepctl.report.console import count, flops, percent, table
+from sweepctl.report.console import count, flops, percent, place, table
 from sweepctl.store.workspace import Sweep
 
 
@@ -35,7 +35,7 @@ def show_screen(out: Console, found: Findings) -> None:
     _show_results(out, found)
     _show_laws(out, found.fits)
     _show_scores(out, found.scores)
-    out.print(f"[bold]files[/] in {found.sweep.folder}: {', '.join(found.files)}")
+    out.print(f"[bold]files[/] in {place(found.sweep.folder)}: {', '.join(found.files)}")
 
 
 def _show_plan(out: Console, found: Findings) -> None:
@@ -46,7 +46,7 @@ def _show_plan(out: Console, found: Findings) -> None:
                 [
                     stage,
                     rung.name,
-                    count(rung.counts.non_embedding),
+                    count(rung.counts.total),
                     count(rung.counts.parameters(plan.accounting.parameters)),
                     count(cost.tokens),
                     flops(cost.flops_exact),
@@ -54,7 +54,8 @@ def _show_plan(out: Console, found: Findings) -> None:
                     f"{cost.saving:.2f}x",
                 ]
             )
-    columns = ["stage", "rung", "N hidden", "N", "tokens trained", "FLOPs", "jobs", "forking saves"]
+    counted = next(iter(found.plans.values())).accounting.parameters.replace("_", " ")
+    columns = ["stage", "rung", "N total", f"N {counted}", "tokens trained", "FLOPs", "jobs", "forking saves"]
     out.print(table(f"{found.sweep.name}: the plan", columns, rows, left=2))
     cost = sum_costs(total(plan) for plan in found.plans.values())
     out.print(
