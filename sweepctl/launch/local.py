@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
+import threading
 import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -69,6 +71,10 @@ class LocalLaunch:
             return self.report
         gpus = visible_gpus() if self.config.execution.device != "cpu" else []
         count = min(worker_count(self.config, len(gpus)), len(self.open))
+        if (
+            threading.current_thread() is threading.main_thread()
+        ):  # a batch system's notice ends it like Ctrl-C
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
         pool = Pool(count, self.config.execution.threads, gpus, self.board.sweep.folder / "logs")
         try:
             while self._step(pool):
