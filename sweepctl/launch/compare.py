@@ -30,6 +30,9 @@ def compare(sweep: Sweep, plan: Plan) -> Comparison:
     left: list[Job] = []
     reached: dict[str, int] = {}
     for job in plan.jobs:
+        if not (sweep.workspace.has_job(job.id) or (job.trunk and sweep.workspace.has_job(job.trunk))):
+            left.append(job)
+            continue
         folder = sweep.workspace.job(job.id)
         saved = checkpoints.steps(folder)
         done = job.kind == "trunk" and saved and saved[-1] >= job.end

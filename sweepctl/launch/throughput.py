@@ -27,7 +27,7 @@ def measured(workspace: Workspace, plans: dict[str, Plan]) -> dict[str, Rate]:
         for rung in plan.rungs:
             per_token[rung.name] = rung.counts.exact_flops_per_token
         for job in plan.jobs:
-            if job.kind == "branch":
+            if job.kind == "branch" or not workspace.has_job(job.id):
                 continue
             for attempt in attempts.every(workspace.job(job.id)):
                 tokens, seconds = attempt.record.get("trained_tokens"), attempt.record.get("train_s")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from sweepctl.plan.plan import Job, Plan
@@ -40,6 +40,7 @@ def diff(old: Plan, new: Plan) -> Diff:
     places = {_place(old, job): job for job in old.jobs if job.id not in after}
     reasons: Counter[tuple[str, str, str]] = Counter()
     values: dict[tuple[str, str, str], tuple[Any, Any]] = {}
+    of_points: dict[tuple[int, int], list[tuple[str, Any, Any]]] = {}
     added = changed = 0
     for job in new.jobs:
         if job.id in before:
@@ -49,7 +50,11 @@ def diff(old: Plan, new: Plan) -> Diff:
             added += 1
             continue
         changed += 1
-        for name, was, now in _fields_that_differ(old, match, new, job):
+        points = (match.point, job.point)
+        if points not in of_points:
+            of_points[points] = _fields_that_differ(old.point(match.point), new.point(job.point))
+        of_anneal = _fields_that_differ(old.anneal(match), new.anneal(job), "anneal")
+        for name, was, now in of_points[points] + of_anneal:
             reason = (name, repr(was), repr(now))
             reasons[reason] += 1
             values[reason] = (was, now)
@@ -67,23 +72,15 @@ def _place(plan: Plan, job: Job) -> tuple[Any, ...]:
     )
 
 
-def _fields_that_differ(old: Plan, was: Job, new: Plan, now: Job) -> list[tuple[str, Any, Any]]:
-    a, b = _flat(old, was), _flat(new, now)
-    return [(name, a.get(name), b.get(name)) for name in sorted({*a, *b}) if a.get(name) != b.get(name)]
-
-
-def _flat(plan: Plan, job: Job) -> dict[str, Any]:
-    science = {"point": plain(plan.point(job.point)), "anneal": plain(plan.anneal(job))}
-    found: dict[str, Any] = {}
-    _flatten("", science["point"], found)
-    if science["anneal"]:
-        _flatten("anneal", science["anneal"], found)
-    return found
-
-
-def _flatten(prefix: str, value: Any, found: dict[str, Any]) -> None:
-    if isinstance(value, dict):
-        for name, item in value.items():
-            _flatten(f"{prefix}.{name}" if prefix else name, item, found)
-    else:
-        found[prefix] = value
+def _fields_that_differ(a: Any, b: Any, under: str = "") -> list[tuple[str, Any, Any]]:
+    """Fields of two dataclasses of one kind that differ, by dotted name; of others, the whole value."""
+    if a == b:
+        return []
+    if not (is_dataclass(a) and type(a) is type(b)):
+        return [(under, plain(a), plain(b))]
+    pairs = ((f.name, getattr(a, f.name), getattr(b, f.name)) for f in fields(a))
+    return [
+        difference
+        for name, was, now in pairs
+        for difference in _fields_that_differ(was, now, f"{under}.{name}" if under else name)
+    ]

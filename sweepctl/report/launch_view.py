@@ -13,6 +13,8 @@ from sweepctl.launch.local import Report
 from sweepctl.report.console import duration, flops, table
 from sweepctl.store.board import Board, Entry
 
+SHOWN = 40
+"""Jobs that a dry run lists."""
 LINE_S = 15.0
 """Seconds between lines where there is no terminal."""
 
@@ -102,9 +104,12 @@ def show_todo(out: Console, board: Board, held: list[str]) -> None:
     """What a launch would train now, and what waits."""
     entries = list(board.unfinished())
     rows = [
-        [e.job.id, e.name, e.job.kind, "yes" if board.can_start(e) else "", flops(e.flops)] for e in entries
+        [e.job.id, e.name, e.job.kind, "yes" if board.can_start(e) else "", flops(e.flops)]
+        for e in entries[:SHOWN]
     ]
     out.print(table("to train", ["job", "what", "kind", "can start", "FLOPs"], rows, left=3))
+    if len(entries) > SHOWN:
+        out.print(f"  and {len(entries) - SHOWN} more; --json lists them all")
     _show_held(out, board, held)
 
 

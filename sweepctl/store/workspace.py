@@ -35,6 +35,10 @@ class Workspace:
     def job(self, job_id: str) -> JobFolder:
         return JobFolder(self.root / "store" / job_id[:2] / job_id, job_id)
 
+    def has_job(self, job_id: str) -> bool:
+        """Whether the job has a folder: a single look, for plans of a hundred thousand jobs."""
+        return os.path.isdir(f"{self.root}/store/{job_id[:2]}/{job_id}")
+
     def corpus(self, name: str) -> Path:
         return self.root / "data" / name
 
