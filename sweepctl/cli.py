@@ -104,7 +104,7 @@ def plan(
         )
     else:
         throughput, provenance = measured(workspace, plans), "as this sweep's attempts measured it"
-    sweep.save(plans)
+    sweep.save(plans, waiting)
     if as_json:
         show_json({"sweep": study.name, **plan_json(plans, compared, waiting, throughput)})
         return

@@ -137,7 +137,7 @@ class StopAfter(threading.Event):
 
 def run_all(board: Board, **execution: Any) -> None:
     """Train everything a board lacks, trunks first."""
-    board.make_wishes()
+    board.make_wishes(execution.get("keep", "all"))
     for entry in sorted(board.unfinished(), key=lambda e: e.job.kind != "trunk"):
         if not board.finished(entry):
             run_job(board, entry, **execution)

@@ -161,7 +161,8 @@ def lineage(folder: JobFolder) -> list[dict[str, Any]]:
     attempt, only the steps up to the checkpoint that was taken over."""
     every = {attempt.number: attempt for attempt in attempts.every(folder)}
     parts: list[list[dict[str, Any]]] = []
-    number, last = max(every, default=0), None
+    begun = [number for number, attempt in every.items() if "start_step" in attempt.record]
+    number, last = max(begun, default=0), None
     while number in every:
         attempt = every[number]
         parts.append([row for row in _lines(attempt) if last is None or row["step"] <= last])

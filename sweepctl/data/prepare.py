@@ -19,8 +19,7 @@ from sweepctl.data.tokenizers import Tokenizer
 from sweepctl.errors import InvalidValue, RequestError
 from sweepctl.spec.build import plain
 from sweepctl.spec.hashing import key
-from sweepctl.store.checkpoints import file_hash
-from sweepctl.store.files import storage, sync_file, write_json
+from sweepctl.store.files import file_hash, storage, sync_file, write_json
 
 SHARD_TOKENS = 100_000_000
 

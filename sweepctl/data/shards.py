@@ -8,6 +8,7 @@ The corpus is known by its content hash; names and paths are not part of it.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sweepctl.errors import DamagedFile, RequestError
+from sweepctl.errors import DamagedFile, RequestError, StorageError
 from sweepctl.spec.build import build
 from sweepctl.spec.hashing import canonical, digest
-from sweepctl.store.files import read_json
+from sweepctl.store.files import file_hash, read_json, write_json
 
 Dtype = str
 DTYPES = ("uint8", "uint16", "uint32")
+VERIFIED = "verified.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +82,39 @@ def read_index(folder: Path) -> Index:
             f"No data is prepared in {folder}; run `sweepctl data prepare {folder.name} ...`."
         ) from None
     try:
-        return build(Index, raw)
+        index = build(Index, raw)
     except RequestError as error:
         raise DamagedFile(f"{folder / 'index.json'} is damaged: {error}") from None
+    if content_hash(index.tokenizer, index.vocab_size, index.dtype, index.splits) != index.hash:
+        raise DamagedFile(f"{folder / 'index.json'} is damaged: its hash is not that of what it lists.")
+    return index
+
+
+def verify(folder: Path, index: Index) -> None:
+    """Check every shard's content against the index. A shard whose size and time of change are as when its
+    hash was last taken is not read again.
+
+    Raises:
+        DamagedFile: a shard is missing or holds something else than when it was prepared.
+    """
+    try:
+        known = read_json(folder / VERIFIED)
+    except (FileNotFoundError, DamagedFile):
+        known = {}
+    found: dict[str, list[Any]] = {}
+    for split in index.splits.values():
+        for shard in split.shards:
+            path = folder / shard.file
+            try:
+                facts = path.stat()
+                found[shard.file] = [facts.st_size, facts.st_mtime_ns, shard.sha256]
+                if known.get(shard.file) != found[shard.file] and file_hash(path) != shard.sha256:
+                    raise DamagedFile(f"{path} is not what was prepared: its content changed.")
+            except OSError as error:
+                raise DamagedFile(f"{path} cannot be read: {error.strerror}.") from None
+    if found != known:
+        with contextlib.suppress(StorageError):
+            write_json(folder / VERIFIED, found)
 
 
 class TokenWindows:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweepctl.errors import RequestError
-from sweepctl.store.checkpoints import file_hash
+from sweepctl.store.files import file_hash
 
 
 class Tokenizer(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sweepctl.errors import unknown_name
+from sweepctl.store import checkpoints
 from sweepctl.store.board import Board
 
 
@@ -33,8 +34,10 @@ def cancel(board: Board, only: list[str] | None = None) -> Cancelled:
     spared = [entry.job.id for entry in chosen if entry.job.id in elsewhere]
     gone = [entry for entry in chosen if entry.job.id not in elsewhere]
     board.sweep.mark_cancelled(entry.job.id for entry in gone)
+    cancelled = {entry.job.id for entry in gone}
     for trunk_id, branches in board.branches.items():
-        withdrawn = {entry.job.id for entry in gone if entry in branches}
-        if withdrawn:
-            board.entries[trunk_id].folder.withdraw(board.sweep.name, withdrawn)
+        withdrawn = {entry.job.id for entry in branches} & cancelled
+        if withdrawn:  # wishes for what is saved stay: they keep the checkpoints
+            trunk = board.entries[trunk_id].folder
+            trunk.withdraw(board.sweep.name, withdrawn, checkpoints.steps(trunk))
     return Cancelled([entry.job.id for entry in gone], spared)

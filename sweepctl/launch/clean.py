@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sweepctl.errors import InvalidValue
 from sweepctl.store import attempts, checkpoints, retention
-from sweepctl.store.board import Board
+from sweepctl.store.board import Board, Entry
 from sweepctl.store.job import JobFolder
 from sweepctl.store.workspace import Sweep
 
@@ -18,6 +20,7 @@ from sweepctl.store.workspace import Sweep
 class Unwanted:
     """Folders to delete, with their bytes: whole jobs, checkpoints, and damaged or half-written ones."""
 
+    keep: str = "all"
     jobs: dict[str, tuple[Path, int]] = field(default_factory=dict)
     checkpoints: list[tuple[checkpoints.Checkpoint, int]] = field(default_factory=list)
     debris: list[tuple[Path, int]] = field(default_factory=list)
@@ -41,12 +44,13 @@ def find(sweep: Sweep, keep: str) -> Unwanted:
     """
     if keep not in ("none", "last", "all"):
         raise InvalidValue("keep", keep, "none, last or all")
-    found = Unwanted()
+    found = Unwanted(keep)
     board = Board(sweep, sweep.plans())
     elsewhere = sweep.workspace.wanted_elsewhere(sweep.name)
     past = {job.id for plan in sweep.past_plans() for job in plan.jobs}
-    for job_id in sorted(past - set(board.entries) - elsewhere):
+    for job_id in sorted(past - sweep.job_ids() - elsewhere):
         folder = sweep.workspace.job(job_id)
+        found.debris += [(path, _size(path)) for path in folder.path.parent.glob(f".{job_id}.*.gone")]
         if folder.path.exists():
             if _alive(folder):
                 found.busy.append(job_id)
@@ -54,45 +58,69 @@ def find(sweep: Sweep, keep: str) -> Unwanted:
                 found.jobs[job_id] = (folder.path, _size(folder.path))
     for entry in board.entries.values():
         if not _alive(entry.folder):
-            _find_in(entry.folder, entry.job.kind == "trunk", keep, entry.job.id in elsewhere, found)
+            found.debris += [(path, _size(path)) for path in _debris(entry.folder)]
+            if entry.job.id not in elsewhere:
+                saved = (checkpoints.at(entry.folder, step) for step in _to_spare(board, entry, keep))
+                found.checkpoints += [(checkpoint, _size(checkpoint.path)) for checkpoint in saved]
     return found
 
 
-def _find_in(folder: JobFolder, trunk: bool, keep: str, shared: bool, found: Unwanted) -> None:
-    for path in _debris(folder):
-        found.debris.append((path, _size(path)))
-    if shared or keep == "all":
-        return
-    if trunk:
-        steps = retention.surplus(folder, keep)  # type: ignore[arg-type]
-    else:
-        steps = checkpoints.steps(folder) if keep == "none" and folder.has_result() else []
-    for step in steps:
-        checkpoint = checkpoints.at(folder, step)
-        found.checkpoints.append((checkpoint, _size(checkpoint.path)))
+def _to_spare(board: Board, entry: Entry, keep: str) -> list[int]:
+    """Steps of a job's checkpoints that the policy gives up: of a trunk, none that a branch still needs."""
+    if keep == "all":
+        return []
+    if entry.job.kind != "trunk":
+        return checkpoints.steps(entry.folder) if keep == "none" and entry.folder.has_result() else []
+    branches = board.branches.get(entry.job.id, [])
+    needed = [branch.job.cut or 0 for branch in branches if not board.finished(branch)]
+    return retention.surplus(entry.folder, {keep}, needed)
 
 
 def delete(sweep: Sweep, found: Unwanted) -> None:
     """Delete what `find` found, and this sweep's wishes for branches it no longer wants.
 
-    What another sweep's plan has come to want since, or a process has taken up, stays.
+    Each thing is looked at once more just before: what a sweep has come to want since, or a process has
+    taken up, stays.
     """
-    elsewhere = sweep.workspace.wanted_elsewhere(sweep.name)
-    for job_id, (path, _) in found.jobs.items():
-        if job_id in elsewhere or _alive(sweep.workspace.job(job_id)):
-            continue
-        gone = path.with_name(f".{path.name}.gone")
-        os.replace(path, gone)
-        shutil.rmtree(gone, ignore_errors=True)
-    for checkpoint, _ in found.checkpoints:
-        checkpoints.remove(checkpoint)
-    for path, _ in found.debris:
-        shutil.rmtree(path, ignore_errors=True)
+    workspace = sweep.workspace
+    seen, elsewhere = workspace.pointers(), workspace.wanted_elsewhere(sweep.name)
+
+    def wanted(job_id: str) -> bool:
+        nonlocal seen, elsewhere
+        if workspace.pointers() != seen:
+            seen, elsewhere = workspace.pointers(), workspace.wanted_elsewhere(sweep.name)
+        return job_id in elsewhere or job_id in sweep.job_ids()
+
+    for job_id in found.jobs:
+        if not wanted(job_id):
+            _delete_job(workspace.job(job_id), lambda job_id=job_id: not wanted(job_id))  # type: ignore[misc]
     board = Board(sweep, sweep.plans())
+    for checkpoint, _ in found.checkpoints:
+        entry = board.entries.get(checkpoint.job)
+        if entry is None or _alive(entry.folder) or (wanted(checkpoint.job) and checkpoint.job in elsewhere):
+            continue
+        if checkpoint.step in _to_spare(board, entry, found.keep):
+            checkpoints.remove(checkpoint)
+    for path, _ in found.debris:
+        if not _alive(JobFolder(path.parent.parent, path.parent.parent.name)):
+            shutil.rmtree(path, ignore_errors=True)
     for trunk_id in board.branches:
         folder = board.entries[trunk_id].folder
-        stale = {w.branch for w in folder.wishes() if w.sweep == sweep.name and w.branch not in board.entries}
+        stale = {w.branch for w in folder.wishes() if w.sweep == sweep.name} - sweep.job_ids()
         folder.withdraw(sweep.name, stale)
+
+
+def _delete_job(folder: JobFolder, sure: Callable[[], bool]) -> None:
+    """Own the job, so that nobody starts it now, then delete its folder."""
+    owner = attempts.claim(folder, {"launcher": "clean"})
+    if owner is None:
+        return
+    if not sure():
+        owner.end("stopped")
+        return
+    gone = folder.path.with_name(f".{folder.id}.{uuid.uuid4().hex[:6]}.gone")
+    os.rename(folder.path, gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _alive(folder: JobFolder) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
+from sweepctl.errors import DamagedFile, RequestError
 from sweepctl.plan.cost import Cost, total
 from sweepctl.plan.diff import Diff, diff
 from sweepctl.plan.plan import Job, Plan
@@ -42,19 +44,24 @@ def compare(sweep: Sweep, plan: Plan) -> Comparison:
         left.append(job)
         if saved:
             reached[job.id] = saved[-1]
-    before = sweep.stage_hashes().get(plan.stage)
-    changes = diff(sweep.plan(before), plan) if before not in (None, plan.hash) else None
-    gone = changes.gone if changes else ()
-    wanted = _wanted_now(sweep, plan) if gone else set()
-    unwanted = tuple(i for i in gone if i not in wanted and sweep.workspace.job(i).path.exists())
+    before = sweep.last_hashes().get(plan.stage)
+    changes = None
+    with contextlib.suppress(RequestError, DamagedFile):  # a plan that is gone cannot be compared with
+        changes = diff(sweep.plan(before), plan) if before not in (None, plan.hash) else None
+    unwanted: tuple[str, ...] = ()
+    with contextlib.suppress(DamagedFile):  # nothing is called unwanted on doubt
+        unwanted = _unwanted(sweep, plan, changes.gone if changes else ())
     return Comparison(
         exists, len(reached), len(left) - len(reached), total(plan, left, reached), changes, unwanted
     )
 
 
-def _wanted_now(sweep: Sweep, plan: Plan) -> set[str]:
+def _unwanted(sweep: Sweep, plan: Plan, gone: tuple[str, ...]) -> tuple[str, ...]:
+    gone = tuple(job for job in gone if sweep.workspace.has_job(job))
+    if not gone:
+        return ()
     wanted = sweep.workspace.wanted_elsewhere(sweep.name) | set(plan.by_id)
-    for stage, digest in sweep.stage_hashes().items():
+    for stage, digest in sweep.last_hashes().items():
         if stage != plan.stage:
             wanted |= set(sweep.plan(digest).by_id)
-    return wanted
+    return tuple(job for job in gone if job not in wanted)

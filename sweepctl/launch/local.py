@@ -58,6 +58,9 @@ class LocalLaunch:
         self._busy_until: dict[str, float] = {}
         self._deaths: dict[str, tuple[int, int]] = {}
         self._looked_at = 0.0
+        self._ended_at: dict[str, int] = {}
+        self._stillborn = 0
+        self._reopened: set[str] = set()
         self._urgency = {job: _urgency(board, entry) for job, entry in self.open.items()}
 
     def run(self) -> Report:
@@ -66,7 +69,7 @@ class LocalLaunch:
         Raises:
             StorageError: the store cannot be written; every worker has saved what it could.
         """
-        self.board.make_wishes()
+        self.board.make_wishes(self.config.execution.keep)
         if not self.open:
             return self.report
         gpus = visible_gpus() if self.config.execution.device != "cpu" else []
@@ -86,7 +89,10 @@ class LocalLaunch:
                 pool.stop()
             except KeyboardInterrupt:
                 pool.kill()
-        self.report.blocked = [] if self.report.stopped else sorted(self.open)
+        still = (entry for job, entry in self.open.items() if job not in self.report.failed)
+        self.report.blocked = (
+            [] if self.report.stopped else sorted(e.job.id for e in still if not self.board.finished(e))
+        )
         return self.report
 
     def _step(self, pool: Pool) -> bool:
@@ -99,18 +105,33 @@ class LocalLaunch:
             self._start(entry, worker)
         elsewhere = sum(until > 0 for until in self._busy_until.values())
         if not self.running and not elsewhere:
-            return False
+            return self._reopen()
         for worker, event in pool.events(POLL_S):
             self._handle(worker, event)
         self.watcher.tick(elsewhere)
         return True
+
+    def _reopen(self) -> bool:
+        """Take up trunks whose checkpoints are gone, deleted by another sweep's policy, before their branches
+        started; False where there is none. Once a trunk."""
+        lost = {e.job.trunk for e in self.open.values() if e.job.trunk and e.job.trunk not in self.open}
+        lost = {
+            trunk for trunk in lost - self._reopened if not self.board.finished(self.board.entries[trunk])
+        }
+        self._reopened |= lost
+        self.open |= {trunk: self.board.entries[trunk] for trunk in lost}
+        self._urgency |= {trunk: _urgency(self.board, self.board.entries[trunk]) for trunk in lost}
+        self.board.make_wishes(self.config.execution.keep)
+        return bool(lost)
 
     def _obey_cancel(self, pool: Pool) -> None:
         """Give up what `sweepctl cancel` named since the last look."""
         if time.monotonic() - self._looked_at < CANCEL_S:
             return
         self._looked_at = time.monotonic()
-        for job in self.board.sweep.cancelled() & set(self.open):
+        cancelled = self.board.sweep.cancelled()
+        self.board.given_up |= cancelled
+        for job in cancelled & set(self.open):
             entry = self.open.pop(job)
             self._busy_until.pop(job, None)
             self.report.cancelled.append(job)
@@ -150,7 +171,9 @@ class LocalLaunch:
         if kind == "ready":
             worker.ready = True
         elif kind == "died" and not worker.ready:
-            raise WorkFailed(f"A worker process ended before its first job; {worker.log} says why.")
+            self._stillborn += 1
+            if self._stillborn > self.config.retries:
+                raise WorkFailed(f"Worker processes end before their first job; {worker.log} says why.")
         job = event.get("job") or worker.job or ""
         if kind in ("end", "died"):
             worker.job = None
@@ -176,6 +199,22 @@ class LocalLaunch:
             self.watcher.ended(entry, why, message)
         elif self.board.finished(entry):
             self._finish(entry, why)
+        else:
+            self._unfinished(entry)
+
+    def _unfinished(self, entry: Entry) -> None:
+        """A trunk at its last wish, and yet a branch waits: somebody withdrew the wish meanwhile. Wish again,
+        and take it up again where it then gets further."""
+        self.board.given_up |= self.board.sweep.cancelled()
+        if self.board.finished(entry):
+            return  # it is among the cancelled ones, and dealt with there
+        step = self.board.state(entry).step
+        if step <= self._ended_at.get(entry.job.id, -1):
+            self._fail(entry, f"it ended at step {step} without what its branches want", "failed")
+            return
+        self._ended_at[entry.job.id] = step
+        self.board.make_wishes(self.config.execution.keep)
+        self.watcher.ended(entry, "stopped", "")
 
     def _died(self, entry: Entry, code: int) -> None:
         """Its process is gone: take the job up again unless it keeps dying at the same place."""

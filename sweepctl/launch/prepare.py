@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from sweepctl.data.shards import read_index
+from sweepctl.data.shards import read_index, verify
 from sweepctl.errors import RequestError, unknown_name
 from sweepctl.plan.plan import Plan
 from sweepctl.store import checkpoints
 from sweepctl.store.board import Board
-from sweepctl.store.predictions import has_prior
+from sweepctl.store.predictions import unpredicted
 from sweepctl.store.workspace import Sweep
 
 
@@ -24,8 +24,10 @@ def launchable(sweep: Sweep, only: str | None = None) -> tuple[Board, list[str]]
         if only not in plans:
             raise unknown_name("planned stage", only, plans)
         plans = {only: plans[only]}
-    held = [stage for stage, plan in plans.items() if plan.predict_first and not has_prior(sweep, plan)]
+    held = [stage for stage, plan in plans.items() if plan.predict_first and unpredicted(sweep, plan)[0]]
     board = Board(sweep, {stage: plan for stage, plan in plans.items() if stage not in held})
+    for stage in held:  # a job that a free stage wants too is held back all the same
+        board.leave_out({job.id for job in plans[stage].observations()})
     for plan in board.plans.values():
         _check_data(sweep, plan)
     sources = {entry.folder for entry in board.unfinished()}
@@ -38,9 +40,18 @@ def launchable(sweep: Sweep, only: str | None = None) -> tuple[Board, list[str]]
 
 def _check_data(sweep: Sweep, plan: Plan) -> None:
     folder = sweep.workspace.corpus(plan.corpus_name)
-    found = read_index(folder).hash
+    index = read_index(folder)
+    found = index.hash
     if found != plan.base.corpus.hash:
         raise RequestError(
             f"{folder} holds data {found[:12]}, the plan of {sweep.name} was made on "
             f"{plan.base.corpus.hash[:12]}; run `sweepctl plan` again or restore the data."
         )
+    verify(folder, index)
+    for split, facts in index.splits.items():
+        longest = max((shard.tokens for shard in facts.shards), default=0)
+        if longest <= plan.base.batch.context:
+            raise RequestError(
+                f"Split {split!r} of {folder} has no shard longer than one sequence of "
+                f"{plan.base.batch.context} tokens; prepare more text, or take a shorter batch.context."
+            )

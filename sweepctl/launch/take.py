@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
 
 from sweepctl.errors import RequestError
-from sweepctl.plan.plan import Job, Plan, Taken
+from sweepctl.plan.plan import Plan, Taken
 from sweepctl.spec.study import Study, Take
 from sweepctl.store.state import outcome
 from sweepctl.store.workspace import Workspace
@@ -41,24 +43,33 @@ def take(workspace: Workspace, study: Study, stage: str, plans: dict[str, Plan])
 
 
 def _choose(workspace: Workspace, plan: Plan, path: str, rule: Take) -> Taken | NotYet:
-    largest: dict[float, tuple[int, Job]] = {}
+    """The value with the lowest loss at the most tokens: the mean over seeds, the best over other axes."""
+    if len(plan.rungs) > 1:
+        raise RequestError(
+            f"stages.*.take.{path}: stage {plan.stage} has {len(plan.rungs)} rungs, which may have different "
+            "optima; take from a stage with one."
+        )
+    most = max((plan.tokens(job) for job in plan.observations()), default=0)
+    runs: dict[Any, dict[str, list[float]]] = {}
+    missing = wanted = 0
     for job in plan.observations():
         settings = plan.points[job.point].settings
         if path not in settings:
             raise RequestError(f"stages.*.take.{path}: stage {plan.stage} does not vary {path}.")
-        value = settings[path]
-        if value not in largest or plan.tokens(job) > largest[value][0]:
-            largest[value] = (plan.tokens(job), job)
-    losses: dict[float, float] = {}
-    missing = 0
-    for value, (_, job) in largest.items():
+        if plan.tokens(job) < 0.99 * most:  # batch sizes round a budget differently
+            continue
+        wanted += 1
+        others = repr({k: v for k, v in settings.items() if k != path and not k.startswith("seed.")})
         result = outcome(workspace.job(job.id), workspace.job(job.trunk) if job.trunk else None, job.cut)
         if result is None:
             missing += 1
-        elif result["state"] == "done":
-            losses[value] = next(iter(result["loss_nats"].values()))
+        else:
+            loss = next(iter(result["loss_nats"].values())) if result["state"] == "done" else math.inf
+            runs.setdefault(settings[path], {}).setdefault(others, []).append(loss)
+    means = {value: min(fmean(seeds) for seeds in by.values()) for value, by in runs.items()}
+    losses = {value: mean for value, mean in means.items() if math.isfinite(mean)}
     if missing:
-        return NotYet(plan.stage, path, missing, len(largest))
+        return NotYet(plan.stage, path, missing, wanted)
     if not losses:
         raise RequestError(
             f"No run of stage {plan.stage} has a loss: all diverged; widen its grid of {path}."

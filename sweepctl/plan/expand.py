@@ -15,6 +15,13 @@ from sweepctl.spec.schedule import Schedule
 from sweepctl.spec.science import Anneal, Corpus, JobScience, Point, branch_id, trunk_id, with_field
 from sweepctl.spec.study import Stage, Study
 
+DERIVED = {
+    "warmup_steps": "schedule.warmup_steps",
+    "corpus": "data",
+    "numerics": "nothing",
+}
+"""Fields of a point that no axis may set, and what stands for them."""
+
 
 @dataclass(frozen=True, slots=True)
 class CorpusFacts:
@@ -104,7 +111,14 @@ def _rungs(study: Study, stage: Stage, corpus: CorpusFacts) -> list[Rung]:
 
 
 def _set(point: Point, schedule: Schedule, path: str, value: Any) -> tuple[Point, Schedule]:
-    """The point and its schedule with one field set; a schedule's warmup shows in the point."""
+    """The point and its schedule with one field set; a schedule's warmup shows in the point.
+
+    Raises:
+        RequestError: there is no such field, or it follows from others.
+    """
+    if path.partition(".")[0] in DERIVED:
+        instead = DERIVED[path.partition(".")[0]]
+        raise RequestError(f"{path} follows from the study and cannot be set; {instead} can.")
     if path.startswith("schedule."):
         schedule = with_field(schedule, path.removeprefix("schedule."), value)
     else:

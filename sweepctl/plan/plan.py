@@ -19,7 +19,8 @@ from sweepctl.spec.build import build, plain
 from sweepctl.spec.hashing import canonical, digest
 from sweepctl.spec.ladder import Ladder
 from sweepctl.spec.model import Shape
-from sweepctl.spec.science import Anneal, JobScience, Point, with_field
+from sweepctl.spec.schedule import Decay
+from sweepctl.spec.science import Anneal, JobScience, Point, with_field, with_neutral
 
 FORMAT = 1
 
@@ -167,7 +168,8 @@ class Plan:
         for path, value in self.points[job.point].settings.items():
             if path.startswith("schedule.decay."):
                 decay[path.removeprefix("schedule.decay.")] = value
-        return Anneal(job.cut, job.end, decay["shape"], decay["end"], self.validation["tokens"])
+        shape = build(Decay, decay)  # an axis may give 0 where the field is 0.0, which would be another id
+        return Anneal(job.cut, job.end, shape.shape, shape.end, self.validation["tokens"])
 
     def science(self, job: Job) -> JobScience:
         return JobScience(job.kind, self.point(job.point), self.anneal(job))
@@ -194,7 +196,7 @@ def load(text: str, name: str) -> Plan:
         raw = json.loads(text)
         if raw.pop("format") != FORMAT:
             raise DamagedFile(f"{name} was written by another version of sweepctl; plan the sweep again.")
-        raw["base"] = build(Point, raw["base"], "base")
+        raw["base"] = build(Point, with_neutral(raw["base"]), "base")
         raw["accounting"] = build(Accounting, raw["accounting"], "accounting")
         raw["rungs"] = tuple(build(Rung, rung, "rungs") for rung in raw["rungs"])
         raw["ladder"] = build(Ladder, raw["ladder"], "ladder")

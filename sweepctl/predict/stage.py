@@ -10,7 +10,7 @@ import sweepctl
 from sweepctl.errors import RequestError, unknown_name
 from sweepctl.laws import parametric
 from sweepctl.laws.law import Fit
-from sweepctl.plan.plan import Plan
+from sweepctl.plan.plan import Job, Plan
 from sweepctl.store import predictions
 from sweepctl.store.workspace import Sweep
 
@@ -40,38 +40,51 @@ class Scored:
 
 
 def predict_stage(sweep: Sweep, stage: str, made: Fit, post_hoc: bool) -> tuple[dict[str, Any], bool]:
-    """Write down the loss of every observation of a stage; the prediction, and whether it is new.
+    """Write down the loss of every observation of a stage that was not predicted yet; the prediction of the
+    whole stage, and whether any of it is new.
 
-    A stage that has a prediction from before it started keeps it.
+    An observation keeps the first prediction that was made before it began. With `post_hoc` one that has
+    begun is predicted too, as what it is: not beforehand.
 
     Raises:
-        RequestError: the stage is not planned, or it has attempts and `post_hoc` is not said.
+        RequestError: the stage is not planned, or all that is left to predict has begun.
     """
     plan = _plan(sweep, stage)
-    prior = [p for p in predictions.of_plan(sweep, plan) if p["prior"]]
-    if prior and not post_hoc:
-        return prior[0], False
-    begun = predictions.attempted(sweep, plan)
-    if begun and not post_hoc:
+    fresh, late = predictions.unpredicted(sweep, plan)
+    if late and not post_hoc and not fresh:
         raise RequestError(
-            f"Stage {stage} has begun ({len(begun)} of its jobs have an attempt, {begun[0]} first), so this "
-            "would not be a prediction beforehand; --post-hoc writes it down as what it is."
+            f"Stage {stage} has begun ({len(late)} of its runs, {late[0].id} first), so this would not be a "
+            "prediction beforehand; --post-hoc writes it down as what it is."
         )
-    prediction = {
-        "kind": "stage",
-        "sweep": sweep.name,
-        "stage": stage,
-        "plan": plan.hash,
-        "prior": not begun,
-        "sweepctl": sweepctl.__version__,
-        "fit": dataclasses.asdict(made) | {"samples": {}},
-        "observations": [_observation(plan, job, made) for job in plan.observations()],
-    }
-    predictions.write(sweep, prediction)
-    return prediction, True
+    for jobs, prior in ((fresh, True), (late if post_hoc else [], False)):
+        if jobs:
+            _write(sweep, plan, jobs, made, prior)
+    rows = predictions.prior(sweep)
+    if post_hoc:
+        rows |= {row["job"]: row for row in (_observation(plan, job, made) for job in late)}
+    shown = [rows[job.id] for job in plan.observations() if job.id in rows]
+    return {"stage": stage, "prior": not (late and post_hoc), "observations": shown}, bool(
+        fresh or (late and post_hoc)
+    )
 
 
-def _observation(plan: Plan, job: Any, made: Fit) -> dict[str, Any]:
+def _write(sweep: Sweep, plan: Plan, jobs: list[Job], made: Fit, prior: bool) -> None:
+    predictions.write(
+        sweep,
+        {
+            "kind": "stage",
+            "sweep": sweep.name,
+            "stage": plan.stage,
+            "plan": plan.hash,
+            "prior": prior,
+            "sweepctl": sweepctl.__version__,
+            "fit": dataclasses.asdict(made) | {"samples": {}},
+            "observations": [_observation(plan, job, made) for job in jobs],
+        },
+    )
+
+
+def _observation(plan: Plan, job: Job, made: Fit) -> dict[str, Any]:
     n, d = float(plan.counts(job).parameters(plan.accounting.parameters)), float(plan.tokens(job))
     found = parametric.predict(made, n, d)
     return {
@@ -87,18 +100,17 @@ def _observation(plan: Plan, job: Any, made: Fit) -> dict[str, Any]:
 
 
 def score(sweep: Sweep, stage: str | None = None) -> dict[str, list[Scored]]:
-    """Stage -> its first prior prediction against what was measured.
+    """Stage -> the first prior prediction of each observation against what was measured.
 
     Raises:
         RequestError: nothing was predicted.
     """
     found: dict[str, list[Scored]] = {}
+    known = predictions.prior(sweep)
     for name, plan in sweep.plans().items():
-        if stage not in (None, name):
-            continue
-        prior = [p for p in predictions.of_plan(sweep, plan) if p["prior"]]
-        if prior:
-            found[name] = [_scored(sweep, row) for row in prior[0]["observations"]]
+        rows = [known[job.id] for job in plan.observations() if job.id in known]
+        if rows and stage in (None, name):
+            found[name] = [_scored(sweep, row) for row in rows]
     if not found:
         raise RequestError(
             f"No stage of {sweep.name} was predicted before it started; "

@@ -166,15 +166,22 @@ def read_job(record: dict[str, Any], trunk: dict[str, Any] | None = None) -> Job
     fields = dict(trunk if trunk is not None else record)
     fields.pop("kind", None)
     fields.pop("anneal", None)
-    for path, value in NEUTRAL.items():
-        name, _, rest = path.partition(".")
-        if name != "anneal":
-            fields[name] = {rest: value, **fields[name]} if rest else fields.get(name, value)
+    fields = with_neutral(fields)
     anneal = record.get("anneal")
     if anneal is not None:
         filled = {path.partition(".")[2]: v for path, v in NEUTRAL.items() if path.startswith("anneal.")}
         anneal = build(Anneal, {**filled, **anneal}, "anneal")
     return JobScience(record["kind"], build(Point, fields), anneal)
+
+
+def with_neutral(point: dict[str, Any]) -> dict[str, Any]:
+    """A point's record with the fields that were added since it was written, at their neutral values."""
+    fields = dict(point)
+    for path, value in NEUTRAL.items():
+        name, _, rest = path.partition(".")
+        if name != "anneal":
+            fields[name] = {rest: value, **fields[name]} if rest else fields.get(name, value)
+    return fields
 
 
 def with_field(target: T, path: str, value: Any) -> T:

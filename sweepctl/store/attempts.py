@@ -66,8 +66,9 @@ class Attempt:
         except (FileNotFoundError, DamagedFile):
             return {}
 
-    def alive(self) -> bool:
-        """Whether its process may still be running; only a clear no is a no."""
+    def alive(self, probe: bool = False) -> bool:
+        """Whether its process may still be running; only a clear no is a no. With `probe` the age of another
+        host's heartbeat is taken by the file system's own clock, which means writing a file."""
         if self.ended:
             return False
         if self.record.get("host") == socket.gethostname() and self.record.get("boot") == boot_id():
@@ -76,7 +77,7 @@ class Attempt:
             last = max(p.stat().st_mtime for p in self.path.iterdir())
         except (FileNotFoundError, ValueError):
             return False
-        return _filesystem_now(self.path) - last < LEASE_S
+        return (_filesystem_now(self.path) if probe else time.time()) - last < LEASE_S
 
 
 def newest(folder: JobFolder) -> Attempt | None:
@@ -94,7 +95,7 @@ def claim(folder: JobFolder, facts: dict[str, Any]) -> Attempt | None:
     """Become the owner of a job; None where somebody who may be alive owns it."""
     while True:
         last = newest(folder)
-        if last is not None and last.alive():
+        if last is not None and last.alive(probe=True):
             return None
         number = last.number + 1 if last else 1
         record = {
@@ -136,9 +137,10 @@ def superseded(folder: JobFolder, attempt: Attempt) -> bool:
 
 
 def boot_id() -> str:
-    """This boot of this machine; empty where the system does not say."""
+    """This boot of this machine and this space of process ids (a container has its own); empty where the
+    system does not say."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip() + os.readlink("/proc/self/ns/pid")
     except OSError:
         return ""
 
@@ -180,7 +182,7 @@ def _read(folder: JobFolder, number: int) -> Attempt:
     try:
         return Attempt(path, number, read_json(path / "attempt.json"))
     except (FileNotFoundError, DamagedFile):
-        return Attempt(path, number, {"attempt": number, "why": "failed", "error": "attempt.json is damaged"})
+        return Attempt(path, number, {"attempt": number, "error": "attempt.json is damaged"})
 
 
 def _filesystem_now(folder: Path) -> float:

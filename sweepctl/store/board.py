@@ -49,6 +49,8 @@ class Board:
 
     def __init__(self, sweep: Sweep, plans: dict[str, Plan]) -> None:
         self.sweep, self.plans = sweep, plans
+        self.given_up: set[str] = set()
+        """Jobs that were cancelled while this board is in use."""
         self.entries: dict[str, Entry] = {}
         self.branches: dict[str, list[Entry]] = {}
         for plan in plans.values():
@@ -65,14 +67,24 @@ class Board:
         trunk = workspace.job(job.trunk) if job.trunk else None
         return Entry(job, plan, workspace.job(job.id), trunk)
 
+    def leave_out(self, jobs: set[str]) -> None:
+        """Take observations off the board."""
+        for job in jobs & set(self.entries):
+            entry = self.entries.pop(job)
+            if entry.job.trunk is not None:
+                self.branches[entry.job.trunk].remove(entry)
+
     def finished(self, entry: Entry) -> bool:
-        """Whether nothing is left to train for it: it has its result, or, a trunk, no branch needs it."""
+        """Whether nothing is left to train for it: it has its result, or, a trunk, no branch needs it that
+        was not given up."""
         if self.outcome(entry) is not None:
             return True
         if entry.job.kind == "trunk":
             saved = checkpoints.steps(entry.folder)
             return all(
-                b.folder.has_result() or trunk_reaches(entry.folder, b.job.cut or 0, saved)
+                b.job.id in self.given_up
+                or trunk_reaches(entry.folder, b.job.cut or 0, saved)
+                or b.folder.has_result()
                 for b in self.branches.get(entry.job.id, [])
             )
         return False
@@ -90,22 +102,32 @@ class Board:
     def unfinished(self) -> Iterator[Entry]:
         return (entry for entry in self.entries.values() if not self.finished(entry))
 
-    def make_wishes(self) -> int:
-        """Tell every trunk which checkpoints its unfinished branches want; the number of new wishes."""
+    def make_wishes(self, keep: str = "all") -> int:
+        """Tell every trunk which checkpoints its branches want, and what is kept of those that are done with;
+        the number of new wishes. This sweep's wishes that no current plan of it wants are withdrawn."""
         made = 0
+        current = self.sweep.job_ids()
         for trunk_id, branches in self.branches.items():
             trunk = self.entries[trunk_id].folder
             saved = checkpoints.steps(trunk)
             new = 0
             for entry in branches:
                 cut = entry.job.cut or 0
-                passed = trunk_reaches(trunk, cut, saved) and cut not in saved
-                if not passed and not entry.folder.has_result():
-                    new += trunk.wish(Wish(cut, entry.job.id, self.sweep.name), durable=False)
-            if new:
+                passed = cut not in saved and trunk_reaches(
+                    trunk, cut, saved
+                )  # the trunk's folder stays as it is
+                if not passed and entry.job.id not in self.given_up:
+                    wish = Wish(cut, entry.job.id, self.sweep.name)
+                    new += trunk.wish(wish, durable=False, keep=keep)
+            stale = {w.branch for w in trunk.wishes() if w.sweep == self.sweep.name} - current
+            if trunk.withdraw(self.sweep.name, stale) or new:
                 sync_folder(trunk.path / "wanted")
             made += new
         return made
+
+    def _cuts_needed(self, trunk: str | None) -> dict[str, int]:
+        branches = self.branches.get(trunk or "", [])
+        return {branch.job.id: branch.job.cut or 0 for branch in branches if not self.finished(branch)}
 
     def state(self, entry: Entry) -> JobState:
         """The job's state; a trunk that no branch needs any more is done."""
@@ -133,6 +155,7 @@ class Board:
             folder=str(entry.folder.path),
             trunk_folder=str(entry.trunk.path) if entry.trunk else None,
             data=str(workspace.corpus(entry.plan.corpus_name)),
+            trunk_needed=self._cuts_needed(entry.job.trunk),
             execution=execution,
             launcher=launcher,
         )

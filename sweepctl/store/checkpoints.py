@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import re
 import shutil
@@ -20,11 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from sweepctl.errors import DamagedFile, RequestError
-from sweepctl.store.files import read_json, storage, sync_file, sync_folder, write_json
+from sweepctl.store.files import file_hash, read_json, storage, sync_file, sync_folder, write_json
 from sweepctl.store.job import JobFolder
 
-_STEP = re.compile(r"step-(\d{8})")
-_CHUNK = 1 << 22
+_STEP = re.compile(r"step-(\d{8,})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +158,11 @@ def save(
             write_json(scratch / "manifest.json", manifest)
             if still_owner():
                 _put_in_place(scratch, target)
+        except FileNotFoundError:
+            if (
+                still_owner()
+            ):  # else the new owner has swept our scratch away, and nothing is to be put in place
+                raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
     return target
@@ -195,12 +198,3 @@ def sweep_scratch(folder: JobFolder) -> None:
         for name in os.listdir(folder.checkpoints):
             if name.startswith("."):
                 shutil.rmtree(folder.checkpoints / name, ignore_errors=True)
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
-    found = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_CHUNK):
-            found.update(chunk)
-    return found.hexdigest()

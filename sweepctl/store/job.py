@@ -1,7 +1,8 @@
 """One job's folder.
 
 job.json                     the science, written by the job when it starts, never changed
-wanted/step-N.BRANCH.SWEEP   a trunk's wishes: checkpoint step N, for that branch, asked by that sweep
+wanted/step-N.BRANCH.SWEEP   a trunk's wishes: checkpoint step N, for that branch, asked by that sweep;
+                             in it, what that sweep keeps of checkpoints that are no longer needed
 attempts/0001/               one execution each
 checkpoints/step-N/          complete once it has this name
 result.json                  a branch's or run's end; a trunk's only where it diverged
@@ -12,14 +13,15 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sweepctl.errors import DamagedFile
-from sweepctl.store.files import create, read_json, storage, write_json
+from sweepctl.store.files import create, read_json, storage, write_json, write_text
 
-_WISH = re.compile(r"step-(\d{8})\.([0-9a-f]+)\.(.+)")
+_WISH = re.compile(r"step-(\d{8,})\.([0-9a-f]+)\.(.+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +83,10 @@ class JobFolder:
     def result(self) -> dict[str, Any] | None:
         """result.json, None where there is none or it is damaged (the job then writes it again)."""
         try:
-            return read_json(self.path / "result.json")
+            result = read_json(self.path / "result.json")
         except (FileNotFoundError, DamagedFile):
             return None
+        return result if result.get("state") in ("done", "diverged") and "step" in result else None
 
     def has_result(self) -> bool:
         return self.result() is not None
@@ -102,13 +105,28 @@ class JobFolder:
             (Wish(int(m[1]), m[2], m[3]) for m in found if m), key=lambda w: (w.step, w.branch, w.sweep)
         )
 
-    def wish(self, wish: Wish, durable: bool = True) -> bool:
+    def wish(self, wish: Wish, durable: bool = True, keep: str = "all") -> bool:
         """Add a wish; False where it was there. One that is not durable needs its folder synced."""
-        return create(self.path / "wanted" / wish.file, durable)
+        path = self.path / "wanted" / wish.file
+        new = create(path, durable)
+        if self._kept_by(wish) != keep:
+            write_text(path, "" if keep == "all" else keep)
+        return new
 
-    def withdraw(self, sweep: str, branches: set[str] | None = None) -> int:
-        """Remove a sweep's wishes (for the given branches, or all); the number removed."""
-        gone = [w for w in self.wishes() if w.sweep == sweep and (branches is None or w.branch in branches)]
+    def keeps(self) -> set[str]:
+        """The retention policies of the sweeps that made wishes."""
+        return {self._kept_by(wish) for wish in self.wishes()}
+
+    def _kept_by(self, wish: Wish) -> str:
+        try:
+            return (self.path / "wanted" / wish.file).read_text(encoding="utf-8").strip() or "all"
+        except FileNotFoundError:
+            return "none"
+
+    def withdraw(self, sweep: str, branches: set[str], saved: Container[int] = ()) -> int:
+        """Remove a sweep's wishes for the given branches, but those whose step is in `saved`; the number
+        removed."""
+        gone = [w for w in self.wishes() if w.sweep == sweep and w.branch in branches and w.step not in saved]
         for wish in gone:
             (self.path / "wanted" / wish.file).unlink(missing_ok=True)
         return len(gone)

@@ -16,7 +16,8 @@ from sweepctl.store.job import JobFolder
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """One job to run. `science` is the record its id is a hash of; `trunk_science` its trunk's record, for a
-    branch. Paths and `execution` are how, not what."""
+    branch, and `trunk_needed` the cuts that branches of its launch start from, by branch. Paths and
+    `execution` are how, not what."""
 
     job: str
     science: dict[str, Any]
@@ -24,6 +25,7 @@ class Manifest:
     folder: str
     trunk_folder: str | None
     data: str
+    trunk_needed: dict[str, int] = field(default_factory=dict)
     execution: dict[str, Any] = field(default_factory=dict)
     launcher: dict[str, Any] = field(default_factory=dict)
 

@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from sweepctl.plan.plan import Plan
+from sweepctl.errors import DamagedFile
+from sweepctl.plan.plan import Job, Plan
 from sweepctl.spec.hashing import canonical, digest
 from sweepctl.store import attempts
 from sweepctl.store.files import read_json, storage, write_json
@@ -17,22 +18,52 @@ def folder(sweep: Sweep) -> Path:
     return sweep.folder / "predictions"
 
 
-def attempted(sweep: Sweep, plan: Plan) -> list[str]:
-    """Jobs of a plan that have an attempt: a prediction made now would not be one beforehand."""
-    return [job.id for job in plan.jobs if attempts.newest(sweep.workspace.job(job.id)) is not None]
+def every(sweep: Sweep) -> list[dict[str, Any]]:
+    """All predictions, oldest first.
+
+    Raises:
+        DamagedFile: one is not what was written down.
+    """
+    found = []
+    for path in folder(sweep).glob("*.json"):
+        prediction = read_json(path)
+        if digest(canonical(prediction)) != path.stem:
+            raise DamagedFile(f"{path} is not the prediction that was written down; move it away.")
+        found.append(prediction)
+    return sorted(found, key=lambda p: str(p["written"]))
 
 
-def of_plan(sweep: Sweep, plan: Plan) -> list[dict[str, Any]]:
-    """The predictions made of a plan, oldest first."""
-    if not folder(sweep).is_dir():
-        return []
-    found = [read_json(path) for path in folder(sweep).glob("*.json")]
-    return sorted((p for p in found if p.get("plan") == plan.hash), key=lambda p: str(p["written"]))
+def prior(sweep: Sweep) -> dict[str, dict[str, Any]]:
+    """Job id -> the first prediction of that observation that was written before it began."""
+    rows: dict[str, dict[str, Any]] = {}
+    for prediction in every(sweep):
+        if prediction.get("prior"):
+            for row in prediction["observations"]:
+                rows.setdefault(row["job"], row)
+    return rows
 
 
-def has_prior(sweep: Sweep, plan: Plan) -> bool:
-    """Whether a prediction was written before any of the plan's jobs began."""
-    return any(prediction["prior"] for prediction in of_plan(sweep, plan))
+def unpredicted(sweep: Sweep, plan: Plan) -> tuple[list[Job], list[Job]]:
+    """Observations without a prediction that was made beforehand: those that have not begun, for which it can
+    still be made, and those that have.
+
+    A run has begun with its first attempt, or with its trunk's, unless that trunk serves another stage too or
+    runs of it were predicted before.
+    """
+    known = prior(sweep)
+    plans = sweep.plans().values()
+    fresh: list[Job] = []
+    late: list[Job] = []
+    for job in plan.observations():
+        if job.id in known:
+            continue
+        has_begun = attempts.newest(sweep.workspace.job(job.id)) is not None
+        if not has_begun and job.trunk is not None:
+            shared = sum(job.trunk in other.by_id for other in plans) > 1
+            told = shared or any(branch.id in known for branch in plan.branches[job.trunk])
+            has_begun = not told and attempts.newest(sweep.workspace.job(job.trunk)) is not None
+        (late if has_begun else fresh).append(job)
+    return fresh, late
 
 
 def write(sweep: Sweep, prediction: dict[str, Any]) -> Path:

@@ -27,12 +27,17 @@ def trunk_reaches(trunk: JobFolder, cut: int, saved: list[int] | None = None) ->
     if cut == 0:
         return True
     steps = checkpoints.steps(trunk) if saved is None else saved
-    return any(step >= cut for step in steps)
+    if any(step >= cut for step in steps):
+        return True
+    diverged = trunk.result()
+    return diverged is not None and cut < diverged["step"]
 
 
 def trunk_diverged_before(trunk: JobFolder, cut: int) -> bool:
-    """Whether the trunk diverged without ever reaching the cut: its branch then diverged with it."""
-    return trunk.has_result() and not trunk_reaches(trunk, cut)
+    """Whether the trunk had diverged by the cut: its branch then diverged with it. The step alone decides,
+    not which checkpoints are left, so that the order of asking does not matter."""
+    diverged = trunk.result()
+    return diverged is not None and diverged["step"] <= cut
 
 
 def outcome(folder: JobFolder, trunk: JobFolder | None, cut: int | None) -> dict[str, Any] | None:

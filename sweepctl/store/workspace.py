@@ -7,13 +7,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweepctl.errors import RequestError, unknown_name
+from sweepctl.errors import DamagedFile, RequestError, unknown_name
 from sweepctl.plan.plan import Plan, load
+from sweepctl.spec import hashing
 from sweepctl.spec.study import RESERVED, check_name
 from sweepctl.store.files import create, read_json, storage, write_json, write_text
 from sweepctl.store.job import JobFolder
@@ -70,13 +72,11 @@ class Workspace:
 
     def wanted_elsewhere(self, but: str) -> set[str]:
         """Ids of the jobs that current plans of other sweeps want."""
-        return {
-            job.id
-            for name in self.sweep_names()
-            if name != but
-            for plan in self.sweep(name).plans().values()
-            for job in plan.jobs
-        }
+        return {job for name in self.sweep_names() if name != but for job in self.sweep(name).job_ids()}
+
+    def pointers(self) -> tuple[tuple[str, int], ...]:
+        """Changes whenever any sweep is planned."""
+        return tuple((name, self.sweep(name).pointer.stat().st_mtime_ns) for name in self.sweep_names())
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +96,31 @@ class Sweep:
 
     def stage_hashes(self) -> dict[str, str]:
         """Stage -> hash of its current plan; empty for a sweep that was never planned."""
+        return self._pointed("stages")
+
+    def waiting_hashes(self) -> dict[str, str]:
+        """Stage -> hash of its last plan, for stages that wait for values of others to be planned anew."""
+        return self._pointed("waiting")
+
+    def last_hashes(self) -> dict[str, str]:
+        """Stage -> hash of its last plan, current or waiting; empty where the pointer is damaged."""
         try:
-            return dict(read_json(self.pointer)["stages"])
+            return self.waiting_hashes() | self.stage_hashes()
+        except DamagedFile:
+            return {}
+
+    def _pointed(self, what: str) -> dict[str, str]:
+        try:
+            return dict(read_json(self.pointer).get(what, {}))
         except FileNotFoundError:
             return {}
+        except DamagedFile:
+            raise DamagedFile(f"{self.pointer} is damaged; plan the sweep {self.name} again.") from None
+
+    def job_ids(self) -> set[str]:
+        """Every job that the sweep wants, of stages that wait too."""
+        hashes = [*self.stage_hashes().values(), *self.waiting_hashes().values()]
+        return {job.id for digest in hashes for job in self.plan(digest).jobs}
 
     def plan(self, digest: str) -> Plan:
         """A plan by its hash.
@@ -110,9 +131,12 @@ class Sweep:
         """
         path = self.folder / "plans" / f"{digest}.json"
         try:
-            return load(path.read_text(encoding="utf-8"), str(path))
+            text = path.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise RequestError(f"{path} is missing; plan the sweep again.") from None
+        if hashing.digest(text) != digest:
+            raise DamagedFile(f"{path} is not what was written; plan the sweep again.")
+        return load(text, str(path))
 
     def plans(self) -> dict[str, Plan]:
         """The current plan of every stage, in order."""
@@ -138,14 +162,24 @@ class Sweep:
         for job in self.cancelled():
             (self.folder / "cancelled" / job).unlink(missing_ok=True)
 
-    def save(self, plans: dict[str, Plan]) -> None:
-        """Write the plans and make them the current ones, in one step."""
+    def save(self, plans: dict[str, Plan], waiting: Iterable[str] = ()) -> None:
+        """Write the plans and make them the current ones, in one step.
+
+        Of a stage in `waiting`, whose values are not there yet, the last plan goes on being wanted but is not
+        launched.
+        """
         with storage(self.folder):
             (self.folder / "plans").mkdir(parents=True, exist_ok=True)
         for plan in plans.values():
             path = self.folder / "plans" / f"{plan.hash}.json"
-            if not path.exists():
+            if not path.exists() or path.read_text(encoding="utf-8") != plan.text:
                 write_text(path, plan.text)
-        stages = {stage: plan.hash for stage, plan in plans.items()}
-        if stages != self.stage_hashes():
-            write_json(self.pointer, {"stages": stages})
+        before = self.last_hashes()
+        pointed = {
+            "stages": {stage: plan.hash for stage, plan in plans.items()},
+            "waiting": {stage: before[stage] for stage in waiting if stage in before},
+        }
+        with contextlib.suppress(FileNotFoundError, DamagedFile):
+            if read_json(self.pointer) == pointed:
+                return
+        write_json(self.pointer, pointed)

@@ -9,7 +9,7 @@ import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ import numpy
 import torch
 
 import sweepctl
-from sweepctl.errors import StorageError, SweepctlError
+from sweepctl.errors import RequestError, StorageError, SweepctlError
 from sweepctl.spec.accounting import count
 from sweepctl.spec.build import build
 from sweepctl.spec.execution import Execution
-from sweepctl.spec.science import JobScience
+from sweepctl.spec.science import NUMERICS, JobScience
 from sweepctl.store import attempts, checkpoints, retention
 from sweepctl.store.attempts import Attempt
 from sweepctl.store.job import JobFolder
@@ -52,10 +52,16 @@ def run(manifest: Manifest, stop: threading.Event, report: Report) -> Outcome:
     if folder.result() is not None:
         return Outcome("done", "it has a result already")
     while True:
-        attempt = attempts.claim(folder, _facts(manifest))
+        try:
+            attempt = attempts.claim(folder, _facts(manifest))
+        except StorageError as error:
+            return Outcome("storage", str(error))
         if attempt is None:
             return Outcome("busy", "another process owns it")
-        outcome = _attempt(manifest, folder, attempt, stop, report)
+        if folder.result() is not None:  # somebody finished it between our look and our claim
+            outcome = Outcome("done", "it has a result already")
+        else:
+            outcome = _attempt(manifest, folder, attempt, stop, report)
         try:
             attempt.end(outcome.why, **({"error": outcome.message} if outcome.message else {}))
         except StorageError as error:
@@ -71,6 +77,7 @@ def _attempt(
 ) -> Outcome:
     try:
         science = manifest.job_science()
+        _check_identity(manifest, science)
         folder.write_record(manifest.science)
         checkpoints.sweep_scratch(folder)
         execution = build(Execution, manifest.execution, "execution")
@@ -91,6 +98,20 @@ def _attempt(
         return Outcome("request" if error.exit_code == 2 else "failed", str(error))
     except Exception:
         return Outcome("failed", "".join(traceback.format_exc().splitlines(keepends=True)[-12:]))
+
+
+def _check_identity(manifest: Manifest, science: JobScience) -> None:
+    """A job's folder may only ever hold the science its name is a hash of, trained by these numerics."""
+    if science.id != manifest.job:
+        raise RequestError(
+            f"Job {manifest.job} was given the science of {science.id}; its plan was changed or made by "
+            "another version. Plan the sweep again."
+        )
+    if science.point.numerics != NUMERICS:
+        raise RequestError(
+            f"Job {manifest.job} was planned for numerics {science.point.numerics}, this version trains with "
+            f"{NUMERICS}; its results would not be comparable. Plan the sweep again."
+        )
 
 
 def _prepare(
@@ -140,11 +161,13 @@ def _prepare(
 
 def _train_trunk(loop: Loop, folder: JobFolder) -> Outcome:
     """Train to the last wish, saving a checkpoint at each. Wishes may be added meanwhile."""
-    wanted = folder.path / "wanted"
-    while (step := _next_wish(folder, loop.trainer.step)) is not None:
-        seen = _changed_at(wanted)
+    while True:
+        seen = folder.wishes()
+        step = _next_wish(folder, loop.trainer.step)
+        if step is None:
+            break
         try:
-            loop.train_to(step, pause=partial(_changed_since, wanted, seen))
+            loop.train_to(step, pause=lambda seen=seen: folder.wishes() != seen)  # type: ignore[misc]
         except Diverged as error:
             folder.write_result(error.result)
             return Outcome("diverged", error.result["reason"])
@@ -170,7 +193,7 @@ def _train_to_result(loop: Loop, science: JobScience, manifest: Manifest, execut
         loop.save(weights_only=True)
     loop.check_owner()
     loop.folder.write_result(result)
-    retention.settle(loop.folder, manifest.trunk(), execution.keep)
+    retention.settle(loop.folder, manifest.trunk(), execution.keep, manifest.trunk_needed)
     return Outcome(result["state"], result.get("reason", ""))
 
 
@@ -181,17 +204,6 @@ def _next_wish(folder: JobFolder, reached: int | None = None) -> int | None:
     if reached is None:
         reached = max(checkpoints.steps(folder), default=0)
     return next((wish.step for wish in retention.open_wishes(folder) if wish.step > reached), None)
-
-
-def _changed_since(folder: Path, seen: int) -> bool:
-    return _changed_at(folder) != seen
-
-
-def _changed_at(folder: Path) -> int:
-    try:
-        return folder.stat().st_mtime_ns
-    except FileNotFoundError:
-        return 0
 
 
 def _facts(manifest: Manifest) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
@@ -143,7 +144,8 @@ class Loop:
     def close(self) -> None:
         """Put the attempt's totals on its record."""
         if self._metrics is not None:
-            self._metrics.close()
+            with contextlib.suppress(OSError):  # the refusal that ends this attempt was already told
+                self._metrics.close()
         steps = self.trainer.step - self._first_step
         tokens = steps * self.batch_tokens
         rate = tokens / self._busy_s if self._busy_s and steps else None

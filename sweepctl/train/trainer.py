@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -96,9 +99,15 @@ class Trainer:
     def save(self, folder: Path, weights_only: bool = False) -> None:
         """Write weights, and both moments with their step counts, as safetensors."""
         weights = {name: tensor.contiguous() for name, tensor in self.model.state_dict().items()}
-        save_file(weights, folder / WEIGHTS)
-        if not weights_only:
-            save_file(self.optimizer.state(), folder / OPTIMIZER)
+        try:
+            save_file(weights, folder / WEIGHTS)
+            if not weights_only:
+                save_file(self.optimizer.state(), folder / OPTIMIZER)
+        except SafetensorError as error:  # it hides the file system's refusals in its text
+            number = re.search(r"os error (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from error
 
     def load(self, folder: Path, step: int) -> None:
         """Take over weights, moments, step and with it the data position and the learning rate.

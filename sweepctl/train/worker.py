@@ -33,6 +33,7 @@ class Worker:
         self._ending = threading.Event()
         self._stop = threading.Event()
         self._current = ""
+        self._stopped: set[str] = set()
 
     def end(self, *_: object) -> None:
         """Save the current job and take no other. Also the signal handler."""
@@ -41,14 +42,19 @@ class Worker:
 
     def listen(self, lines: TextIO) -> None:
         """Read commands until the input closes."""
-        for line in lines:
-            command = json.loads(line)
-            if "run" in command:
-                self._jobs.put(build(Manifest, command["run"]))
-            elif command.get("stop") == self._current:
-                self._stop.set()
-        self.end()
-        self._jobs.put(None)
+        try:
+            for line in lines:
+                command = json.loads(line)
+                if "run" in command:
+                    self._stopped.discard(command["run"]["job"])
+                    self._jobs.put(build(Manifest, command["run"]))
+                else:
+                    self._stopped.add(command["stop"])
+                    if command["stop"] == self._current:
+                        self._stop.set()
+        finally:  # also after half a line of a launcher that was killed
+            self.end()
+            self._jobs.put(None)
 
     def work(self) -> None:
         """Run what comes in."""
@@ -61,6 +67,8 @@ class Worker:
         while not self._ending.is_set() and (manifest := self._jobs.get()) is not None:
             self._stop.clear()
             self._current = manifest.job
+            if manifest.job in self._stopped:  # cancelled before it began
+                self._stop.set()
             if self._ending.is_set():
                 break
             outcome = run(manifest, self._stop, partial(self._tell, manifest.job))

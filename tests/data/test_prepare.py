@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from sweepctl.data.command import Request, prepare_from
 from sweepctl.data.corpora import ensure, prepare_pysrc, python_sources
 from sweepctl.data.prepare import Document, by_share, prepare
-from sweepctl.data.shards import TokenWindows, read_index
+from sweepctl.data.shards import TokenWindows, read_index, verify
 from sweepctl.data.tokenizers import Bytes
 from sweepctl.errors import DamagedFile, RequestError
 from sweepctl.spec.study import Data
@@ -200,3 +201,34 @@ def test_a_pinned_hash_is_kept_to(workspace: Workspace) -> None:
         ensure(workspace, Data("other", "synthetic", options={"seed": 0}))
     with pytest.raises(RequestError, match="No data is prepared"):
         ensure(workspace, Data("other"))
+
+
+def test_shards_replaced_in_place_are_noticed(workspace: Workspace) -> None:
+    index = ensure(
+        workspace,
+        Data("made", "synthetic", options={"seed": 0, "train_tokens": 70_000, "validation_tokens": 66_000}),
+    )
+    folder = workspace.corpus("made")
+    verify(folder, index)
+    shard = folder / index.splits["train"].shards[0].file
+    before = shard.stat()
+    content = shard.read_bytes()
+    os.utime(shard)
+    verify(folder, index)
+    shard.write_bytes(content[::-1])
+    with pytest.raises(DamagedFile, match="its content changed"):
+        verify(folder, index)
+    shard.write_bytes(content)
+    os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns))
+    verify(folder, index)
+
+
+def test_an_index_that_was_edited_is_damage(workspace: Workspace) -> None:
+    index = ensure(
+        workspace,
+        Data("made", "synthetic", options={"seed": 0, "train_tokens": 70_000, "validation_tokens": 66_000}),
+    )
+    path = workspace.corpus("made") / "index.json"
+    path.write_text(path.read_text().replace(index.splits["train"].shards[0].sha256, "0" * 64))
+    with pytest.raises(DamagedFile, match="not that of what it lists"):
+        read_index(path.parent)

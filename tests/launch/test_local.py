@@ -19,7 +19,7 @@ from sweepctl.launch.local import LocalLaunch, visible_gpus, worker_count
 from sweepctl.spec.execution import Execution, LocalLauncher
 from sweepctl.store import attempts, checkpoints
 from sweepctl.store.board import Board
-from tests.conftest import Planner, only, run_all, tree
+from tests.conftest import Planner, only, run_all, run_job, tree
 
 LONG = {"budget__tokens": [200_000, 400_000]}
 """Ten seconds of training: enough to be in the middle of."""
@@ -141,6 +141,60 @@ def test_cancelling_stops_what_runs_and_a_launch_takes_it_up_again(planned: Plan
     board.sweep.uncancel()
     assert sorted(LocalLaunch(board, launcher(), Seen()).run().finished) == sorted(board.entries)
     assert attempts.every(trunk.folder)[1].record["start_step"] == reached > 20
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_cancelled_branch_does_not_keep_its_trunk_busy(planned: Planner, shared: bool) -> None:
+    """The trunk goes on for another sweep or branch, and is not attempted for the cancelled one."""
+    from sweepctl.launch.cancel import cancel
+
+    if shared:
+        run_all(planned(name="theirs", ladder__depths=[1], budget__tokens=[12_800]))
+    board = planned(name="mine", ladder__depths=[1], budget__tokens=[12_800, *LONG["budget__tokens"]])
+    longest = max(only(board, "branch"), key=lambda e: e.job.end)
+    report = LocalLaunch(
+        board, launcher(), Seen(lambda: cancel(board, None if shared else [longest.job.id]))
+    ).run()
+    [trunk] = only(board, "trunk")
+    assert longest.job.id in report.cancelled and longest.job.id not in report.finished
+    assert len(attempts.every(trunk.folder)) <= 3
+
+
+def test_a_job_is_cancelled_before_its_worker_has_begun_it(planned: Planner) -> None:
+    """The worker still imports torch when it is told to stop."""
+    from sweepctl.launch.cancel import cancel
+
+    board = planned(name="soon", ladder__depths=[1], **LONG)
+
+    class Early(Seen):
+        def started(self, entry: Any, worker: int) -> None:
+            cancel(board)
+            launch._looked_at = -1e9
+
+    launch = LocalLaunch(board, launcher(), Early())
+    report = launch.run()
+    [trunk] = only(board, "trunk")
+    trained = [a.record.get("trained_tokens") or 0 for a in attempts.every(trunk.folder)]
+    assert sorted(report.cancelled) == sorted(board.entries) and sum(trained) == 0
+
+
+def test_checkpoints_that_are_gone_are_trained_again(planned: Planner) -> None:
+    board = planned(name="gone", ladder__depths=[1])
+    board.make_wishes()
+    [trunk] = only(board, "trunk")
+    LocalLaunch(Board(board.sweep, {}), launcher(), Seen()).run()
+    run_job(board, trunk)
+
+    class Thief(Seen):
+        def started(self, entry: Any, worker: int) -> None:
+            if entry.job.kind == "branch" and len(self.order) == 0:
+                for step in checkpoints.steps(trunk.folder):
+                    checkpoints.remove(checkpoints.at(trunk.folder, step))
+            super().started(entry, worker)
+
+    report = LocalLaunch(board, LocalLauncher(workers=1), Thief()).run()
+    assert not report.blocked and not report.failed
+    assert {e.job.id for e in only(board, "branch")} <= set(report.finished)
 
 
 def test_a_job_that_cannot_work_fails_once_and_others_go_on(planned: Planner, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ STAGES: dict[str, Any] = {
         "budget": {"tokens": [1280]},
     },
     "all": {"take": {"optimizer.lr": {"stage": "lr"}}},
-    "top": {"rungs": [1], "budget": {"tokens": [5120]}, "predict_first": True},
+    "top": {"rungs": [1], "budget": {"tokens": [5120, 2560]}, "predict_first": True},
 }
 
 
@@ -63,6 +63,47 @@ def test_a_stage_waits_for_what_it_takes_and_then_freezes_it(
     assert {board.plans["all"].point(j.point).optimizer.lr for j in board.plans["all"].jobs} == {taken.value}
 
 
+def test_the_best_over_other_axes_and_the_mean_over_seeds_count(
+    workspace: Workspace, facts: CorpusFacts
+) -> None:
+    axes = {"optimizer.lr": [0.01, 0.02], "optimizer.weight_decay": [0.0, 0.2], "seed.init": {"seeds": 2}}
+    losses = {
+        (0.01, 0.0): (3.0, 3.0),
+        (0.01, 0.2): (2.0, 2.2),
+        (0.02, 0.0): (2.5, 2.5),
+        (0.02, 0.2): (1.9, 2.9),
+    }
+    stages = {"lr": {**STAGES["lr"], "grid": {"axes": axes}}}
+    board, _ = staged(workspace, facts, **stages)
+    for job in board.plans["lr"].observations():
+        point = board.plans["lr"].point(job.point)
+        loss = losses[point.optimizer.lr, point.optimizer.weight_decay][point.seed.init]
+        folder = workspace.job(job.id)
+        folder.path.mkdir(parents=True)
+        folder.write_result({"state": "done", "step": job.end, "loss_nats": {"validation": loss}})
+    board, _ = staged(workspace, facts, **stages)
+    [taken] = board.plans["all"].taken
+    assert taken.value == 0.01 and taken.losses == {"0.01": 2.1, "0.02": 2.4}
+
+
+def test_a_stage_of_several_rungs_chooses_nothing(workspace: Workspace, facts: CorpusFacts) -> None:
+    with pytest.raises(RequestError, match="has 2 rungs"):
+        staged(workspace, facts, lr={**STAGES["lr"], "rungs": [0, 1]})
+
+
+def test_a_stage_that_waits_again_stays_wanted(workspace: Workspace, facts: CorpusFacts) -> None:
+    board, _ = staged(workspace, facts)
+    run_all(Board(board.sweep, {"lr": board.plans["lr"]}))
+    board, _ = staged(workspace, facts)
+    wider = {**STAGES["lr"], "grid": {"axes": {"optimizer.lr": [0.001, 0.01, 0.1, 0.3]}}}
+    study = tiny(name="staged", stages={**STAGES, "lr": wider})
+    plans, waiting = plan_stages(workspace, study, facts)
+    board.sweep.save(plans, waiting)
+    assert set(waiting) == {"all"} and "all" not in board.sweep.plans()
+    assert set(board.plans["all"].by_id) <= board.sweep.job_ids()
+    assert not set(clean.find(board.sweep, "all").jobs) & set(board.plans["all"].by_id)
+
+
 def test_a_parabola_finds_the_vertex() -> None:
     losses = {lr: (math.log(lr) - math.log(0.013)) ** 2 + 1 for lr in (0.004, 0.008, 0.016, 0.032)}
     assert parabola_minimum(losses) == pytest.approx(0.013)
@@ -94,9 +135,11 @@ def test_a_stage_is_held_back_until_its_prediction_is_written(
     free, held = launchable(board.sweep)
     assert held == ["top"] and set(free.plans) == {"lr"}
     top = board.plans["top"]
-    predictions.write(board.sweep, {"plan": top.hash, "prior": False})
+    rows = [{"job": job.id} for job in top.observations()]
+    predictions.write(board.sweep, {"prior": False, "observations": rows})
+    predictions.write(board.sweep, {"prior": True, "observations": rows[1:]})
     assert launchable(board.sweep)[1] == ["top"]
-    predictions.write(board.sweep, {"plan": top.hash, "prior": True})
+    predictions.write(board.sweep, {"prior": True, "observations": rows})
     assert launchable(board.sweep)[1] == []
 
 

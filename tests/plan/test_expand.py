@@ -12,6 +12,7 @@ from sweepctl.plan.cost import by_rung, most_passes, sum_costs, total
 from sweepctl.plan.diff import diff
 from sweepctl.plan.expand import CorpusFacts, expand
 from sweepctl.plan.plan import Plan, load
+from sweepctl.spec.hashing import canonical, digest
 from tests.conftest import tiny
 
 FACTS = CorpusFacts("c0ffee", 256, 1_000_000)
@@ -167,3 +168,20 @@ def test_planning_and_status_import_neither_torch_nor_pandas() -> None:
         "print([m for m in ('torch', 'pandas', 'submitit', 'matplotlib') if m in sys.modules])"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("field", ["warmup_steps", "corpus.hash", "numerics"])
+def test_a_field_that_follows_from_others_is_no_axis(facts: CorpusFacts, field: str) -> None:
+    with pytest.raises(RequestError, match="follows from the study"):
+        expand(tiny(grid={"axes": {field: [1, 2]}}), "all", facts)
+
+
+def test_a_whole_number_on_an_axis_is_the_same_science_as_the_float(facts: CorpusFacts) -> None:
+    """In the plan, in its file and in the records the jobs write."""
+    whole, real = (
+        expand(tiny(grid={"axes": {"schedule.decay.end": [end]}}), "all", facts) for end in (0, 0.0)
+    )
+    assert [job.id for job in whole.jobs] == [job.id for job in real.jobs]
+    for plan in (whole, load(whole.text, "plan")):
+        assert all(plan.science(job).id == job.id for job in plan.jobs)
+        assert all(digest(canonical(plan.science(job).record())) == job.id for job in plan.jobs)

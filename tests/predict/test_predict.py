@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sweepctl.errors import RequestError
+from sweepctl.errors import DamagedFile, RequestError
 from sweepctl.laws import parametric
 from sweepctl.laws.law import Fit, Observations
 from sweepctl.predict.recipe import predict_target
@@ -70,7 +70,31 @@ def test_another_plan_needs_its_own_prediction(planned: Planner, law: Fit) -> No
     stage = next(iter(board.plans))
     predict_stage(board.sweep, stage, law, post_hoc=False)
     board = planned(name="moved", optimizer__lr=0.03)
-    assert not predictions.has_prior(board.sweep, board.plans[stage])
+    fresh, late = predictions.unpredicted(board.sweep, board.plans[stage])
+    assert len(fresh) == 4 and not late
+
+
+def test_a_longer_budget_needs_a_prediction_of_its_own_alone(planned: Planner, law: Fit) -> None:
+    board = planned(name="grows", ladder__depths=[1])
+    stage = next(iter(board.plans))
+    first, _ = predict_stage(board.sweep, stage, law, post_hoc=False)
+    run_all(board)
+    board = planned(name="grows", ladder__depths=[1], budget__tokens=[1280, 2560, 5120])
+    assert len(score(board.sweep)[stage]) == 2
+    fresh, late = predictions.unpredicted(board.sweep, board.plans[stage])
+    assert [job.label for job in fresh] == ["5.12k tokens"] and not late
+    whole, new = predict_stage(board.sweep, stage, law, post_hoc=False)
+    assert new and whole["prior"] and whole["observations"][:2] == first["observations"]
+    assert predictions.unpredicted(board.sweep, board.plans[stage]) == ([], [])
+
+
+def test_a_prediction_that_was_edited_is_not_believed(planned: Planner, law: Fit) -> None:
+    board = planned(name="edited")
+    predict_stage(board.sweep, next(iter(board.plans)), law, post_hoc=False)
+    [path] = predictions.folder(board.sweep).iterdir()
+    path.write_text(path.read_text().replace('"loss_nats": ', '"loss_nats": 1'))
+    with pytest.raises(DamagedFile, match="is not the prediction that was written down"):
+        score(board.sweep)
 
 
 def test_a_recipe_for_a_budget_is_on_the_ladder_and_at_the_optimum(planned: Planner, law: Fit) -> None:

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -76,9 +77,13 @@ def test_a_newer_owner_is_noticed(folder: JobFolder) -> None:
     assert attempts.superseded(folder, first)
 
 
-def test_a_damaged_record_does_not_block_the_job(folder: JobFolder) -> None:
+def test_a_damaged_record_blocks_the_job_only_as_long_as_its_owner_may_live(folder: JobFolder) -> None:
     made = attempts.claim(folder, {})
     (made.path / "attempt.json").write_text("{")
+    assert attempts.claim(folder, {}) is None
+    long_ago = time.time() - 2 * attempts.LEASE_S
+    for path in made.path.iterdir():
+        os.utime(path, (long_ago, long_ago))
     assert attempts.claim(folder, {}).number == 2
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,11 @@ import torch
 
 from sweepctl.spec.science import NUMERICS
 from sweepctl.store import attempts, checkpoints
+from sweepctl.store.job import JobFolder
 from sweepctl.train.batches import Batches
-from tests.conftest import Planner, only, run_all, run_job, tiny
+from sweepctl.train.job import run
+from sweepctl.train.trainer import Trainer
+from tests.conftest import Planner, manifest, only, run_all, run_job, tiny
 
 
 def losses(board) -> list[float]:
@@ -41,8 +46,6 @@ def test_a_diverged_run_is_a_result(planned: Planner, lr: float) -> None:
 
 
 def test_a_branch_whose_checkpoint_came_before_the_divergence_lives(planned: Planner, monkeypatch) -> None:
-    from sweepctl.train.trainer import Trainer
-
     update = Trainer.update
 
     def poisoned(self: Trainer, curve):
@@ -180,8 +183,6 @@ def test_what_an_attempt_says_of_itself(planned: Planner) -> None:
 
 
 def test_an_unexpected_error_is_recorded_with_its_last_lines(planned: Planner, monkeypatch) -> None:
-    from sweepctl.train.trainer import Trainer
-
     board = planned(ladder__depths=[1])
     board.make_wishes()
     trunk = only(board, "trunk")[0]
@@ -233,7 +234,7 @@ def test_what_is_kept_when_all_is_done(
 
 def test_a_checkpoint_a_branch_still_needs_is_kept(planned: Planner) -> None:
     board = planned(ladder__depths=[1])
-    board.make_wishes()
+    board.make_wishes("none")
     trunk = only(board, "trunk")[0]
     run_job(board, trunk, keep="none")
     first, second = only(board, "branch")
@@ -259,3 +260,53 @@ def test_a_job_without_its_folder_says_nothing_twice(planned: Planner, tmp_path:
     before = attempts.newest(branch.folder).number
     assert run_job(board, branch).why == "done"
     assert attempts.newest(branch.folder).number == before
+
+
+def test_another_science_under_a_jobs_name_is_refused(planned: Planner) -> None:
+    board = planned(ladder__depths=[1])
+    [trunk] = only(board, "trunk")
+    board.make_wishes()
+    told = manifest(board, trunk)
+    changed = {**told.science, "optimizer": {**told.science["optimizer"], "lr": 0.5}}
+    outcome = run(dataclasses.replace(told, science=changed), threading.Event(), lambda event: None)
+    assert outcome.why == "request" and "was given the science of" in outcome.message
+    assert trunk.folder.record() is None
+
+
+def test_older_numerics_are_refused(planned: Planner, monkeypatch) -> None:
+    board = planned(ladder__depths=[1])
+    board.make_wishes()
+    monkeypatch.setattr("sweepctl.train.job.NUMERICS", 99)
+    outcome = run_job(board, only(board, "trunk")[0])
+    assert outcome.why == "request" and "planned for numerics 1" in outcome.message
+
+
+def test_what_another_process_finished_meanwhile_is_not_trained_again(planned: Planner, monkeypatch) -> None:
+    board = planned(ladder__depths=[1])
+    run_all(board)
+    branch = only(board, "branch")[0]
+    told, looks = manifest(board, branch), iter([None, branch.folder.result()])
+    monkeypatch.setattr(JobFolder, "result", lambda self: next(looks))
+    assert run(told, threading.Event(), lambda event: None).why == "done"
+    monkeypatch.undo()
+    assert "trained_tokens" not in attempts.every(branch.folder)[-1].record
+
+
+def test_the_step_of_a_divergence_alone_decides_which_branches_live(planned: Planner, monkeypatch) -> None:
+    """A budget asked for after its trunk diverged beyond its cut ends as if it had been asked for before."""
+    update = Trainer.update
+
+    def poisoned(self: Trainer, curve):
+        if self.step == 40 and curve.cut is None:
+            with torch.no_grad():
+                self.model.embedding.fill_(math.nan)
+        return update(self, curve)
+
+    monkeypatch.setattr(Trainer, "update", poisoned)
+    budgets = {"budget__tokens": [1280, 2560, 5120], "ladder__depths": [1]}
+    late = planned(name="late", **{**budgets, "budget__tokens": [5120]})
+    run_all(late)
+    board = planned(name="late", **budgets)
+    run_all(board)
+    states = [board.state(entry).state for entry in only(board, "branch")]
+    assert sorted(states) == ["diverged", "done", "done"]
