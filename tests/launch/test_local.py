@@ -139,6 +139,7 @@ def test_cancelling_stops_what_runs_and_a_launch_takes_it_up_again(planned: Plan
     reached = attempts.every(trunk.folder)[0].record["end_step"]
     assert trunk.folder.wishes() == [] and checkpoints.steps(trunk.folder) == [reached]
     board.sweep.uncancel()
+    board = Board(board.sweep, board.plans)
     assert sorted(LocalLaunch(board, launcher(), Seen()).run().finished) == sorted(board.entries)
     assert attempts.every(trunk.folder)[1].record["start_step"] == reached > 20
 
