@@ -105,6 +105,8 @@ class LocalLaunch:
             self._start(entry, worker)
         elsewhere = sum(until > 0 for until in self._busy_until.values())
         if not self.running and not elsewhere:
+            self._looked_at = -CANCEL_S  # whoever was cancelled last is told apart from who is blocked
+            self._obey_cancel(pool)
             return self._reopen()
         for worker, event in pool.events(POLL_S):
             self._handle(worker, event)
@@ -205,9 +207,9 @@ class LocalLaunch:
     def _unfinished(self, entry: Entry) -> None:
         """A trunk at its last wish, and yet a branch waits: somebody withdrew the wish meanwhile. Wish again,
         and take it up again where it then gets further."""
-        self.board.given_up |= self.board.sweep.cancelled()
-        if self.board.finished(entry):
-            return  # it is among the cancelled ones, and dealt with there
+        if self.board.sweep.cancelled() - self.board.given_up:
+            self._looked_at = -CANCEL_S  # it ended because of a cancel that was not looked at yet
+            return
         step = self.board.state(entry).step
         if step <= self._ended_at.get(entry.job.id, -1):
             self._fail(entry, f"it ended at step {step} without what its branches want", "failed")
