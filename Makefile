@@ -28,6 +28,7 @@ demo: setup ## the whole loop on real text: plan, train, fit, predict, train, sc
 	$(BIN)/sweepctl fit demo
 	$(BIN)/sweepctl predict demo --stage top
 	$(BIN)/sweepctl launch demo
+	$(BIN)/sweepctl fit demo
 	$(BIN)/sweepctl collect demo --csv
 	$(BIN)/sweepctl report demo
 

@@ -51,6 +51,11 @@ def main() -> None:
         raise SystemExit(130) from None
 
 
+def _positive(option: str, value: float | None) -> None:
+    if value is not None and not 0 < value < float("inf"):
+        raise RequestError(f"{option} {value:g} is not valid: it must be a finite number above 0.")
+
+
 @app.callback(invoke_without_command=True)
 def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
     if version:
@@ -75,28 +80,30 @@ def plan(
     `sweepctl plan` alone plans study=demo; study=NAME picks another, name=NAME names the sweep.
     """
     from sweepctl.data.corpora import ensure
+    from sweepctl.data.shards import check_context
     from sweepctl.launch.compare import compare
     from sweepctl.launch.stages import plan_stages
     from sweepctl.launch.throughput import Rate, measured
     from sweepctl.plan.expand import CorpusFacts
     from sweepctl.report.console import console, place, show_json
     from sweepctl.report.plan import plan_json, show_plan
+    from sweepctl.spec.build import plain
     from sweepctl.spec.compose import as_yaml, compose_study
     from sweepctl.store.workspace import Workspace
 
+    _positive("--flops-per-s", flops_per_s)
     study = compose_study(overrides or [], config_dir)
     if cfg:
-        print(as_yaml(study), end="")
+        show_json(plain(study)) if as_json else print(as_yaml(study), end="")
         return
     workspace = Workspace.default()
     index = ensure(workspace, study.data)
+    check_context(workspace.corpus(study.data.name), index, study.batch.context)
     corpus = CorpusFacts(index.hash, index.vocab_size, index.splits["train"].tokens)
     plans, waiting = plan_stages(workspace, study, corpus)
     sweep = workspace.sweep(study.name)
     compared = {stage: compare(sweep, one) for stage, one in plans.items()}
     if flops_per_s is not None:
-        if flops_per_s <= 0:
-            raise RequestError(f"--flops-per-s {flops_per_s:g} is not valid: it must be above 0.")
         rungs = {rung.name for one in plans.values() for rung in one.rungs}
         throughput, provenance = (
             dict.fromkeys(rungs, Rate(flops_per_s)),
@@ -146,11 +153,9 @@ def launch(
     with LaunchView(board, out if not as_json else None) as view:
         report = LocalLaunch(board, config, view).run()
     show_json(launch_json(board, held, report)) if as_json else show_outcome(out, board, held, report)
-    if report.wrong_request:
-        raise SystemExit(2)
     if report.stopped:
         raise SystemExit(130)
-    if report.failed:
+    if report.failed or report.blocked:
         raise SystemExit(1)
 
 
@@ -159,13 +164,18 @@ def status(sweep: SweepName, as_json: AsJson = False) -> None:
     """Where every job stands. Changes nothing."""
     from sweepctl.launch.status import status as read_status
     from sweepctl.report.console import console, show_json
+    from sweepctl.report.launch_view import show_waiting
     from sweepctl.report.status import show_status, status_json
     from sweepctl.store.board import Board
     from sweepctl.store.workspace import Workspace
 
     known = Workspace.default().known_sweep(sweep)
     found = read_status(Board(known, known.plans()))
-    show_json(status_json(sweep, found)) if as_json else show_status(console(), sweep, found)
+    if as_json:
+        show_json({**status_json(sweep, found), "waiting_stages": known.waiting_stages()})
+        return
+    show_status(console(), sweep, found)
+    show_waiting(console(), known)
 
 
 @app.command()
@@ -215,11 +225,13 @@ def fit(
     if law != "all":
         fits.law(law)
     known = None
-    if source.endswith((".csv", ".parquet")):
+    if "." in source or "/" in source:
         frame = observations.select(observations.read_table(Path(source)), where)
         columns = observations.Columns(n, d, flops, loss)
         data = observations.observations(frame, columns, {"parameters": n, "flops": flops or "six_n"})
     else:
+        if (n, d, flops, loss) != ("n", "d", None, "loss"):
+            raise RequestError(f"--n, --d, --flops and --loss name a table's columns; {source} is a sweep.")
         known = Workspace.default().known_sweep(source)
         plans = known.plans()
         runs = observations.select(collect_tables(Board(known, plans))["runs"], where)
@@ -230,8 +242,9 @@ def fit(
             raise RequestError(" ".join(refused.values()))
     else:
         made, refused = {law: fits.fit(law, data, options)}, {}
-    if known is not None:
-        for one in made.values():
+    for one in made.values():
+        one.protocol["where"] = where
+        if known is not None:
             fits.save(known, one)
     if as_json:
         shown = {name: fit_json(one) for name, one in made.items()}
@@ -266,6 +279,10 @@ def predict(
     from sweepctl.report.console import console, show_json
     from sweepctl.store.workspace import Workspace
 
+    for option, value in (("--flops", flops), ("--n", n), ("--d", d), ("--flops-per-s", flops_per_s)):
+        _positive(option, value)
+    if sum((score, stage is not None and not score, (flops, n, d) != (None, None, None))) > 1:
+        raise RequestError("A stage, a score and a target are three requests; make them one by one.")
     known = Workspace.default().known_sweep(sweep)
     out = console()
     if score:
@@ -277,7 +294,7 @@ def predict(
     else:
         made = fits.load(known, "parametric")
         found = predict_target(known, made, flops, n, d, flops_per_s)
-        show_json(view.recipe_json(found)) if as_json else view.show_recipe(out, found, made.accounting)
+        show_json(view.recipe_json(found, made)) if as_json else view.show_recipe(out, found, made)
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -62,7 +63,9 @@ def fit(name: str, data: Observations, options: dict[str, Any]) -> Fit:
     try:
         made: Fit = module.fit(data, build(module.Options, options, "option"))
     except CannotFit as error:
-        raise RequestError(str(error)) from None
+        reasons = Counter(reason for _, reason in data.excluded)
+        left_out = "; ".join(f"{number} left out: {reason}" for reason, number in reasons.items())
+        raise RequestError(f"{error}{f' ({left_out})' if left_out else ''}") from None
     return made
 
 
@@ -105,6 +108,11 @@ def save(sweep: Sweep, made: Fit) -> Path:
     return path
 
 
+def kept(sweep: Sweep) -> dict[str, Fit]:
+    """The fits that were made of a sweep, by law."""
+    return {name: load(sweep, name) for name in LAWS if (sweep.folder / "fits" / f"{name}.json").exists()}
+
+
 def load(sweep: Sweep, name: str) -> Fit:
     """A fit that was kept.
 
@@ -120,5 +128,5 @@ def load(sweep: Sweep, name: str) -> Fit:
         raise RequestError(
             f"There is no {name} fit of {sweep.name}; run `sweepctl fit {sweep.name}`."
         ) from None
-    except (KeyError, TypeError) as error:
-        raise DamagedFile(f"{path} is not a fit ({error}); fit again.") from None
+    except (KeyError, TypeError, DamagedFile) as error:
+        raise DamagedFile(f"{path} is not a fit ({error}); run `sweepctl fit {sweep.name}` again.") from None

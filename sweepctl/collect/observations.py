@@ -31,6 +31,8 @@ def read_table(path: Path) -> pd.DataFrame:
     Raises:
         RequestError: there is no such file, or it is not a table.
     """
+    if path.suffix not in (".csv", ".parquet"):
+        raise RequestError(f"{path} is neither a sweep nor a table: a table ends in .csv or .parquet.")
     if not path.is_file():
         raise RequestError(f"There is no table {path}.")
     try:
@@ -50,7 +52,8 @@ def select(frame: pd.DataFrame, where: str | None) -> pd.DataFrame:
     try:
         return frame.query(where)
     except Exception as error:
-        raise RequestError(f"--where {where!r} does not work on this table: {error}.") from None
+        why = str(error).splitlines()[0][:200]
+        raise RequestError(f"--where {where!r} does not work on this table: {why}.") from None
 
 
 def observations(frame: pd.DataFrame, columns: Columns, accounting: dict[str, str]) -> Observations:

@@ -53,6 +53,11 @@ def prepare_from(workspace: Workspace, request: Request, out: Console | None) ->
         raise RequestError(f"--train is missing: which {request.source} files?")
     if request.source == "flat":
         return _flat(folder, request)
+    if request.validation or request.vocab_size is not None:
+        option = "--validation" if request.validation else "--vocab-size"
+        raise RequestError(
+            f"{option} is for --source flat; of {request.source} a share of documents is held out."
+        )
     hold_out = by_share(request.validation_share)
     tokenizer: Tokenizer = Bytes() if request.tokenizer == "bytes" else TokenizerFile(Path(request.tokenizer))
     facts = {"kind": request.source, "validation_share": request.validation_share}
@@ -68,7 +73,7 @@ def prepare_from(workspace: Workspace, request: Request, out: Console | None) ->
 
 
 def _documents(request: Request) -> Iterator[Document]:
-    files = _files(request.train, {"text": "*", "jsonl": "*.jsonl", "parquet": "*.parquet"}[request.source])
+    files = _files(request.train, {"text": "*", "jsonl": "*.jsonl*", "parquet": "*.parquet"}[request.source])
     if request.source == "jsonl":
         yield from corpora.jsonl(files, request.field)
     elif request.source == "parquet":

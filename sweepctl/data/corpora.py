@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import importlib.metadata
 import json
 from collections.abc import Iterable, Iterator
@@ -107,8 +108,10 @@ def jsonl(paths: Iterable[Path], field: str) -> Iterator[Document]:
         RequestError: a line is not a JSON object with a text there; the message says which.
     """
     for path in sorted(paths):
-        with open(path, encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
+        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as lines:
+            for number, line in enumerate(_lines(path, lines), 1):
+                if not line.strip():
+                    continue
                 try:
                     text = json.loads(line)[field]
                     yield Document(f"{path.name}:{number}", text.encode())
@@ -118,9 +121,17 @@ def jsonl(paths: Iterable[Path], field: str) -> Iterator[Document]:
                     ) from None
 
 
+def _lines(path: Path, lines: Iterable[bytes]) -> Iterator[bytes]:
+    try:
+        yield from lines
+    except (OSError, EOFError) as error:
+        raise RequestError(f"{path} cannot be read: {error}.") from None
+
+
 def parquet(paths: Iterable[Path], field: str) -> Iterator[Document]:
     """One document a row, its text in the column `field`."""
     from pyarrow import ArrowInvalid
+    from pyarrow import types as pa_types
     from pyarrow.parquet import ParquetFile
 
     for path in sorted(paths):
@@ -131,6 +142,10 @@ def parquet(paths: Iterable[Path], field: str) -> Iterator[Document]:
         if field not in file.schema_arrow.names:
             known = ", ".join(file.schema_arrow.names)
             raise RequestError(f"{path} has no column {field!r}; it has {known}.")
+        if not pa_types.is_string(
+            kind := file.schema_arrow.field(field).type
+        ) and not pa_types.is_large_string(kind):
+            raise RequestError(f"Column {field!r} of {path} holds {kind}, not text.")
         number = 0
         for batch in file.iter_batches(columns=[field]):
             for value in batch.column(0).to_pylist():

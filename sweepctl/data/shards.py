@@ -90,6 +90,16 @@ def read_index(folder: Path) -> Index:
     return index
 
 
+def check_context(folder: Path, index: Index, context: int) -> None:
+    """Raises RequestError where a split holds not even one sequence of `context` tokens."""
+    for split, facts in index.splits.items():
+        if max((shard.tokens for shard in facts.shards), default=0) <= context:
+            raise RequestError(
+                f"Split {split!r} of {folder} has no shard longer than one sequence of {context} tokens; "
+                "prepare more text, or take a shorter batch.context."
+            )
+
+
 def verify(folder: Path, index: Index) -> None:
     """Check every shard's content against the index. A shard whose size and time of change are as when its
     hash was last taken is not read again.

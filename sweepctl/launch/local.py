@@ -41,7 +41,7 @@ class Report:
 
     finished: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
-    wrong_request: bool = False
+    diverged: list[str] = field(default_factory=list)
     stopped: bool = False
     cancelled: list[str] = field(default_factory=list)
     blocked: list[str] = field(default_factory=list)
@@ -196,7 +196,7 @@ class LocalLaunch:
         elif why == "storage":
             raise StorageError(message)
         elif why in ("failed", "request"):
-            self._fail(entry, message, why)
+            self._fail(entry, message)
         elif why == "stopped":
             self.watcher.ended(entry, why, message)
         elif self.board.finished(entry):
@@ -212,7 +212,7 @@ class LocalLaunch:
             return
         step = self.board.state(entry).step
         if step <= self._ended_at.get(entry.job.id, -1):
-            self._fail(entry, f"it ended at step {step} without what its branches want", "failed")
+            self._fail(entry, f"it ended at step {step} without what its branches want")
             return
         self._ended_at[entry.job.id] = step
         self.board.make_wishes(self.config.execution.keep)
@@ -226,7 +226,7 @@ class LocalLaunch:
         self._deaths[entry.job.id] = (deaths, step)
         reason = f"signal {-code}" if code < 0 else f"exit code {code}"
         if deaths > self.config.retries:
-            self._fail(entry, f"its process died {deaths} times at step {step} ({reason})", "failed")
+            self._fail(entry, f"its process died {deaths} times at step {step} ({reason})")
         else:
             self.watcher.ended(entry, "died", f"{reason}; it goes on from its last checkpoint")
 
@@ -234,11 +234,13 @@ class LocalLaunch:
         self.open.pop(entry.job.id, None)
         self._busy_until.pop(entry.job.id, None)
         self.report.finished.append(entry.job.id)
-        self.watcher.ended(entry, why, "")
+        found = self.board.outcome(entry) or {}
+        if found.get("state") == "diverged":
+            self.report.diverged.append(entry.job.id)
+        self.watcher.ended(entry, found.get("state", why), found.get("reason", ""))
 
-    def _fail(self, entry: Entry, message: str, why: str) -> None:
+    def _fail(self, entry: Entry, message: str) -> None:
         self.report.failed[entry.job.id] = message
-        self.report.wrong_request |= why == "request"
         self._busy_until.pop(entry.job.id, None)
         self.watcher.ended(entry, "failed", message)
 

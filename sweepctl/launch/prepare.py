@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sweepctl.data.shards import read_index, verify
-from sweepctl.errors import RequestError, unknown_name
+from sweepctl.data.shards import check_context, read_index, verify
+from sweepctl.errors import DamagedFile, RequestError, unknown_name
 from sweepctl.plan.plan import Plan
 from sweepctl.store import checkpoints
 from sweepctl.store.board import Board
@@ -21,6 +21,10 @@ def launchable(sweep: Sweep, only: str | None = None) -> tuple[Board, list[str]]
     """
     plans = sweep.plans()
     if only is not None:
+        if only in sweep.waiting_stages():
+            raise RequestError(
+                f"Stage {only} waits for results of another stage; `sweepctl plan` again plans it then."
+            )
         if only not in plans:
             raise unknown_name("planned stage", only, plans)
         plans = {only: plans[only]}
@@ -47,11 +51,8 @@ def _check_data(sweep: Sweep, plan: Plan) -> None:
             f"{folder} holds data {found[:12]}, the plan of {sweep.name} was made on "
             f"{plan.base.corpus.hash[:12]}; run `sweepctl plan` again or restore the data."
         )
-    verify(folder, index)
-    for split, facts in index.splits.items():
-        longest = max((shard.tokens for shard in facts.shards), default=0)
-        if longest <= plan.base.batch.context:
-            raise RequestError(
-                f"Split {split!r} of {folder} has no shard longer than one sequence of "
-                f"{plan.base.batch.context} tokens; prepare more text, or take a shorter batch.context."
-            )
+    check_context(folder, index, plan.base.batch.context)
+    try:
+        verify(folder, index)
+    except DamagedFile as error:
+        raise RequestError(f"{error} Restore it, or prepare the data again.") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -9,7 +10,7 @@ from sweepctl.store import attempts
 from sweepctl.store.board import Board, Entry
 from sweepctl.store.state import JobState
 
-ORDER = ("done", "diverged", "running", "ready", "interrupted", "waiting", "failed")
+ORDER = ("done", "diverged", "running", "ready", "interrupted", "waiting", "cancelled", "failed")
 
 
 @dataclass(slots=True)
@@ -43,8 +44,11 @@ def status(board: Board) -> SweepStatus:
     """Every job's state, summed by stage and rung."""
     rungs: dict[tuple[str, str], RungStatus] = {}
     found = SweepStatus([], [])
+    cancelled = board.sweep.cancelled()
     for entry in board.entries.values():
         state = board.state(entry)
+        if entry.job.id in cancelled and state.state in ("ready", "interrupted", "waiting"):
+            state = dataclasses.replace(state, state="cancelled")
         found.jobs.append((entry, state))
         key = (entry.plan.stage, entry.plan.rung_of(entry.job).name)
         row = rungs.setdefault(key, RungStatus(*key))

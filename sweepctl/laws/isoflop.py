@@ -33,8 +33,10 @@ class Options:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if not 0 < self.tolerance < 1 or self.replicates < 0:
-            raise CannotFit("isoflop needs a tolerance between 0 and 1 and at least 0 replicates.")
+        if not 0 < self.tolerance < 1 or self.replicates < 0 or self.seed < 0:
+            raise CannotFit("isoflop needs a tolerance between 0 and 1, and replicates and seed at least 0.")
+        if self.noise is not None and self.noise < 0:
+            raise CannotFit(f"isoflop needs a noise of at least 0, or none; it is {self.noise:g}.")
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,9 @@ class Options:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.delta <= 0 or self.replicates < 0 or not self.exponents:
+        if self.delta <= 0 or self.replicates < 0 or self.seed < 0 or not self.exponents:
             raise CannotFit(
-                "parametric needs delta above 0, replicates at least 0 and a non-empty list of exponents."
+                "parametric needs delta above 0, replicates and seed at least 0, and at least one exponent."
             )
 
 
@@ -52,6 +52,8 @@ def fit(data: Observations, options: Options) -> Fit:
     for name, values in (("N", data.n), ("D", data.d)):
         if len(np.unique(values)) < 2:
             raise CannotFit(f"The parametric law needs runs at two values of {name}; there is one.")
+    if np.ptp(data.loss) < 1e-9 * data.loss.mean():
+        raise CannotFit(f"The {len(data)} losses are all {data.loss[0]:g}: there is no law to fit.")
     frame = _Frame(data)
     found = _search(frame, options)
     best = int(np.argmin(found.f))
@@ -109,7 +111,8 @@ def predict(made: Fit, n: float, d: float) -> Prediction:
         0, len(scatter), size=(20, len(draws))
     )
     runs = draws * np.exp(-scatter[picks])
-    return Prediction(value, percentile_interval(draws), percentile_interval(runs.ravel()))
+    law, run = percentile_interval(draws), percentile_interval(runs.ravel())
+    return Prediction(value, law, (min(law[0], run[0]), max(law[1], run[1])))
 
 
 def predict_optimum(made: Fit, flops: float) -> dict[str, tuple[float, tuple[float, float]]]:

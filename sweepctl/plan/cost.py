@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 
@@ -57,6 +58,19 @@ def sum_costs(costs: Iterable[Cost]) -> Cost:
     for cost in costs:
         whole = Cost(*(getattr(whole, f.name) + getattr(cost, f.name) for f in fields(Cost)))
     return whole
+
+
+def whole(plans: Iterable[Plan]) -> Cost:
+    """The sum over plans, where a job that several of them want counts once, a trunk at its longest."""
+    costs = []
+    ends: dict[str, int] = {}
+    for plan in plans:
+        jobs = [job for job in plan.jobs if job.end > ends.get(job.id, -1)]
+        cost = _cost(plan, jobs, {job.id: ends[job.id] for job in jobs if job.id in ends})
+        known = sum(job.id in ends for job in jobs)
+        costs.append(dataclasses.replace(cost, jobs=cost.jobs - known))
+        ends |= {job.id: job.end for job in jobs}
+    return sum_costs(costs)
 
 
 def _cost(plan: Plan, jobs: list[Job], reached: Mapping[str, int]) -> Cost:

@@ -55,6 +55,9 @@ def expand(study: Study, stage_name: str, corpus: CorpusFacts, taken: tuple[Take
     for index in range(len(rungs)):
         for settings in grid.settings():
             builder.add(index, settings)
+    if not builder.jobs:
+        why = f" ({next(iter(builder.dropped))[2]})" if builder.dropped else ""
+        raise RequestError(f"Stage {stage_name} has no budget left{why}; its limits leave out every one.")
     return Plan(
         study=study.name,
         stage=stage_name,

@@ -76,6 +76,12 @@ class Taken:
     plan: str
     losses: dict[str, float]
 
+    @property
+    def at_edge(self) -> bool:
+        """Whether the grid ends at the value, so that its optimum may lie beyond."""
+        values = [float(value) for value in self.losses]
+        return len(values) > 1 and float(self.value) in (min(values), max(values))
+
 
 @dataclass(frozen=True)
 class Plan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sweepctl.errors import InvalidValue, RequestError
@@ -33,6 +34,7 @@ class Recipe:
     optimum: dict[str, tuple[float, tuple[float, float]]] | None
     device_hours: float | None
     beyond: float
+    notes: tuple[str, ...] = ()
 
 
 def recipe(
@@ -99,6 +101,7 @@ def predict_target(
         known = measured(sweep.workspace, plans)
         rate = max((r.flops_per_s for r in known.values()), default=None)
     found = recipe(plan, made, flops, n, d, rate)
+    found = dataclasses.replace(found, notes=tuple(_notes(plans, found, n)))
     predictions.write(
         sweep,
         {
@@ -110,6 +113,20 @@ def predict_target(
         },
     )
     return found
+
+
+def _notes(plans: dict[str, Plan], found: Recipe, asked_n: float | None) -> Iterator[str]:
+    """Where the target lies outside what was planned, or not where it was asked for."""
+    if asked_n is not None and not 0.5 < found.n / asked_n < 2:
+        yield f"the ladder has no shape of {asked_n:.3g} parameters; its nearest has {found.n:.3g}"
+    runs = [
+        (plan.counts(job).parameters(plan.accounting.parameters), plan.tokens(job))
+        for plan in plans.values() if plan.fit for job in plan.observations()
+    ]  # fmt: skip
+    for name, value, column in (("N", found.n, 0), ("D", found.d, 1)):
+        known = [run[column] for run in runs]
+        if known and not min(known) <= value <= max(known):
+            yield f"{name} = {value:.3g} lies outside the runs, {min(known):.3g} to {max(known):.3g}"
 
 
 def _counts(plan: Plan, shape: Shape) -> Counts:

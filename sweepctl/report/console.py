@@ -63,6 +63,11 @@ def flops(value: float) -> str:
     return f"{mantissa}e{int(exponent)}"
 
 
+def shown(value: Any) -> str:
+    """A setting's value: numbers in four digits."""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 def percent(value: float) -> str:
     return f"{100 * value:+.2f} %"
 

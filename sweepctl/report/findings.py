@@ -1,11 +1,12 @@
-"""Gathers what the screen shows: collects, fits, scores and draws."""
+"""Gathers what the screen shows: collects, scores and draws, and fits where nothing was fitted yet."""
 
 from __future__ import annotations
+
+import contextlib
 
 from sweepctl.collect import fits
 from sweepctl.collect.tables import collect
 from sweepctl.errors import RequestError
-from sweepctl.laws.law import Fit
 from sweepctl.predict.stage import Scored, score
 from sweepctl.report.picture import Subject, draw_fit
 from sweepctl.report.screen import Findings
@@ -14,17 +15,15 @@ from sweepctl.store.workspace import Sweep
 
 
 def gather(sweep: Sweep) -> Findings:
-    """Collect the sweep, fit every law its runs carry, score its predictions and draw the fit."""
+    """Collect the sweep, take the fits that were kept (or make them), score its predictions, draw the fit."""
     plans = sweep.plans()
     runs = collect(Board(sweep, plans))["runs"]
-    made: dict[str, Fit] = {}
-    try:
-        data = fits.sweep_observations(plans, runs)
-        made, _ = fits.fit_all(data, {})
+    made = fits.kept(sweep)
+    if not made:
+        with contextlib.suppress(RequestError):
+            made, _ = fits.fit_all(fits.sweep_observations(plans, runs), {})
         for one in made.values():
             fits.save(sweep, one)
-    except RequestError:
-        pass
     try:
         scores: dict[str, list[Scored]] = score(sweep)
     except RequestError:

@@ -25,9 +25,7 @@ def show_fit(out: Console, made: Fit) -> None:
     shown = {**made.params, **{k: v for k, v in made.derived.items() if k in ("a", "b")}}
     rows = []
     for name, value in shown.items():
-        unsure = f"not_identified:{name}" in made.flags
-        low, high = made.intervals.get(name, (float("nan"),) * 2)
-        rows.append([name, "not identified" if unsure else f"{value:.4g}", f"{low:.4g} to {high:.4g}"])
+        rows.append([name, *estimate(made, name, value)])
     title = f"{made.law}: {SYMBOLS.get(made.law, '')}"
     out.print(table(title, ["", "value", "95 % interval"], rows))
     convention = f"N {made.accounting.get('parameters', '?')}, C {made.accounting.get('flops', '?')}"
@@ -47,6 +45,15 @@ def show_fit(out: Console, made: Fit) -> None:
     if made.flags:
         out.print(f"  [yellow]flags: {', '.join(made.flags)}[/]")
     out.print()
+
+
+def estimate(made: Fit, name: str, value: float) -> tuple[str, str]:
+    """A parameter and its interval in words: four digits only of what the runs identify."""
+    low, high = made.intervals.get(name, (None, None))
+    bounds = f"{low:.4g} to {high:.4g}" if low is not None else ""
+    if f"at_bound:{name}" in made.flags:
+        return "at its bound, 0", ""
+    return ("not identified" if f"not_identified:{name}" in made.flags else f"{value:.4g}"), bounds
 
 
 def fit_json(made: Fit) -> dict[str, Any]:
@@ -114,9 +121,9 @@ def score_json(scores: dict[str, list[Scored]]) -> dict[str, Any]:
     }
 
 
-def show_recipe(out: Console, found: Recipe, accounting: dict[str, str]) -> None:
+def show_recipe(out: Console, found: Recipe, made: Fit) -> None:
     """The run to train."""
-    shape = found.shape
+    shape, accounting = found.shape, made.accounting
     rates = ", ".join(f"{kind} {rate:.3g}" for kind, rate in found.class_lr.items() if "gain" not in kind)
     rows = [
         ["shape", f"{shape.name}: {shape.n_heads} heads of {shape.head_size}, d_ff {shape.d_ff}"],
@@ -137,10 +144,20 @@ def show_recipe(out: Console, found: Recipe, accounting: dict[str, str]) -> None
     for row in rows:
         grid.add_row(*row)
     out.print(grid)
+    where = f" where {made.protocol['where']}" if made.protocol.get("where") else ""
+    out.print(f"  by the {made.law} law of {len(made.rows_used)} runs{where}")
     if found.beyond > 1:
         out.print(f"  [yellow]{found.beyond:.3g} times the FLOPs of the largest run planned: extrapolated[/]")
+    for note in (*found.notes, *(f"the law's flag {flag}" for flag in made.flags)):
+        out.print(f"  [yellow]{note}[/]")
 
 
-def recipe_json(found: Recipe) -> dict[str, Any]:
+def recipe_json(found: Recipe, made: Fit) -> dict[str, Any]:
     """The same facts."""
-    return dataclasses.asdict(found)
+    law = {
+        "law": made.law,
+        "runs": len(made.rows_used),
+        "where": made.protocol.get("where"),
+        "flags": made.flags,
+    }
+    return {**dataclasses.asdict(found), "by": law}

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from sweepctl.launch.local import Report
 from sweepctl.report.console import duration, flops, table
 from sweepctl.store.board import Board, Entry
+from sweepctl.store.workspace import Sweep
 
 SHOWN = 40
 """Jobs that a dry run lists."""
@@ -79,7 +80,10 @@ class LaunchView:
             self._left[entry.job.id] = 0.0
             self._ended += 1
         if why in ("failed", "diverged", "died"):
-            self.console.print(f"[yellow]{entry.name}[/] {entry.job.id}: {why}. {message}", highlight=False)
+            told = f"{why}. {message}" if message else why
+            self.console.print(
+                f"[yellow]{entry.name}[/] {entry.job.id}: {told}", highlight=False, soft_wrap=True
+            )
 
     def tick(self, elsewhere: int) -> None:
         done = self._total - sum(self._left.values())
@@ -127,12 +131,25 @@ def show_outcome(out: Console, board: Board, held: list[str], report: Report) ->
         waiting = len(set(report.blocked) - set(report.failed))
         if waiting:
             out.print(f"{waiting} jobs wait for a failed one.")
+    elif report.blocked:
+        out.print(f"[red]{len(report.blocked)} jobs could not start[/]; see `sweepctl status {name}`.")
     elif not report.finished:
         out.print("Nothing to train: everything the plans want is there.")
     else:
-        out.print(f"Trained {len(report.finished)} jobs; everything these stages want is there.")
+        diverged = f", of which [yellow]{len(report.diverged)} diverged[/]" if report.diverged else ""
+        out.print(f"Trained {len(report.finished)} jobs{diverged}; everything these stages want is there.")
     if not report.stopped:
         _show_held(out, board, held)
+        show_waiting(out, board.sweep)
+
+
+def show_waiting(out: Console, sweep: Sweep) -> None:
+    """Stages that could not be planned yet."""
+    waiting = ", ".join(sweep.waiting_stages())
+    if waiting:
+        out.print(
+            f"Waiting for another stage's results: {waiting}. `sweepctl plan` again, as before, plans them."
+        )
 
 
 def _show_held(out: Console, board: Board, held: list[str]) -> None:
@@ -155,6 +172,7 @@ def launch_json(board: Board, held: list[str], report: Report | None = None) -> 
     return {
         **facts,
         "finished": report.finished,
+        "diverged": report.diverged,
         "failed": report.failed,
         "cancelled": report.cancelled,
         "blocked": report.blocked,

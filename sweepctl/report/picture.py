@@ -52,10 +52,10 @@ class Subject:
 def draw_fit(path: Path, subject: Subject) -> None:
     """Three panels: loss over tokens by rung with the law and the prediction, isoFLOP parabolas, and the
     residuals of the law."""
-    figure, axes = plt.subplots(1, 3, figsize=(15, 4.6), constrained_layout=True)
-    _draw_losses(axes[0], subject)
-    _draw_isoflop(axes[1], subject)
-    _draw_residuals(axes[2], subject)
+    panels = [_draw_losses, *([_draw_isoflop] if subject.minima else []), _draw_residuals]
+    figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 4.6), constrained_layout=True)
+    for draw, ax in zip(panels, axes, strict=True):
+        draw(ax, subject)
     law = subject.law
     figure.suptitle(f"{subject.name}: {len(law.rows_used)} runs, {parametric_text(law)}", fontsize=11)
     scratch = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")

@@ -10,9 +10,9 @@ from rich.console import Console
 from sweepctl.launch.compare import Comparison
 from sweepctl.launch.take import NotYet
 from sweepctl.launch.throughput import Rate
-from sweepctl.plan.cost import Cost, by_rung, most_passes, sum_costs, total
+from sweepctl.plan.cost import Cost, by_rung, most_passes, sum_costs, total, whole
 from sweepctl.plan.plan import Plan
-from sweepctl.report.console import count, duration, flops, size, table
+from sweepctl.report.console import count, duration, flops, shown, size, table
 from sweepctl.spec.build import plain
 
 Throughput = dict[str, Rate]
@@ -58,8 +58,9 @@ def _stage_table(stage: str, plan: Plan, throughput: Throughput) -> Any:
                 _device_time(cost, rate),
             ]
         )
+    accounting = plan.accounting.flops.replace("_", " ")
     columns = ["rung", "N hidden", f"N {_short(plan)}", "budgets", "tokens", "tokens/N"]
-    columns += ["jobs", "trained", "forking", "FLOPs", "time"]
+    columns += ["jobs", "trained", "forking", f"FLOPs {accounting}", "time"]
     return table(f"stage {stage}", columns, rows)
 
 
@@ -69,10 +70,14 @@ def _short(plan: Plan) -> str:
 
 def _show_details(out: Console, plan: Plan, compared: Comparison) -> None:
     for taken in plan.taken:
-        losses = ", ".join(f"{float(v):.4g}: {loss:.3f}" for v, loss in taken.losses.items())
+        losses = ", ".join(f"{v}: {loss:.3f} nats" for v, loss in taken.losses.items())
         out.print(
-            f"  {taken.field} = {taken.value:.6g}, the {taken.rule} of stage {taken.stage} ({losses} nats)"
+            f"  {taken.field} = {shown(taken.value)}, the {taken.rule} of stage {taken.stage} ({losses})"
         )
+        if taken.at_edge:
+            out.print(
+                f"  [yellow]an edge of its grid: the optimum may lie beyond; widen stage {taken.stage}[/]"
+            )
     axes = {path for point in plan.points for path in point.settings}
     if axes:
         out.print(f"  {len(plan.points)} points over {', '.join(sorted(axes))}")
@@ -95,7 +100,10 @@ def _show_details(out: Console, plan: Plan, compared: Comparison) -> None:
     out.print(f"  {compared.exists} jobs exist, {compared.begun} begun, {compared.new} new")
     if compared.diff is not None:
         d = compared.diff
-        out.print(f"  against the plan before: {d.kept} kept, {d.added} added, {d.changed} changed")
+        out.print(
+            f"  against the plan before: {d.kept} kept, {d.added} added, {d.changed} changed, "
+            f"{len(d.gone) - d.changed} dropped"
+        )
         for change in d.changes[:8]:
             out.print(f"    {change.field}: {change.old} -> {change.new} ({change.jobs} jobs)")
         if compared.unwanted:
@@ -112,16 +120,17 @@ def _show_total(
 ) -> None:  # fmt: skip
     if not plans:
         return
-    cost = sum_costs(total(plan) for plan in plans.values())
+    cost = whole(plans.values())
     left = sum_costs(c.left for c in compared.values())
     out.print(
         f"[bold]In all[/] {cost.jobs} jobs, {cost.observations} observations: {count(cost.tokens)} tokens, "
-        f"{flops(cost.flops_exact)} FLOPs. Each budget from scratch would take "
+        f"{flops(cost.flops_exact)} exact FLOPs. Each budget from scratch would take "
         f"{count(cost.tokens_from_scratch)} tokens: forking trains [bold]{cost.saving:.2f}x[/] fewer."
     )
     out.print(
-        f"Left to train: {left.jobs} jobs, {count(left.tokens)} tokens, {flops(left.flops_exact)} FLOPs. "
-        f"{cost.checkpoints} checkpoints take {size(cost.disk_all)} ({size(cost.disk_last)} with keep=last)."
+        f"Left to train: {left.jobs} jobs, {count(left.tokens)} tokens, {flops(left.flops_exact)} exact "
+        f"FLOPs. {cost.checkpoints} checkpoints take {size(cost.disk_all)} ({size(cost.disk_last)} with "
+        "keep=last)."
     )
     if throughput:
         bound = any(rate.least for rate in throughput.values())
@@ -140,7 +149,7 @@ def plan_json(
             stage: {
                 "hash": plan.hash,
                 "accounting": plain(plan.accounting),
-                "taken": plain(plan.taken),
+                "taken": [{**plain(taken), "at_edge": taken.at_edge} for taken in plan.taken],
                 "dropped": [{"rung": r, "budget": b, "why": w} for r, b, w in plan.dropped],
                 "exists": compared[stage].exists,
                 "begun": compared[stage].begun,

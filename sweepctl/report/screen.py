@@ -10,10 +10,11 @@ from rich.console import Console
 from rich.padding import Padding
 
 from sweepctl.laws.law import Fit
-from sweepctl.plan.cost import by_rung, sum_costs, total
+from sweepctl.plan.cost import by_rung, total, whole
 from sweepctl.plan.plan import Plan
 from sweepctl.predict.stage import Scored
-from sweepctl.report.console import count, flops, percent, place, table
+from sweepctl.report.console import count, flops, percent, place, shown, table
+from sweepctl.report.fit import estimate
 from sweepctl.store.workspace import Sweep
 
 
@@ -33,20 +34,21 @@ def show_screen(out: Console, found: Findings) -> None:
     """Print it."""
     _show_plan(out, found)
     _show_results(out, found)
-    _show_laws(out, found.fits)
+    _show_laws(out, found)
     _show_scores(out, found.scores)
     out.print(f"[bold]files[/] in {place(found.sweep.folder)}: {', '.join(found.files)}")
 
 
 def _show_plan(out: Console, found: Findings) -> None:
     rows = []
+    counted = next(iter(found.plans.values())).accounting.parameters.replace("_", " ")
     for stage, plan in found.plans.items():
         for rung, _, cost in by_rung(plan):
             rows.append(
                 [
                     stage,
                     rung.name,
-                    count(rung.counts.total),
+                    count(rung.counts.non_embedding if counted == "total" else rung.counts.total),
                     count(rung.counts.parameters(plan.accounting.parameters)),
                     count(cost.tokens),
                     flops(cost.flops_exact),
@@ -54,44 +56,65 @@ def _show_plan(out: Console, found: Findings) -> None:
                     f"{cost.saving:.2f}x",
                 ]
             )
-    counted = next(iter(found.plans.values())).accounting.parameters.replace("_", " ")
-    columns = ["stage", "rung", "N total", f"N {counted}", "tokens trained", "FLOPs", "jobs", "forking saves"]
+    other = "N hidden" if counted == "total" else "N total"
+    columns = [
+        "stage",
+        "rung",
+        other,
+        f"N {counted}",
+        "tokens trained",
+        "FLOPs exact",
+        "jobs",
+        "forking saves",
+    ]
     out.print(table(f"{found.sweep.name}: the plan", columns, rows, left=2))
-    cost = sum_costs(total(plan) for plan in found.plans.values())
+    cost = whole(found.plans.values())
     out.print(
         f"  {cost.jobs} jobs train {count(cost.tokens)} tokens for {cost.observations} budgets; from scratch "
         f"{count(cost.tokens_from_scratch)}: [bold]{cost.saving:.2f}x[/] fewer"
     )
     for stage, plan in found.plans.items():
         for taken in plan.taken:
-            out.print(f"  stage {stage}: {taken.field} = {taken.value:.4g}, chosen by stage {taken.stage}")
+            edge = " [yellow]at an edge of its grid[/]" * taken.at_edge
+            out.print(
+                f"  stage {stage}: {taken.field} = {shown(taken.value)}, chosen by stage {taken.stage}{edge}"
+            )
     out.print()
 
 
 def _show_results(out: Console, found: Findings) -> None:
-    runs = found.runs[found.runs["for_fit"]] if "for_fit" in found.runs else found.runs
+    runs = found.runs[found.runs["for_fit"]] if found.runs["for_fit"].any() else found.runs
     done = runs[runs["state"] == "done"].sort_values(["d_model", "tokens"])
     out.print("[bold]losses[/] (tokens: nats a token on the held-out set)")
-    for rung, group in done.groupby("rung", sort=False):
+    settings = [str(c) for c in done.columns if str(c).startswith("setting_") and done[c].nunique() > 1]
+    for key, group in done.groupby(["rung", *settings], sort=False, dropna=False):
+        rung, *values = key if isinstance(key, tuple) else (key,)
+        names = [f"{c.rpartition('.')[2]}={shown(v)}" for c, v in zip(settings, values, strict=True)]
         pairs = zip(group["tokens"], group["loss_nats"], strict=True)
         losses = "  ".join(f"{count(tokens)}: {loss:.3f}" for tokens, loss in pairs)
-        out.print(Padding(f"{rung}  {losses}", (0, 0, 0, 2)))
+        out.print(Padding(f"{' '.join([str(rung), *names])}  {losses}", (0, 0, 0, 2)))
+    if done.empty:
+        out.print("  none yet")
     out.print()
     other = runs[runs["state"] != "done"]["state"].value_counts()
     if len(other):
         out.print("  " + ", ".join(f"{number} {state}" for state, number in other.items()))
 
 
-def _show_laws(out: Console, fits: dict[str, Fit]) -> None:
+def _show_laws(out: Console, found: Findings) -> None:
+    fits = found.fits
+    if not fits:
+        out.print("no law yet: too few runs for one\n")
+        return
     rows = []
     for name, made in fits.items():
         for key in ("E", "alpha", "beta", "a", "b"):
             value = made.params.get(key, made.derived.get(key))
             if value is not None and key in made.intervals:
-                low, high = made.intervals[key]
                 meaning = {"a": "N* ~ C^a", "b": "D* ~ C^b"}.get(key, key)
-                rows.append([name, meaning, f"{value:.3f}", f"{low:.3f} to {high:.3f}"])
-    out.print(table("laws", ["law", "", "value", "95 % interval"], rows, left=2))
+                rows.append([name, meaning, *estimate(made, key, value)])
+    runs = " and ".join(str(n) for n in sorted({len(made.rows_used) for made in fits.values()}))
+    out.print(table(f"laws, fitted to {runs} runs", ["law", "", "value", "95 % interval"], rows, left=2))
     both = [made.intervals["a"] for made in fits.values() if "a" in made.intervals]
     if len(both) == 2:
         agree = both[0][0] <= both[1][1] and both[1][0] <= both[0][1]
@@ -99,6 +122,13 @@ def _show_laws(out: Console, fits: dict[str, Fit]) -> None:
     flags = [f"{name}: {flag}" for name, made in fits.items() for flag in made.flags]
     if flags:
         out.print(f"  [yellow]flags: {', '.join(flags)}[/]")
+    done = set(found.runs[(found.runs["state"] == "done") & found.runs["for_fit"]]["job"])
+    seen = {job for made in fits.values() for row in made.rows_used for job in row.split()}
+    seen |= {row["row"] for made in fits.values() for row in made.rows_excluded if row["reason"] != "missing"}
+    if done - seen:
+        out.print(
+            f"  {len(done - seen)} runs came after this fit; `sweepctl fit {found.sweep.name}` takes them in"
+        )
     out.print()
 
 

@@ -22,8 +22,9 @@ from sweepctl.spec.build import build, plain
 from sweepctl.spec.grid import dotted
 from sweepctl.spec.study import Study
 
-OPEN = ("grid.axes", "stages.", "data.options")
+OPEN = ("grid.axes", "grid.sample", "stages.", "data.options")
 """Mappings that may be given new keys: an override there adds what is missing, as Hydra's ++ does."""
+LISTS = ("budget", "ladder", "stages")
 EMPTIED = ("grid.axes", "stages", "data.options")
 """Mappings that `key={}` empties, where Hydra would merge nothing into what is there."""
 
@@ -55,6 +56,8 @@ def compose_study(overrides: list[str], config_dir: Path | None = None) -> Study
         raw["stages"][name] = stage
     grid = raw.get("grid") or {}
     raw["grid"] = {**grid, "axes": dotted(grid.get("axes") or {}) | axes}
+    if "study" in raw:
+        raise RequestError("The study's file does not begin with '# @package _global_', which a study needs.")
     return build(Study, raw)
 
 
@@ -81,11 +84,14 @@ def _compose(directory: Path, name: str, overrides: list[str], user: Path | None
         raise RequestError(_missing(str(error))) from None
     except (HydraException, OmegaConfBaseException) as error:
         raise RequestError(_sentence(str(error))) from None
+    except UnicodeDecodeError as error:
+        raise RequestError(f"A config file is not UTF-8 text: {error}.") from None
     except Exception as error:  # YAML errors come through Hydra as they are
         if type(error).__module__.split(".")[0] == "yaml":
-            raise RequestError(f"A config file is not valid YAML: {_sentence(str(error))}") from None
+            raise RequestError(f"A config file is not valid YAML: {' '.join(str(error).split())}.") from None
         raise
-    assert isinstance(raw, dict)
+    if not isinstance(raw, dict):
+        raise RequestError(f"The configuration {name} is a {type(raw).__name__}, not a mapping.")
     return {str(key): value for key, value in raw.items()}
 
 
@@ -97,6 +103,9 @@ def _split_sweeps(overrides: list[str]) -> tuple[list[str], dict[str, Any]]:
         override = _parse(text)
         if override.is_sweep_override():
             name = override.get_key_element().lstrip("+")
+            if name.split(".")[0] in LISTS:
+                values = text.partition("=")[2]
+                raise RequestError(f"{name} is a list of the study, not an axis: write '{name}=[{values}]'.")
             if "." not in name and name not in ("precision",):
                 raise RequestError(f"{text}: an axis is a science field such as optimizer.lr, not a group.")
             axes[name] = _axis(override)
@@ -131,6 +140,10 @@ def _unquoted(text: Any) -> Any:
 
 
 def _missing(text: str) -> str:
+    primary = re.search(r"Cannot find primary config '([^']+)'", text)
+    if primary:
+        known = ", ".join(sorted(path.stem for path in launchers_dir().glob("*.yaml")))
+        return f"There is no launcher {primary.group(1)}; there is {known}."
     found = re.search(r"Could not find '([^']+)'", text)
     options = re.search(r"Available options in '[^']+':\n((?:\t\S+\n)+)", text)
     known = ", ".join(options.group(1).split()) if options else ""
@@ -146,4 +159,10 @@ def _sentence(text: str) -> str:
     could_not = re.match(r"Could not override '([^']+)'", first)
     if could_not:
         return f"{could_not.group(1)} is not a key of the configuration."
+    merging = re.match(r"Error merging override ([^=]+)", first)
+    if merging:
+        key = merging.group(1).lstrip("+")
+        return (
+            f"{key} has a value of another form (a list, a rule); edit its file, or empty it with '~{key}'."
+        )
     return first if first.endswith(".") else first + "."

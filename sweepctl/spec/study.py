@@ -23,6 +23,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 def check_name(key: str, name: str) -> None:
     """Raises InvalidValue where a name could not be a folder of the workspace."""
+    if name == "???":
+        raise InvalidValue(key, name, "given")
     if not _NAME.fullmatch(name) or name in RESERVED:
         raise InvalidValue(
             key, name, f"letters, digits, - and _, at most 64, and not {' or '.join(RESERVED)}"

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from sweepctl.store import attempts, checkpoints
 from sweepctl.store.job import JobFolder
 
-State = Literal["done", "diverged", "running", "failed", "interrupted", "ready", "waiting"]
+State = Literal["done", "diverged", "running", "failed", "interrupted", "ready", "waiting", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)

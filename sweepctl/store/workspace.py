@@ -98,9 +98,13 @@ class Sweep:
         """Stage -> hash of its current plan; empty for a sweep that was never planned."""
         return self._pointed("stages")
 
+    def waiting_stages(self) -> list[str]:
+        """Stages that cannot be planned before others have results."""
+        return list(self._pointed("waiting"))
+
     def waiting_hashes(self) -> dict[str, str]:
-        """Stage -> hash of its last plan, for stages that wait for values of others to be planned anew."""
-        return self._pointed("waiting")
+        """Stage -> hash of its last plan, for waiting stages that had one."""
+        return {stage: digest for stage, digest in self._pointed("waiting").items() if digest}
 
     def last_hashes(self) -> dict[str, str]:
         """Stage -> hash of its last plan, current or waiting; empty where the pointer is damaged."""
@@ -165,8 +169,8 @@ class Sweep:
     def save(self, plans: dict[str, Plan], waiting: Iterable[str] = ()) -> None:
         """Write the plans and make them the current ones, in one step.
 
-        Of a stage in `waiting`, whose values are not there yet, the last plan goes on being wanted but is not
-        launched.
+        Of a stage in `waiting`, whose values are not there yet, the last plan, if it had one, goes on being
+        wanted but is not launched.
         """
         with storage(self.folder):
             (self.folder / "plans").mkdir(parents=True, exist_ok=True)
@@ -177,7 +181,7 @@ class Sweep:
         before = self.last_hashes()
         pointed = {
             "stages": {stage: plan.hash for stage, plan in plans.items()},
-            "waiting": {stage: before[stage] for stage in waiting if stage in before},
+            "waiting": {stage: before.get(stage) for stage in waiting},
         }
         with contextlib.suppress(FileNotFoundError, DamagedFile):
             if read_json(self.pointer) == pointed:
