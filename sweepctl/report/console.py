@@ -23,14 +23,38 @@ def show_json(value: Any) -> None:
     print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
 
 
-def table(title: str, columns: Iterable[str], rows: Iterable[Iterable[str]], left: int = 1) -> Table:
-    """A table whose first `left` columns are words and whose others are numbers."""
+def table(
+    title: str,
+    columns: Iterable[str],
+    rows: Iterable[Iterable[str]],
+    left: int = 1,
+    width: int | None = None,
+    spare: Iterable[str] = (),
+) -> Table:
+    """A table whose first `left` columns are words and whose others are numbers. Where it would not fit into
+    `width`, columns of `spare` are left out, in that order: a number is shown whole or not at all."""
+    names, cells = list(columns), [list(row) for row in rows]
+    for name in spare:
+        if width is None or _natural_width(names, cells) <= width:
+            break
+        if name in names:
+            gone = names.index(name)
+            del names[gone]
+            for row in cells:
+                del row[gone]
     made = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    for place, name in enumerate(columns):
-        made.add_column(name, justify="left" if place < left else "right", no_wrap=place < left)
-    for row in rows:
+    for number, name in enumerate(names):
+        made.add_column(name, justify="left" if number < left else "right", no_wrap=number < left)
+    for row in cells:
         made.add_row(*row)
     return made
+
+
+def _natural_width(names: list[str], cells: list[list[str]]) -> int:
+    """Columns with every cell on one line, headings broken between words."""
+    widest = [max([len(word) for word in name.split()] + [len(row[i]) for row in cells], default=0)
+              for i, name in enumerate(names)]  # fmt: skip
+    return sum(widest) + 3 * len(widest)
 
 
 def place(path: Path) -> str:

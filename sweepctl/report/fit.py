@@ -79,7 +79,7 @@ def show_prediction(out: Console, prediction: dict[str, Any], new: bool) -> None
     when = f"stage {prediction['stage']}, written {prediction.get('written', 'now')}"
     kind = "before its first attempt" if prediction["prior"] else "after it began"
     columns = ["rung", "budget", "tokens", "tokens/N", "loss (nats)", "95 % interval of a run"]
-    out.print(table(f"prediction of {when}, {kind}", columns, rows, left=2))
+    out.print(table(f"prediction of {when}, {kind}", columns, rows, 2, out.width, ("budget", "tokens/N")))
     if not new:
         out.print("Already written down; it stays as it is.")
 
@@ -102,7 +102,8 @@ def show_score(out: Console, scores: dict[str, list[Scored]]) -> None:
             for s in scored
         ]
         columns = ["rung", "budget", "tokens", "tokens/N", "predicted", "95 % interval", "measured", "error"]
-        out.print(table(f"stage {stage}: predicted before it began", [*columns, "inside"], rows, left=2))
+        title, spare = f"stage {stage}: predicted before it began", ("budget", "inside", "tokens/N")
+        out.print(table(title, [*columns, "inside"], rows, 2, out.width, spare))
         known = [s for s in scored if s.error is not None]
         if known:
             worst = max(abs(s.error) for s in known if s.error is not None)

@@ -25,7 +25,7 @@ def show_plan(
 ) -> None:  # fmt: skip
     """Every stage: its rungs and their cost, what exists, what changed, what waits."""
     for stage, plan in plans.items():
-        out.print(_stage_table(stage, plan, throughput))
+        out.print(_stage_table(stage, plan, throughput, out.width))
         _show_details(out, plan, compared[stage])
     for stage, reason in waiting.items():
         what = f"{reason.missing} of {reason.wanted} runs" if reason.wanted else "its plan"
@@ -36,7 +36,7 @@ def show_plan(
     _show_total(out, plans, compared, throughput, provenance)
 
 
-def _stage_table(stage: str, plan: Plan, throughput: Throughput) -> Any:
+def _stage_table(stage: str, plan: Plan, throughput: Throughput, width: int) -> Any:
     rows = []
     for rung, jobs, cost in by_rung(plan):
         ends = sorted({plan.tokens(job) for job in jobs if job.kind != "trunk"})
@@ -61,7 +61,8 @@ def _stage_table(stage: str, plan: Plan, throughput: Throughput) -> Any:
     accounting = plan.accounting.flops.replace("_", " ")
     columns = ["rung", "N hidden", f"N {_short(plan)}", "budgets", "tokens", "tokens/N"]
     columns += ["jobs", "trained", "forking", f"FLOPs {accounting}", "time"]
-    return table(f"stage {stage}", columns, rows)
+    spare = ("N hidden", "budgets", "tokens/N", "forking", "jobs")
+    return table(f"stage {stage}", columns, rows, width=width, spare=spare)
 
 
 def _short(plan: Plan) -> str:
