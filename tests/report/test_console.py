@@ -28,7 +28,7 @@ def test_a_path_is_what_one_would_type(tmp_path: Path, monkeypatch: pytest.Monke
     assert place(tmp_path / "sweeps" / "demo") == "sweeps/demo" and place(Path("/elsewhere")) == "/elsewhere"
 
 
-@pytest.mark.parametrize(("width", "columns"), [(80, 6), (48, 5), (30, 3)])
+@pytest.mark.parametrize(("width", "columns"), [(80, 6), (52, 5), (30, 3)])
 def test_a_number_is_shown_whole_or_not_at_all(width: int, columns: int) -> None:
     names = ["rung", "tokens", "loss", "spare one", "spare two", "last"]
     row = ["320x8", "295M-1.18B", "2.3456", "1234567", "7654321", "9.99e21"]
