@@ -114,7 +114,8 @@ def claim(folder: JobFolder, facts: dict[str, Any]) -> Attempt | None:
             try:
                 write_json(scratch / "attempt.json", record)
                 os.rename(scratch, target)
-                sync_folder(folder.attempts)
+                for place in (folder.attempts, *folder.attempts.parents[:3]):  # up to the store's own folder
+                    sync_folder(place)
                 _sweep_scratch(folder)
                 return Attempt(target, number, record)
             except OSError as error:

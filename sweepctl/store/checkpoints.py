@@ -180,6 +180,7 @@ def _put_in_place(scratch: Path, target: Checkpoint) -> None:
             set_aside(target)
             os.rename(scratch, target.path)
     sync_folder(target.path.parent)
+    sync_folder(target.path.parent.parent)
 
 
 def remove(checkpoint: Checkpoint) -> None:
