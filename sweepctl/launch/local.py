@@ -74,9 +74,8 @@ class LocalLaunch:
             return self.report
         gpus = visible_gpus() if self.config.execution.device != "cpu" else []
         count = min(worker_count(self.config, len(gpus)), len(self.open))
-        if (
-            threading.current_thread() is threading.main_thread()
-        ):  # a batch system's notice ends it like Ctrl-C
+        if threading.current_thread() is threading.main_thread():
+            # A batch system's notice ends a launch like Ctrl-C.
             signal.signal(signal.SIGTERM, signal.default_int_handler)
         pool = Pool(count, self.config.execution.threads, gpus, self.board.sweep.folder / "logs")
         try:
