@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types bench clean
+.PHONY: help setup demo test lint types bench slurm-install slurm-up slurm-down clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # One thread a process: the demo and the tests run many processes side by side.
 export OMP_NUM_THREADS ?= 1
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 
 help: ## these lines
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -46,6 +47,16 @@ bench: setup ## what is measured: training, planning, start-up (PEER=path/to/nan
 	$(BIN)/python -m benchmarks.planning
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.training $(if $(PEER),--peer $(PEER))
+
+slurm-install: ## Slurm for tests/slurm and launchers/slurmbox (Debian, Ubuntu)
+	$(SUDO) apt-get update -qq
+	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge
+
+slurm-up: setup ## a real Slurm on this machine: four nodes, fake GPUs
+	$(BIN)/python launchers/slurmbox/box.py up
+
+slurm-down: setup ## end it
+	$(BIN)/python launchers/slurmbox/box.py down
 
 clean: ## remove what make made; the workspace (sweeps/) stays
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -143,7 +143,14 @@ def test_plan_writes_where_it_is_told_and_names_the_sweep(workspace: Workspace) 
         (["plan", "data.name=nosuch", "data.source=prepared"], "nosuch"),
         (["plan", "--config-dir", "nosuch"], "nosuch"),
         (["plan", "--flops-per-s", "0"], "--flops-per-s"),
+        (["plan", "--flops-per-s", "nan"], "--flops-per-s"),
+        (["plan", "budget.tokens=1,2"], "budget.tokens=[1,2]"),
+        (["plan", "data=prepared", "name=q"], "data.name"),
+        (["plan", "budget.min_steps=100000000", "stages={}"], "no budget left"),
+        (["plan", "stages.lr.grid.axes={optimizer.lr: [1e-3]}"], "another form"),
+        (["plan", "warmup_steps=4,8", "stages={}"], "warmup_steps"),
         (["launch", "nosuch"], "nosuch"),
+        (["launch", "ready", "--on", "slurm"], "there is local"),
         (["launch", "ready", "--on", "nosuch"], "nosuch"),
         (["launch", "ready", "workers=many"], "workers"),
         (["launch", "ready", "nosuch=1"], "nosuch"),
@@ -156,6 +163,10 @@ def test_plan_writes_where_it_is_told_and_names_the_sweep(workspace: Workspace) 
         (["fit", "ready"], "loss"),
         (["fit", "nosuch.csv"], "nosuch.csv"),
         (["fit", "ready", "--law", "nosuch"], "nosuch"),
+        (["fit", "ready", "--loss", "x"], "is a sweep"),
+        (["fit", "law.tsv"], ".csv or .parquet"),
+        (["predict", "ready", "--flops", "nan"], "--flops"),
+        (["predict", "ready", "--stage", "all", "--flops", "1e10"], "one by one"),
         (["predict", "ready", "--flops", "1e20"], "fit"),
         (["predict", "ready", "--stage", "nosuch"], "fit"),
         (["predict", "ready", "--score"], "predict"),
@@ -196,6 +207,18 @@ def test_other_data_than_the_plans_is_refused_before_anything_trains(
     assert made.returncode == 0, made.stderr
     refused("launch", "ready", says="was made on")
     assert not (workspace.root / "store").exists() and len(board.entries) == 6
+
+
+def test_an_unreadable_shard_is_refused_before_anything_trains(
+    planned: Planner, workspace: Workspace
+) -> None:
+    planned(name="ready")
+    [shard, *_] = sorted(workspace.corpus("synthetic").glob("train-*.bin"))
+    shard.write_bytes(shard.read_bytes()[:1000])
+    refused("launch", "ready", says=shard.name)
+    shard.unlink()
+    refused("launch", "ready", says=shard.name)
+    assert not (workspace.root / "store").exists()
 
 
 def test_a_foreign_checkpoint_is_refused(planned: Planner) -> None:

@@ -1,0 +1,46 @@
+"""A real Slurm for the tests that need one; without one they are skipped, loudly, or fail in CI."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def load_box() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("box", ROOT / "launchers" / "slurmbox" / "box.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    import sys
+
+    sys.modules["box"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+BOX = load_box()
+MISSING = [name for name in BOX.PROGRAMS if shutil.which(name, path=BOX._path()) is None]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if MISSING and not os.environ.get("NEED_SLURM"):
+        reason = f"no Slurm here ({', '.join(MISSING)}): `make slurm-install` installs it"
+        for item in items:
+            if "slurm" in Path(item.fspath).parts:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session")
+def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+    """A box of three nodes, shared by the tests."""
+    made = BOX.Box(tmp_path_factory.mktemp("slurm") / "box", nodes=3)
+    made.up()
+    yield made
+    made.down()
