@@ -186,7 +186,7 @@ def collect(
 ) -> None:
     """Read the store into runs, curves and attempts: Parquet tables beside the plans."""
     from sweepctl.collect.tables import collect as collect_tables
-    from sweepctl.report.console import console, place, show_json
+    from sweepctl.report.console import console, many, place, show_json
     from sweepctl.store.board import Board
     from sweepctl.store.workspace import Workspace
 
@@ -198,7 +198,9 @@ def collect(
         show_json({"sweep": sweep, "folder": str(known.folder), "rows": rows, "runs": states})
         return
     told = ", ".join(f"{number} {state}" for state, number in states.items())
-    console().print(f"{len(frames['runs'])} observations ({told}) in {place(known.folder / 'runs.parquet')}")
+    console().print(
+        f"{many(len(frames['runs']), 'observation')} ({told}) in {place(known.folder / 'runs.parquet')}"
+    )
 
 
 @app.command()
@@ -317,7 +319,7 @@ def cancel(
 ) -> None:
     """Stop the sweep's unfinished jobs, sparing what another sweep wants. `launch` takes them up again."""
     from sweepctl.launch.cancel import cancel as cancel_jobs
-    from sweepctl.report.console import console, show_json
+    from sweepctl.report.console import console, many, show_json
     from sweepctl.store.board import Board
     from sweepctl.store.workspace import Workspace
 
@@ -327,7 +329,7 @@ def cancel(
         show_json({"cancelled": done.cancelled, "spared": done.spared})
         return
     spared = f"; {len(done.spared)} spared, another sweep wants them" if done.spared else ""
-    console().print(f"{len(done.cancelled)} jobs cancelled{spared}. Their checkpoints stay.")
+    console().print(f"{many(len(done.cancelled), 'job')} cancelled{spared}. Their checkpoints stay.")
 
 
 @app.command()

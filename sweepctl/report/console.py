@@ -87,6 +87,11 @@ def flops(value: float) -> str:
     return f"{mantissa}e{int(exponent)}"
 
 
+def many(number: int, noun: str) -> str:
+    """1 job, 2 jobs."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def shown(value: Any) -> str:
     """A setting's value: numbers in four digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

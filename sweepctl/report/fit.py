@@ -12,7 +12,7 @@ from rich.table import Table
 from sweepctl.laws.law import Fit
 from sweepctl.predict.recipe import Recipe
 from sweepctl.predict.stage import Scored
-from sweepctl.report.console import count, duration, flops, interval, percent, table
+from sweepctl.report.console import count, duration, flops, interval, many, percent, table
 
 SYMBOLS = {
     "parametric": "L(N, D) = E + A / N^alpha + B / D^beta",
@@ -31,7 +31,7 @@ def show_fit(out: Console, made: Fit) -> None:
     convention = f"N {made.accounting.get('parameters', '?')}, C {made.accounting.get('flops', '?')}"
     left_out = Counter(row["reason"] for row in made.rows_excluded)
     reasons = "; ".join(f"{number} left out: {reason}" for reason, number in left_out.items())
-    out.print(f"  {len(made.rows_used)} runs used ({convention}). {reasons}")
+    out.print(f"  {many(len(made.rows_used), 'run')} used ({convention}). {reasons}")
     if made.starts["tried"] > 1:
         out.print(f"  {made.starts['agreeing']} of {made.starts['tried']} starts end at this minimum")
     if "rms_log_residual" in made.derived:

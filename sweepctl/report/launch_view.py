@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from sweepctl.launch.local import Report
-from sweepctl.report.console import duration, flops, table
+from sweepctl.report.console import duration, flops, many, table
 from sweepctl.store.board import Board, Entry
 from sweepctl.store.workspace import Sweep
 
@@ -123,21 +123,27 @@ def show_outcome(out: Console, board: Board, held: list[str], report: Report) ->
     if report.stopped:
         out.print(f"Stopped; every running job saved its state. `sweepctl launch {name}` continues.")
     elif report.cancelled:
-        out.print(f"{len(report.cancelled)} jobs cancelled; `sweepctl launch {name}` takes them up again.")
+        out.print(
+            f"{many(len(report.cancelled), 'job')} cancelled; `sweepctl launch {name}` takes them up again."
+        )
     elif report.failed:
         for job, message in report.failed.items():
             lines = [line for line in message.splitlines() if line.strip()] or [""]
             out.print(f"[red]failed[/] {job} {board.entries[job].name}: {lines[-1].strip()}", soft_wrap=True)
         waiting = len(set(report.blocked) - set(report.failed))
         if waiting:
-            out.print(f"{waiting} jobs wait for a failed one.")
+            out.print(f"Waiting for a failed one: {many(waiting, 'job')}.")
     elif report.blocked:
-        out.print(f"[red]{len(report.blocked)} jobs could not start[/]; see `sweepctl status {name}`.")
+        out.print(
+            f"[red]{many(len(report.blocked), 'job')} could not start[/]; see `sweepctl status {name}`."
+        )
     elif not report.finished:
         out.print("Nothing to train: everything the plans want is there.")
     else:
         diverged = f", of which [yellow]{len(report.diverged)} diverged[/]" if report.diverged else ""
-        out.print(f"Trained {len(report.finished)} jobs{diverged}; everything these stages want is there.")
+        out.print(
+            f"Trained {many(len(report.finished), 'job')}{diverged}; everything these stages want is there."
+        )
     if not report.stopped:
         _show_held(out, board, held)
         show_waiting(out, board.sweep)

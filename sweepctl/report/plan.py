@@ -12,7 +12,7 @@ from sweepctl.launch.take import NotYet
 from sweepctl.launch.throughput import Rate
 from sweepctl.plan.cost import Cost, by_rung, most_passes, sum_costs, total, whole
 from sweepctl.plan.plan import Plan
-from sweepctl.report.console import count, duration, flops, shown, size, table
+from sweepctl.report.console import count, duration, flops, many, shown, size, table
 from sweepctl.spec.build import plain
 
 Throughput = dict[str, Rate]
@@ -98,7 +98,7 @@ def _show_details(out: Console, plan: Plan, compared: Comparison) -> None:
         out.print(
             f"  [yellow]the longest run reads its {count(plan.corpus_tokens)} tokens {passes:.2g} times[/]"
         )
-    out.print(f"  {compared.exists} jobs exist, {compared.begun} begun, {compared.new} new")
+    out.print(f"  {many(compared.exists, 'job')} there, {compared.begun} begun, {compared.new} new")
     if compared.diff is not None:
         d = compared.diff
         out.print(
@@ -106,7 +106,7 @@ def _show_details(out: Console, plan: Plan, compared: Comparison) -> None:
             f"{len(d.gone) - d.changed} dropped"
         )
         for change in d.changes[:8]:
-            out.print(f"    {change.field}: {change.old} -> {change.new} ({change.jobs} jobs)")
+            out.print(f"    {change.field}: {change.old} -> {change.new} ({many(change.jobs, 'job')})")
         if compared.unwanted:
             out.print(
                 f"  [yellow]{len(compared.unwanted)} jobs in the store are no longer wanted[/]; "
@@ -124,12 +124,12 @@ def _show_total(
     cost = whole(plans.values())
     left = sum_costs(c.left for c in compared.values())
     out.print(
-        f"[bold]In all[/] {cost.jobs} jobs, {cost.observations} observations: {count(cost.tokens)} tokens, "
+        f"[bold]In all[/] {many(cost.jobs, 'job')}, {many(cost.observations, 'observation')}: {count(cost.tokens)} tokens, "
         f"{flops(cost.flops_exact)} exact FLOPs. Each budget from scratch would take "
         f"{count(cost.tokens_from_scratch)} tokens: forking trains [bold]{cost.saving:.2f}x[/] fewer."
     )
     out.print(
-        f"Left to train: {left.jobs} jobs, {count(left.tokens)} tokens, {flops(left.flops_exact)} exact "
+        f"Left to train: {many(left.jobs, 'job')}, {count(left.tokens)} tokens, {flops(left.flops_exact)} exact "
         f"FLOPs. {cost.checkpoints} checkpoints take {size(cost.disk_all)} ({size(cost.disk_last)} with "
         "keep=last)."
     )

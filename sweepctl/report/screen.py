@@ -13,7 +13,7 @@ from sweepctl.laws.law import Fit
 from sweepctl.plan.cost import by_rung, total, whole
 from sweepctl.plan.plan import Plan
 from sweepctl.predict.stage import Scored
-from sweepctl.report.console import count, flops, percent, place, shown, table
+from sweepctl.report.console import count, flops, many, percent, place, shown, table
 from sweepctl.report.fit import estimate
 from sweepctl.store.workspace import Sweep
 
@@ -127,7 +127,7 @@ def _show_laws(out: Console, found: Findings) -> None:
     seen |= {row["row"] for made in fits.values() for row in made.rows_excluded if row["reason"] != "missing"}
     if done - seen:
         out.print(
-            f"  {len(done - seen)} runs came after this fit; `sweepctl fit {found.sweep.name}` takes them in"
+            f"  {many(len(done - seen), 'run')} came after this fit; `sweepctl fit {found.sweep.name}` takes them in"
         )
     out.print()
 
