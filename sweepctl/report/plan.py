@@ -98,7 +98,7 @@ def _show_details(out: Console, plan: Plan, compared: Comparison) -> None:
         out.print(
             f"  [yellow]the longest run reads its {count(plan.corpus_tokens)} tokens {passes:.2g} times[/]"
         )
-    out.print(f"  {many(compared.exists, 'job')} there, {compared.begun} begun, {compared.new} new")
+    out.print(f"  jobs: {compared.exists} there, {compared.begun} begun, {compared.new} new")
     if compared.diff is not None:
         d = compared.diff
         out.print(
@@ -124,13 +124,13 @@ def _show_total(
     cost = whole(plans.values())
     left = sum_costs(c.left for c in compared.values())
     out.print(
-        f"[bold]In all[/] {many(cost.jobs, 'job')}, {many(cost.observations, 'observation')}: {count(cost.tokens)} tokens, "
-        f"{flops(cost.flops_exact)} exact FLOPs. Each budget from scratch would take "
+        f"[bold]In all[/] {many(cost.jobs, 'job')}, {many(cost.observations, 'observation')}: "
+        f"{count(cost.tokens)} tokens, {flops(cost.flops_exact)} exact FLOPs. Each budget from scratch would take "
         f"{count(cost.tokens_from_scratch)} tokens: forking trains [bold]{cost.saving:.2f}x[/] fewer."
     )
     out.print(
-        f"Left to train: {many(left.jobs, 'job')}, {count(left.tokens)} tokens, {flops(left.flops_exact)} exact "
-        f"FLOPs. {cost.checkpoints} checkpoints take {size(cost.disk_all)} ({size(cost.disk_last)} with "
+        f"Left to train: {many(left.jobs, 'job')}, {count(left.tokens)} tokens, "
+        f"{flops(left.flops_exact)} exact FLOPs. {cost.checkpoints} checkpoints take {size(cost.disk_all)} ({size(cost.disk_last)} with "
         "keep=last)."
     )
     if throughput:

@@ -126,9 +126,8 @@ def _show_laws(out: Console, found: Findings) -> None:
     seen = {job for made in fits.values() for row in made.rows_used for job in row.split()}
     seen |= {row["row"] for made in fits.values() for row in made.rows_excluded if row["reason"] != "missing"}
     if done - seen:
-        out.print(
-            f"  {many(len(done - seen), 'run')} came after this fit; `sweepctl fit {found.sweep.name}` takes them in"
-        )
+        later = many(len(done - seen), "run")
+        out.print(f"  {later} came after this fit; `sweepctl fit {found.sweep.name}` takes them in")
     out.print()
 
 
