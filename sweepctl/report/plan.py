@@ -123,15 +123,15 @@ def _show_total(
         return
     cost = whole(plans.values())
     left = sum_costs(c.left for c in compared.values())
+    jobs, wanted = many(cost.jobs, "job"), many(cost.observations, "observation")
     out.print(
-        f"[bold]In all[/] {many(cost.jobs, 'job')}, {many(cost.observations, 'observation')}: "
-        f"{count(cost.tokens)} tokens, {flops(cost.flops_exact)} exact FLOPs. Each budget from scratch would take "
-        f"{count(cost.tokens_from_scratch)} tokens: forking trains [bold]{cost.saving:.2f}x[/] fewer."
+        f"[bold]In all[/] {jobs}, {wanted}: {count(cost.tokens)} tokens, {flops(cost.flops_exact)} exact FLOPs. "
+        f"Each budget from scratch would take {count(cost.tokens_from_scratch)} tokens: forking trains "
+        f"[bold]{cost.saving:.2f}x[/] fewer."
     )
     out.print(
-        f"Left to train: {many(left.jobs, 'job')}, {count(left.tokens)} tokens, "
-        f"{flops(left.flops_exact)} exact FLOPs. {cost.checkpoints} checkpoints take {size(cost.disk_all)} ({size(cost.disk_last)} with "
-        "keep=last)."
+        f"Left to train: {many(left.jobs, 'job')}, {count(left.tokens)} tokens, {flops(left.flops_exact)} exact "
+        f"FLOPs. Checkpoints: {cost.checkpoints}, {size(cost.disk_all)} ({size(cost.disk_last)} with keep=last)."
     )
     if throughput:
         bound = any(rate.least for rate in throughput.values())
