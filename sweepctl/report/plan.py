@@ -125,13 +125,14 @@ def _show_total(
     left = sum_costs(c.left for c in compared.values())
     jobs, wanted = many(cost.jobs, "job"), many(cost.observations, "observation")
     out.print(
-        f"[bold]In all[/] {jobs}, {wanted}: {count(cost.tokens)} tokens, {flops(cost.flops_exact)} exact FLOPs. "
-        f"Each budget from scratch would take {count(cost.tokens_from_scratch)} tokens: forking trains "
+        f"[bold]In all[/] {jobs}, {wanted}: {count(cost.tokens)} tokens, {flops(cost.flops_exact)} exact "
+        f"FLOPs. Each budget from scratch would take {count(cost.tokens_from_scratch)} tokens: forking takes "
         f"[bold]{cost.saving:.2f}x[/] fewer."
     )
     out.print(
-        f"Left to train: {many(left.jobs, 'job')}, {count(left.tokens)} tokens, {flops(left.flops_exact)} exact "
-        f"FLOPs. Checkpoints: {cost.checkpoints}, {size(cost.disk_all)} ({size(cost.disk_last)} with keep=last)."
+        f"Left to train: {many(left.jobs, 'job')}, {count(left.tokens)} tokens, {flops(left.flops_exact)} "
+        f"exact FLOPs. Checkpoints: {cost.checkpoints}, {size(cost.disk_all)} ({size(cost.disk_last)} with "
+        "keep=last)."
     )
     if throughput:
         bound = any(rate.least for rate in throughput.values())
