@@ -41,9 +41,7 @@ def promises(report: dict[str, Any]) -> Iterator[tuple[str, str, bool]]:
         "; ".join(f"{law} {value:.3f} [{b[0]:.3f}, {b[1]:.3f}]" for law, (value, b) in a.items()),
         max(low, low_) <= min(high, high_) and max(high - low, high_ - low_) <= WIDEST,
     )
-    trained = sum(stage["tokens"] for stage in report["cost"].values())
-    scratch = sum(stage["tokens"] * stage["saving"] for stage in report["cost"].values())
-    saving = scratch / trained
+    saving = report["whole"]["saving"]
     yield (
         f"fewer tokens than from scratch, {LEAST_SAVING} times at least",
         f"{saving:.2f}",

@@ -161,6 +161,7 @@ def screen_json(found: Findings) -> dict[str, Any]:
             stage: {"tokens": (cost := total(plan)).tokens, "saving": cost.saving, "jobs": cost.jobs}
             for stage, plan in found.plans.items()
         },
+        "whole": {"tokens": (all_of_it := whole(found.plans.values())).tokens, "saving": all_of_it.saving},
         "runs": found.runs.astype(object).where(found.runs.notna(), None).to_dict(orient="records"),
         "fits": {name: fit_json(made) for name, made in found.fits.items()},
         "scores": score_json(found.scores),
