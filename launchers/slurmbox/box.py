@@ -59,7 +59,7 @@ class Box:
         """What a process needs to talk to it."""
         return {**os.environ, "SLURM_CONF": str(self.conf), "PATH": _path()}
 
-    def up(self, patience_s: float = 30.0) -> None:
+    def up(self, patience_s: float = 90.0) -> None:
         """Start what is not running and wait until every node is idle."""
         missing = [name for name in PROGRAMS if shutil.which(name, path=_path()) is None]
         if missing:

@@ -30,7 +30,7 @@ def test_the_same_line_submitted_twice_and_requeued_trains_each_job_once(
     until(lambda: any(attempts.newest(entry.folder) for entry in only(board, "trunk")))
     ask(box, "scontrol", "requeue", first)
     for job in (first, second):
-        until(lambda job=job: state(box, job) in ("COMPLETED", "FAILED", ""), 120)
+        until(lambda job=job: state(box, job) in ("COMPLETED", "FAILED", ""), 600)
     collect(board)
     assert (board.sweep.folder / "runs.parquet").read_bytes() == undisturbed(board)
     for entry in board.entries.values():

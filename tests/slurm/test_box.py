@@ -34,7 +34,7 @@ def submit(box: Any, out: Path, script: str, *options: str) -> str:
     return ask(box, *command).split(";")[0]
 
 
-def until(true: Callable[[], Any], patience_s: float = 60) -> Any:
+def until(true: Callable[[], Any], patience_s: float = 240) -> Any:
     deadline = time.monotonic() + patience_s
     while not (found := true()):
         assert time.monotonic() < deadline, "waited too long"
