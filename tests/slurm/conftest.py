@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -18,8 +19,6 @@ def load_box() -> ModuleType:
     spec = importlib.util.spec_from_file_location("box", ROOT / "launchers" / "slurmbox" / "box.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    import sys
-
     sys.modules["box"] = module
     spec.loader.exec_module(module)
     return module
@@ -33,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if MISSING and not os.environ.get("NEED_SLURM"):
         reason = f"no Slurm here ({', '.join(MISSING)}): `make slurm-install` installs it"
         for item in items:
-            if "slurm" in Path(item.fspath).parts:
+            if item.path.is_relative_to(Path(__file__).parent):
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
