@@ -42,7 +42,9 @@ def table(
             del names[gone]
             for row in cells:
                 del row[gone]
-    made = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    made = Table(
+        title=title or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
+    )
     for number, name in enumerate(names):
         made.add_column(name, justify="left" if number < left else "right", no_wrap=number < left)
     for row in cells:

@@ -26,8 +26,8 @@ def show_fit(out: Console, made: Fit) -> None:
     rows = []
     for name, value in shown.items():
         rows.append([name, *estimate(made, name, value)])
-    title = f"{made.law}: {SYMBOLS.get(made.law, '')}"
-    out.print(table(title, ["", "value", "95 % interval"], rows))
+    out.print(f"[bold]{made.law}[/]: {SYMBOLS.get(made.law, '')}")
+    out.print(table("", ["", "value", "95 % interval"], rows))
     convention = f"N {made.accounting.get('parameters', '?')}, C {made.accounting.get('flops', '?')}"
     left_out = Counter(row["reason"] for row in made.rows_excluded)
     reasons = "; ".join(f"{number} left out: {reason}" for reason, number in left_out.items())

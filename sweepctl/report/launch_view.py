@@ -138,7 +138,7 @@ def show_outcome(out: Console, board: Board, held: list[str], report: Report) ->
             f"[red]{many(len(report.blocked), 'job')} could not start[/]; see `sweepctl status {name}`."
         )
     elif not report.finished:
-        out.print("Nothing to train: everything the plans want is there.")
+        out.print(f"Nothing to train: everything {'else ' if held else ''}the plans want is there.")
     else:
         diverged = f", of which [yellow]{len(report.diverged)} diverged[/]" if report.diverged else ""
         out.print(

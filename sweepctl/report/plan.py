@@ -58,7 +58,7 @@ def _stage_table(stage: str, plan: Plan, throughput: Throughput, width: int) -> 
                 _device_time(cost, rate),
             ]
         )
-    accounting = plan.accounting.flops.replace("_", " ")
+    accounting = {"six_n": "6ND", "six_n_attention": "6ND + attention"}.get(plan.accounting.flops, "exact")
     columns = ["rung", "N hidden", f"N {_short(plan)}", "budgets", "tokens", "tokens/N"]
     columns += ["jobs", "trained", "forking", f"FLOPs {accounting}", "time"]
     spare = ("N hidden", "budgets", "tokens/N", "forking", "jobs")
