@@ -105,10 +105,8 @@ def plan(
     compared = {stage: compare(sweep, one) for stage, one in plans.items()}
     if flops_per_s is not None:
         rungs = {rung.name for one in plans.values() for rung in one.rungs}
-        throughput, provenance = (
-            dict.fromkeys(rungs, Rate(flops_per_s)),
-            f"at the stated {flops_per_s:.3g} FLOP/s",
-        )
+        throughput = dict.fromkeys(rungs, Rate(flops_per_s))
+        provenance = f"at the stated {flops_per_s:.3g} FLOP/s"
     else:
         throughput, provenance = measured(workspace, plans), "as this sweep's attempts measured it"
     sweep.save(plans, waiting)
@@ -281,8 +279,7 @@ def predict(
     from sweepctl.report.console import console, show_json
     from sweepctl.store.workspace import Workspace
 
-    for option, value in (("--flops", flops), ("--n", n), ("--d", d), ("--flops-per-s", flops_per_s)):
-        _positive(option, value)
+    _positive("--flops-per-s", flops_per_s)
     if sum((score, stage is not None and not score, (flops, n, d) != (None, None, None))) > 1:
         raise RequestError("A stage, a score and a target are three requests; make them one by one.")
     known = Workspace.default().known_sweep(sweep)

@@ -165,7 +165,6 @@ def test_plan_writes_where_it_is_told_and_names_the_sweep(workspace: Workspace) 
         (["fit", "ready", "--law", "nosuch"], "nosuch"),
         (["fit", "ready", "--loss", "x"], "is a sweep"),
         (["fit", "law.tsv"], ".csv or .parquet"),
-        (["predict", "ready", "--flops", "nan"], "--flops"),
         (["predict", "ready", "--stage", "all", "--flops", "1e10"], "one by one"),
         (["predict", "ready", "--flops", "1e20"], "fit"),
         (["predict", "ready", "--stage", "nosuch"], "fit"),

@@ -57,11 +57,11 @@ class Box:
 
     def environment(self) -> dict[str, str]:
         """What a process needs to talk to it."""
-        return {**os.environ, "SLURM_CONF": str(self.conf), "PATH": _path()}
+        return {**os.environ, "SLURM_CONF": str(self.conf), "PATH": search_path()}
 
     def up(self, patience_s: float = 90.0) -> None:
         """Start what is not running and wait until every node is idle."""
-        missing = [name for name in PROGRAMS if shutil.which(name, path=_path()) is None]
+        missing = [name for name in PROGRAMS if shutil.which(name, path=search_path()) is None]
         if missing:
             raise BoxError(
                 f"{', '.join(missing)} not found: `make slurm-install`, or apt-get install slurm-wlm munge."
@@ -246,7 +246,7 @@ PartitionName=preempt PriorityTier=1 PreemptMode=REQUEUE GraceTime=10
         return len(states) == len(self.names) and all(state.rstrip("*") in good for state in states.values())
 
 
-def _path() -> str:
+def search_path() -> str:
     """Daemons live in sbin, which is not on every user's path."""
     return os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", "/usr/local/sbin"])
 

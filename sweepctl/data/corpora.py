@@ -142,9 +142,8 @@ def parquet(paths: Iterable[Path], field: str) -> Iterator[Document]:
         if field not in file.schema_arrow.names:
             known = ", ".join(file.schema_arrow.names)
             raise RequestError(f"{path} has no column {field!r}; it has {known}.")
-        if not pa_types.is_string(
-            kind := file.schema_arrow.field(field).type
-        ) and not pa_types.is_large_string(kind):
+        kind = file.schema_arrow.field(field).type
+        if not (pa_types.is_string(kind) or pa_types.is_large_string(kind)):
             raise RequestError(f"Column {field!r} of {path} holds {kind}, not text.")
         number = 0
         for batch in file.iter_batches(columns=[field]):

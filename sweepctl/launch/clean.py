@@ -82,32 +82,49 @@ def delete(sweep: Sweep, found: Unwanted) -> None:
     Each thing is looked at once more just before: what a sweep has come to want since, or a process has
     taken up, stays.
     """
-    workspace = sweep.workspace
-    seen, elsewhere = workspace.pointers(), workspace.wanted_elsewhere(sweep.name)
-
-    def wanted(job_id: str) -> bool:
-        nonlocal seen, elsewhere
-        if workspace.pointers() != seen:
-            seen, elsewhere = workspace.pointers(), workspace.wanted_elsewhere(sweep.name)
-        return job_id in elsewhere or job_id in sweep.job_ids()
-
+    workspace, wanted = sweep.workspace, _Wanted(sweep)
     for job_id in found.jobs:
-        if not wanted(job_id):
-            _delete_job(workspace.job(job_id), lambda job_id=job_id: not wanted(job_id))  # type: ignore[misc]
+        if not wanted.by_anyone(job_id):
+            _delete_job(workspace.job(job_id), lambda job_id=job_id: not wanted.by_anyone(job_id))  # type: ignore[misc]
     board = Board(sweep, sweep.plans())
     for checkpoint, _ in found.checkpoints:
         entry = board.entries.get(checkpoint.job)
-        if entry is None or _alive(entry.folder) or (wanted(checkpoint.job) and checkpoint.job in elsewhere):
+        if entry is None or _alive(entry.folder) or wanted.by_others(checkpoint.job):
             continue
         if checkpoint.step in _to_spare(board, entry, found.keep):
             checkpoints.remove(checkpoint)
     for path, _ in found.debris:
         if not _alive(JobFolder(path.parent.parent, path.parent.parent.name)):
             shutil.rmtree(path, ignore_errors=True)
+    mine = sweep.job_ids()
     for trunk_id in board.branches:
         folder = board.entries[trunk_id].folder
-        stale = {w.branch for w in folder.wishes() if w.sweep == sweep.name} - sweep.job_ids()
+        stale = {w.branch for w in folder.wishes() if w.sweep == sweep.name} - mine
         folder.withdraw(sweep.name, stale)
+
+
+class _Wanted:
+    """What the plans of all sweeps want, read anew whenever one of them has been planned."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep = sweep
+        self._seen: tuple[tuple[str, int], ...] | None = None
+        self._mine: set[str] = set()
+        self._others: set[str] = set()
+
+    def by_others(self, job_id: str) -> bool:
+        self._refresh()
+        return job_id in self._others
+
+    def by_anyone(self, job_id: str) -> bool:
+        self._refresh()
+        return job_id in self._others or job_id in self._mine
+
+    def _refresh(self) -> None:
+        seen = self.sweep.workspace.pointers()
+        if seen != self._seen:
+            self._others = self.sweep.workspace.wanted_elsewhere(self.sweep.name)
+            self._mine, self._seen = self.sweep.job_ids(), seen
 
 
 def _delete_job(folder: JobFolder, sure: Callable[[], bool]) -> None:

@@ -89,9 +89,8 @@ class LocalLaunch:
             except KeyboardInterrupt:
                 pool.kill()
         still = (entry for job, entry in self.open.items() if job not in self.report.failed)
-        self.report.blocked = (
-            [] if self.report.stopped else sorted(e.job.id for e in still if not self.board.finished(e))
-        )
+        if not self.report.stopped:
+            self.report.blocked = sorted(e.job.id for e in still if not self.board.finished(e))
         return self.report
 
     def _step(self, pool: Pool) -> bool:
@@ -115,15 +114,15 @@ class LocalLaunch:
     def _reopen(self) -> bool:
         """Take up trunks whose checkpoints are gone, deleted by another sweep's policy, before their branches
         started; False where there is none. Once a trunk."""
-        lost = {e.job.trunk for e in self.open.values() if e.job.trunk and e.job.trunk not in self.open}
-        lost = {
-            trunk for trunk in lost - self._reopened if not self.board.finished(self.board.entries[trunk])
-        }
+        without = {e.job.trunk for e in self.open.values() if e.job.trunk} - set(self.open) - self._reopened
+        lost = {trunk for trunk in without if not self.board.finished(self.board.entries[trunk])}
+        if not lost:
+            return False
         self._reopened |= lost
         self.open |= {trunk: self.board.entries[trunk] for trunk in lost}
         self._urgency |= {trunk: _urgency(self.board, self.board.entries[trunk]) for trunk in lost}
         self.board.make_wishes(self.config.execution.keep)
-        return bool(lost)
+        return True
 
     def _obey_cancel(self, pool: Pool) -> None:
         """Give up what `sweepctl cancel` named since the last look."""

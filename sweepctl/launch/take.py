@@ -76,6 +76,8 @@ def _choose(workspace: Workspace, plan: Plan, path: str, rule: Take) -> Taken | 
         )
     value = min(losses, key=lambda v: losses[v])
     if rule.rule == "parabola":
+        if not all(isinstance(v, (int, float)) and v > 0 for v in losses):
+            raise RequestError(f"stages.*.take.{path}: a parabola needs numbers above 0; use rule argmin.")
         value = parabola_minimum(losses)
     shown = {repr(v): loss for v, loss in losses.items()}
     return Taken(path, value, plan.stage, rule.rule, plan.hash, shown)

@@ -79,8 +79,10 @@ class Taken:
     @property
     def at_edge(self) -> bool:
         """Whether the grid ends at the value, so that its optimum may lie beyond."""
+        if not isinstance(self.value, (int, float)) or isinstance(self.value, bool):
+            return False
         values = [float(value) for value in self.losses]
-        return len(values) > 1 and float(self.value) in (min(values), max(values))
+        return len(values) > 1 and self.value in (min(values), max(values))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -49,8 +50,8 @@ def recipe(
         RequestError: neither a budget nor a size with tokens is given, or one is not above 0.
     """
     for key, value in (("--flops", flops), ("--n", n), ("--d", d)):
-        if value is not None and value <= 0:
-            raise InvalidValue(key, value, "above 0")
+        if value is not None and not 0 < value < math.inf:
+            raise InvalidValue(key, value, "a finite number above 0")
     if (flops is None) == (n is None and d is None) or (n is None) != (d is None):
         raise RequestError("Say what to predict: --flops C, or --n N with --d D.")
     optimum = None

@@ -47,25 +47,21 @@ def predict_stage(sweep: Sweep, stage: str, made: Fit, post_hoc: bool) -> tuple[
     begun is predicted too, as what it is: not beforehand.
 
     Raises:
-        RequestError: the stage is not planned, or all that is left to predict has begun.
+        RequestError: the stage is not planned, or a run that is left to predict has begun.
     """
     plan = _plan(sweep, stage)
     fresh, late = predictions.unpredicted(sweep, plan)
-    if late and not post_hoc and not fresh:
+    if late and not post_hoc:
         raise RequestError(
             f"Stage {stage} has begun ({len(late)} of its runs, {late[0].id} first), so this would not be a "
             "prediction beforehand; --post-hoc writes it down as what it is."
         )
-    for jobs, prior in ((fresh, True), (late if post_hoc else [], False)):
+    for jobs, prior in ((fresh, True), (late, False)):
         if jobs:
             _write(sweep, plan, jobs, made, prior)
-    rows = predictions.prior(sweep)
-    if post_hoc:
-        rows |= {row["job"]: row for row in (_observation(plan, job, made) for job in late)}
+    rows = predictions.prior(sweep) | {job.id: _observation(plan, job, made) for job in late}
     shown = [rows[job.id] for job in plan.observations() if job.id in rows]
-    return {"stage": stage, "prior": not (late and post_hoc), "observations": shown}, bool(
-        fresh or (late and post_hoc)
-    )
+    return {"stage": stage, "prior": not late, "observations": shown}, bool(fresh or late)
 
 
 def _write(sweep: Sweep, plan: Plan, jobs: list[Job], made: Fit, prior: bool) -> None:

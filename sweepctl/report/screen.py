@@ -104,7 +104,7 @@ def _show_results(out: Console, found: Findings) -> None:
 def _show_laws(out: Console, found: Findings) -> None:
     fits = found.fits
     if not fits:
-        out.print("no law yet: too few runs for one\n")
+        out.print(f"no law yet; `sweepctl fit {found.sweep.name}` says what it lacks\n")
         return
     rows = []
     for name, made in fits.items():
@@ -124,8 +124,9 @@ def _show_laws(out: Console, found: Findings) -> None:
         out.print(f"  [yellow]flags: {', '.join(flags)}[/]")
     done = set(found.runs[(found.runs["state"] == "done") & found.runs["for_fit"]]["job"])
     seen = {job for made in fits.values() for row in made.rows_used for job in row.split()}
-    seen |= {row["row"] for made in fits.values() for row in made.rows_excluded if row["reason"] != "missing"}
-    if done - seen:
+    excluded = [row for made in fits.values() for row in made.rows_excluded if row["reason"] != "missing"]
+    seen |= {job for row in excluded for job in row["row"].split()}
+    if done - seen and not any(made.protocol.get("where") for made in fits.values()):
         later = many(len(done - seen), "run")
         out.print(f"  {later} came after this fit; `sweepctl fit {found.sweep.name}` takes them in")
     out.print()

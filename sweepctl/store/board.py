@@ -113,14 +113,15 @@ class Board:
             new = 0
             for entry in branches:
                 cut = entry.job.cut or 0
-                passed = cut not in saved and trunk_reaches(
-                    trunk, cut, saved
-                )  # the trunk's folder stays as it is
+                # Of a cut that was passed the branch trains the piece: the trunk's folder stays as it is.
+                passed = cut not in saved and trunk_reaches(trunk, cut, saved)
                 if not passed and entry.job.id not in self.given_up:
                     wish = Wish(cut, entry.job.id, self.sweep.name)
                     new += trunk.wish(wish, durable=False, keep=keep)
             stale = {w.branch for w in trunk.wishes() if w.sweep == self.sweep.name} - current
-            if trunk.withdraw(self.sweep.name, stale) or new:
+            if stale:
+                trunk.withdraw(self.sweep.name, stale)
+            if new or stale:
                 sync_folder(trunk.path / "wanted")
             made += new
         return made

@@ -159,9 +159,8 @@ def save(
             if still_owner():
                 _put_in_place(scratch, target)
         except FileNotFoundError:
-            if (
-                still_owner()
-            ):  # else the new owner has swept our scratch away, and nothing is to be put in place
+            # A new owner sweeps our scratch away; then there is nothing to be put in place.
+            if still_owner():
                 raise
         finally:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -109,7 +109,7 @@ class JobFolder:
         """Add a wish; False where it was there. One that is not durable needs its folder synced."""
         path = self.path / "wanted" / wish.file
         new = create(path, durable)
-        if self._kept_by(wish) != keep:
+        if ("all" if new else self._kept_by(wish)) != keep:
             write_text(path, "" if keep == "all" else keep)
         return new
 

@@ -211,7 +211,7 @@ def test_a_job_that_cannot_work_fails_once_and_others_go_on(planned: Planner, tm
 
 
 def test_a_job_that_always_kills_its_process_is_given_up(planned: Planner, monkeypatch: Any) -> None:
-    """An address space too small for the model: the process dies at the same place every time."""
+    """The process dies right after its claim, every time."""
     board = planned(name="dying", ladder__depths=[1], budget__tokens=[1280])
     faults = board.sweep.workspace.root / "faults"
     for name in ("taken", "dead"):

@@ -86,6 +86,22 @@ def test_the_best_over_other_axes_and_the_mean_over_seeds_count(
     assert taken.value == 0.01 and taken.losses == {"0.01": 2.1, "0.02": 2.4}
 
 
+def test_a_word_can_be_taken_too(workspace: Workspace, facts: CorpusFacts) -> None:
+    axes = {"model.activation": ["relu2", "gelu"]}
+    stages = {
+        "lr": {**STAGES["lr"], "grid": {"axes": axes}},
+        "all": {"take": {"model.activation": {"stage": "lr"}}},
+    }
+    board, _ = staged(workspace, facts, **stages)
+    run_all(Board(board.sweep, {"lr": board.plans["lr"]}))
+    board, _ = staged(workspace, facts, **stages)
+    [taken] = board.plans["all"].taken
+    assert taken.value in axes["model.activation"] and not taken.at_edge
+    stages["all"]["take"]["model.activation"]["rule"] = "parabola"  # type: ignore[index]
+    with pytest.raises(RequestError, match="needs numbers above 0"):
+        staged(workspace, facts, **stages)
+
+
 def test_a_stage_of_several_rungs_chooses_nothing(workspace: Workspace, facts: CorpusFacts) -> None:
     with pytest.raises(RequestError, match="has 2 rungs"):
         staged(workspace, facts, lr={**STAGES["lr"], "rungs": [0, 1]})

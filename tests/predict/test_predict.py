@@ -10,7 +10,7 @@ from sweepctl.laws import parametric
 from sweepctl.laws.law import Fit, Observations
 from sweepctl.predict.recipe import predict_target
 from sweepctl.predict.stage import predict_stage, score
-from sweepctl.store import predictions
+from sweepctl.store import attempts, predictions
 from tests.conftest import Planner, run_all, tree
 
 TRUE = {"E": 1.5, "A": 60.0, "B": 400.0, "alpha": 0.4, "beta": 0.4}
@@ -50,6 +50,19 @@ def test_an_attempt_makes_a_prior_prediction_impossible(planned: Planner, law: F
     assert new and not told["prior"]
     with pytest.raises(RequestError, match="No stage"):
         score(board.sweep)
+
+
+def test_one_begun_run_is_enough_to_refuse_and_the_rest_is_told_apart(planned: Planner, law: Fit) -> None:
+    board = planned(name="partly")
+    stage = next(iter(board.plans))
+    first, *rest = board.plans[stage].observations()
+    attempts.claim(board.sweep.workspace.job(first.id), {})
+    with pytest.raises(RequestError, match=f"has begun.*{first.id}"):
+        predict_stage(board.sweep, stage, law, post_hoc=False)
+    assert not predictions.folder(board.sweep).exists()
+    told, _ = predict_stage(board.sweep, stage, law, post_hoc=True)
+    assert not told["prior"] and len(told["observations"]) == 4
+    assert set(predictions.prior(board.sweep)) == {job.id for job in rest}
 
 
 def test_a_score_holds_what_was_measured_against_what_was_written(planned: Planner, law: Fit) -> None:
@@ -112,7 +125,15 @@ def test_a_recipe_for_a_budget_is_on_the_ladder_and_at_the_optimum(planned: Plan
 
 
 @pytest.mark.parametrize(
-    "asked", [(None, None, None), (1e12, 1e6, 1e6), (None, 1e6, None), (-1.0, None, None)]
+    "asked",
+    [
+        (None, None, None),
+        (1e12, 1e6, 1e6),
+        (None, 1e6, None),
+        (-1.0, None, None),
+        (float("nan"), None, None),
+        (None, 1e6, float("inf")),
+    ],
 )
 def test_half_a_target_is_refused(planned: Planner, law: Fit, asked) -> None:
     board = planned(name="half")

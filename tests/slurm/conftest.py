@@ -25,7 +25,7 @@ def load_box() -> ModuleType:
 
 
 BOX = load_box()
-MISSING = [name for name in BOX.PROGRAMS if shutil.which(name, path=BOX._path()) is None]
+MISSING = [name for name in BOX.PROGRAMS if shutil.which(name, path=BOX.search_path()) is None]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -128,7 +128,7 @@ def test_it_ends_cleanly_with_everything_it_started(tmp_path: Path) -> None:
 
 
 def test_what_it_lacks_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(BOX, "_path", lambda: str(tmp_path))
+    monkeypatch.setattr(BOX, "search_path", lambda: str(tmp_path))
     with pytest.raises(BOX.BoxError, match="make slurm-install"):
         BOX.Box(tmp_path / "box").up()
     assert not (tmp_path / "box").exists()

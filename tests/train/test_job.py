@@ -24,6 +24,19 @@ def losses(board) -> list[float]:
     return [entry.folder.result()["loss_nats"]["validation"] for entry in only(board, "branch")]
 
 
+def poison(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    """Trunks meet a NaN in the weights at this step."""
+    update = Trainer.update
+
+    def poisoned(self: Trainer, curve):
+        if self.step == at and curve.cut is None:
+            with torch.no_grad():
+                self.model.embedding.fill_(math.nan)
+        return update(self, curve)
+
+    monkeypatch.setattr(Trainer, "update", poisoned)
+
+
 def test_the_reference_loss_has_not_moved(planned: Planner) -> None:
     """Raise NUMERICS when this fails on purpose: results made before then keep their ids and meaning."""
     board = planned(ladder__depths=[2], budget__tokens=[2560])
@@ -46,15 +59,7 @@ def test_a_diverged_run_is_a_result(planned: Planner, lr: float) -> None:
 
 
 def test_a_branch_whose_checkpoint_came_before_the_divergence_lives(planned: Planner, monkeypatch) -> None:
-    update = Trainer.update
-
-    def poisoned(self: Trainer, curve):
-        if self.step == 20 and curve.cut is None:
-            with torch.no_grad():
-                self.model.embedding.fill_(math.nan)
-        return update(self, curve)
-
-    monkeypatch.setattr(Trainer, "update", poisoned)
+    poison(monkeypatch, 20)
     board = planned(ladder__depths=[1])
     run_all(board)
     early, late = only(board, "branch")
@@ -294,15 +299,7 @@ def test_what_another_process_finished_meanwhile_is_not_trained_again(planned: P
 
 def test_the_step_of_a_divergence_alone_decides_which_branches_live(planned: Planner, monkeypatch) -> None:
     """A budget asked for after its trunk diverged beyond its cut ends as if it had been asked for before."""
-    update = Trainer.update
-
-    def poisoned(self: Trainer, curve):
-        if self.step == 40 and curve.cut is None:
-            with torch.no_grad():
-                self.model.embedding.fill_(math.nan)
-        return update(self, curve)
-
-    monkeypatch.setattr(Trainer, "update", poisoned)
+    poison(monkeypatch, 40)
     budgets = {"budget__tokens": [1280, 2560, 5120], "ladder__depths": [1]}
     late = planned(name="late", **{**budgets, "budget__tokens": [5120]})
     run_all(late)
