@@ -145,6 +145,7 @@ def test_plan_writes_where_it_is_told_and_names_the_sweep(workspace: Workspace) 
         (["plan", "--flops-per-s", "0"], "--flops-per-s"),
         (["plan", "--flops-per-s", "nan"], "--flops-per-s"),
         (["plan", "budget.tokens=1,2"], "budget.tokens=[1,2]"),
+        (["plan", "ladder=demo,minicpm"], "not a group"),
         (["plan", "data=prepared", "name=q"], "data.name"),
         (["plan", "budget.min_steps=100000000", "stages={}"], "no budget left"),
         (["plan", "stages.lr.grid.axes={optimizer.lr: [1e-3]}"], "another form"),

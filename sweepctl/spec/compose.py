@@ -24,7 +24,8 @@ from sweepctl.spec.study import Study
 
 OPEN = ("grid.axes", "grid.sample", "stages.", "data.options")
 """Mappings that may be given new keys: an override there adds what is missing, as Hydra's ++ does."""
-LISTS = ("budget", "ladder", "stages")
+LISTS = ("budget.", "ladder.", "stages.")
+"""Where a comma cannot mean an axis: what lies here is a list of the study, not a field of the science."""
 EMPTIED = ("grid.axes", "stages", "data.options")
 """Mappings that `key={}` empties, where Hydra would merge nothing into what is there."""
 
@@ -47,8 +48,8 @@ def compose_study(overrides: list[str], config_dir: Path | None = None) -> Study
     Raises:
         RequestError: any key, value, group or file that is not valid, in one sentence.
     """
-    plain, axes = _split_sweeps(overrides)
-    raw = _compose(conf_dir(), "config", plain, config_dir)
+    settings, axes = _split_sweeps(overrides)
+    raw = _compose(conf_dir(), "config", settings, config_dir)
     for name, stage in (raw.get("stages") or {}).items():
         if isinstance(stage, dict) and isinstance(stage.get("grid"), dict):
             own = dotted(stage["grid"].get("axes") or {})
@@ -97,25 +98,25 @@ def _compose(directory: Path, name: str, overrides: list[str], user: Path | None
 
 def _split_sweeps(overrides: list[str]) -> tuple[list[str], dict[str, Any]]:
     """Overrides that set one value, and the axes that the sweeping ones stand for."""
-    plain: list[str] = []
+    settings: list[str] = []
     axes: dict[str, Any] = {}
     for text in overrides:
         override = _parse(text)
         if override.is_sweep_override():
             name = override.get_key_element().lstrip("+")
-            if name.split(".")[0] in LISTS:
+            if name.startswith(LISTS):
                 values = text.partition("=")[2]
                 raise RequestError(f"{name} is a list of the study, not an axis: write '{name}=[{values}]'.")
             if "." not in name and name not in ("precision",):
                 raise RequestError(f"{text}: an axis is a science field such as optimizer.lr, not a group.")
             axes[name] = _axis(override)
         elif override.key_or_group in EMPTIED and override.value() in ({}, None):
-            plain.append(f"~{override.key_or_group}")
+            settings.append(f"~{override.key_or_group}")
         elif text.startswith(OPEN):
-            plain.append(f"++{text}")
+            settings.append(f"++{text}")
         else:
-            plain.append(text)
-    return plain, axes
+            settings.append(text)
+    return settings, axes
 
 
 def _parse(text: str) -> Override:
