@@ -8,17 +8,23 @@ from typing import Any, Literal
 from sweepctl.store import attempts, checkpoints
 from sweepctl.store.job import JobFolder
 
+FAILURES = ("failed", "request", "storage", "out_of_memory", "infrastructure")
+"""Classes of failed attempts: a Python error, a request that cannot be met, a file system that refuses, memory
+that was not there, and a machine or network that did not do its part."""
+
 State = Literal["done", "diverged", "running", "failed", "interrupted", "ready", "waiting", "cancelled"]
 
 
 @dataclass(frozen=True, slots=True)
 class JobState:
-    """One job's state. `step` is how far it is known to be; `note` says why it failed or waits."""
+    """One job's state. `step` is how far it is known to be; `note` says why it failed or waits, `failure` the
+    class of a failed one."""
 
     state: State
     step: int = 0
     note: str = ""
     attempts: int = 0
+    failure: str = ""
 
 
 def trunk_reaches(trunk: JobFolder, cut: int, saved: list[int] | None = None) -> bool:
@@ -74,8 +80,8 @@ def state_of(
 def _ended(record: dict[str, Any], step: int, count: int) -> JobState:
     why = record.get("why")
     note = str(record.get("error", "")).strip()
-    if why in ("failed", "request", "storage"):
-        return JobState("failed", step, note or str(why), count)
+    if why in FAILURES:
+        return JobState("failed", step, note or str(why), count, str(why))
     if why in ("done", "diverged"):  # a trunk that has been given more to do since
         return JobState("ready", step, attempts=count)
     return JobState("interrupted", step, "it continues at the next launch", count)
