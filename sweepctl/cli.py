@@ -9,12 +9,17 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sweepctl import __version__
 from sweepctl.errors import RequestError, SweepctlError
+
+if TYPE_CHECKING:
+    from sweepctl.launch.retry import Retry
+    from sweepctl.spec.slurm import SlurmLauncher
+    from sweepctl.store.board import Board
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -126,35 +131,66 @@ def launch(
     overrides: Overrides = None,
     on: Annotated[str, typer.Option(help="Which machine: a file of launchers/.")] = "local",
     stage: Annotated[str | None, typer.Option(help="Only this stage.")] = None,
-    dry_run: Annotated[bool, typer.Option(help="Show what would be trained; train nothing.")] = False,
+    retry: Annotated[
+        list[str] | None, typer.Option(help="failed (the default), diverged, none, or a job (repeatable).")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option(help="Show what would be trained or submitted; do nothing.")
+    ] = False,
     config_dir: ConfigDir = None,
     as_json: AsJson = False,
 ) -> None:
     """Train what the sweep's plans want and the store lacks. Asking twice trains nothing twice."""
     from sweepctl.launch.local import LocalLaunch
     from sweepctl.launch.prepare import launchable
+    from sweepctl.launch.retry import choose
     from sweepctl.report.console import console, show_json
     from sweepctl.report.launch_view import LaunchView, launch_json, show_outcome, show_todo
-    from sweepctl.spec.build import build
     from sweepctl.spec.compose import compose_launcher
-    from sweepctl.spec.execution import LocalLauncher
+    from sweepctl.spec.slurm import SlurmLauncher, read_launcher
     from sweepctl.store.workspace import Workspace
 
     known = Workspace.default().known_sweep(sweep)
-    config = build(LocalLauncher, compose_launcher(on, overrides or [], config_dir))
+    config = read_launcher(on, compose_launcher(on, overrides or [], config_dir))
     board, held = launchable(known, stage)
+    again = choose(board, retry or ["failed"])
     out = console()
+    if isinstance(config, SlurmLauncher):
+        _launch_on_slurm(board, held, again, config, dry_run, as_json)
+        return
     if dry_run:
         show_json(launch_json(board, held)) if as_json else show_todo(out, board, held)
         return
     known.uncancel()
+    again.apply()
     with LaunchView(board, out if not as_json else None) as view:
-        report = LocalLaunch(board, config, view).run()
+        report = LocalLaunch(board, config, view, again.left).run()
     show_json(launch_json(board, held, report)) if as_json else show_outcome(out, board, held, report)
     if report.stopped:
         raise SystemExit(130)
     if report.failed or report.blocked:
         raise SystemExit(1)
+
+
+def _launch_on_slurm(
+    board: Board, held: list[str], again: Retry, launcher: SlurmLauncher, dry_run: bool, as_json: bool
+) -> None:
+    """Submit what has no task yet, and return."""
+    from sweepctl.launch.slurm import front
+    from sweepctl.report import slurm as view
+    from sweepctl.report.console import console, show_json
+
+    order = front.order(board, held, again, launcher)
+    if dry_run:
+        planned, found = front.rehearse(board, order)
+        show_json(view.rehearsal_json(planned, found)) if as_json else view.show_rehearsal(
+            console(), board, planned, found
+        )
+        return
+    done = front.launch(board, order, again)
+    show_json(view.dispatched_json(board, held, done)) if as_json else view.show_dispatched(
+        console(), board, held, done
+    )
 
 
 @app.command()

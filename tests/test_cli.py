@@ -151,7 +151,7 @@ def test_plan_writes_where_it_is_told_and_names_the_sweep(workspace: Workspace) 
         (["plan", "stages.lr.grid.axes={optimizer.lr: [1e-3]}"], "another form"),
         (["plan", "warmup_steps=4,8", "stages={}"], "warmup_steps"),
         (["launch", "nosuch"], "nosuch"),
-        (["launch", "ready", "--on", "slurm"], "there is local"),
+        (["launch", "ready", "--on", "nosuch"], "there is local, slurm"),
         (["launch", "ready", "--on", "nosuch"], "nosuch"),
         (["launch", "ready", "workers=many"], "workers"),
         (["launch", "ready", "nosuch=1"], "nosuch"),

@@ -50,10 +50,12 @@ class Report:
 class LocalLaunch:
     """Trains what a board lacks until nothing can be started any more."""
 
-    def __init__(self, board: Board, config: LocalLauncher, watcher: Watcher) -> None:
+    def __init__(
+        self, board: Board, config: LocalLauncher, watcher: Watcher, leave: dict[str, str] | None = None
+    ) -> None:
         self.board, self.config, self.watcher = board, config, watcher
         self.open = {entry.job.id: entry for entry in board.unfinished()}
-        self.report = Report()
+        self.report = Report(failed=dict(leave or {}))
         self.running: dict[str, Entry] = {}
         self._busy_until: dict[str, float] = {}
         self._deaths: dict[str, tuple[int, int]] = {}

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import selectors
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -62,22 +63,25 @@ class Worker:
 
 
 class Pool:
-    """`count` workers of `threads` threads each, with a GPU of its own each where `gpus` says so."""
+    """`count` workers of `threads` threads each, with a GPU of its own each where `gpus` says so. What they
+    print goes into files of their own below `logs`, or all into `log`."""
 
-    def __init__(self, count: int, threads: int, gpus: list[str], logs: Path) -> None:
+    def __init__(
+        self, count: int, threads: int, gpus: list[str], logs: Path, log: Path | None = None
+    ) -> None:
         with storage(logs):
             logs.mkdir(parents=True, exist_ok=True)
-        self._threads, self._gpus, self._logs = threads, gpus, logs
+        self._threads, self._gpus, self._logs, self._log = threads, gpus, logs, log
         self._selector = selectors.DefaultSelector()
         self.workers = [self._start(number) for number in range(count)]
 
     def _start(self, number: int) -> Worker:
-        log = self._logs / f"local-{os.getpid()}-{number}.log"
+        log = self._log or self._logs / f"local-{os.getpid()}-{number}.log"
         gpu = self._gpus[number % len(self._gpus)] if self._gpus else None
-        environment = {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(self._threads))}
+        environment = worker_environment(self._threads)
         if gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
-        with open(log, "a") as errors:
+        with open(log, "a") as errors, _blocked(signal.SIGUSR2):
             process = subprocess.Popen(
                 [sys.executable, "-m", "sweepctl.train.worker"],
                 stdin=subprocess.PIPE,
@@ -139,3 +143,18 @@ class Pool:
         for stream in (worker.input, worker.output):
             with contextlib.suppress(OSError):
                 stream.close()
+
+
+@contextlib.contextmanager
+def _blocked(number: signal.Signals) -> Iterator[None]:
+    """A signal that processes started meanwhile never get: Slurm sends its warnings to all of a task."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def worker_environment(threads: int) -> dict[str, str]:
+    """The environment of a worker process."""
+    return {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))}

@@ -114,7 +114,7 @@ def show_todo(out: Console, board: Board, held: list[str]) -> None:
     out.print(table("to train", ["job", "what", "kind", "can start", "FLOPs"], rows, left=3))
     if len(entries) > SHOWN:
         out.print(f"  and {len(entries) - SHOWN} more; --json lists them all")
-    _show_held(out, board, held)
+    show_held(out, board, held)
 
 
 def show_outcome(out: Console, board: Board, held: list[str], report: Report) -> None:
@@ -145,7 +145,7 @@ def show_outcome(out: Console, board: Board, held: list[str], report: Report) ->
             f"Trained {many(len(report.finished), 'job')}{diverged}; everything these stages want is there."
         )
     if not report.stopped:
-        _show_held(out, board, held)
+        show_held(out, board, held)
         show_waiting(out, board.sweep)
 
 
@@ -158,7 +158,7 @@ def show_waiting(out: Console, sweep: Sweep) -> None:
         )
 
 
-def _show_held(out: Console, board: Board, held: list[str]) -> None:
+def show_held(out: Console, board: Board, held: list[str]) -> None:
     for stage in held:
         out.print(
             f"Stage {stage} is held back until its prediction is written: "

@@ -26,6 +26,8 @@ OPEN = ("grid.axes", "grid.sample", "stages.", "data.options")
 """Mappings that may be given new keys: an override there adds what is missing, as Hydra's ++ does."""
 LISTS = ("budget.", "ladder.", "stages.")
 """Where a comma cannot mean an axis: what lies here is a list of the study, not a field of the science."""
+OPEN_LAUNCHER = ("rungs.", "sbatch.", "environment.")
+"""The same in a launcher's file."""
 EMPTIED = ("grid.axes", "stages", "data.options")
 """Mappings that `key={}` empties, where Hydra would merge nothing into what is there."""
 
@@ -69,7 +71,8 @@ def as_yaml(study: Study) -> str:
 
 def compose_launcher(name: str, overrides: list[str], config_dir: Path | None = None) -> dict[str, Any]:
     """The settings of one machine, from `launchers/`."""
-    return _compose(launchers_dir(), name, overrides, config_dir)
+    settings = [f"++{text}" if text.startswith(OPEN_LAUNCHER) else text for text in overrides]
+    return _compose(launchers_dir(), name, settings, config_dir)
 
 
 def _compose(directory: Path, name: str, overrides: list[str], user: Path | None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import shutil
 import socket
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,11 +92,15 @@ def every(folder: JobFolder) -> list[Attempt]:
     return [_read(folder, number) for number in _numbers(folder)]
 
 
-def claim(folder: JobFolder, facts: dict[str, Any]) -> Attempt | None:
-    """Become the owner of a job; None where somebody who may be alive owns it."""
+def claim(
+    folder: JobFolder, facts: dict[str, Any], gone: Callable[[dict[str, Any]], bool] | None = None
+) -> Attempt | None:
+    """Become the owner of a job; None where somebody who may be alive owns it. `gone` says of a record
+    whether whoever gave its process a place has taken that back: then it is not waited for, and should the
+    process still run it finds itself superseded."""
     while True:
         last = newest(folder)
-        if last is not None and last.alive(probe=True):
+        if last is not None and last.alive(probe=True) and not (gone is not None and gone(last.record)):
             return None
         number = last.number + 1 if last else 1
         record = {
@@ -130,6 +135,12 @@ def _sweep_scratch(folder: JobFolder) -> None:
     for name in os.listdir(folder.attempts):
         if name.startswith("."):
             shutil.rmtree(folder.attempts / name, ignore_errors=True)
+
+
+def prune(folder: JobFolder) -> None:
+    """Delete all attempts but the newest, where only the newest says anything."""
+    for number in _numbers(folder)[:-1]:
+        shutil.rmtree(folder.attempts / f"{number:04d}", ignore_errors=True)
 
 
 def superseded(folder: JobFolder, attempt: Attempt) -> bool:

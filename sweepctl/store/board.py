@@ -142,7 +142,13 @@ class Board:
             return JobState("done", job.end, state.note, state.attempts)
         return state
 
-    def manifest(self, entry: Entry, execution: dict[str, Any], launcher: dict[str, Any]) -> Manifest:
+    def manifest(
+        self,
+        entry: Entry,
+        execution: dict[str, Any],
+        launcher: dict[str, Any],
+        gone: tuple[str, ...] = (),
+    ) -> Manifest:
         """What the job is told."""
         job, workspace = entry.job, self.sweep.workspace
         science = entry.plan.science(job)
@@ -159,6 +165,7 @@ class Board:
             trunk_needed=self._cuts_needed(entry.job.trunk),
             execution=execution,
             launcher=launcher,
+            gone=gone,
         )
 
 

@@ -16,8 +16,9 @@ from sweepctl.store.job import JobFolder
 @dataclass(frozen=True, slots=True)
 class Manifest:
     """One job to run. `science` is the record its id is a hash of; `trunk_science` its trunk's record, for a
-    branch, and `trunk_needed` the cuts that branches of its launch start from, by branch. Paths and
-    `execution` are how, not what."""
+    branch, and `trunk_needed` the cuts that branches of its launch start from, by branch. `gone` names tasks
+    of the batch system that it has given up, whatever their heartbeats say. Paths and `execution` are how,
+    not what."""
 
     job: str
     science: dict[str, Any]
@@ -28,12 +29,21 @@ class Manifest:
     trunk_needed: dict[str, int] = field(default_factory=dict)
     execution: dict[str, Any] = field(default_factory=dict)
     launcher: dict[str, Any] = field(default_factory=dict)
+    gone: tuple[str, ...] = ()
 
     def job_science(self) -> JobScience:
         return read_job(self.science, self.trunk_science)
 
     def job_folder(self) -> JobFolder:
         return JobFolder(Path(self.folder), self.job)
+
+    def was_given_up(self, record: dict[str, Any]) -> bool:
+        """Whether an attempt's record is of a task that is gone, or of an earlier run of this very task."""
+        task = record.get("scheduler_id")
+        if task is None or record.get("cluster") != self.launcher.get("cluster"):
+            return False
+        mine = task == self.launcher.get("scheduler_id") and record.get("array") == self.launcher.get("array")
+        return task in self.gone or (mine and record["restart"] < self.launcher["restart"])
 
     def trunk(self) -> JobFolder | None:
         """The folder of the trunk that this branch forks from."""

@@ -8,9 +8,9 @@ from typing import Any, Literal
 from sweepctl.store import attempts, checkpoints
 from sweepctl.store.job import JobFolder
 
-FAILURES = ("failed", "request", "storage", "out_of_memory", "infrastructure")
-"""Classes of failed attempts: a Python error, a request that cannot be met, a file system that refuses, memory
-that was not there, and a machine or network that did not do its part."""
+FAILURES = ("failed", "request", "storage", "out_of_memory", "infrastructure", "crashed")
+"""Classes of failed attempts: a Python error, a request that cannot be met, a file system that refuses,
+memory that was not there, a machine or network that did not do its part, a process that kept dying."""
 
 State = Literal["done", "diverged", "running", "failed", "interrupted", "ready", "waiting", "cancelled"]
 

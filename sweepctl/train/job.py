@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 import os
 import platform
 import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import torch
 
 import sweepctl
 from sweepctl.errors import RequestError, StorageError, SweepctlError
+from sweepctl.resources import code_version
 from sweepctl.spec.accounting import count
 from sweepctl.spec.build import build
 from sweepctl.spec.execution import Execution
@@ -53,7 +53,7 @@ def run(manifest: Manifest, stop: threading.Event, report: Report) -> Outcome:
         return Outcome("done", "it has a result already")
     while True:
         try:
-            attempt = attempts.claim(folder, _facts(manifest))
+            attempt = attempts.claim(folder, _facts(manifest), manifest.was_given_up)
         except StorageError as error:
             return Outcome("storage", str(error))
         if attempt is None:
@@ -80,7 +80,7 @@ def _attempt(
         _check_identity(manifest, science)
         folder.write_record(manifest.science)
         checkpoints.sweep_scratch(folder)
-        execution = build(Execution, manifest.execution, "execution")
+        execution = _fitting(build(Execution, manifest.execution, "execution"), folder, attempt)
         loop = _prepare(manifest, science, folder, attempt, execution, stop, report)
         try:
             if science.kind == "trunk":
@@ -96,8 +96,36 @@ def _attempt(
         return Outcome("storage", str(error))
     except SweepctlError as error:
         return Outcome("request" if error.exit_code == 2 else "failed", str(error))
-    except Exception:
+    except Exception as error:
+        if _out_of_memory(error):
+            return Outcome("out_of_memory", str(error).strip().splitlines()[0] if str(error) else "no memory")
         return Outcome("failed", "".join(traceback.format_exc().splitlines(keepends=True)[-12:]))
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """torch says it in a class of its own on a GPU, and in words on a CPU."""
+    words = ("can't allocate memory", "out of memory", "bad_alloc", "Cannot allocate memory")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    )
+
+
+def _fitting(execution: Execution, folder: JobFolder, attempt: Attempt) -> Execution:
+    """The micro-batch halved after an attempt that ran out of memory, and kept so by the attempts after it:
+    the global batch is the same."""
+    for earlier in reversed(attempts.every(folder)):
+        rows = earlier.record.get("micro_batch_rows")
+        if earlier.number >= attempt.number or rows is None:
+            continue
+        if earlier.record.get("why") == "out_of_memory":
+            rows = next((d for d in range(rows // 2, 0, -1) if rows % d == 0), 1)
+        elif not earlier.record.get("lowered"):
+            return execution
+        if execution.micro_batch_rows is not None and execution.micro_batch_rows <= rows:
+            return execution
+        attempt.update(lowered=True)
+        return dataclasses.replace(execution, micro_batch_rows=rows)
+    return execution
 
 
 def _check_identity(manifest: Manifest, science: JobScience) -> None:
@@ -141,6 +169,7 @@ def _prepare(
         start_tokens=trainer.tokens,
         start_lr=science.point.optimizer.lr * science.curve().at(trainer.step),
         device=where.name,
+        micro_batch_rows=trainer.micro_rows,
         gemm=where.gemm,
     )
     counts = count(
@@ -219,13 +248,3 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
         "code": code_version(),
         "environment": sorted(name for name in os.environ if name.startswith(("SLURM_", "CUDA_", "OMP_"))),
     }
-
-
-@cache
-def code_version() -> str:
-    """A hash of the package's sources: attempts of one job by different code can be told apart."""
-    found = hashlib.sha256()
-    root = Path(sweepctl.__file__).parent
-    for path in sorted(root.rglob("*.py")):
-        found.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
-    return found.hexdigest()[:16]

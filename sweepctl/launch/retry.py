@@ -1,0 +1,65 @@
+"""Which jobs that came to an end a launch takes up again."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+from sweepctl.errors import RequestError, unknown_name
+from sweepctl.store import attempts
+from sweepctl.store.board import Board, Entry
+from sweepctl.store.files import storage
+from sweepctl.store.state import FAILURES
+
+WORDS = ("failed", "diverged", "none")
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """Failed jobs that get a new start, with the number of their last attempt; failed ones that are left
+    alone, with what they died of; and the diverged ones that are trained again."""
+
+    forgiven: dict[str, int] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
+    diverged: list[Entry] = field(default_factory=list)
+
+    def apply(self) -> None:
+        """Set the results of diverged jobs aside, into the attempts that wrote them."""
+        for entry in self.diverged:
+            result = entry.folder.result() or {}
+            folder = entry.folder.attempts / f"{int(result['attempt']):04d}"
+            with storage(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+                os.rename(entry.folder.path / "result.json", folder / "result.json")
+
+
+def choose(board: Board, words: list[str]) -> Retry:
+    """What `--retry` names: failed (the default), diverged, none, or jobs by id.
+
+    Raises:
+        RequestError: a word is none of these, or a job has nothing to retry.
+    """
+    jobs = {find_job(board, word).job.id for word in words if word not in WORDS}
+    found = Retry()
+    for entry in board.entries.values():
+        job, result = entry.job.id, entry.folder.result()
+        if result is not None:
+            if result["state"] == "diverged" and (job in jobs or "diverged" in words):
+                found.diverged.append(entry)
+            elif job in jobs:
+                raise RequestError(f"Job {job} is {result['state']}: there is nothing to retry.")
+            continue
+        last = attempts.newest(entry.folder)
+        if last is None or last.record.get("why") not in (*FAILURES, "died"):
+            continue
+        if job in jobs or "failed" in words:
+            found.forgiven[job] = last.number
+        elif last.record["why"] in FAILURES:
+            found.left[job] = str(last.record.get("error") or last.record["why"])
+    return found
+
+
+def find_job(board: Board, name: str) -> Entry:
+    if name not in board.entries:
+        raise unknown_name("job", name, board.entries)
+    return board.entries[name]

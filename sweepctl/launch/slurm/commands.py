@@ -1,0 +1,201 @@
+"""Slurm's commands: asked by id, with a deadline, under an environment of the user's own."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import re
+import subprocess
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from sweepctl.errors import SweepctlError
+from sweepctl.launch.queue import Queued
+
+PATIENCE_S = 30.0
+"""How long a command may take: a controller that restarts answers late."""
+_BATCH = 500
+"""Ids on one command line."""
+_INHERITED = re.compile(
+    r"(SLURM|SLURMD|SRUN|SUBMITIT|TORCHELASTIC)_.*|"
+    r"MASTER_(ADDR|PORT)|(LOCAL_|GROUP_|ROLE_|NODE_)?(RANK|WORLD_SIZE)|PMI.?_.*|PMIX_.*"
+)
+
+
+class SlurmError(SweepctlError):
+    """Slurm refused or did not answer; its own words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What the cluster allows: the most tasks of one array, and how many more it takes of us (None: not
+    said)."""
+
+    array: int
+    room: int | None
+    why: str = ""
+
+
+def ask(*command: str, patience_s: float = PATIENCE_S) -> str:
+    """What a command prints.
+
+    Raises:
+        SlurmError: it is not there, failed, or did not answer in time.
+    """
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=patience_s, stdin=subprocess.DEVNULL
+        )
+    except FileNotFoundError:
+        raise SlurmError(f"{command[0]} is not on the PATH: is this a machine of the cluster?") from None
+    except subprocess.TimeoutExpired:
+        raise SlurmError(f"{command[0]} did not answer within {patience_s:.0f} s.") from None
+    if done.returncode:
+        raise SlurmError(sentence(done.stderr or done.stdout, command[0]))
+    return done.stdout
+
+
+def sentence(text: str, command: str = "sbatch") -> str:
+    """Slurm's complaint as one sentence."""
+    lines = [re.sub(r"^\w+: (error: )?", "", line).strip() for line in text.splitlines() if line.strip()]
+    return f"{command}: {'; '.join(dict.fromkeys(lines)) or 'failed without a word'}"
+
+
+@contextlib.contextmanager
+def clean_environment() -> Iterator[None]:
+    """Without what a surrounding job or torchrun left behind: sbatch hands its environment on, and a task
+    that is submitted from inside another must not inherit that one's. SLURM_CONF says which cluster, and
+    stays."""
+    kept = {name: value for name, value in os.environ.items() if _INHERITED.fullmatch(name)}
+    kept.pop("SLURM_CONF", None)
+    for name in kept:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
+
+
+def settings() -> dict[str, str]:
+    """`scontrol show config` as a mapping."""
+    pairs = (line.partition("=") for line in ask("scontrol", "show", "config").splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs if value}
+
+
+def cluster() -> str:
+    """The cluster's name."""
+    return settings().get("ClusterName", "")
+
+
+def squeue(ids: Iterable[str], names: dict[str, str]) -> dict[str, Queued]:
+    """The tasks (`ARRAY_INDEX`) of these arrays that are in the queue. `names` gives every array the job name
+    that it was submitted under: an id that was given out anew to somebody else has another.
+
+    Raises:
+        SlurmError: Slurm does not answer.
+    """
+    found: dict[str, Queued] = {}
+    wanted = list(ids)
+    for first in range(0, len(wanted), _BATCH):
+        for line in _squeue("-j", ",".join(wanted[first : first + _BATCH])):
+            task, state, reason, name = line.split("|", 3)
+            if names.get(task.partition("_")[0]) == name and state not in OVER:
+                found[task] = Queued(task, state, reason, held=state == "PENDING" and reason in HELD)
+    return found
+
+
+OVER = frozenset(
+    ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "REVOKED")
+) | {"TIMEOUT"}
+"""States that nothing comes after. PREEMPTED is none: it is requeued; nor is any word that is not known."""
+HELD = ("JobHeldUser", "JobHeldAdmin")
+
+
+def arrays_named(name: str) -> set[str]:
+    """The ids of arrays in the queue under a job name: how a submission whose id was lost is found again."""
+    return {line.partition("|")[0].partition("_")[0] for line in _squeue("--name", name)}
+
+
+def in_queue(*whose: str) -> int:
+    """How many tasks are in the queue: everybody's, or with `--me` ours."""
+    return len(ask("squeue", "-h", "-r", "-o", "%i", *whose).splitlines())
+
+
+def _squeue(*which: str) -> list[str]:
+    try:
+        return ask("squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%r|%j", *which).splitlines()
+    except SlurmError as error:
+        if "Invalid job id" in str(error):  # of one id that it has forgotten
+            return []
+        raise
+
+
+def release(tasks: Sequence[str]) -> None:
+    """Let held tasks run; of one that is not held nothing happens."""
+    _many("release", tasks)
+
+
+def requeue(task: str) -> None:
+    """Put a running task back into the queue; it is told to end as if it were preempted."""
+    ask("scontrol", "requeue", task)
+
+
+def scancel(tasks: Sequence[str], pending_only: bool = False) -> None:
+    """Cancel tasks."""
+    options = ("--state=PENDING",) if pending_only else ()
+    for first in range(0, len(tasks), _BATCH):
+        with _forgotten_is_fine():
+            ask("scancel", *options, *tasks[first : first + _BATCH])
+
+
+def _many(verb: str, tasks: Sequence[str]) -> None:
+    for first in range(0, len(tasks), _BATCH):
+        with _forgotten_is_fine():
+            ask("scontrol", verb, ",".join(tasks[first : first + _BATCH]))
+
+
+@contextlib.contextmanager
+def _forgotten_is_fine() -> Iterator[None]:
+    try:
+        yield
+    except SlurmError as error:
+        told = str(error)
+        if not re.search(r"Invalid job id|already (finished|completing)|Job/step already|not pending", told):
+            raise
+
+
+def limits(max_submitted: int | None, wanted: int) -> Limits:
+    """How much may be submitted now, by the cluster's configuration, the associations and the site's setting.
+    Everybody's jobs are counted only where as many as are `wanted` might matter.
+
+    Raises:
+        SlurmError: Slurm does not answer.
+    """
+    config = settings()
+    array = int(config.get("MaxArraySize", "1001"))
+    rooms: list[tuple[int, str]] = []
+    total = int(config.get("MaxJobCount", "0"))
+    if 0 < total < 100 * wanted:
+        rooms.append((total - in_queue(), f"MaxJobCount={total}"))
+    own = [(limit, why) for limit, why in _association_limits() if limit is not None]
+    if max_submitted is not None:
+        own.append((max_submitted, f"max_submitted={max_submitted}"))
+    if own:
+        mine = in_queue("--me")
+        rooms += [(limit - mine, why) for limit, why in own]
+    room, why = min(rooms, default=(None, ""), key=lambda pair: pair[0])
+    return Limits(max(1, array), None if room is None else max(0, room), why)
+
+
+_LIMIT = re.compile(r"\b(Max|Grp)SubmitJobs(PU|PA)?=(\d+)(?:\((\d+)\))?")
+
+
+def _association_limits() -> list[tuple[int | None, str]]:
+    """Submit limits of the user's associations; a cluster without accounting has none. Those of a QOS bind
+    who uses it: there the refusal itself is the limit."""
+    try:
+        text = ask("scontrol", "-o", "show", "assoc_mgr", f"users={getpass.getuser()}", "flags=assoc")
+    except SlurmError:
+        return []
+    return [(int(m[3]), f"{m[1]}SubmitJobs={m[3]}") for m in _LIMIT.finditer(text)]

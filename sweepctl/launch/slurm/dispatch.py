@@ -1,0 +1,310 @@
+"""What the plans want held against store and queue, and the job arrays that make up the difference.
+
+A job needs a task unless it is finished, cancelled, out of retries, trained this moment, or a task that is
+meant for it is in the queue. So dispatching twice submits nothing twice; whoever dispatches takes turns.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from sweepctl.errors import RequestError, WorkFailed
+from sweepctl.launch.queue import Queued
+from sweepctl.launch.slurm import commands
+from sweepctl.launch.slurm.commands import Limits, SlurmError
+from sweepctl.launch.slurm.failures import exhausted
+from sweepctl.launch.slurm.records import Array, Order, Records, author, new_token
+from sweepctl.launch.slurm.script import script, submit
+from sweepctl.spec.slurm import Resources
+from sweepctl.store import attempts
+from sweepctl.store.attempts import process_start
+from sweepctl.store.board import Board, Entry
+from sweepctl.store.job import JobFolder
+from sweepctl.store.state import FAILURES
+
+IN_FLIGHT_S = 15.0
+"""How long the sbatch of a launch that was killed may still be on its way."""
+TURN_S = attempts.LEASE_S + 30
+_OVER_LIMIT = re.compile(r"limit|MaxSubmit|temporarily unable|too many|Resource temporarily", re.I)
+
+
+@dataclass(slots=True)
+class Dispatched:
+    """What one dispatch did: arrays submitted and their ids, tasks released and cancelled, jobs that already
+    had a task, and those without one, with Slurm's reason."""
+
+    arrays: list[tuple[Array, str]] = field(default_factory=list)
+    released: list[str] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+    queued: int = 0
+    exhausted: list[str] = field(default_factory=list)
+    unsubmitted: int = 0
+    why: str = ""
+
+    @property
+    def submitted(self) -> int:
+        return sum(len(array.jobs) for array, _ in self.arrays)
+
+
+@dataclass(slots=True)
+class Need:
+    """Jobs without a task: `now` can start, `later` waits for a trunk; held tasks whose job can start,
+    pending tasks whose job is over, and tasks that Slurm says are gone though their attempts look alive."""
+
+    now: list[Entry] = field(default_factory=list)
+    later: list[Entry] = field(default_factory=list)
+    release: list[str] = field(default_factory=list)
+    surplus: list[str] = field(default_factory=list)
+    gone: set[str] = field(default_factory=set)
+    queued: int = 0
+    exhausted: list[str] = field(default_factory=list)
+
+
+def dispatch(records: Records, order: Order, board: Board) -> Dispatched:
+    """Submit what has no task yet, release what can start, cancel what has become superfluous.
+
+    Raises:
+        RequestError: Slurm does not know a partition, account or option.
+        SlurmError: it does not answer. What was submitted until then is on record.
+    """
+    launcher = order.settings
+    with _turn(records):
+        queue = read_queue(records, adopt=True)
+        found = need(board, order, queue)
+        done = Dispatched(queued=found.queued, exhausted=found.exhausted)
+        if launcher.commands_on_nodes and found.release:
+            commands.release(found.release)
+            done.released = found.release
+        if found.surplus:
+            commands.scancel(found.surplus, pending_only=True)
+            done.cancelled = found.surplus
+        if found.now or found.later:
+            limits = commands.limits(launcher.max_submitted, len(found.now) + len(found.later))
+            _submit_all(records, order, found, limits, done)
+        records.note_unsubmitted(done.unsubmitted, done.why)
+    return done
+
+
+def rehearse(records: Records, order: Order, board: Board) -> tuple[list[tuple[Array, str]], Need]:
+    """What `dispatch` would submit now, as arrays and their scripts. Nothing is written or submitted; where
+    Slurm does not answer, as if the queue were empty."""
+    try:
+        queue, limits = read_queue(records), commands.limits(order.settings.max_submitted, 1)
+    except SlurmError:
+        queue, limits = {}, Limits(1001, None)
+    found = need(board, order, queue)
+    planned = _arrays(records, order, found, limits)
+    return [(a, script(a, records.array_folder(a.token), order.settings)) for a in planned], found
+
+
+def read_queue(records: Records, adopt: bool = False) -> dict[str, list[Queued]]:
+    """Job -> its live tasks. With `adopt`, submissions whose id nobody learned are looked for by name."""
+    arrays = records.arrays()
+    if not arrays:
+        return {}
+    here = commands.cluster()
+    known: dict[str, Array] = {}
+    for array in arrays:
+        if array.cluster != here:
+            continue
+        array_id = records.id(array.token) or (_adopt(records, array) if adopt else None)
+        if array_id is not None:
+            known[array_id] = array
+    live = commands.squeue(known, {array_id: array.name for array_id, array in known.items()})
+    found: dict[str, list[Queued]] = {}
+    seen = set()
+    for task, queued in live.items():
+        array_id, _, index = task.partition("_")
+        seen.add(array_id)
+        if index.isdigit() and int(index) < len(known[array_id].jobs):
+            found.setdefault(known[array_id].jobs[int(index)], []).append(queued)
+    if adopt:
+        for array_id in set(known) - seen:
+            records.close(known[array_id].token, "none of its tasks is in the queue")
+    return found
+
+
+def _adopt(records: Records, array: Array) -> str | None:
+    """The id of a submission whose launch died before it could write it down. Its sbatch may outlive it by a
+    moment; what has not come by then never will."""
+    while True:
+        ids = commands.arrays_named(array.name)
+        if ids:
+            records.write_id(array.token, min(ids))
+            return min(ids)
+        age = time.time() - float(array.by.get("at", 0.0))
+        if age > IN_FLIGHT_S or not _ours_and_dead(array):
+            break
+        time.sleep(1.0)
+    records.close(array.token, "it never reached the queue")
+    return None
+
+
+def _ours_and_dead(array: Array) -> bool:
+    return process_start(int(array.by.get("pid", 0))) != array.by.get("process_start")
+
+
+def need(board: Board, order: Order, queue: dict[str, list[Queued]]) -> Need:
+    """What the jobs of a board lack, the most urgent first."""
+    found = Need()
+    retries, cancelled = order.settings.retries, board.sweep.cancelled()
+    lost = _lost(board)
+    for entry in board.entries.values():
+        job = entry.job.id
+        tasks = [q for q in queue.get(job, []) if q.state != "COMPLETING"]
+        if job in cancelled or board.finished(entry):
+            found.surplus += [q.task for q in tasks if q.state == "PENDING"]
+            continue
+        last = attempts.newest(entry.folder)
+        if last is not None and not last.ended:
+            if last.alive() and entry.job.id not in lost:
+                found.queued += 1
+                continue
+            found.gone |= {lost[entry.job.id]} if entry.job.id in lost else set()
+        if exhausted(entry.folder, last, retries, order.forgiven.get(job, 0)):
+            found.exhausted.append(job)
+            found.surplus += [q.task for q in tasks if q.state == "PENDING"]
+            continue
+        can_start = board.can_start(entry)
+        if any(_covers(q, last) for q in tasks):
+            found.queued += 1
+            found.release += [q.task for q in tasks if can_start and q.held]
+            continue
+        (found.now if can_start else found.later).append(entry)
+    for entries in (found.now, found.later):
+        entries.sort(key=lambda entry: -urgency(board, entry))
+    return found
+
+
+def _lost(board: Board) -> dict[str, str]:
+    """Job -> the task that trained it, where Slurm no longer has that task though the attempt did not end: it
+    was cancelled, or its node failed. Whoever's task it is, its id, name and cluster are on the attempt."""
+    open_: dict[str, tuple[str, str]] = {}
+    here = None
+    for entry in board.entries.values():
+        last = attempts.newest(entry.folder)
+        if last is not None and not last.ended and last.record.get("scheduler_id"):
+            here = here or commands.cluster()
+            if last.record.get("cluster") == here:
+                open_[entry.job.id] = (str(last.record["scheduler_id"]), str(last.record.get("job_name")))
+    if not open_:
+        return {}
+    names = {task.partition("_")[0]: name for task, name in open_.values()}
+    live = commands.squeue(names, names)
+    return {
+        job: task for job, (task, _) in open_.items() if task not in live or live[task].state == "COMPLETING"
+    }
+
+
+def _covers(task: Queued, last: attempts.Attempt | None) -> bool:
+    """Whether a task in the queue will take the job: one that runs and has given it up does not."""
+    if task.state == "PENDING" or last is None or not last.ended:
+        return True
+    return not (last.record.get("scheduler_id") == task.task and last.record.get("why") in FAILURES)
+
+
+def urgency(board: Board, entry: Entry) -> float:
+    """FLOPs of the longest chain of jobs that begins here."""
+    after = board.branches.get(entry.job.id, [])
+    return entry.flops + max((branch.flops for branch in after), default=0.0)
+
+
+def _arrays(records: Records, order: Order, found: Need, limits: Limits) -> list[Array]:
+    """The arrays of what is needed: by resources, startable jobs apart from those that are held."""
+    launcher = order.settings
+    cluster = _cluster()
+    arrays = []
+    for held, entries in ((False, found.now), (True, found.later)):
+        classes: dict[Resources, list[str]] = {}
+        for entry in entries:
+            rung = entry.plan.rung_of(entry.job).name
+            classes.setdefault(launcher.resources_of(rung), []).append(entry.job.id)
+        for resources, jobs in classes.items():
+            for first in range(0, len(jobs), limits.array):
+                token = new_token()
+                arrays.append(
+                    Array(
+                        token=token,
+                        order=order.hash,
+                        name=f"{records.sweep.name}.{token}",
+                        cluster=cluster,
+                        jobs=tuple(jobs[first : first + limits.array]),
+                        resources=resources,
+                        held=held and launcher.commands_on_nodes,
+                        gone=tuple(sorted(found.gone)),
+                    )
+                )
+    return arrays
+
+
+def _cluster() -> str:
+    try:
+        return commands.cluster()
+    except SlurmError:
+        return ""
+
+
+def _submit_all(records: Records, order: Order, found: Need, limits: Limits, done: Dispatched) -> None:
+    room = limits.room
+    trunks: list[str] = []
+    for array in _arrays(records, order, found, limits):
+        waits = array.jobs[0] in {entry.job.id for entry in found.later}
+        if not order.settings.commands_on_nodes and waits and trunks:
+            word = "after" if order.settings.wait_min else "afterany"
+            array = replace(array, dependency=f"{word}:" + ":".join(trunks))
+        rest = array
+        while rest.jobs:
+            take = len(rest.jobs) if room is None else min(len(rest.jobs), room)
+            sent = _submit_some(records, order, replace(rest, jobs=rest.jobs[:take]), done) if take else 0
+            room = None if room is None else room - sent
+            if sent == 0:
+                done.unsubmitted += len(rest.jobs)
+                done.why = done.why or limits.why
+                break
+            if not waits:
+                trunks.append(done.arrays[-1][1])
+            rest = replace(rest, jobs=rest.jobs[sent:], token=(token := new_token()),
+                           name=f"{records.sweep.name}.{token}")  # fmt: skip
+
+
+def _submit_some(records: Records, order: Order, array: Array, done: Dispatched) -> int:
+    """Submit an array, or, where Slurm refuses so many, half of it, and half of that; how many it took."""
+    while array.jobs:
+        array = replace(array, by=author())
+        folder = records.intend(array)
+        try:
+            array_id = submit(array, folder, order.settings)
+        except SlurmError as error:
+            records.close(array.token, str(error))
+            if not _OVER_LIMIT.search(str(error)):
+                raise RequestError(f"Slurm refused the jobs. {error}") from None
+            done.why = str(error)
+            token = new_token()
+            array = replace(array, jobs=array.jobs[: len(array.jobs) // 2], token=token,
+                            name=f"{records.sweep.name}.{token}")  # fmt: skip
+            continue
+        records.write_id(array.token, array_id)
+        done.arrays.append((array, array_id))
+        return len(array.jobs)
+    return 0
+
+
+@contextmanager
+def _turn(records: Records) -> Iterator[None]:
+    """One dispatch at a time, claimed as jobs are."""
+    folder = JobFolder(Path(records.folder) / "turn", "turn")
+    deadline = time.monotonic() + TURN_S
+    while (turn := attempts.claim(folder, {})) is None:
+        if time.monotonic() > deadline:
+            raise WorkFailed(f"Another launch of {records.sweep.name} is submitting; try again in a minute.")
+        time.sleep(0.2)
+    try:
+        yield
+    finally:
+        turn.end("done")
+        attempts.prune(folder)

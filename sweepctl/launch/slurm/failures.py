@@ -1,0 +1,27 @@
+"""Whether a job that failed is taken up again."""
+
+from __future__ import annotations
+
+from sweepctl.spec.slurm import Retries
+from sweepctl.store import attempts
+from sweepctl.store.attempts import Attempt
+from sweepctl.store.job import JobFolder
+from sweepctl.store.state import FAILURES
+
+
+def exhausted(folder: JobFolder, last: Attempt | None, retries: Retries, forgiven: int = 0) -> bool:
+    """Whether the job's newest attempt failed and its class has no retry left. Attempts up to number
+    `forgiven` do not count, nor do those before a checkpoint was gained: a long job may fail now and then."""
+    if last is None or last.number <= forgiven:
+        return False
+    why = last.record.get("why")
+    if why == "crashed":
+        return True
+    if why not in FAILURES and why != "died":
+        return False
+    alike = 0
+    for attempt in reversed(attempts.every(folder)):
+        if attempt.number <= forgiven or attempt.record.get("start_step") != last.record.get("start_step"):
+            break
+        alike += attempt.record.get("why") == why
+    return alike > retries.of(str(why))

@@ -1,0 +1,199 @@
+"""What was submitted, on disk: an intent before every `sbatch`, the array's id after it.
+
+<sweep>/slurm/orders/HASH.json      what a launch asked for: plans, stages held back, settings of the cluster
+<sweep>/slurm/arrays/TOKEN/
+    array.json                      one job array: its jobs by index, their order, resources (the intent)
+    id                              the array's id, by whoever learns it first: the launch, or its first task
+    closed                          nothing came of it: why
+    tasks/I.R                       task I began its R-th restart; an older one that sees a newer one ends
+    tasks/I.job                     the job that it has in hand
+    *.sh *.out *.err                the script and what the tasks printed
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sweepctl.errors import DamagedFile, RequestError
+from sweepctl.spec import hashing
+from sweepctl.spec.build import build, plain
+from sweepctl.spec.slurm import Resources, SlurmLauncher
+from sweepctl.store.attempts import boot_id, process_start
+from sweepctl.store.board import Board
+from sweepctl.store.files import create, read_json, storage, write_json, write_text
+from sweepctl.store.workspace import Sweep
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a launch asked for, frozen: editing a config or planning again does not change what is queued.
+    Failed attempts up to `forgiven` of a job do not count against its retries."""
+
+    plans: dict[str, str]
+    held: tuple[str, ...]
+    launcher: dict[str, Any]
+    code: str
+    forgiven: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def hash(self) -> str:
+        return hashing.digest(hashing.canonical(plain(self)))
+
+    @property
+    def settings(self) -> SlurmLauncher:
+        return build(SlurmLauncher, self.launcher)
+
+    def board(self, sweep: Sweep) -> Board:
+        """The jobs of the order."""
+        plans = {stage: sweep.plan(digest) for stage, digest in self.plans.items()}
+        board = Board(sweep, {stage: plan for stage, plan in plans.items() if stage not in self.held})
+        for stage in self.held:
+            board.leave_out({job.id for job in plans[stage].observations()})
+        return board
+
+
+@dataclass(frozen=True, slots=True)
+class Array:
+    """One job array, before and after it has an id. Task i is meant for `jobs[i]`, and takes others too."""
+
+    token: str
+    order: str
+    name: str
+    cluster: str
+    jobs: tuple[str, ...]
+    resources: Resources
+    held: bool = False
+    dependency: str | None = None
+    gone: tuple[str, ...] = ()
+    by: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The submissions of one sweep."""
+
+    sweep: Sweep
+
+    @property
+    def folder(self) -> Path:
+        return self.sweep.folder / "slurm"
+
+    def array_folder(self, token: str) -> Path:
+        return self.folder / "arrays" / token
+
+    def write_order(self, order: Order) -> None:
+        path = self.folder / "orders" / f"{order.hash}.json"
+        if not path.exists():
+            with storage(path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+            write_json(path, plain(order))
+        else:
+            os.utime(path)
+
+    def order(self, digest: str) -> Order:
+        return build(Order, _read(self.folder / "orders" / f"{digest}.json"))
+
+    def newest_order(self) -> Order | None:
+        """The order that was written last."""
+        files = sorted((self.folder / "orders").glob("*.json"), key=lambda path: path.stat().st_mtime)
+        return self.order(files[-1].stem) if files else None
+
+    def intend(self, array: Array) -> Path:
+        """Write down what is about to be submitted; the array's folder."""
+        folder = self.array_folder(array.token)
+        with storage(folder):
+            (folder / "tasks").mkdir(parents=True, exist_ok=True)
+        write_json(folder / "array.json", plain(array))
+        return folder
+
+    def arrays(self) -> list[Array]:
+        """Every array of which something may have come, oldest first."""
+        try:
+            tokens = os.listdir(self.folder / "arrays")
+        except FileNotFoundError:
+            return []
+        found = []
+        for token in tokens:
+            folder = self.array_folder(token)
+            if not (folder / "closed").exists():
+                with contextlib.suppress(DamagedFile, RequestError, FileNotFoundError):
+                    found.append(build(Array, read_json(folder / "array.json")))
+        return sorted(found, key=lambda array: (array.by.get("at", 0.0), array.token))
+
+    def id(self, token: str) -> str | None:
+        """The array's id, None where nobody has learned it yet."""
+        try:
+            return (self.array_folder(token) / "id").read_text().strip() or None
+        except FileNotFoundError:
+            return None
+
+    def write_id(self, token: str, array_id: str) -> None:
+        if self.id(token) is None:
+            write_text(self.array_folder(token) / "id", array_id)
+
+    def close(self, token: str, why: str) -> None:
+        """Nothing came of an intent, or nothing is left of an array: do not ask for it any more."""
+        write_text(self.array_folder(token) / "closed", why + "\n")
+
+    def held_tasks(self, jobs: set[str]) -> list[str]:
+        """The tasks that were submitted held and are meant for these jobs, as `ARRAY_INDEX`."""
+        found = []
+        for array in self.arrays():
+            if array.held and (array_id := self.id(array.token)) is not None:
+                found += [f"{array_id}_{i}" for i, job in enumerate(array.jobs) if job in jobs]
+        return found
+
+    def note_unsubmitted(self, count: int, why: str) -> None:
+        """Say how many jobs have no task of their own, and what was refused."""
+        path = self.folder / "unsubmitted.json"
+        if count:
+            write_json(path, {"jobs": count, "why": why, "at": time.time()})
+        else:
+            with contextlib.suppress(FileNotFoundError):
+                path.unlink()
+
+    def unsubmitted(self) -> dict[str, Any] | None:
+        try:
+            return read_json(self.folder / "unsubmitted.json")
+        except (FileNotFoundError, DamagedFile):
+            return None
+
+
+def new_token() -> str:
+    return uuid.uuid4().hex[:10]
+
+
+def author() -> dict[str, Any]:
+    """Who submits, and since when."""
+    pid = os.getpid()
+    return {
+        "host": socket.gethostname(),
+        "pid": pid,
+        "process_start": process_start(pid),
+        "boot": boot_id(),
+        "at": time.time(),
+    }
+
+
+def begin_task(folder: Path, index: int, restart: int) -> None:
+    """Say that this restart of a task runs."""
+    create(folder / "tasks" / f"{index}.{restart}", durable=False)
+
+
+def outrun(folder: Path, index: int, restart: int) -> bool:
+    """Whether a newer restart of the task has begun: this process belongs to a node that was given up."""
+    return (folder / "tasks" / f"{index}.{restart + 1}").exists()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return read_json(path)
+    except FileNotFoundError:
+        raise DamagedFile(f"{path} is missing.") from None

@@ -1,0 +1,132 @@
+"""One job array as a batch script, through submitit.
+
+submitit writes the script and calls sbatch; the command is our own module, so that no pickle has to be put in
+place after sbatch has already started a task, and a launch may die at any moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from submitit.core.utils import FailedJobError, FailedSubmissionError
+from submitit.slurm.slurm import SlurmExecutor
+
+from sweepctl.launch.slurm.commands import SlurmError, clean_environment, sentence
+from sweepctl.launch.slurm.records import Array
+from sweepctl.spec.slurm import SlurmLauncher
+
+STILLBORN_RESTARTS = 3
+"""How often a task that fails before its first line of Python requeues itself."""
+
+_STILLBORN = f"""\
+requeue_stillborn() {{
+  code=$?
+  begun="$SWEEPCTL_ARRAY/tasks/$SLURM_ARRAY_TASK_ID.${{SLURM_RESTART_COUNT:-0}}"
+  if [ "$code" -ne 0 ] && [ "$code" -lt 128 ] && [ ! -e "$begun" ] \\
+      && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {STILLBORN_RESTARTS} ]; then
+    scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
+    sleep 60
+  fi
+  exit "$code"
+}}
+trap requeue_stillborn EXIT"""
+
+
+class _Executor(SlurmExecutor):
+    """submitit's, which a dry run may ask for a script where there is no Slurm."""
+
+    @classmethod
+    def affinity(cls) -> int:
+        return 2
+
+
+def script(array: Array, folder: Path, launcher: SlurmLauncher) -> str:
+    """The text that sbatch is given."""
+    return str(_executor(array, folder, launcher)._make_submission_file_text(_command(launcher), ""))
+
+
+def submit(array: Array, folder: Path, launcher: SlurmLauncher) -> str:
+    """Call sbatch once; the array's id.
+
+    Raises:
+        SlurmError: it refused.
+    """
+    executor = _executor(array, folder, launcher)
+    try:
+        # submitit prints what sbatch complains of before it raises it
+        with clean_environment(), contextlib.redirect_stderr(io.StringIO()):
+            return str(executor._submit_command(_command(launcher)).job_id)
+    except (FailedJobError, FailedSubmissionError) as error:
+        raise SlurmError(_refusal(str(error))) from None
+    except FileNotFoundError:
+        raise SlurmError("sbatch is not on the PATH: is this a machine of the cluster?") from None
+
+
+def _executor(array: Array, folder: Path, launcher: SlurmLauncher) -> SlurmExecutor:
+    wanted = array.resources
+    executor = _Executor(folder)
+    options: dict[str, Any] = {"requeue": True, **launcher.sbatch}
+    if array.held:
+        options["hold"] = True
+    if array.dependency:
+        options["dependency"] = array.dependency
+        options["kill-on-invalid-dep"] = "no"
+    parameters: dict[str, Any] = {
+        "job_name": array.name,
+        "comment": f"sweepctl {array.token}",
+        "time": wanted.time_min,
+        "nodes": wanted.nodes,
+        "ntasks_per_node": wanted.tasks_per_node,
+        "gpus_per_node": wanted.gpus_per_node,
+        "cpus_per_task": wanted.cpus_per_task,
+        "partition": wanted.partition,
+        "account": wanted.account,
+        "qos": wanted.qos,
+        "constraint": wanted.constraint,
+        "gres": wanted.gres,
+        "signal_delay_s": launcher.save_ahead_s,
+        "array_parallelism": launcher.parallel or len(array.jobs),
+        "stderr_to_stdout": True,
+        "wckey": None,
+        "additional_parameters": options,
+        "setup": _setup(folder, launcher),
+        "srun_args": _srun_args(array, launcher),
+    }
+    if wanted.mem_gb is not None:
+        parameters["mem"] = f"{round(wanted.mem_gb * 1024)}M"
+    executor.parameters.update({k: v for k, v in parameters.items() if v is not None})
+    executor.parameters["wckey"] = None
+    executor.parameters["map_count"] = len(array.jobs)
+    return executor
+
+
+def _srun_args(array: Array, launcher: SlurmLauncher) -> list[str]:
+    arguments = []
+    if array.resources.cpus_per_task is not None:  # from Slurm 22.05 on srun does not take it from sbatch
+        arguments.append(f"--cpus-per-task={array.resources.cpus_per_task}")
+    if array.resources.processes > 1:
+        arguments += ["--kill-on-bad-exit=1", "--wait=60"]
+    return [*arguments, *launcher.srun_args]
+
+
+def _setup(folder: Path, launcher: SlurmLauncher) -> list[str]:
+    lines = [f"export SWEEPCTL_ARRAY={shlex.quote(str(folder))}"]
+    lines += [f"export {name}={shlex.quote(str(value))}" for name, value in launcher.environment.items()]
+    if launcher.commands_on_nodes:
+        lines.append(_STILLBORN)
+    return [*lines, *launcher.setup]
+
+
+def _command(launcher: SlurmLauncher) -> str:
+    return f"{shlex.quote(launcher.python or sys.executable)} -u -m sweepctl.launch.slurm.task"
+
+
+def _refusal(text: str) -> str:
+    """What sbatch printed, out of what submitit wraps around it."""
+    told = [line for line in text.splitlines() if "error:" in line]
+    return sentence("\n".join(told) or text.strip().splitlines()[-1])

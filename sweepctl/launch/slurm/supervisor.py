@@ -1,0 +1,306 @@
+"""A Slurm task at work: the job it is meant for, then whatever can start, until nothing can or time is up."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from sweepctl.errors import StorageError, SweepctlError
+from sweepctl.launch.slurm import commands
+from sweepctl.launch.slurm.commands import SlurmError
+from sweepctl.launch.slurm.dispatch import dispatch, urgency
+from sweepctl.launch.slurm.failures import exhausted
+from sweepctl.launch.slurm.records import Array, Order, Records, outrun
+from sweepctl.launch.slurm.release import Releaser
+from sweepctl.launch.slurm.task import Place
+from sweepctl.launch.workers import Pool
+from sweepctl.resources import code_version
+from sweepctl.spec.build import plain
+from sweepctl.store import attempts, checkpoints
+from sweepctl.store.board import Entry
+from sweepctl.store.files import write_text
+from sweepctl.store.manifest import Manifest
+
+POLL_S = 0.2
+LOOK_S = 3.0
+"""How often it looks whether it was cancelled or has been started anew elsewhere."""
+START_S = 60.0
+"""How long a task may take from taking its job in hand to owning it; others leave the job alone meanwhile."""
+BUSY_S = 20.0
+"""How long a job that another process owns is left alone."""
+LINGER_S = 900.0
+"""How long it waits to be killed once its state is saved and it is in the queue again."""
+
+
+class Supervisor:
+    """Rank 0 of a task. It keeps one worker, which imports torch once and takes one job after another."""
+
+    def __init__(self, place: Place, records: Records, array: Array, order: Order) -> None:
+        self.place, self.records, self.array, self.order = place, records, array, order
+        self.launcher = order.settings
+        self.board = order.board(records.sweep)
+        self.open = dict(sorted(self.board.entries.items(), key=lambda pair: -urgency(self.board, pair[1])))
+        self.releaser: Releaser | None = None
+        if self.launcher.commands_on_nodes:
+            self.releaser = Releaser(records.sweep.workspace, self.say)
+        self.cancelled: set[str] = set()
+        self._leaving = ""
+        self._looked_at = -LOOK_S
+        self._outrun = False
+        self._not_before: dict[str, float] = {}
+        self._ended_at: dict[str, int] = {}
+        self._pause_s = 1.0
+        self._stillborn = 0
+        self._failed = False
+
+    def say(self, text: str) -> None:
+        """A line in the task's log."""
+        print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+    def run(self) -> int:
+        """Train until nothing more can start here; the exit code."""
+        place = self.place
+        self.say(f"task {place.task} restart {place.restart} on {place.processes} process(es)")
+        if self.order.code != code_version():
+            self.say("warning: the code has changed since this task was submitted")
+        signal.signal(signal.SIGTERM, lambda *_: self._leave("told"))
+        signal.signal(signal.SIGUSR2, lambda *_: self._leave("time"))
+        pool: Pool | None = None
+        try:
+            entry = self._next_or_wait()
+            if entry is not None or place.processes > 1:
+                pool = Pool(1, self.launcher.execution.threads, [], place.folder, place.log)
+            while entry is not None and pool is not None and not self._leaving and not self._outrun:
+                self._train(entry, pool)
+                entry = self._next_or_wait()
+        finally:
+            if pool is not None:
+                pool.kill() if self._outrun else pool.stop()
+            if self.releaser is not None:
+                self.releaser.close()
+        return self._end(entry)
+
+    def _leave(self, why: str) -> None:
+        self._leaving = self._leaving or why
+
+    def _end(self, unfinished: Entry | None) -> int:
+        """End, or, with work left, go back into the queue."""
+        if self._outrun:
+            self.say("this task has been started anew elsewhere")
+            return 0
+        if unfinished is not None or (self._leaving and self._next() is not None):
+            self.say(f"saved; {'out of time' if self._leaving == 'time' else 'told to end'}")
+            if self._leaving == "time" and not self.launcher.commands_on_nodes:
+                return 0
+            return self._linger()
+        self._top_up()
+        self.say("nothing left to start")
+        return int(self._failed)
+
+    def _linger(self) -> int:
+        """Stay until Slurm ends this process: one that ends by itself is not requeued."""
+        deadline = time.monotonic() + LINGER_S
+        requeued = self._leaving != "time"
+        while time.monotonic() < deadline:
+            if not requeued:
+                with contextlib.suppress(SlurmError):
+                    commands.requeue(self.place.task)
+                    requeued = True
+            time.sleep(1.0)
+        return 1
+
+    def _top_up(self) -> None:
+        """Submit what was refused before, now that this task makes room."""
+        if self.launcher.commands_on_nodes and self.records.unsubmitted() is not None:
+            try:
+                done = dispatch(self.records, self.order, self.board)
+                self.say(f"submitted {done.submitted} more, {done.unsubmitted} are left")
+            except SweepctlError as error:
+                self.say(str(error))
+
+    # Which job
+
+    def _next_or_wait(self) -> Entry | None:
+        """The next job; where the site lets no one release tasks, one that waits for its trunk is waited
+        for."""
+        deadline = time.monotonic() + 60 * self.launcher.wait_min
+        while True:
+            if not self._leaving and time.time() > self.place.ends - self.launcher.save_ahead_s:
+                self._leave("time")
+            entry = self._next()
+            if entry is not None or self._leaving or self._outrun or time.monotonic() > deadline:
+                return entry
+            time.sleep(1.0)
+
+    def _next(self) -> Entry | None:
+        self._look()
+        return next((entry for entry in self._candidates() if self._eligible(entry)), None)
+
+    def _candidates(self) -> Iterator[Entry]:
+        """The job that this task had in hand, the one it is meant for, then the most urgent that no other
+        task is about to start."""
+        first = (_read(self._hand), self.array.jobs[self.place.index])
+        yield from (self.open[job] for job in first if job in self.open)
+        starting: set[str] | None = None
+        for entry in list(self.open.values()):
+            if self._eligible(entry):
+                if starting is None:
+                    starting = self._starting()
+                if entry.job.id not in starting:
+                    yield entry
+
+    def _starting(self) -> set[str]:
+        """Jobs that other tasks took in hand a moment ago."""
+        found = set()
+        for array in self.records.arrays():
+            for path in (self.records.array_folder(array.token) / "tasks").glob("*.job"):
+                with contextlib.suppress(OSError):
+                    if path != self._hand and time.time() - path.stat().st_mtime < START_S:
+                        found.add(_read(path))
+        return found
+
+    def _eligible(self, entry: Entry) -> bool:
+        job, now = entry.job.id, time.monotonic()
+        if job in self.cancelled or self._not_before.get(job, 0.0) > now:
+            return False
+        if self.board.finished(entry):
+            self.open.pop(job, None)
+            return False
+        if not self.board.can_start(entry):
+            return False
+        last = attempts.newest(entry.folder)
+        if last is not None and last.alive() and not self._manifest(entry).was_given_up(last.record):
+            return False
+        return not exhausted(entry.folder, last, self.launcher.retries, self.order.forgiven.get(job, 0))
+
+    @property
+    def _hand(self) -> Path:
+        return self.place.folder / "tasks" / f"{self.place.index}.job"
+
+    # The job in hand
+
+    def _manifest(self, entry: Entry) -> Manifest:
+        execution = {
+            **plain(self.launcher.execution),
+            "curve_tokens": entry.plan.validation["curve_tokens"],
+            "curve_per_octave": entry.plan.validation["curve_per_octave"],
+        }
+        facts = {
+            "launcher": "slurm",
+            "scheduler_id": self.place.task,
+            "cluster": self.array.cluster,
+            "job_name": self.array.name,
+            "array": self.array.token,
+            "restart": self.place.restart,
+            "log": str(self.place.log),
+            "submitted_code": self.order.code,
+        }
+        return self.board.manifest(entry, execution, facts, self.array.gone)
+
+    def _train(self, entry: Entry, pool: Pool) -> None:
+        """Have the worker train a job until it ends, one way or another."""
+        job = entry.job.id
+        try:
+            write_text(self._hand, job)
+        except StorageError as error:
+            self._storage_refuses(entry, str(error))
+            return
+        self.say(f"{entry.name} {job}")
+        if entry.job.kind == "trunk" and self.releaser is not None:
+            self.releaser.reached(entry.folder, max(checkpoints.steps(entry.folder), default=0))
+        worker = pool.workers[0]
+        worker.give(self._manifest(entry))
+        told = False
+        while True:
+            for worker, event in pool.events(POLL_S):
+                if event["event"] == "checkpoint" and entry.job.kind == "trunk" and self.releaser:
+                    self.releaser.reached(entry.folder, int(event["step"]))
+                elif event["event"] == "end" and event["job"] == job:
+                    worker.job = None
+                    self._ended(entry, event["why"], event["message"])
+                    return
+                elif event["event"] == "died":
+                    self._died(entry, int(event["code"]))
+                    return
+            if self._outrun:
+                return
+            if not told and self._must_stop(job):
+                told = True
+                pool.workers[0].stop_job()
+
+    def _must_stop(self, job: str) -> bool:
+        self._look()
+        if time.time() > self.place.ends - self.launcher.save_ahead_s:
+            self._leave("time")
+        return bool(self._leaving) or job in self.cancelled
+
+    def _look(self) -> None:
+        """See what others did: a cancel, a newer restart of this task."""
+        if time.monotonic() - self._looked_at < LOOK_S:
+            return
+        self._looked_at = time.monotonic()
+        with contextlib.suppress(OSError):
+            self.cancelled = self.records.sweep.cancelled()
+            self._outrun = outrun(self.place.folder, self.place.index, self.place.restart)
+
+    def _ended(self, entry: Entry, why: str, message: str) -> None:
+        job = entry.job.id
+        self.say(f"{why} {entry.name} {job}" + (f": {message.strip().splitlines()[-1]}" if message else ""))
+        if why in ("busy", "superseded"):
+            self._looked_at = -LOOK_S
+            self._not_before[job] = time.monotonic() + BUSY_S
+        elif why == "storage":
+            self._storage_refuses(entry, message)
+        elif why in ("done", "diverged"):
+            self._pause_s = 1.0
+            self._done(entry)
+        elif why != "stopped":
+            self._failed = True
+            self._not_before[job] = time.monotonic() + (5.0 if why == "infrastructure" else 0.0)
+
+    def _done(self, entry: Entry) -> None:
+        job = entry.job.id
+        if entry.job.kind == "trunk" and self.releaser is not None and entry.folder.has_result():
+            self.releaser.diverged(entry.folder)
+        if self.board.finished(entry):
+            self.open.pop(job, None)
+        else:  # a trunk whose wishes somebody withdrew: only who makes them again takes it up
+            self._not_before[job] = float("inf")
+
+    def _died(self, entry: Entry, code: int) -> None:
+        """Its process is gone: say so on the attempt, so that the job is taken up again, or given up where it
+        keeps dying at one place."""
+        reason = f"signal {-code}" if code < 0 else f"exit code {code}"
+        self.say(f"the worker died ({reason}) with {entry.name} {entry.job.id}")
+        last = attempts.newest(entry.folder)
+        mine = last is not None and last.record.get("scheduler_id") == self.place.task
+        if last is None or not mine or last.ended or last.record.get("restart") != self.place.restart:
+            self._stillborn += 1
+            if self._stillborn > self.launcher.retries.died:
+                self._not_before[entry.job.id] = float("inf")
+                self._failed = True
+            return
+        with contextlib.suppress(StorageError):
+            last.end("died", error=f"its process ended with {reason}")
+            if exhausted(entry.folder, last, self.launcher.retries, self.order.forgiven.get(entry.job.id, 0)):
+                last.end("crashed", error=f"its process kept dying at one place ({reason})")
+                self._failed = True
+
+    def _storage_refuses(self, entry: Entry, message: str) -> None:
+        """A full disk is waited for, ever longer."""
+        self.say(f"{message} Trying again in {self._pause_s:.0f} s.")
+        self._not_before[entry.job.id] = 0.0
+        until = time.monotonic() + self._pause_s
+        self._pause_s = min(60.0, 2 * self._pause_s)
+        while time.monotonic() < until and not self._leaving:
+            time.sleep(0.2)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""

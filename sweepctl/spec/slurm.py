@@ -1,0 +1,147 @@
+"""A Slurm cluster as its file in `launchers/` describes it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from sweepctl.errors import InvalidValue
+from sweepctl.spec.build import build, plain
+from sweepctl.spec.execution import Execution, LocalLauncher
+
+_OPTION = re.compile(r"[a-z][a-z0-9-]*")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_OURS = ("array", "dependency", "error", "hold", "job-name", "open-mode", "output", "signal")
+"""sbatch options that a launch sets itself."""
+
+
+def _one_line(key: str, value: object) -> None:
+    if isinstance(value, str) and ("\n" in value or "\r" in value or "\0" in value):
+        raise InvalidValue(key, value, "one line")
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What one Slurm task of a job gets: a class of jobs shares arrays."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    gres: str | None = None
+    nodes: int = 1
+    tasks_per_node: int = 1
+    gpus_per_node: int | None = None
+    cpus_per_task: int | None = None
+    mem_gb: float | None = None
+    time_min: int = 60
+
+    def __post_init__(self) -> None:
+        for key in ("nodes", "tasks_per_node", "time_min"):
+            if getattr(self, key) < 1:
+                raise InvalidValue(key, getattr(self, key), "at least 1")
+        if self.gpus_per_node is not None and self.gpus_per_node < 1:
+            raise InvalidValue("gpus_per_node", self.gpus_per_node, "at least 1, or null for none")
+        if self.cpus_per_task is not None and self.cpus_per_task < 1:
+            raise InvalidValue("cpus_per_task", self.cpus_per_task, "at least 1, or null")
+        if self.mem_gb is not None and self.mem_gb <= 0:
+            raise InvalidValue("mem_gb", self.mem_gb, "above 0, or null")
+        if self.gres is not None and self.gpus_per_node is not None:
+            raise InvalidValue("gres", self.gres, "null where gpus_per_node is given: both ask for GPUs")
+        for one in fields(self):
+            _one_line(one.name, getattr(self, one.name))
+
+    @property
+    def processes(self) -> int:
+        """Processes that train one job together."""
+        return self.nodes * self.tasks_per_node
+
+
+@dataclass(frozen=True, slots=True)
+class Retries:
+    """How often a job is taken up again after each class of failure, until a person says `--retry`."""
+
+    failed: int = 0
+    request: int = 0
+    out_of_memory: int = 1
+    died: int = 3
+    infrastructure: int = 3
+    storage: int = 20
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            if getattr(self, one.name) < 0:
+                raise InvalidValue(one.name, getattr(self, one.name), "at least 0")
+
+    def of(self, failure: str) -> int:
+        """The budget of a class of failure."""
+        return int(getattr(self, failure, 0))
+
+
+@dataclass(frozen=True, slots=True)
+class SlurmLauncher:
+    """One cluster. `rungs` changes resources for single rungs; `sbatch` adds options, `environment`
+    variables, `setup` lines of shell that every task runs first."""
+
+    kind: Literal["slurm"] = "slurm"
+    resources: Resources = Resources()
+    rungs: dict[str, dict[str, Any]] = field(default_factory=dict)
+    sbatch: dict[str, str | int | bool] = field(default_factory=dict)
+    srun_args: tuple[str, ...] = ()
+    setup: tuple[str, ...] = ()
+    environment: dict[str, str | int | float] = field(default_factory=dict)
+    python: str | None = None
+    parallel: int | None = None
+    max_submitted: int | None = None
+    commands_on_nodes: bool = True
+    wait_min: float = 0.0
+    save_ahead_s: int = 120
+    retries: Retries = Retries()
+    execution: Execution = Execution()
+
+    def __post_init__(self) -> None:
+        for name, value in self.sbatch.items():
+            if not _OPTION.fullmatch(name):
+                raise InvalidValue("sbatch", name, "the long name of an sbatch option, such as reservation")
+            if name in _OURS:
+                raise InvalidValue(
+                    "sbatch", name, f"an option that sweepctl does not set ({', '.join(_OURS)})"
+                )
+            _one_line(f"sbatch.{name}", value)
+        for name in self.environment:
+            if not _VARIABLE.fullmatch(name):
+                raise InvalidValue("environment", name, "the name of a variable")
+        for key in ("parallel", "max_submitted"):
+            if getattr(self, key) is not None and getattr(self, key) < 1:
+                raise InvalidValue(key, getattr(self, key), "at least 1, or null")
+        if self.wait_min < 0:
+            raise InvalidValue("wait_min", self.wait_min, "at least 0")
+        if self.save_ahead_s < 1:
+            raise InvalidValue("save_ahead_s", self.save_ahead_s, "at least 1")
+        for wanted in (self.resources, *(self.resources_of(rung) for rung in self.rungs)):
+            if self.save_ahead_s >= 60 * wanted.time_min:
+                raise InvalidValue("save_ahead_s", self.save_ahead_s, f"less than time_min={wanted.time_min}")
+
+    def resources_of(self, rung: str) -> Resources:
+        """A rung's resources: the common ones with its own over them.
+
+        Raises:
+            RequestError: an unknown key or a wrong value, named with the rung.
+        """
+        own = self.rungs.get(rung, {})
+        return build(Resources, {**plain(self.resources), **own}, f"rungs.{rung}") if own else self.resources
+
+
+def read_launcher(name: str, raw: dict[str, Any]) -> LocalLauncher | SlurmLauncher:
+    """The launcher that a file of `launchers/` describes.
+
+    Raises:
+        RequestError: its kind is neither local nor slurm, or a key or value is not valid.
+    """
+    kind = raw.get("kind")
+    if kind == "slurm":
+        return build(SlurmLauncher, raw)
+    if kind == "local":
+        return build(LocalLauncher, raw)
+    raise InvalidValue("kind", kind, f"local or slurm in launcher {name}")
