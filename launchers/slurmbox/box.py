@@ -84,6 +84,7 @@ class Box:
         """Start what is not running and wait until every node is idle."""
         self._refuse_if_missing()
         if not self.conf.exists():
+            _refuse_elsewhere()
             self._write()
         self._refuse_if_other()
         if not self._alive("munged"):
@@ -319,6 +320,18 @@ PartitionName=preempt PriorityTier=1 PreemptMode=REQUEUE GraceTime=10
 def search_path() -> str:
     """Daemons live in sbin, which is not on every user's path."""
     return os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", "/usr/local/sbin"])
+
+
+def _refuse_elsewhere() -> None:
+    """Slurm, told not to listen everywhere, listens where the host's name leads; the box is reached there."""
+    host, found = socket.gethostname(), "nowhere"
+    with contextlib.suppress(OSError):
+        found = socket.gethostbyname(host)
+    if found != "127.0.0.1":
+        raise BoxError(
+            f"the name of this host leads to {found}, where Slurm would listen; a line `127.0.0.1 {host}` "
+            "before the others in /etc/hosts keeps it on loopback."
+        )
 
 
 def _free_ports(count: int) -> list[int]:

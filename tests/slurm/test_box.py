@@ -143,3 +143,12 @@ def test_what_it_lacks_is_one_sentence(tmp_path: Path, monkeypatch: pytest.Monke
     with pytest.raises(BOX.BoxError, match="make slurm-install"):
         BOX.Box(tmp_path / "box").up()
     assert not (tmp_path / "box").exists()
+
+
+def test_it_starts_only_where_the_name_of_the_host_leads_to_loopback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BOX.socket, "gethostbyname", lambda host: "10.0.0.7")
+    with pytest.raises(BOX.BoxError, match=r"leads to 10\.0\.0\.7, where Slurm would listen"):
+        BOX.Box(tmp_path / "box").up()
+    assert not (tmp_path / "box").exists()
