@@ -49,11 +49,10 @@ bench: setup ## what is measured: training, planning, start-up (PEER=path/to/nan
 	$(BIN)/python -m benchmarks.training $(if $(PEER),--peer $(PEER))
 
 slurm-install: ## Slurm for tests/slurm and launchers/slurmbox (Debian, Ubuntu)
-	$(SUDO) apt-get update -qq
-	$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge
+	$(SUDO) sh launchers/slurmbox/install.sh
 
-slurm-up: setup ## a real Slurm on this machine: four nodes, fake GPUs
-	$(BIN)/python launchers/slurmbox/box.py up
+slurm-up: setup ## a real Slurm on this machine: four nodes, fake GPUs (ACCOUNTING=1: with slurmdbd)
+	$(BIN)/python launchers/slurmbox/box.py up $(if $(ACCOUNTING),--accounting)
 
 slurm-down: setup ## end it
 	$(BIN)/python launchers/slurmbox/box.py down

@@ -1,14 +1,16 @@
 """A real Slurm on one machine: munge, slurmctld and several slurmd, all state in one folder, loopback only.
 
     python launchers/slurmbox/box.py up        start it (again: nothing happens)
+    python launchers/slurmbox/box.py up --accounting --set MaxArraySize=101    with slurmdbd; with a setting
     python launchers/slurmbox/box.py run CMD   run a command against it
     python launchers/slurmbox/box.py env       print the lines that point a shell at it
     python launchers/slurmbox/box.py down      end it and delete its state
     python launchers/slurmbox/box.py kill node2 | start node2     a node that dies, and one that comes back
 
 Its nodes declare 16 CPUs, 64 GB and 8 fake GPUs each. Partition `gpu` is the default; jobs in `preempt` are
-requeued when `gpu` needs their place. Needs Debian's or Ubuntu's slurm-wlm and munge; no systemd, no cgroups,
-no root. It is for trying and testing: GPUs are names, and nothing limits what a job really uses.
+requeued when `gpu` needs their place. Needs Debian's or Ubuntu's slurm-wlm and munge, for accounting slurmdbd
+and mariadb-server too; no systemd, no cgroups, no root. It is for trying and testing: GPUs are names, and
+nothing limits what a job really uses.
 """
 
 from __future__ import annotations
@@ -17,16 +19,22 @@ import argparse
 import contextlib
 import getpass
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-CPUS, MEMORY_MB, GPUS = 16, 64000, 8
+# As Python does for a script; tests load this file by its path.
+sys.path.insert(0, str(Path(__file__).parent))
+import accounting
+
+CLUSTER, CPUS, MEMORY_MB, GPUS = "slurmbox", 16, 64000, 8
 DEFAULT_STATE = Path(os.environ.get("SLURMBOX", f"/tmp/slurmbox-{getpass.getuser()}"))
 PROGRAMS = ("munged", "mungekey", "slurmctld", "slurmd", "sbatch", "scontrol")
 
@@ -42,6 +50,7 @@ class Box:
     state: Path
     nodes: int = 4
     settings: str = ""
+    accounting: bool = False
 
     @property
     def conf(self) -> Path:
@@ -55,19 +64,29 @@ class Box:
             return [line.split()[0].partition("=")[2] for line in lines if line.startswith("NodeName=node")]
         return [f"node{i + 1}" for i in range(self.nodes)]
 
+    @property
+    def accounted(self) -> bool:
+        """Whether jobs are accounted, by the running box where there is one."""
+        if self.conf.exists():
+            return "AccountingStorageType=accounting_storage/slurmdbd" in self.conf.read_text().splitlines()
+        return self.accounting
+
+    @property
+    def daemons(self) -> list[str]:
+        """Names of its daemons, in the order in which they are ended."""
+        return [*self.names, "slurmctld", *(accounting.DAEMONS if self.accounted else ()), "munged"]
+
     def environment(self) -> dict[str, str]:
         """What a process needs to talk to it."""
         return {**os.environ, "SLURM_CONF": str(self.conf), "PATH": search_path()}
 
     def up(self, patience_s: float = 90.0) -> None:
         """Start what is not running and wait until every node is idle."""
-        missing = [name for name in PROGRAMS if shutil.which(name, path=search_path()) is None]
-        if missing:
-            raise BoxError(
-                f"{', '.join(missing)} not found: `make slurm-install`, or apt-get install slurm-wlm munge."
-            )
+        self._refuse_if_missing()
         if not self.conf.exists():
+            _refuse_elsewhere()
             self._write()
+        self._refuse_if_other()
         if not self._alive("munged"):
             run = self.state / "run"
             self._start("munged", [
@@ -76,6 +95,8 @@ class Box:
                 f"--seed-file={self.state}/munge.seed", "--num-threads=2", "--force",
             ])  # fmt: skip
             _until(lambda: (run / "munge.sock").exists(), patience_s, "munged did not start")
+        if self.accounted:
+            self._up_accounting(patience_s)
         if not self._alive("slurmctld"):
             self._start("slurmctld", ["slurmctld", "-D", "-f", str(self.conf)])
         for name in self.names:
@@ -93,7 +114,7 @@ class Box:
                 timeout=5,
                 capture_output=True,
             )
-        for name in (*self.names, "slurmctld", "munged"):
+        for name in self.daemons:
             self._kill(name, signal.SIGTERM)
         for pid in self._of_this_box():
             with contextlib.suppress(ProcessLookupError):
@@ -106,10 +127,44 @@ class Box:
             self._start(node, ["slurmd", "-D", "-f", str(self.conf), "-N", node])
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
-        """Send a daemon a signal: a node's slurmd by its name, or slurmctld."""
-        if name not in (*self.names, "slurmctld"):
-            raise BoxError(f"{name} is not part of the box; {', '.join((*self.names, 'slurmctld'))} are.")
+        """Send a daemon a signal: a node's slurmd by its name, or slurmctld, slurmdbd, mariadbd by theirs."""
+        known = [one for one in self.daemons if one != "munged"]
+        if name not in known:
+            raise BoxError(f"{name} is not part of the box; {', '.join(known)} are.")
         self._kill(name, number)
+
+    def _up_accounting(self, patience_s: float) -> None:
+        """Start the database, then slurmdbd, and make the account known before slurmctld asks for it."""
+        s = self.state
+        try:
+            if not self._alive("mariadbd"):
+                accounting.install(s, self.environment())
+                self._start("mariadbd", accounting.mariadbd(s))
+            self._answers("mariadbd", lambda: accounting.database_answers(s), patience_s)
+            if not self._alive("slurmdbd"):
+                self._start("slurmdbd", accounting.slurmdbd(s), accounting.environment(s))
+            self._answers("slurmdbd", lambda: accounting.slurmdbd_answers(s), patience_s)
+            accounting.register(self.environment(), CLUSTER)
+        except accounting.AccountingError as error:
+            raise BoxError(str(error)) from error
+
+    def _refuse_if_missing(self) -> None:
+        programs = PROGRAMS + (accounting.PROGRAMS if self.accounted else ())
+        missing = [name for name in programs if shutil.which(name, path=search_path()) is None]
+        if missing:
+            packages = "slurm-wlm munge" + (" slurmdbd mariadb-server" if self.accounted else "")
+            raise BoxError(
+                f"{', '.join(missing)} not found: `make slurm-install`, or apt-get install {packages}."
+            )
+
+    def _refuse_if_other(self) -> None:
+        """A box that is up keeps the settings it was started with."""
+        lines = self.conf.read_text().splitlines()
+        other = [line for line in self.settings.splitlines() if line.strip() and line not in lines]
+        if self.accounting and not self.accounted:
+            other.append("accounting")
+        if other:
+            raise BoxError(f"the box in {self.state} was started without {', '.join(other)}: `down` ends it.")
 
     def _write(self) -> None:
         for folder in ("run", "log", "spool", "ctld", "dev"):
@@ -125,10 +180,14 @@ class Box:
             "AutoDetect=off\n"
         )
         (self.state / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
-        self.conf.write_text(self._conf())
+        *ports, accounts = _free_ports(self.nodes + 2)
+        text = self._conf(ports)
+        if self.accounting:
+            accounting.write(self.state, accounts, search_path())
+            text = _with(text, accounting.settings(self.state, accounts))
+        self.conf.write_text(_with(text, self.settings))
 
-    def _conf(self) -> str:
-        ports = _free_ports(self.nodes + 1)
+    def _conf(self, ports: list[int]) -> str:
         host, user, s = socket.gethostname(), getpass.getuser(), self.state
         nodes = "\n".join(
             f"NodeName=node{i + 1} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs={CPUS} "
@@ -136,7 +195,7 @@ class Box:
             for i, port in enumerate(ports[1:])
         )
         return f"""\
-ClusterName=slurmbox
+ClusterName={CLUSTER}
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ports[0]}
 SlurmUser={user}
@@ -178,16 +237,17 @@ PropagateResourceLimits=NONE
 PartitionName=DEFAULT Nodes=ALL MaxTime=INFINITE State=UP DefMemPerCPU=1000
 PartitionName=gpu Default=YES PriorityTier=10 PreemptMode=OFF
 PartitionName=preempt PriorityTier=1 PreemptMode=REQUEUE GraceTime=10
-{self.settings}
 """
 
-    def _start(self, name: str, command: list[str]) -> None:
+    def _start(self, name: str, command: list[str], variables: dict[str, str] | None = None) -> None:
         with open(self.state / "log" / f"{name}.out", "ab") as log:
             process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environment(),
-                start_new_session=True, cwd=self.state,
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env=self.environment() | (variables or {}), start_new_session=True, cwd=self.state,
             )  # fmt: skip
         (self.state / "run" / f"{name}.pid").write_text(str(process.pid))
+        # Its command line, by which it is known, can be empty for a moment after exec.
+        _until(lambda: process.poll() is not None or self._alive(name), 10.0, f"{name} did not start")
 
     def _pid(self, name: str) -> int | None:
         try:
@@ -231,12 +291,23 @@ PartitionName=preempt PriorityTier=1 PreemptMode=REQUEUE GraceTime=10
                 variables = Path(f"/proc/{entry}/environ").read_bytes().split(b"\0")
                 in_job = mine in variables and any(v.startswith(b"SLURM_JOB_ID=") for v in variables)
                 if in_job or any(
-                    str(self.state).encode() in word for word in words[:6] if b"slurm" in words[0]
+                    str(self.state).encode() in word
+                    for word in words[:6]
+                    if b"slurm" in words[0] or b"mariadb" in words[0]
                 ):
                     found.append(int(entry))
         return found
 
+    def _answers(self, name: str, true: Callable[[], bool], patience_s: float) -> None:
+        """Wait until a daemon answers; one that ended never will."""
+        see = f"see {self.state}/log/{name}.log"
+        _until(lambda: true() or not self._alive(name), patience_s, f"{name} did not answer; {see}")
+        if not self._alive(name):
+            raise BoxError(f"{name} ended; {see}.")
+
     def _ready(self) -> bool:
+        if not self._alive("slurmctld"):
+            raise BoxError(f"slurmctld ended: {_last_words(self.state / 'log' / 'slurmctld.out')}")
         done = subprocess.run(
             ["sinfo", "-h", "-N", "-p", "gpu", "-o", "%N %T"], env=self.environment(), capture_output=True,
             text=True, timeout=20,
@@ -251,6 +322,18 @@ def search_path() -> str:
     return os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin", "/usr/local/sbin"])
 
 
+def _refuse_elsewhere() -> None:
+    """Slurm, told not to listen everywhere, listens where the host's name leads; the box is reached there."""
+    host, found = socket.gethostname(), "nowhere"
+    with contextlib.suppress(OSError):
+        found = socket.gethostbyname(host)
+    if found != "127.0.0.1":
+        raise BoxError(
+            f"the name of this host leads to {found}, where Slurm would listen; a line `127.0.0.1 {host}` "
+            "before the others in /etc/hosts keeps it on loopback."
+        )
+
+
 def _free_ports(count: int) -> list[int]:
     """Loopback ports that are free now."""
     held = [socket.socket() for _ in range(count)]
@@ -263,8 +346,23 @@ def _free_ports(count: int) -> list[int]:
             one.close()
 
 
-def _until(true: object, patience_s: float, otherwise: str) -> None:
-    assert callable(true)
+def _with(conf: str, settings: str) -> str:
+    """slurm.conf with settings for its own lines of the same key; nodes and partitions are added."""
+    added = [line for line in settings.splitlines() if line.strip()]
+    replaced = {_key(line) for line in added} - {"nodename", "partitionname"}
+    return "\n".join([line for line in conf.splitlines() if _key(line) not in replaced] + added) + "\n"
+
+
+def _key(line: str) -> str:
+    return line.partition("=")[0].strip().lower()
+
+
+def _last_words(file: Path) -> str:
+    """The end of what a daemon said: the setting it does not know stands one line before its end."""
+    return "; ".join(file.read_text(errors="replace").strip().splitlines()[-2:]) or "it said nothing"
+
+
+def _until(true: Callable[[], bool], patience_s: float, otherwise: str) -> None:
     deadline = time.monotonic() + patience_s
     while not true():
         if time.monotonic() > deadline:
@@ -272,17 +370,41 @@ def _until(true: object, patience_s: float, otherwise: str) -> None:
         time.sleep(0.05)
 
 
+def _setting(text: str) -> str:
+    if not re.fullmatch(r"\w+=\S.*", text):
+        raise argparse.ArgumentTypeError(f"{text} is not KEY=VALUE")
+    return text
+
+
+def _arguments() -> argparse.Namespace:
+    shared = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    shared.add_argument("--state", type=Path, help="its folder ($SLURMBOX)")
+    shared.add_argument("--nodes", type=int)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, parents=[shared]
+    )
+    verbs = parser.add_subparsers(dest="do", required=True)
+    up = verbs.add_parser("up", parents=[shared], argument_default=argparse.SUPPRESS)
+    up.add_argument("--accounting", action="store_true", help="with slurmdbd and its database")
+    up.add_argument(
+        "--set", dest="settings", action="append", type=_setting, metavar="KEY=VALUE",
+        help="a line of slurm.conf, in the place of the one with that key; repeatable",
+    )  # fmt: skip
+    for name in ("down", "env"):
+        verbs.add_parser(name, parents=[shared])
+    for name in ("run", "kill", "start"):
+        verbs.add_parser(name).add_argument("rest", nargs=argparse.REMAINDER)
+    # Defaults given to a parser would overrule what stands before the verb.
+    defaults = argparse.Namespace(state=DEFAULT_STATE, nodes=4, accounting=False, settings=[], rest=[])
+    return parser.parse_args(namespace=defaults)
+
+
 def main() -> int:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    arguments = _arguments()
+    box = Box(
+        arguments.state.absolute(), arguments.nodes, "\n".join(arguments.settings), arguments.accounting
     )
-    parser.add_argument("--state", type=Path, default=DEFAULT_STATE, help="its folder ($SLURMBOX)")
-    parser.add_argument("--nodes", type=int, default=4)
-    parser.add_argument("do", choices=["up", "down", "env", "run", "kill", "start"])
-    parser.add_argument("rest", nargs=argparse.REMAINDER)
-    arguments = parser.parse_args()
-    box = Box(arguments.state.absolute(), arguments.nodes)
     try:
         if arguments.do == "up":
             box.up()

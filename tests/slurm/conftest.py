@@ -25,14 +25,21 @@ def load_box() -> ModuleType:
 
 
 BOX = load_box()
-MISSING = [name for name in BOX.PROGRAMS if shutil.which(name, path=BOX.search_path()) is None]
+
+
+def missing(programs: tuple[str, ...]) -> list[str]:
+    return [name for name in programs if shutil.which(name, path=BOX.search_path()) is None]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if MISSING and not os.environ.get("NEED_SLURM"):
-        reason = f"no Slurm here ({', '.join(MISSING)}): `make slurm-install` installs it"
-        for item in items:
-            if item.path.is_relative_to(Path(__file__).parent):
+    if os.environ.get("NEED_SLURM"):
+        return
+    slurm, accounting = missing(BOX.PROGRAMS), missing(BOX.accounting.PROGRAMS)
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            lacks = slurm + (accounting if item.path.name == "test_accounting.py" else [])
+            if lacks:
+                reason = f"no Slurm here ({', '.join(lacks)}): `make slurm-install` installs it"
                 item.add_marker(pytest.mark.skip(reason=reason))
 
 
@@ -40,6 +47,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     """A box of three nodes, shared by the tests."""
     made = BOX.Box(tmp_path_factory.mktemp("slurm") / "box", nodes=3)
+    made.up()
+    yield made
+    made.down()
+
+
+@pytest.fixture(scope="session")
+def accounting_box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+    """A box of one node with accounting and a small MaxArraySize, shared by the tests."""
+    made = BOX.Box(
+        tmp_path_factory.mktemp("accounting") / "box", nodes=1, settings="MaxArraySize=101", accounting=True
+    )
     made.up()
     yield made
     made.down()

@@ -46,14 +46,9 @@ def state(box: Any, job: str) -> str:
     return ask(box, "squeue", "-h", "-t", "all", "-j", job, "-o", "%T")
 
 
-def test_up_is_idempotent(box: Any) -> None:
-    before = [box._pid(name) for name in (*box.names, "slurmctld", "munged")]
-    box.up()
-    assert [box._pid(name) for name in (*box.names, "slurmctld", "munged")] == before
-
-
-def test_it_listens_on_loopback_only(box: Any) -> None:
-    pids = {box._pid(name) for name in (*box.names, "slurmctld", "munged")}
+def listening(box: Any, names: list[str] | None = None) -> list[str]:
+    """Where daemons of the box listen, as hexadecimal address:port."""
+    pids = {box._pid(name) for name in names or box.daemons}
     sockets = {
         os.readlink(f"/proc/{pid}/fd/{fd}")
         for pid in pids
@@ -61,13 +56,31 @@ def test_it_listens_on_loopback_only(box: Any) -> None:
         if os.path.islink(f"/proc/{pid}/fd/{fd}")
     }
     inodes = {name[8:-1] for name in sockets if name.startswith("socket:[")}
-    listening = [
+    return [
         line.split()[1]
-        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]
+        for table in ("/proc/net/tcp", "/proc/net/tcp6")
+        if os.path.exists(table)
+        for line in Path(table).read_text().splitlines()[1:]
         if line.split()[3] == "0A" and line.split()[9] in inodes
     ]
-    assert len(listening) == len(box.names) + 1
-    assert {address.split(":")[0] for address in listening} == {"0100007F"}
+
+
+def over(pid: int) -> bool:
+    """Whether a process has ended, if perhaps nobody asked for its end yet."""
+    stat = Path(f"/proc/{pid}/stat")
+    return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+def test_up_is_idempotent(box: Any) -> None:
+    before = [box._pid(name) for name in (*box.names, "slurmctld", "munged")]
+    box.up()
+    assert [box._pid(name) for name in (*box.names, "slurmctld", "munged")] == before
+
+
+def test_it_listens_on_loopback_only(box: Any) -> None:
+    addresses = listening(box)
+    assert len(addresses) == len(box.names) + 1
+    assert {address.split(":")[0] for address in addresses} == {"0100007F"}
 
 
 def test_an_array_runs_and_gpus_are_named(box: Any, tmp_path: Path) -> None:
@@ -122,13 +135,20 @@ def test_it_ends_cleanly_with_everything_it_started(tmp_path: Path) -> None:
     pids = [other._pid(name) for name in ("node1", "slurmctld", "munged")]
     other.down()
     assert not other.state.exists() and not other._of_this_box()
-    for pid in pids:
-        stat = Path(f"/proc/{pid}/stat")
-        assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
+    assert all(over(pid) for pid in pids)
 
 
 def test_what_it_lacks_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(BOX, "search_path", lambda: str(tmp_path))
     with pytest.raises(BOX.BoxError, match="make slurm-install"):
+        BOX.Box(tmp_path / "box").up()
+    assert not (tmp_path / "box").exists()
+
+
+def test_it_starts_only_where_the_name_of_the_host_leads_to_loopback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(BOX.socket, "gethostbyname", lambda host: "10.0.0.7")
+    with pytest.raises(BOX.BoxError, match=r"leads to 10\.0\.0\.7, where Slurm would listen"):
         BOX.Box(tmp_path / "box").up()
     assert not (tmp_path / "box").exists()
