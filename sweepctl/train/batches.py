@@ -40,23 +40,25 @@ class Batches:
         self._chunk_steps = max(1, _AHEAD // self.rows)
         self._chunk: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, dtype=np.int64))
 
-    def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """Inputs and targets of an update, each [rows, context] int64."""
+    def batch(self, step: int, part: int = 0, parts: int = 1) -> tuple[Tensor, Tensor]:
+        """Inputs and targets of an update, each [rows, context] int64; of `parts` equal ones, this part."""
         number, within = divmod(step, self._chunk_steps)
         if self._chunk[0] != number:
             first, count = number * self._chunk_steps * self.rows, self._chunk_steps * self.rows
             self._chunk = (number, windows(first, count, self._train.size, self._seed))
-        places = self._chunk[1][within * self.rows : (within + 1) * self.rows]
-        return _split(self._train.read(places))
+        own = self.rows // parts
+        first = within * self.rows + part * own
+        return _split(self._train.read(self._chunk[1][first : first + own]))
 
-    def held_out(self, name: str, tokens: int) -> list[tuple[Tensor, Tensor]]:
+    def held_out(self, name: str, tokens: int, part: int = 0, parts: int = 1) -> list[tuple[Tensor, Tensor]]:
         """A fixed sample of a held-out set in pieces of about 8192 tokens: the first `tokens` tokens of an
-        order that depends on the set alone (0 for all of it)."""
+        order that depends on the set alone (0 for all of it). Every `parts`-th piece, from this part on."""
         source = self._held_out[name]
         wanted = source.size if tokens == 0 else max(1, min(source.size, tokens // self.context))
         places = windows(0, source.size, source.size, key("held out"))[:wanted]
         piece = max(1, 8192 // self.context)
-        return [_split(source.read(np.sort(places[i : i + piece]))) for i in range(0, wanted, piece)]
+        starts = range(0, wanted, piece)[part::parts]
+        return [_split(source.read(np.sort(places[i : i + piece]))) for i in starts]
 
     def bytes_per_token(self, name: str) -> float | None:
         """Text bytes a token stands for in a held-out set, None where the corpus does not say."""

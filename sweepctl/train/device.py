@@ -45,8 +45,8 @@ class Machine:
         return nullcontext()
 
 
-def machine(execution: Execution, precision: str) -> Machine:
-    """The machine for a job of this precision.
+def machine(execution: Execution, precision: str, local_rank: int = 0) -> Machine:
+    """The machine for a job of this precision, for this one of the job's processes on this host.
 
     Raises:
         RequestError: a GPU was asked for and there is none.
@@ -57,8 +57,9 @@ def machine(execution: Execution, precision: str) -> Machine:
     if wanted == "cuda":
         if not _has_gpu():
             raise RequestError("device=cuda, but torch sees no GPU here; use device=cpu or auto.")
-        name = torch.cuda.get_device_name()
-        return Machine(torch.device("cuda"), name, plain(), "torch", precision, peak_flops(name))
+        device = _gpu(local_rank)
+        name = torch.cuda.get_device_name(device)
+        return Machine(device, name, plain(), "torch", precision, peak_flops(name))
     torch.set_num_threads(execution.threads)
     gemm = _cpu_gemm(execution, precision)
     eager = precision == "fp32" and not execution.compile
@@ -68,6 +69,16 @@ def machine(execution: Execution, precision: str) -> Machine:
 
 def _has_gpu() -> bool:
     return bool(torch.cuda.is_available())
+
+
+def _gpu(local_rank: int) -> torch.device:
+    """The process's own GPU; where it sees one only, whoever started it has chosen."""
+    count = torch.cuda.device_count()
+    index = local_rank if count > 1 else 0
+    if index >= count:
+        raise RequestError(f"LOCAL_RANK is {local_rank}, but torch sees {count} GPUs here.")
+    torch.cuda.set_device(index)
+    return torch.device("cuda", index)
 
 
 def peak_flops(name: str) -> float | None:

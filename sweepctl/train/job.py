@@ -28,6 +28,8 @@ from sweepctl.store.job import JobFolder
 from sweepctl.store.manifest import Manifest
 from sweepctl.train.batches import Batches
 from sweepctl.train.device import machine
+from sweepctl.train.distributed import Alone, Lost
+from sweepctl.train.follower import told
 from sweepctl.train.loop import Diverged, Loop, Stopped, Superseded
 from sweepctl.train.trainer import Trainer
 
@@ -36,13 +38,13 @@ Report = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an attempt ended: done, diverged, stopped, superseded, busy, failed, storage or request."""
+    """How an attempt ended: done, diverged, stopped, superseded, busy, or a class of failure."""
 
     why: str
     message: str = ""
 
 
-def run(manifest: Manifest, stop: threading.Event, report: Report) -> Outcome:
+def run(manifest: Manifest, stop: threading.Event, report: Report, team: Alone | None = None) -> Outcome:
     """Execute a job until it is done, it is told to stop, or it cannot go on.
 
     Every outcome but `busy` is recorded on the attempt. Nothing raised here is lost: an unexpected
@@ -61,7 +63,7 @@ def run(manifest: Manifest, stop: threading.Event, report: Report) -> Outcome:
         if folder.result() is not None:  # somebody finished it between our look and our claim
             outcome = Outcome("done", "it has a result already")
         else:
-            outcome = _attempt(manifest, folder, attempt, stop, report)
+            outcome = _attempt(manifest, folder, attempt, stop, report, team or Alone())
         try:
             attempt.end(outcome.why, **({"error": outcome.message} if outcome.message else {}))
         except StorageError as error:
@@ -73,7 +75,12 @@ def run(manifest: Manifest, stop: threading.Event, report: Report) -> Outcome:
 
 
 def _attempt(
-    manifest: Manifest, folder: JobFolder, attempt: Attempt, stop: threading.Event, report: Report
+    manifest: Manifest,
+    folder: JobFolder,
+    attempt: Attempt,
+    stop: threading.Event,
+    report: Report,
+    team: Alone,
 ) -> Outcome:
     try:
         science = manifest.job_science()
@@ -81,7 +88,7 @@ def _attempt(
         folder.write_record(manifest.science)
         checkpoints.sweep_scratch(folder)
         execution = _fitting(build(Execution, manifest.execution, "execution"), folder, attempt)
-        loop = _prepare(manifest, science, folder, attempt, execution, stop, report)
+        loop = _prepare(manifest, science, folder, attempt, execution, stop, report, team)
         try:
             if science.kind == "trunk":
                 return _train_trunk(loop, folder)
@@ -94,6 +101,8 @@ def _attempt(
         return Outcome("superseded", "a newer attempt owns the job")
     except StorageError as error:
         return Outcome("storage", str(error))
+    except Lost as error:
+        return Outcome(error.why, str(error))
     except SweepctlError as error:
         return Outcome("request" if error.exit_code == 2 else "failed", str(error))
     except Exception as error:
@@ -150,10 +159,11 @@ def _prepare(
     execution: Execution,
     stop: threading.Event,
     report: Report,
+    team: Alone,
 ) -> Loop:
     """The trainer at the newest checkpoint that can be used: the job's own, its trunk's, or none."""
-    where = machine(execution, science.point.precision)
-    trainer = Trainer(science.point, Batches(Path(manifest.data), science.point), where, execution)
+    where = machine(execution, science.point.precision, team.local_rank)
+    trainer = Trainer(science.point, Batches(Path(manifest.data), science.point), where, execution, team)
     anneal, trunk = science.anneal, manifest.trunk()
     # A checkpoint at the end holds final weights only: the attempt that wrote it died before its result.
     start, source = checkpoints.newest(folder, anneal.end - 1 if anneal else None), folder
@@ -171,7 +181,11 @@ def _prepare(
         device=where.name,
         micro_batch_rows=trainer.micro_rows,
         gemm=where.gemm,
+        world_size=team.size,
+        hosts=team.hosts,
     )
+    with team.job(told(manifest, execution, start)):
+        trainer.share()
     counts = count(
         science.point.shape, science.point.model, science.point.corpus.vocab_size, science.point.batch.context
     )

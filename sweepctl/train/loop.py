@@ -230,8 +230,10 @@ class Loop:
         return steps * self.batch_tokens / seconds if known else None
 
     def _mfu(self, rate: float | None) -> float | None:
-        peak = self.trainer.machine.peak_flops
-        return rate * self.flops_per_token / peak if rate is not None and peak is not None else None
+        peak, devices = self.trainer.machine.peak_flops, self.trainer.team.size
+        return (
+            rate * self.flops_per_token / (peak * devices) if rate is not None and peak is not None else None
+        )
 
     def _write(self, row: dict[str, Any]) -> None:
         with storage(self.attempt.metrics):

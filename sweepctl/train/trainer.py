@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from sweepctl.errors import DamagedFile, RequestError
 from sweepctl.spec.execution import Execution
@@ -20,6 +21,7 @@ from sweepctl.spec.schedule import LearningRateCurve
 from sweepctl.spec.science import Point
 from sweepctl.train.batches import Batches
 from sweepctl.train.device import Machine
+from sweepctl.train.distributed import Alone, Command
 from sweepctl.train.model import Decoder
 from sweepctl.train.optimizer import GroupedAdamW
 
@@ -37,8 +39,16 @@ class Update:
 class Trainer:
     """A model, its optimizer and its place in the data. `step` updates have been made."""
 
-    def __init__(self, point: Point, batches: Batches, machine: Machine, execution: Execution) -> None:
-        self.point, self.batches, self.machine = point, batches, machine
+    def __init__(
+        self,
+        point: Point,
+        batches: Batches,
+        machine: Machine,
+        execution: Execution,
+        team: Alone | None = None,
+    ) -> None:
+        self.point, self.batches, self.machine, self.team = point, batches, machine, team or Alone()
+        self.micro_rows = _micro_rows(point, execution, self.team.size)
         self.model = Decoder(
             point.shape,
             point.model,
@@ -50,8 +60,8 @@ class Trainer:
         self.model.initialize(point.seed.init)
         self.model.to(machine.device)
         self.optimizer = GroupedAdamW(self.model, point.optimizer, point.parametrization, point.shape)
-        self.forward = torch.compile(self.model) if execution.compile else self.model
-        self.micro_rows = _micro_rows(point, execution)
+        self._compile = execution.compile
+        self._use(self.model)
         self.step = 0
         self._held_out: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}
 
@@ -59,20 +69,36 @@ class Trainer:
     def tokens(self) -> int:
         return self.step * self.point.batch.tokens
 
+    def share(self) -> None:
+        """From here on every update and evaluation is the whole team's. All its processes must be at the same
+        step; they take over rank 0's weights."""
+        self._use(self.team.share(self.model))
+
+    def _use(self, model: nn.Module) -> None:
+        self._shared, self.forward = model, torch.compile(model) if self._compile else model
+
     def update(self, curve: LearningRateCurve) -> Update:
         """Train on batch `step` at the curve's learning rate."""
-        inputs, targets = self.batches.batch(self.step)
-        pieces = max(1, self.point.batch.rows // self.micro_rows)
+        with self.team.doing(Command.UPDATE):
+            loss = self.team.mean(self._accumulate())
+            norm = self.optimizer.step(curve.at(self.step))
+        self.step += 1
+        return Update(loss, norm)
+
+    def _accumulate(self) -> Tensor:
+        """The gradient of this process's rows, piece by piece, reduced with the last one; their loss."""
+        inputs, targets = self.batches.batch(self.step, self.team.rank, self.team.size)
+        pieces = len(inputs) // self.micro_rows
         total: Tensor | None = None
         for first in range(0, len(inputs), self.micro_rows):
             x, y = inputs[first : first + self.micro_rows], targets[first : first + self.micro_rows]
-            loss = self._loss(x, y) / pieces if pieces > 1 else self._loss(x, y)
-            loss.backward()  # type: ignore[no-untyped-call]
+            last = first + self.micro_rows == len(inputs)
+            with nullcontext() if last else self.team.accumulating(self._shared):
+                loss = self._loss(x, y) / pieces if pieces > 1 else self._loss(x, y)
+                loss.backward()  # type: ignore[no-untyped-call]
             total = loss.detach() if total is None else total + loss.detach()
-        norm = self.optimizer.step(curve.at(self.step))
-        self.step += 1
         assert total is not None
-        return Update(total, norm)
+        return total
 
     def _loss(self, x: Tensor, y: Tensor) -> Tensor:
         device = self.machine.device
@@ -82,13 +108,16 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, name: str, tokens: int) -> float:
-        """Mean loss in nats a token on a fixed part of a held-out set."""
-        if (name, tokens) not in self._held_out:
-            self._held_out[name, tokens] = self.batches.held_out(name, tokens)
-        total, count = 0.0, 0
-        for x, y in self._held_out[name, tokens]:
-            total += float(self._loss(x, y)) * y.numel()
-            count += y.numel()
+        """Mean loss in nats a token on a fixed part of a held-out set, its pieces dealt out to the team."""
+        with self.team.doing(Command.EVALUATE, self.batches.index.held_out.index(name), tokens):
+            if (name, tokens) not in self._held_out:
+                pieces = self.batches.held_out(name, tokens, self.team.rank, self.team.size)
+                self._held_out[name, tokens] = pieces
+            total, count = 0.0, 0.0
+            for x, y in self._held_out[name, tokens]:
+                total += float(self._loss(x, y)) * y.numel()
+                count += y.numel()
+            total, count = self.team.sum(total, count)
         return total / count
 
     def bits_per_byte(self, name: str, loss_nats: float) -> float | None:
@@ -130,11 +159,15 @@ class Trainer:
         self.step = step
 
 
-def _micro_rows(point: Point, execution: Execution) -> int:
-    rows = execution.micro_batch_rows or point.batch.rows
-    if rows > point.batch.rows or point.batch.rows % rows:
-        raise RequestError(
-            f"micro_batch_rows={rows} does not divide the {point.batch.rows} rows of a batch "
-            f"({point.batch.tokens} tokens / context {point.batch.context})."
-        )
+def _micro_rows(point: Point, execution: Execution, processes: int) -> int:
+    """Rows that one process sees at once."""
+    tokens = f"{point.batch.tokens} tokens / context {point.batch.context}"
+    batch = f"{point.batch.rows} rows of a batch ({tokens})"
+    own, left = divmod(point.batch.rows, processes)
+    if left:
+        raise RequestError(f"{processes} processes cannot share the {batch} evenly.")
+    rows = execution.micro_batch_rows or own
+    if own % rows:
+        share = "" if processes == 1 else f", {own} for each of {processes} processes"
+        raise RequestError(f"micro_batch_rows={rows} does not divide the {batch}{share}.")
     return rows

@@ -6,6 +6,9 @@
          {"event": "end", "job", "why", "message"}
 
 It stops, saving its state, on SIGTERM or when its input closes: a killed launcher leaves nobody behind.
+Where WORLD_SIZE says that several processes train each job, rank 0 is this worker and the others follow it:
+they heed no signal and read nothing, and end when it does. Exit code 75: they lost each other; start all
+of them anew.
 """
 
 from __future__ import annotations
@@ -18,10 +21,14 @@ import signal
 import sys
 import threading
 from functools import partial
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
+from sweepctl.errors import SweepctlError
 from sweepctl.spec.build import build
 from sweepctl.store.manifest import Manifest
+
+if TYPE_CHECKING:  # torch is imported only once the launcher is being listened to
+    from sweepctl.train.distributed import Alone
 
 
 class Worker:
@@ -56,8 +63,20 @@ class Worker:
             self.end()
             self._jobs.put(None)
 
-    def work(self) -> None:
-        """Run what comes in."""
+    def work(self) -> int:
+        """Run what comes in, with the other processes where there are any; the exit code."""
+        from sweepctl.train.distributed import connect
+
+        try:
+            team = connect()
+            self._take(team)
+            team.end()
+        except SweepctlError as error:
+            print(error, file=sys.stderr)
+            return error.exit_code
+        return 0
+
+    def _take(self, team: Alone) -> None:
         from sweepctl.train.job import run
 
         # The imports' millions of objects live as long as the process: keep the collector off them.
@@ -71,9 +90,10 @@ class Worker:
                 self._stop.set()
             if self._ending.is_set():
                 break
-            outcome = run(manifest, self._stop, partial(self._tell, manifest.job))
+            outcome = run(manifest, self._stop, partial(self._tell, manifest.job), team)
             self._current = ""
             self._say({"event": "end", "job": manifest.job, "why": outcome.why, "message": outcome.message})
+            team.end_job()
 
     def _tell(self, job: str, event: dict[str, Any]) -> None:
         self._say({**event, "job": job})
@@ -89,11 +109,26 @@ def main() -> None:
     """Talk to the launcher over the standard streams."""
     output = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever else prints goes to the log, not into the protocol
+    several = int(os.environ.get("WORLD_SIZE") or 1) > 1
+    if several:
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # it warns of every connection that ends
+        if int(os.environ.get("RANK") or 0) > 0:
+            from sweepctl.train.follower import main as follow
+
+            _leave(follow())
     worker = Worker(output)
     signal.signal(signal.SIGTERM, worker.end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=worker.listen, args=(sys.stdin,), daemon=True).start()
-    worker.work()
+    code = worker.work()
+    if several:
+        _leave(code)
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once: a group that is taken down in order waits for its other processes, or aborts without."""
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

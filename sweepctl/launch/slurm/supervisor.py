@@ -221,6 +221,8 @@ class Supervisor:
                 elif event["event"] == "end" and event["job"] == job:
                     worker.job = None
                     self._ended(entry, event["why"], event["message"])
+                    if self.place.processes > 1 and event["why"] in ("infrastructure", "out_of_memory"):
+                        self._renew(pool)
                     return
                 elif event["event"] == "died":
                     self._died(entry, int(event["code"]))
@@ -230,6 +232,12 @@ class Supervisor:
             if not told and self._must_stop(job):
                 told = True
                 pool.workers[0].stop_job()
+
+    @staticmethod
+    def _renew(pool: Pool) -> None:
+        """Wait for the end of a worker that has lost the processes it trains with; the pool starts another."""
+        while not any(event["event"] == "died" for _, event in pool.events(POLL_S)):
+            pass
 
     def _must_stop(self, job: str) -> bool:
         self._look()

@@ -1,0 +1,311 @@
+"""One job on several processes: real ones, over the loopback interface."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file
+
+from sweepctl.store import attempts, checkpoints
+from sweepctl.store.board import Board, Entry
+from sweepctl.train.distributed import BROKEN
+from tests.conftest import Planner, manifest, only, run_all, run_job
+
+ONE = {"ladder__depths": [2], "budget__tokens": [2560]}
+"""A trunk of 30 steps and a branch of 10."""
+LONG = {"ladder__depths": [1], "budget__tokens": [10_240], "optimizer__lr": 0.005}
+"""A trunk of 120 steps. It can be interrupted where it saves at every one of them."""
+SLOWLY = {"checkpoint_every_s": 1e-9}
+NOISE = 1e-5
+"""Relative: what another order of the same sums may change in a loss."""
+
+
+class Team:
+    """Processes of one group, as whoever starts them does it. The first speaks the worker's protocol."""
+
+    def __init__(self, size: int, logs: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.logs = [logs / f"team-{port}-{rank}.log" for rank in range(size)]
+        self.processes = [self._start(rank, size, port) for rank in range(size)]
+
+    def _start(self, rank: int, size: int, port: int) -> subprocess.Popen[str]:
+        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": port}
+        network = {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
+        pipe = subprocess.PIPE if rank == 0 else subprocess.DEVNULL
+        with open(self.logs[rank], "w") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "sweepctl.train.worker"],
+                stdin=pipe,
+                stdout=pipe,
+                stderr=log,
+                text=True,
+                env={**os.environ, **network, **{name: str(value) for name, value in place.items()}},
+            )
+
+    def tell(self, command: dict[str, Any]) -> None:
+        self.processes[0].stdin.write(json.dumps(command) + "\n")
+        self.processes[0].stdin.flush()
+
+    def begin(self, board: Board, entry: Entry, **execution: Any) -> None:
+        self.tell({"run": dataclasses.asdict(manifest(board, entry, **execution))})
+
+    def until(self, event: str) -> dict[str, Any]:
+        """What rank 0 says of the next such event."""
+        for line in self.processes[0].stdout:
+            if (said := json.loads(line))["event"] == event:
+                return said
+        raise AssertionError(self.logs[0].read_text())
+
+    def run(self, board: Board, entry: Entry, **execution: Any) -> dict[str, Any]:
+        self.begin(board, entry, **execution)
+        return self.until("end")
+
+    def run_all(self, board: Board, **execution: Any) -> None:
+        board.make_wishes()
+        for entry in [*only(board, "trunk"), *only(board, "branch")]:
+            assert self.run(board, entry, **execution)["why"] == "done"
+
+    def codes(self, patience_s: float = 20.0) -> list[int]:
+        """Exit codes, by rank, of processes that must end by themselves."""
+        return [process.wait(patience_s) for process in self.processes]
+
+    def close(self) -> list[int]:
+        """The launcher goes: all end."""
+        self.processes[0].stdin.close()
+        try:
+            return self.codes()
+        finally:
+            self.kill()
+
+    def kill(self) -> None:
+        for process in self.processes:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def teams(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Team]]:
+    """Teams of 2 and of 4 that take one job after another, whatever those come to."""
+    logs = tmp_path_factory.mktemp("teams")
+    made = {size: Team(size, logs) for size in (2, 4)}
+    yield made
+    assert [team.close() for team in made.values()] == [[0] * 2, [0] * 4]
+    assert not [log.read_text() for team in made.values() for log in team.logs if log.read_text()]
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Team]:
+    """A team of 2 that is to be broken."""
+    team = Team(2, tmp_path)
+    yield team
+    team.kill()
+
+
+def losses(board: Board) -> list[dict[str, float]]:
+    return [entry.folder.result()["loss_nats"] for entry in only(board, "branch")]
+
+
+def curve(entry: Entry) -> list[float]:
+    """Every loss that the job's attempts logged, training and held out."""
+    rows = [json.loads(r) for a in attempts.every(entry.folder) for r in a.metrics.read_text().splitlines()]
+    return [row.get("train_loss_nats") or row["loss_nats"]["validation"] for row in rows]
+
+
+def wipe(board: Board) -> None:
+    for entry in board.entries.values():
+        shutil.rmtree(entry.folder.path)
+
+
+def same(ours: Board, expected: list[dict[str, float]]) -> None:
+    for one, other in zip(losses(ours), expected, strict=True):
+        assert one == pytest.approx(other, rel=NOISE)
+
+
+@pytest.mark.parametrize(
+    ("size", "changes"),
+    [
+        (2, {}),
+        (4, {"model__activation": "swiglu", "model__tied": True, "optimizer__clip_norm": 0.1}),
+    ],
+)
+def test_several_processes_train_what_one_trains(
+    planned: Planner, teams: dict[int, Team], size: int, changes: dict[str, Any]
+) -> None:
+    board = planned(**{**ONE, **changes, "validation__tokens": 40_000})
+    run_all(board)
+    expected, curves = losses(board), [curve(entry) for entry in board.entries.values()]
+    weights = load_file(checkpoints.newest(only(board, "branch")[0].folder).path / "weights.safetensors")
+    wipe(board)
+    teams[size].run_all(board)
+    same(board, expected)
+    for entry, before in zip(board.entries.values(), curves, strict=True):
+        assert len(before) > 1 and curve(entry) == pytest.approx(before, rel=NOISE)
+        [attempt] = attempts.every(entry.folder)
+        assert attempt.record["world_size"] == size
+        assert attempt.record["hosts"] == [socket.gethostname()] * size
+    ours = load_file(checkpoints.newest(only(board, "branch")[0].folder).path / "weights.safetensors")
+    assert ours.keys() == weights.keys()
+
+
+def test_checkpoints_move_between_world_sizes(planned: Planner, teams: dict[int, Team]) -> None:
+    board = planned(ladder__depths=[1], budget__tokens=[1280, 2560, 5120])
+    run_all(board)
+    expected = losses(board)
+    wipe(board)
+
+    def train(size: int, budgets: list[int]) -> None:
+        part = planned(ladder__depths=[1], budget__tokens=budgets)
+        part.make_wishes()
+        for entry in [*only(part, "trunk"), *only(part, "branch")]:
+            if not part.finished(entry):
+                done = run_job(part, entry).why if size == 1 else teams[size].run(part, entry)["why"]
+                assert done == "done"
+
+    train(2, [1280])
+    train(1, [1280, 2560])
+    train(4, [1280, 2560, 5120])
+    same(board, expected)
+    [trunk] = only(board, "trunk")
+    records = [attempt.record for attempt in attempts.every(trunk.folder)]
+    assert [record["world_size"] for record in records] == [2, 1, 4]
+    assert [record["start_step"] for record in records] == [0, 15, 30]
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_accumulation_on_several_processes_changes_nothing(
+    planned: Planner, teams: dict[int, Team], rows: int
+) -> None:
+    board = planned(**{**ONE, "batch__tokens": 128, "budget__tokens": [5120]})
+    run_all(board)
+    expected = losses(board)
+    wipe(board)
+    teams[2].run_all(board, micro_batch_rows=rows)
+    same(board, expected)
+
+
+def test_the_compiled_model_is_shared_too(planned: Planner, pair: Team) -> None:
+    if shutil.which("g++") is None:
+        pytest.skip("torch.compile needs a compiler")
+    board = planned(**{**ONE, "ladder__depths": [1], "budget__tokens": [1280]})
+    run_all(board)
+    expected = losses(board)
+    wipe(board)
+    pair.run_all(board, compile=True, micro_batch_rows=1)
+    same(board, expected)
+
+
+@pytest.mark.parametrize(
+    ("size", "execution", "says"),
+    [
+        (4, {}, "4 processes cannot share the 6 rows of a batch (96 tokens / context 16) evenly."),
+        (2, {"micro_batch_rows": 2}, "does not divide the 6 rows of a batch (96 tokens / context 16), 3 for"),
+    ],
+)
+def test_rows_that_cannot_be_shared_are_one_sentence_and_harm_nobody(
+    planned: Planner, teams: dict[int, Team], size: int, execution: dict[str, Any], says: str
+) -> None:
+    board = planned(ladder__depths=[1], batch__tokens=96, budget__tokens=[1920])
+    board.make_wishes()
+    ended = teams[size].run(board, only(board, "trunk")[0], **execution)
+    assert ended["why"] == "request" and says in ended["message"] and "\n" not in ended["message"]
+    next_one = planned(ladder__depths=[1], name="next", budget__tokens=[1280])
+    teams[size].run_all(next_one)
+
+
+@pytest.mark.parametrize("how", ["command", "signal"])
+def test_a_stopped_team_saves_and_resumes(
+    planned: Planner, teams: dict[int, Team], request: pytest.FixtureRequest, how: str
+) -> None:
+    board = planned(**LONG)
+    run_all(board)
+    expected = losses(board)
+    wipe(board)
+    board.make_wishes()
+    [trunk] = only(board, "trunk")
+    team = teams[2] if how == "command" else request.getfixturevalue("pair")
+    team.begin(board, trunk, **SLOWLY)
+    team.until("checkpoint")
+    if how == "command":
+        team.tell({"stop": trunk.job.id})
+    else:  # as Slurm does it, to every process
+        for process in team.processes:
+            process.send_signal(signal.SIGTERM)
+    assert team.until("end")["why"] == "stopped"
+    if how == "signal":
+        assert team.codes() == [0, 0]
+    assert 0 < checkpoints.steps(trunk.folder)[-1] < 120
+    teams[2].run_all(board)
+    same(board, expected)
+
+
+def test_a_killed_follower_fails_the_attempt_and_a_fresh_team_goes_on(
+    planned: Planner, teams: dict[int, Team], pair: Team
+) -> None:
+    board = planned(**LONG)
+    run_all(board)
+    expected = losses(board)
+    wipe(board)
+    board.make_wishes()
+    [trunk] = only(board, "trunk")
+    pair.begin(board, trunk, **SLOWLY)
+    pair.until("checkpoint")
+    pair.processes[1].kill()
+    ended = pair.until("end")
+    assert ended["why"] == "infrastructure" and "lost the others" in ended["message"]
+    assert "\n" not in ended["message"]
+    assert pair.codes() == [BROKEN, -signal.SIGKILL]
+    record = attempts.newest(trunk.folder).record
+    assert record["why"] == "infrastructure" and record["error"] == ended["message"]
+    assert board.state(trunk).failure == "infrastructure"
+    teams[2].run_all(board)
+    assert attempts.newest(trunk.folder).record["start_step"] > 0
+    same(board, expected)
+
+
+@pytest.mark.parametrize("idle", [True, False])
+def test_the_others_end_when_rank_0_is_killed(planned: Planner, pair: Team, idle: bool) -> None:
+    board = planned(**LONG)
+    board.make_wishes()
+    pair.until("ready")
+    if not idle:
+        pair.begin(board, only(board, "trunk")[0], **SLOWLY)
+        pair.until("checkpoint")
+    pair.processes[0].kill()
+    killed = time.monotonic()
+    assert pair.codes() == [-signal.SIGKILL, BROKEN]
+    assert time.monotonic() - killed < 5
+    assert len(pair.logs[1].read_text().splitlines()) == 1
+
+
+def test_a_follower_that_fails_says_why(planned: Planner, pair: Team, workspace, tmp_path: Path) -> None:
+    """Its word reaches rank 0, which does not wait for it; here its checkpoint is gone before it looks."""
+    board = planned(**ONE)
+    board.make_wishes()
+    [trunk] = only(board, "trunk")
+    pair.until("ready")
+    pair.processes[1].send_signal(signal.SIGSTOP)
+    pair.begin(board, trunk)
+    while not attempts.every(trunk.folder) or "world_size" not in attempts.newest(trunk.folder).record:
+        time.sleep(0.01)
+    (workspace.corpus("synthetic") / "train-00000.bin").rename(tmp_path / "gone.bin")
+    pair.processes[1].send_signal(signal.SIGCONT)
+    ended = pair.until("end")
+    assert ended["why"] == "infrastructure"
+    assert ended["message"].startswith(f"Rank 1 of 2 on {socket.gethostname()} failed: ")
+    assert pair.codes() == [BROKEN, 1]
