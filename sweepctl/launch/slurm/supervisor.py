@@ -235,7 +235,8 @@ class Supervisor:
 
     @staticmethod
     def _renew(pool: Pool) -> None:
-        """Wait for the end of a worker that has lost the processes it trains with; the pool starts another."""
+        """Wait for the end of a worker that has lost the processes it trains with; the pool starts
+        another."""
         while not any(event["event"] == "died" for _, event in pool.events(POLL_S)):
             pass
 
