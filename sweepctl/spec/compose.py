@@ -26,8 +26,10 @@ OPEN = ("grid.axes", "grid.sample", "stages.", "data.options")
 """Mappings that may be given new keys: an override there adds what is missing, as Hydra's ++ does."""
 LISTS = ("budget.", "ladder.", "stages.")
 """Where a comma cannot mean an axis: what lies here is a list of the study, not a field of the science."""
-OPEN_LAUNCHER = ("rungs.", "sbatch.", "environment.")
+OPEN_LAUNCHER = ("sbatch.", "environment.")
 """The same in a launcher's file."""
+_RUNG = re.compile(r"rungs\.([^.=]+)\.([^.=]+)=(.*)", re.S)
+"""A rung's own resources: names such as 8x1 are no keys in Hydra's grammar."""
 EMPTIED = ("grid.axes", "stages", "data.options")
 """Mappings that `key={}` empties, where Hydra would merge nothing into what is there."""
 
@@ -71,8 +73,13 @@ def as_yaml(study: Study) -> str:
 
 def compose_launcher(name: str, overrides: list[str], config_dir: Path | None = None) -> dict[str, Any]:
     """The settings of one machine, from `launchers/`."""
+    rungs = [found for text in overrides if (found := _RUNG.fullmatch(text))]
     settings = [f"++{text}" if text.startswith(OPEN_LAUNCHER) else text for text in overrides]
-    return _compose(launchers_dir(), name, settings, config_dir)
+    settings = [text for text in settings if not _RUNG.fullmatch(text)]
+    raw = _compose(launchers_dir(), name, settings, config_dir)
+    for found in rungs:
+        raw.setdefault("rungs", {}).setdefault(found[1], {})[found[2]] = _parse(f"value={found[3]}").value()
+    return raw
 
 
 def _compose(directory: Path, name: str, overrides: list[str], user: Path | None) -> dict[str, Any]:

@@ -18,7 +18,7 @@ def undisturbed(tmp_path: Path) -> Callable[[Board], bytes]:
 
     def train(board: Board) -> bytes:
         other = Workspace(tmp_path / "undisturbed")
-        shutil.copytree(board.sweep.workspace.root / "data", other.root / "data")
+        shutil.copytree(board.sweep.workspace.root / "data", other.root / "data", dirs_exist_ok=True)
         sweep = other.sweep(board.sweep.name)
         sweep.save(board.plans)
         run_all(Board(sweep, sweep.plans()))
