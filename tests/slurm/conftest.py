@@ -6,11 +6,18 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+
+from sweepctl.store.board import Board
+from tests.conftest import Planner
+from tests.launch.conftest import undisturbed  # noqa: F401
+
+from .cluster import OnSlurm
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -61,3 +68,22 @@ def accounting_box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]
     made.up()
     yield made
     made.down()
+
+
+@pytest.fixture
+def on_slurm(
+    box: Any,
+    planned: Planner,
+    undisturbed: Callable[[Board], bytes],  # noqa: F811
+) -> Any:
+    """Plan a study and put it on the box: on_slurm(settings, **changes of the study)."""
+    made: list[OnSlurm] = []
+
+    def plan(settings: dict[str, Any] | None = None, **changes: Any) -> OnSlurm:
+        one = OnSlurm(box, planned(**changes), undisturbed, **(settings or {}))
+        made.append(one)
+        return one
+
+    yield plan
+    for one in made:
+        one.ask("scancel", *one.tasks()) if one.tasks() else None

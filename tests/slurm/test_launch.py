@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +17,11 @@ from sweepctl.launch.slurm import commands
 from sweepctl.launch.slurm.records import Array, author, new_token
 from sweepctl.spec.slurm import Resources
 from sweepctl.store import attempts, checkpoints
-from sweepctl.store.board import Board
 from tests.conftest import Planner, only
-from tests.launch.conftest import undisturbed  # noqa: F401
 
-from .cluster import OnSlurm, until
+from .cluster import until
 
 GRID = {"grid": {"axes": {"seed.init": [0, 1]}}}
-
-
-@pytest.fixture
-def on_slurm(
-    box: Any,
-    planned: Planner,
-    undisturbed: Callable[[Board], bytes],  # noqa: F811
-) -> Any:
-    """Plan a study and put it on the box: on_slurm(settings, **changes of the study)."""
-    made: list[OnSlurm] = []
-
-    def plan(settings: dict[str, Any] | None = None, **changes: Any) -> OnSlurm:
-        one = OnSlurm(box, planned(**changes), undisturbed, **(settings or {}))
-        made.append(one)
-        return one
-
-    yield plan
-    for one in made:
-        one.ask("scancel", *one.tasks()) if one.tasks() else None
 
 
 def test_a_sweep_runs_to_its_end_by_itself(on_slurm: Any) -> None:
