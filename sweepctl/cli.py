@@ -205,6 +205,37 @@ def status(
 
 
 @app.command()
+def logs(
+    sweep: SweepName,
+    job: Annotated[str, typer.Argument(help="A job's id, or the beginning of one.")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it goes on.")] = False,
+    attempt: Annotated[int | None, typer.Option(help="This attempt, instead of the newest.")] = None,
+    process: Annotated[bool, typer.Option("--process", help="What its process wrote to its log.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """The story of one job: who tried it when, how its losses went, why it ended. Changes nothing."""
+    from sweepctl.launch.logs import find_job, read_story
+    from sweepctl.report.console import console, show_json
+    from sweepctl.report.logs import follow_job, show_process, show_story, story_json
+    from sweepctl.store.board import Board
+    from sweepctl.store.workspace import Workspace
+
+    known = Workspace.default().known_sweep(sweep)
+    board = Board(known, known.plans())
+    entry = find_job(board, job)
+    if as_json:
+        if follow or process:
+            raise RequestError("--json prints attempts as they are now; -f and --process print text.")
+        show_json(story_json(read_story(board, entry, attempt)))
+    elif follow:
+        follow_job(console(), board, entry, attempt, process)
+    elif process:
+        show_process(console(), read_story(board, entry, attempt))
+    else:
+        show_story(console(), read_story(board, entry, attempt))
+
+
+@app.command()
 def collect(
     sweep: SweepName,
     csv: Annotated[bool, typer.Option("--csv", help="Write CSV too.")] = False,
