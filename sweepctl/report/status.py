@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -26,8 +26,8 @@ TABLE_LINES = 5
 
 
 def show_status(out: Console, found: SweepStatus) -> None:
-    """Print the screen once."""
-    out.print(screen(found))
+    """Print the screen once, its lines whole."""
+    out.print(screen(found), crop=False)
 
 
 def watch_status(out: Console, look: Callable[[], SweepStatus], every_s: float) -> None:
@@ -47,9 +47,9 @@ def watch_status(out: Console, look: Callable[[], SweepStatus], every_s: float) 
             live.update(screen(found := look(), out.height), refresh=True)
 
 
-def screen(found: SweepStatus, height: int = 1000) -> Group:
-    """Rungs, kinds, how far it is, what runs, what is wrong, and what to do about it. Of the rungs as many as
-    leave the rest a place within `height`."""
+def screen(found: SweepStatus, height: int | None = None) -> Group:
+    """Rungs, kinds, how far it is, what runs, what is wrong, and what to do about it. With a `height`, as
+    many rungs as leave the rest a place, and long lines cut."""
     lines = _progress(found)
     lines += _some([one for one in found.running if not one.silent], RUNNING, _running)
     lines += _some(found.in_state("diverged"), DIVERGED, _diverged)
@@ -61,7 +61,9 @@ def screen(found: SweepStatus, height: int = 1000) -> Group:
         told = f"Waiting for another stage's results: {names}. `sweepctl plan` again, as before, plans them."
         lines.append(Text(told))
     lines.append(Text(_next(found)))
-    room = height - len(lines) - len(found.kinds) - 2 * TABLE_LINES
+    for line in lines:
+        line.no_wrap, line.overflow = True, "ignore" if height is None else "ellipsis"
+    room = RUNGS if height is None else height - len(lines) - len(found.kinds) - 2 * TABLE_LINES
     return Group(_rungs(found, max(3, min(RUNGS, room))), _kinds(found.kinds), *lines)
 
 
@@ -127,16 +129,16 @@ def _percent(part: float, whole: float) -> str:
     return f"{int(100 * part / whole + 1e-9)}%" if whole else ""
 
 
-def _progress(found: SweepStatus) -> list[RenderableType]:
+def _progress(found: SweepStatus) -> list[Text]:
     told = f"{count(found.tokens_done)} of {count(found.tokens)} tokens, "
     told += _percent(found.tokens_done, found.tokens) or "100%"
     if not found.complete:
         told += "; time left: " + ("unknown" if found.eta_s is None else duration(found.eta_s))
     unit = "GPU-hours" if found.on_gpus else "device-hours"
-    told += f". {_hours(found.spent_s)} {unit} spent"
+    spent = f"{_hours(found.spent_s)} {unit} spent"
     if not found.complete:
-        told += f", {'unknown' if found.left_s is None else 'about ' + _hours(found.left_s)} left"
-    lines: list[RenderableType] = [Text(told + ".")]
+        spent += ", " + ("unknown" if found.left_s is None else f"about {_hours(found.left_s)}") + " left"
+    lines = [Text(f"{told}."), Text(f"{spent}.")]
     reasons = Counter(state.note or "no reason given" for _, state in found.in_state("queued"))
     if reasons:
         why = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common(4))
@@ -149,16 +151,15 @@ def _hours(seconds: float) -> str:
     return f"{hours:,.0f}" if hours >= 100 else f"{hours:.2g}"
 
 
-def _some(rows: Sequence[Any], most: int, shown: Callable[[Any], Text]) -> list[RenderableType]:
-    lines: list[RenderableType] = [shown(row) for row in rows[:most]]
+def _some(rows: Sequence[Any], most: int, shown: Callable[[Any], Text]) -> list[Text]:
+    lines = [shown(row) for row in rows[:most]]
     if len(rows) > most:
         lines.append(Text(f"            and {len(rows) - most:,} more"))
     return lines
 
 
 def _job(word: str, style: str, job: str, name: str, told: str) -> Text:
-    line = Text(no_wrap=True, overflow="ellipsis")
-    return line.append(f"  {word:8}", style).append(f"  {job}  {name}: {told}")
+    return Text().append(f"  {word:8}", style).append(f"  {job}  {name}: {told}")
 
 
 def _diverged(one: tuple[Entry, JobState]) -> Text:

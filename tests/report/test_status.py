@@ -60,6 +60,15 @@ def test_a_sweep_of_many_rungs_is_one_screen(troubled: Board) -> None:
     assert len(printed(screen(found)).splitlines()) < 60
 
 
+def test_a_long_line_is_whole_where_it_can_be_scrolled_and_cut_where_not(troubled: Board) -> None:
+    found = status(troubled)
+    out = io.StringIO()
+    show_status(Console(file=out, width=70, highlight=False), found)
+    assert out.getvalue().count("here\n") == view.FAILED
+    cut = printed(screen(found, height=60), width=70)
+    assert "here" not in cut and "…" in cut and max(map(len, cut.splitlines())) <= 70
+
+
 def test_queued_jobs_say_why(troubled: Board) -> None:
     trunks = only(troubled, "trunk")
     tasks = {e.job.id: Queued(f"9_{i}", "PENDING", "Priority") for i, e in enumerate(trunks[30:])}
