@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from sweepctl.launch.throughput import devices
 from sweepctl.store import metrics
 from sweepctl.store.attempts import Attempt
 from sweepctl.store.board import Entry
@@ -24,6 +25,7 @@ class Running:
     tokens_per_s: float | None
     silent_s: float
     host: str
+    devices: int = 1
 
     @property
     def silent(self) -> bool:
@@ -42,7 +44,7 @@ def running(entry: Entry, attempt: Attempt, step: int, flops_left: float, now: f
     seen = last_sign(attempt)
     rate = metrics.last_rate(attempt.metrics) or _mean_rate(attempt, seen)
     host = str(attempt.record.get("host", ""))
-    return Running(entry, step, flops_left, rate, max(0.0, now - seen), host)
+    return Running(entry, step, flops_left, rate, max(0.0, now - seen), host, devices(attempt))
 
 
 def last_sign(attempt: Attempt) -> float:
@@ -77,6 +79,6 @@ def time_left(now_running: Sequence[Running], flops_left: float, after: dict[str
 
 
 def mean_speed(now_running: Iterable[Running]) -> float | None:
-    """FLOPs a second of one running attempt."""
-    speeds = [one.flops_per_s for one in now_running if one.flops_per_s]
+    """FLOPs a second of one device that trains now."""
+    speeds = [one.flops_per_s / one.devices for one in now_running if one.flops_per_s]
     return sum(speeds) / len(speeds) if speeds else None

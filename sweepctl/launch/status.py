@@ -12,7 +12,7 @@ from typing import Literal
 
 from sweepctl.launch.pace import Running, last_sign, mean_speed, running, time_left
 from sweepctl.launch.queue import Queued, with_task
-from sweepctl.launch.throughput import Speeds
+from sweepctl.launch.throughput import Speeds, devices
 from sweepctl.store import metrics
 from sweepctl.store.attempts import Attempt
 from sweepctl.store.board import Board, Entry
@@ -65,7 +65,8 @@ class Wrong:
 class SweepStatus:
     """The sweep: its rungs and kinds, every job's state, what runs now, and what is wrong.
 
-    `train_s` is what attempts recorded; `spent_s` also counts those that run or were killed. `left_s` and
+    `train_s` is what attempts recorded; `spent_s` is device time, and also counts
+    those that run or were killed. `left_s` and
     `eta_s` are None where no speed is known. A diverged job has nothing left to train, so that it counts as
     trained.
     """
@@ -173,9 +174,9 @@ class _Reader:
         record, found = attempt.record, self.found
         train_s = record.get("train_s")
         if train_s is None and record.get("started"):  # it runs, or was killed: from claim to last heartbeat
-            found.spent_s += max(0.0, last_sign(attempt) - float(record["started"]))
+            found.spent_s += devices(attempt) * max(0.0, last_sign(attempt) - float(record["started"]))
         found.train_s += train_s or 0.0
-        found.spent_s += train_s or 0.0
+        found.spent_s += devices(attempt) * (train_s or 0.0)
         found.on_gpus |= any(name in str(record.get("device")) for name in GPU_NAMES)
 
     def _device_seconds_left(self) -> float | None:

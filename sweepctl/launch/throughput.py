@@ -20,6 +20,11 @@ class Rate:
     least: bool = False
 
 
+def devices(attempt: Attempt) -> int:
+    """How many devices it trains on at once."""
+    return int(attempt.record.get("world_size") or 1)
+
+
 class Speeds:
     """Sums over ended attempts of trunks and runs, by rung. A branch's are left out: it is short, and much of
     it is evaluation."""
@@ -36,7 +41,7 @@ class Speeds:
                 name = plan.rung_of(job).name
                 flops, busy = self._sums.get(name, (0.0, 0.0))
                 each = plan.counts(job).exact_flops_per_token
-                self._sums[name] = (flops + float(tokens) * each, busy + seconds)
+                self._sums[name] = (flops + float(tokens) * each, busy + seconds * devices(attempt))
 
     def rates(self) -> dict[str, Rate]:
         """Rung -> rate. A rung without attempts gets that of the measured rung whose FLOPs a token are

@@ -136,5 +136,6 @@ def test_a_device_that_is_a_gpu_is_called_one(planned: Planner) -> None:
     [first, _] = only(board, "trunk")
     begin(first).end("stopped", device="AMD EPYC", train_s=1.0)
     assert not status(board).on_gpus
-    begin(first).end("stopped", device="NVIDIA H100 80GB HBM3", train_s=1.0)
-    assert status(board).on_gpus
+    begin(first).end("stopped", device="NVIDIA H100 80GB HBM3", train_s=1.0, world_size=8)
+    found = status(board)
+    assert found.on_gpus and found.train_s == 2 and found.spent_s == 9
