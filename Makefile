@@ -43,9 +43,10 @@ lint: setup ## ruff: rules and format
 types: setup ## mypy --strict
 	$(BIN)/mypy
 
-bench: setup ## what is measured: training, planning, start-up (PEER=path/to/nanoGPT for the pair)
+bench: setup ## what is measured: training, planning, start-up, status (PEER=path/to/nanoGPT for the pair)
 	$(BIN)/python -m benchmarks.planning
 	$(BIN)/python -m benchmarks.startup
+	$(BIN)/python -m benchmarks.status
 	$(BIN)/python -m benchmarks.training $(if $(PEER),--peer $(PEER))
 
 slurm-install: ## Slurm for tests/slurm and launchers/slurmbox (Debian, Ubuntu)

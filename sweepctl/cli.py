@@ -6,12 +6,14 @@ Imports of anything slow (Hydra, pandas, torch) happen inside the commands that 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from sweepctl import __version__
 from sweepctl.errors import RequestError, SweepctlError
@@ -193,23 +195,80 @@ def _launch_on_slurm(
     )
 
 
-@app.command()
-def status(sweep: SweepName, as_json: AsJson = False) -> None:
-    """Where every job stands. Changes nothing."""
-    from sweepctl.launch.status import status as read_status
+def _is_number(word: str) -> bool:
+    with contextlib.suppress(ValueError):
+        float(word)
+        return True
+    return False
+
+
+class _Watched(TyperCommand):
+    """Lets --watch stand without its number, which typer cannot declare."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        given = list(args)
+        if "--watch" in given:
+            after = given.index("--watch") + 1
+            if not (given[after : after + 1] and _is_number(given[after])):
+                given.insert(after, "5")
+        return super().parse_args(ctx, given)
+
+
+@app.command(cls=_Watched)
+def status(
+    sweep: SweepName,
+    watch: Annotated[
+        float | None, typer.Option(metavar="[SECONDS]", help="Look again and again, by default every 5 s.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Where every job stands, how far the sweep is, what is wrong. Changes nothing."""
+    from sweepctl.launch.slurm.reading import status as read_status
     from sweepctl.report.console import console, show_json
-    from sweepctl.report.launch_view import show_waiting
-    from sweepctl.report.status import show_status, status_json
+    from sweepctl.report.status import show_status, status_json, watch_status
+    from sweepctl.store.board import Board
+    from sweepctl.store.workspace import Workspace
+
+    _positive("--watch", watch)
+    if watch is not None and as_json:
+        raise RequestError("--watch shows screen after screen and --json one document; ask for one of them.")
+    known = Workspace.default().known_sweep(sweep)
+    if watch is not None:
+        watch_status(console(), lambda: read_status(Board(known, known.plans())), watch)
+        return
+    found = read_status(Board(known, known.plans()))
+    show_json(status_json(found)) if as_json else show_status(console(), found)
+
+
+@app.command()
+def logs(
+    sweep: SweepName,
+    job: Annotated[str, typer.Argument(help="A job's id, or the beginning of one.")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it goes on.")] = False,
+    attempt: Annotated[int | None, typer.Option(help="This attempt, instead of the newest.")] = None,
+    process: Annotated[bool, typer.Option("--process", help="What its process wrote to its log.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """The story of one job: who tried it when, how its losses went, why it ended. Changes nothing."""
+    from sweepctl.launch.logs import find_job, read_story
+    from sweepctl.report.console import console, show_json
+    from sweepctl.report.logs import follow_job, show_process, show_story, story_json
     from sweepctl.store.board import Board
     from sweepctl.store.workspace import Workspace
 
     known = Workspace.default().known_sweep(sweep)
-    found = read_status(Board(known, known.plans()))
+    board = Board(known, known.plans())
+    entry = find_job(board, job)
     if as_json:
-        show_json({**status_json(sweep, found), "waiting_stages": known.waiting_stages()})
-        return
-    show_status(console(), sweep, found)
-    show_waiting(console(), known)
+        if follow or process:
+            raise RequestError("--json prints attempts as they are now; -f and --process print text.")
+        show_json(story_json(read_story(board, entry, attempt)))
+    elif follow:
+        follow_job(console(), board, entry, attempt, process)
+    elif process:
+        show_process(console(), read_story(board, entry, attempt))
+    else:
+        show_story(console(), read_story(board, entry, attempt))
 
 
 @app.command()

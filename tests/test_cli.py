@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -158,6 +159,11 @@ def test_plan_writes_where_it_is_told_and_names_the_sweep(workspace: Workspace) 
         (["launch", "ready", "--stage", "nosuch"], "nosuch"),
         (["status", "nosuch"], "nosuch"),
         (["status", "../ready"], "../ready"),
+        (["status", "ready", "--watch", "0"], "--watch"),
+        (["status", "ready", "--watch", "--json"], "--watch"),
+        (["logs", "nosuch", "a"], "nosuch"),
+        (["logs", "ready", "nosuch"], "nosuch"),
+        (["logs", "ready", ""], "no job"),
         (["collect", "nosuch"], "nosuch"),
         (["cancel", "ready", "--job", "nosuch"], "nosuch"),
         (["clean", "ready", "--keep", "some"], "keep"),
@@ -232,6 +238,36 @@ def test_a_foreign_checkpoint_is_refused(planned: Planner) -> None:
     before = tree(board.sweep.workspace.root / "store")
     refused("launch", "ready", says=f"of job {other.job.id}")
     assert tree(board.sweep.workspace.root / "store") == before
+
+
+def test_the_story_of_a_job_is_told(home: Path) -> None:
+    jobs = json.loads(call("status", "small", "--json", home=home).stdout)["jobs"]
+    job = next(job["id"] for job in jobs if job["kind"] == "branch")
+    told = call("logs", "small", job[:12], home=home)
+    assert told.returncode == 0 and told.stdout.startswith(job) and "done after" in told.stdout
+    assert json.loads(call("logs", "small", job, "--json", home=home).stdout)["attempts"][0]["metrics"]
+    assert call("logs", "small", job, "-f", home=home).stdout == told.stdout
+    assert call("logs", "small", job, "--process", home=home).returncode == 0
+    wrong = call("logs", "small", job, "--json", "-f", home=home)
+    assert wrong.returncode == 2 and "--json" in wrong.stderr
+
+
+def test_a_followed_job_that_is_not_over_ends_with_ctrl_c(planned: Planner) -> None:
+    board = planned(name="ready", ladder__depths=[1])
+    command = [sys.executable, "-u", "-m", "sweepctl", "logs", "ready", only(board, "branch")[0].job.id, "-f"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() and process.stdout.readline().startswith("Not started: it waits for")
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130 and errors == ""
+
+
+def test_status_is_watched_until_all_is_done_with_or_without_seconds(home: Path) -> None:
+    for option in (["--watch"], ["--watch", "1"]):
+        done = call("status", "small", *option, home=home)
+        assert done.returncode == 0 and "Everything the plans want is there." in done.stdout
+    assert call("status", "--watch", "small", home=home).returncode == 0
 
 
 def test_a_damaged_record_is_one_sentence(planned: Planner) -> None:

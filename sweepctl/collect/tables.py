@@ -7,10 +7,8 @@ bytes. `curves` has the points along every run, `attempts` who ran what, where, 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +18,7 @@ from sweepctl.plan.plan import Job, Plan
 from sweepctl.spec.accounting import FLOP_COUNTS, PARAMETER_COUNTS, Accounting
 from sweepctl.spec.build import plain
 from sweepctl.spec.science import Point
-from sweepctl.store import attempts
+from sweepctl.store import attempts, metrics
 from sweepctl.store.attempts import Attempt
 from sweepctl.store.board import Board, Entry
 from sweepctl.store.files import storage
@@ -35,11 +33,14 @@ ATTEMPT_FIELDS = (
 
 def collect(board: Board, csv: bool = False) -> dict[str, pd.DataFrame]:
     """Read the store and write the three tables beside the sweep's plans; the tables."""
-    frames = {
-        "runs": pd.DataFrame(_runs(board)),
-        "curves": pd.DataFrame(_curves(board)),
-        "attempts": pd.DataFrame(_attempts(board)),
-    }
+    curves: list[dict[str, Any]] = []
+    tried: list[dict[str, Any]] = []
+    for entry in board.entries.values():
+        made = attempts.every(entry.folder)
+        curves += _curves(entry, made)
+        tried += _attempts(entry, made)
+    rows = {"runs": _runs(board), "curves": curves, "attempts": tried}
+    frames = {name: pd.DataFrame(rows[name]) for name in TABLES}
     for name, frame in frames.items():
         write_table(frame, board.sweep.folder / f"{name}.parquet")
         if csv:
@@ -128,59 +129,47 @@ def _result_columns(board: Board, entry: Entry) -> dict[str, Any]:
     return row
 
 
-def _attempts(board: Board) -> list[dict[str, Any]]:
+def _attempts(entry: Entry, made: list[Attempt]) -> list[dict[str, Any]]:
     rows = []
-    for entry in board.entries.values():
-        for attempt in attempts.every(entry.folder):
-            record = attempt.record
-            origin = record.get("started_from") or {}
-            row: dict[str, Any] = {"job": entry.job.id, "kind": entry.job.kind, "rung": _rung(entry)}
-            row |= {name: record.get(name) for name in ATTEMPT_FIELDS}
-            row |= {"from_job": origin.get("job"), "from_step": origin.get("step")}
-            row |= {f"version_{k}": v for k, v in record.get("versions", {}).items()}
-            rows.append(row)
+    for attempt in made:
+        record = attempt.record
+        origin = record.get("started_from") or {}
+        row: dict[str, Any] = {"job": entry.job.id, "kind": entry.job.kind, "rung": _rung(entry)}
+        row |= {name: record.get(name) for name in ATTEMPT_FIELDS}
+        row |= {"from_job": origin.get("job"), "from_step": origin.get("step")}
+        row |= {f"version_{k}": v for k, v in record.get("versions", {}).items()}
+        rows.append(row)
     return rows
 
 
-def _curves(board: Board) -> list[dict[str, Any]]:
+def _curves(entry: Entry, made: list[Attempt]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    for entry in board.entries.values():
-        names = {"job": entry.job.id, "kind": entry.job.kind, "rung": _rung(entry)}
-        for line in lineage(entry.folder):
-            losses = line.pop("loss_nats", {})
-            row = names | line
-            for position, (name, loss) in enumerate(losses.items()):
-                row |= {"loss_nats": loss} if position == 0 else {}
-                row[f"loss_nats_{name}"] = loss
-            rows.append(row)
+    names = {"job": entry.job.id, "kind": entry.job.kind, "rung": _rung(entry)}
+    for line in lineage(entry.folder, made):
+        losses = line.pop("loss_nats", {})
+        row = names | line
+        for position, (name, loss) in enumerate(losses.items()):
+            row |= {"loss_nats": loss} if position == 0 else {}
+            row[f"loss_nats_{name}"] = loss
+        rows.append(row)
     return rows
 
 
-def lineage(folder: JobFolder) -> list[dict[str, Any]]:
+def lineage(folder: JobFolder, made: list[Attempt]) -> list[dict[str, Any]]:
     """A job's metrics along the one line of attempts that its newest attempt stands on: of every earlier
     attempt, only the steps up to the checkpoint that was taken over."""
-    every = {attempt.number: attempt for attempt in attempts.every(folder)}
+    every = {attempt.number: attempt for attempt in made}
     parts: list[list[dict[str, Any]]] = []
     begun = [number for number, attempt in every.items() if "start_step" in attempt.record]
     number, last = max(begun, default=0), None
     while number in every:
         attempt = every[number]
-        parts.append([row for row in _lines(attempt) if last is None or row["step"] <= last])
+        parts.append([row for row in metrics.read(attempt.metrics) if last is None or row["step"] <= last])
         origin = attempt.record.get("started_from") or {}
         if origin.get("job") != folder.id:
             break
         number, last = int(origin["attempt"]), int(origin["step"])
     return [row for part in reversed(parts) for row in part]
-
-
-def _lines(attempt: Attempt) -> Iterator[dict[str, Any]]:
-    try:
-        text = attempt.metrics.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return
-    for line in text.splitlines():
-        with contextlib.suppress(ValueError):  # a killed writer leaves half a line
-            yield json.loads(line)
 
 
 def _rung(entry: Entry) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
-from sweepctl.errors import RequestError, unknown_name
+from sweepctl.errors import RequestError
+from sweepctl.launch.logs import find_job
 from sweepctl.store import attempts
 from sweepctl.store.board import Board, Entry
 from sweepctl.store.files import storage
@@ -57,9 +58,3 @@ def choose(board: Board, words: list[str]) -> Retry:
         elif last.record["why"] in FAILURES:
             found.left[job] = str(last.record.get("error") or last.record["why"])
     return found
-
-
-def find_job(board: Board, name: str) -> Entry:
-    if name not in board.entries:
-        raise unknown_name("job", name, board.entries)
-    return board.entries[name]

@@ -1,16 +1,28 @@
-"""Where a sweep stands, from files alone."""
+"""Where a sweep stands: from files, and where a batch system runs it, from what its queue says."""
 
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
 
-from sweepctl.store import attempts
+from sweepctl.launch.pace import Running, last_sign, mean_speed, running, time_left
+from sweepctl.launch.queue import Queued, with_task
+from sweepctl.launch.throughput import Speeds, devices
+from sweepctl.store import metrics
+from sweepctl.store.attempts import Attempt
 from sweepctl.store.board import Board, Entry
-from sweepctl.store.state import JobState
+from sweepctl.store.state import JobState, Looks
 
-ORDER = ("done", "diverged", "running", "ready", "interrupted", "waiting", "cancelled", "failed")
+ORDER = (
+    *("done", "diverged", "running", "queued", "ready", "interrupted", "waiting", "cancelled", "failed"),
+)  # fmt: skip
+KINDS = ("trunk", "branch", "run")
+GPU_NAMES = ("NVIDIA", "Tesla", "GeForce", "Instinct", "Radeon")
 
 
 @dataclass(slots=True)
@@ -23,42 +35,192 @@ class RungStatus:
     flops_done: float = 0.0
     flops: float = 0.0
 
+    @property
+    def complete(self) -> bool:
+        return self.states["done"] + self.states["diverged"] == self.states.total()
+
+
+@dataclass(slots=True)
+class KindStatus:
+    """Trunks, branches or runs: jobs by state, and the failed ones by class."""
+
+    states: Counter[str] = field(default_factory=Counter)
+    failures: Counter[str] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class Wrong:
+    """Something to look at: a failed job, or a running one that says nothing. `line` is the last line of its
+    error, else of its process's log; `waiting` the number of branches that wait for it."""
+
+    entry: Entry
+    what: Literal["failed", "silent"]
+    failure: str
+    line: str
+    silent_s: float | None = None
+    waiting: int = 0
+
 
 @dataclass(slots=True)
 class SweepStatus:
-    """The sweep: its rungs, every job's state, and what is wrong."""
+    """The sweep: its rungs and kinds, every job's state, what runs now, and what is wrong.
 
-    rungs: list[RungStatus]
-    jobs: list[tuple[Entry, JobState]]
-    device_s: float = 0.0
+    `train_s` is what attempts recorded; `spent_s` is device time, and also counts
+    those that run or were killed. `left_s` and
+    `eta_s` are None where no speed is known. A diverged job has nothing left to train, so that it counts as
+    trained.
+    """
+
+    sweep: str
+    waiting_stages: list[str]
+    rungs: list[RungStatus] = field(default_factory=list)
+    kinds: dict[str, KindStatus] = field(default_factory=dict)
+    jobs: list[tuple[Entry, JobState]] = field(default_factory=list)
+    queue: Mapping[str, Queued] = field(default_factory=dict)
+    running: list[Running] = field(default_factory=list)
+    wrong: list[Wrong] = field(default_factory=list)
+    tokens_done: int = 0
+    tokens: int = 0
+    train_s: float = 0.0
+    spent_s: float = 0.0
+    left_s: float | None = None
+    eta_s: float | None = None
+    on_gpus: bool = False
+    notes: list[str] = field(default_factory=list)
 
     def in_state(self, *states: str) -> list[tuple[Entry, JobState]]:
         return [(entry, state) for entry, state in self.jobs if state.state in states]
 
     @property
     def complete(self) -> bool:
-        return not any(state.state not in ("done", "diverged") for _, state in self.jobs)
+        return all(state.state in ("done", "diverged") for _, state in self.jobs)
 
 
-def status(board: Board) -> SweepStatus:
-    """Every job's state, summed by stage and rung."""
-    rungs: dict[tuple[str, str], RungStatus] = {}
-    found = SweepStatus([], [])
-    cancelled = board.sweep.cancelled()
+def status(board: Board, queue: Mapping[str, Queued] | None = None) -> SweepStatus:
+    """Every job's state, and their sums. Writes nothing.
+
+    `queue` has, by job id, the batch system's task that is meant for a job.
+    """
+    reader = _Reader(board, queue or {})
     for entry in board.entries.values():
-        state = board.state(entry)
-        if entry.job.id in cancelled and state.state in ("ready", "interrupted", "waiting"):
-            state = dataclasses.replace(state, state="cancelled")
+        reader.read(entry)
+    return reader.sums()
+
+
+class _Reader:
+    """Reads one job after another, every file once."""
+
+    def __init__(self, board: Board, queue: Mapping[str, Queued]) -> None:
+        self.board, self.queue = board, queue
+        self.now = time.time()
+        self.looks = Looks()
+        self.speeds = Speeds(board.plans)
+        self.cancelled = board.sweep.cancelled()
+        self.found = SweepStatus(board.sweep.name, board.sweep.waiting_stages(), queue=queue)
+        self._left: list[tuple[Entry, JobState, float]] = []
+        self._rungs: dict[tuple[str, str], RungStatus] = {}
+
+    def read(self, entry: Entry) -> None:
+        """Take up one job."""
+        state, found = self._state(entry), self.found
+        made = self.looks.at(entry.folder).attempts
         found.jobs.append((entry, state))
+        self._count(entry, state)
+        self.speeds.add(entry.plan, entry.job, made)
+        for attempt in made:
+            self._spent(attempt)
+        if state.state == "running" and made and not made[-1].ended:
+            left = entry.flops * (1 - _share(entry, state))
+            found.running.append(running(entry, made[-1], state.step, left, self.now))
+        if state.state == "failed":
+            found.wrong.append(Wrong(entry, "failed", state.failure, _why(state, made[-1])))
+        self.looks.at(entry.folder).forget_attempts()
+
+    def sums(self) -> SweepStatus:
+        """What takes all of the jobs to know."""
+        found = self.found
+        found.rungs = list(self._rungs.values())
+        found.kinds = {kind: found.kinds[kind] for kind in KINDS if kind in found.kinds}
+        waiting = Counter(e.job.trunk for e, state in found.jobs if state.state == "waiting")
+        found.wrong = [dataclasses.replace(one, waiting=waiting[one.entry.job.id]) for one in found.wrong]
+        found.wrong += [_silent(one) for one in found.running if one.silent]
+        found.left_s = self._device_seconds_left()
+        found.eta_s = self._eta()
+        return found
+
+    def _state(self, entry: Entry) -> JobState:
+        state = self.board.state(entry, self.looks)
+        if entry.job.id in self.cancelled and state.state in ("ready", "interrupted", "waiting"):
+            return dataclasses.replace(state, state="cancelled")
+        return with_task(state, self.queue.get(entry.job.id))
+
+    def _count(self, entry: Entry, state: JobState) -> None:
+        found, share = self.found, _share(entry, state)
         key = (entry.plan.stage, entry.plan.rung_of(entry.job).name)
-        row = rungs.setdefault(key, RungStatus(*key))
-        row.states[state.state] += 1
-        row.flops += entry.flops
-        row.flops_done += entry.flops * _share(entry, state)
-        if state.attempts:
-            found.device_s += sum(a.record.get("train_s") or 0.0 for a in attempts.every(entry.folder))
-    found.rungs = list(rungs.values())
-    return found
+        flops, tokens = entry.flops, entry.steps_to_train * entry.plan.batch_tokens(entry.job)
+        rung = self._rungs.setdefault(key, RungStatus(*key))
+        rung.states[state.state] += 1
+        rung.flops += flops
+        rung.flops_done += flops * share
+        kind = found.kinds.setdefault(entry.job.kind, KindStatus())
+        kind.states[state.state] += 1
+        if state.failure:
+            kind.failures[state.failure] += 1
+        found.tokens += tokens
+        found.tokens_done += round(tokens * share)
+        if share < 1:
+            self._left.append((entry, state, flops * (1 - share)))
+
+    def _spent(self, attempt: Attempt) -> None:
+        record, found = attempt.record, self.found
+        train_s = record.get("train_s")
+        if train_s is None and record.get("started"):  # it runs, or was killed: from claim to last heartbeat
+            found.spent_s += devices(attempt) * max(0.0, last_sign(attempt) - float(record["started"]))
+        found.train_s += train_s or 0.0
+        found.spent_s += devices(attempt) * (train_s or 0.0)
+        found.on_gpus |= any(name in str(record.get("device")) for name in GPU_NAMES)
+
+    def _device_seconds_left(self) -> float | None:
+        """By each rung's measured speed; where none was, at the mean pace of what runs now."""
+        rates, pace = self.speeds.rates(), mean_speed(self.found.running)
+        left = 0.0
+        for entry, _, flops in self._left:
+            rate = rates.get(entry.plan.rung_of(entry.job).name)
+            speed = rate.flops_per_s if rate is not None else pace
+            if speed is None:
+                return None
+            left += flops / speed
+        return left
+
+    def _eta(self) -> float | None:
+        """Of what is under way or can be: not of what failed or was cancelled, nor of what waits for that."""
+        stuck = {entry.job.id for entry, state in self.found.jobs if state.state in ("failed", "cancelled")}
+        coming = [
+            (entry, flops)
+            for entry, state, flops in self._left
+            if entry.job.id not in stuck and not (state.state == "waiting" and entry.job.trunk in stuck)
+        ]
+        after: dict[str, float] = {}
+        for entry, flops in coming:
+            if entry.job.trunk is not None:
+                after[entry.job.trunk] = max(flops, after.get(entry.job.trunk, 0.0))
+        return time_left(self.found.running, sum(flops for _, flops in coming), after)
+
+
+def last_line(text: str) -> str:
+    """The last line that says something; empty where none does."""
+    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "")
+
+
+def _why(state: JobState, attempt: Attempt) -> str:
+    if attempt.record.get("error"):
+        return last_line(state.note)
+    log = attempt.record.get("log")
+    return last_line("\n".join(metrics.tail(Path(str(log))))) if log else ""
+
+
+def _silent(one: Running) -> Wrong:
+    return Wrong(one.entry, "silent", "", f"on {one.host or 'an unknown host'}", one.silent_s)
 
 
 def _share(entry: Entry, state: JobState) -> float:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sweepctl.plan.plan import Plan
+from sweepctl.plan.plan import Job, Plan
 from sweepctl.store import attempts
+from sweepctl.store.attempts import Attempt
 from sweepctl.store.workspace import Workspace
 
 
@@ -18,30 +20,49 @@ class Rate:
     least: bool = False
 
 
+def devices(attempt: Attempt) -> int:
+    """How many devices it trains on at once."""
+    return int(attempt.record.get("world_size") or 1)
+
+
+class Speeds:
+    """Sums over ended attempts of trunks and runs, by rung. A branch's are left out: it is short, and much of
+    it is evaluation."""
+
+    def __init__(self, plans: dict[str, Plan]) -> None:
+        self._per_token = {r.name: r.counts.exact_flops_per_token for p in plans.values() for r in p.rungs}
+        self._sums: dict[str, tuple[float, float]] = {}
+
+    def add(self, plan: Plan, job: Job, made: Iterable[Attempt]) -> None:
+        """Count a job's attempts."""
+        for attempt in made if job.kind != "branch" else ():
+            tokens, seconds = attempt.record.get("trained_tokens"), attempt.record.get("train_s")
+            if tokens and seconds:
+                name = plan.rung_of(job).name
+                flops, busy = self._sums.get(name, (0.0, 0.0))
+                each = plan.counts(job).exact_flops_per_token
+                self._sums[name] = (flops + float(tokens) * each, busy + seconds * devices(attempt))
+
+    def rates(self) -> dict[str, Rate]:
+        """Rung -> rate. A rung without attempts gets that of the measured rung whose FLOPs a token are
+        closest; empty where nothing was measured."""
+        per_token = self._per_token
+        known = {name: Rate(flops / busy) for name, (flops, busy) in self._sums.items()}
+        if not known:
+            return {}
+        nearest = {each: min(known, key=lambda k: abs(per_token[k] - each)) for each in per_token.values()}
+        return {
+            name: known.get(name) or Rate(known[near].flops_per_s, per_token[near] < each)
+            for name, each in per_token.items()
+            for near in (nearest[each],)
+        }
+
+
 def measured(workspace: Workspace, plans: dict[str, Plan]) -> dict[str, Rate]:
-    """Rung -> rate over all ended attempts of its trunks and runs. A rung without attempts gets that of the
-    measured rung whose FLOPs a token are closest."""
-    sums: dict[str, tuple[float, float]] = {}
-    per_token: dict[str, int] = {}
+    """Rung -> rate over all ended attempts of its trunks and runs."""
+    speeds = Speeds(plans)
     for plan in plans.values():
-        for rung in plan.rungs:
-            per_token[rung.name] = rung.counts.exact_flops_per_token
         for job in plan.jobs:
-            if job.kind == "branch" or not workspace.has_job(job.id):
-                continue
-            for attempt in attempts.every(workspace.job(job.id)):
-                tokens, seconds = attempt.record.get("trained_tokens"), attempt.record.get("train_s")
-                if tokens and seconds:
-                    name = plan.rung_of(job).name
-                    flops, busy = sums.get(name, (0.0, 0.0))
-                    each = plan.counts(job).exact_flops_per_token
-                    sums[name] = (flops + float(tokens) * each, busy + seconds)
-    known = {name: Rate(flops / busy) for name, (flops, busy) in sums.items()}
-    if not known:
-        return {}
-    nearest = {each: min(known, key=lambda k: abs(per_token[k] - each)) for each in per_token.values()}
-    return {
-        name: known.get(name) or Rate(known[near].flops_per_s, per_token[near] < each)
-        for name, each in per_token.items()
-        for near in (nearest[each],)
-    }
+            if job.kind != "branch" and workspace.has_job(job.id):
+                speeds.add(plan, job, attempts.every(workspace.job(job.id)))
+    return speeds.rates()

@@ -11,7 +11,7 @@ from sweepctl.store import checkpoints
 from sweepctl.store.files import sync_folder
 from sweepctl.store.job import JobFolder, Wish
 from sweepctl.store.manifest import Manifest
-from sweepctl.store.state import JobState, outcome, state_of, trunk_reaches
+from sweepctl.store.state import JobState, Look, Looks, outcome
 from sweepctl.store.workspace import Sweep
 
 
@@ -74,17 +74,18 @@ class Board:
             if entry.job.trunk is not None:
                 self.branches[entry.job.trunk].remove(entry)
 
-    def finished(self, entry: Entry) -> bool:
+    def finished(self, entry: Entry, looks: Looks | None = None) -> bool:
         """Whether nothing is left to train for it: it has its result, or, a trunk, no branch needs it that
-        was not given up."""
-        if self.outcome(entry) is not None:
+        was not given up. `looks` keeps what was read already."""
+        looks = looks or Looks()
+        look = looks.at(entry.folder)
+        if look.outcome(looks.at(entry.trunk) if entry.trunk else None, entry.job.cut) is not None:
             return True
         if entry.job.kind == "trunk":
-            saved = checkpoints.steps(entry.folder)
             return all(
                 b.job.id in self.given_up
-                or trunk_reaches(entry.folder, b.job.cut or 0, saved)
-                or b.folder.has_result()
+                or look.reaches(b.job.cut or 0)
+                or looks.at(b.folder).result is not None
                 for b in self.branches.get(entry.job.id, [])
             )
         return False
@@ -97,7 +98,7 @@ class Board:
         """Whether an unfinished job has what it starts from."""
         if entry.trunk is None:
             return True
-        return checkpoints.steps(entry.folder) != [] or trunk_reaches(entry.trunk, entry.job.cut or 0)
+        return checkpoints.steps(entry.folder) != [] or Look(entry.trunk).reaches(entry.job.cut or 0)
 
     def unfinished(self) -> Iterator[Entry]:
         return (entry for entry in self.entries.values() if not self.finished(entry))
@@ -109,12 +110,12 @@ class Board:
         current = self.sweep.job_ids()
         for trunk_id, branches in self.branches.items():
             trunk = self.entries[trunk_id].folder
-            saved = checkpoints.steps(trunk)
+            look = Look(trunk)
             new = 0
             for entry in branches:
                 cut = entry.job.cut or 0
                 # Of a cut that was passed the branch trains the piece: the trunk's folder stays as it is.
-                passed = cut not in saved and trunk_reaches(trunk, cut, saved)
+                passed = cut not in look.saved and look.reaches(cut)
                 if not passed and entry.job.id not in self.given_up:
                     wish = Wish(cut, entry.job.id, self.sweep.name)
                     new += trunk.wish(wish, durable=False, keep=keep)
@@ -130,14 +131,16 @@ class Board:
         branches = self.branches.get(trunk or "", [])
         return {branch.job.id: branch.job.cut or 0 for branch in branches if not self.finished(branch)}
 
-    def state(self, entry: Entry) -> JobState:
-        """The job's state; a trunk that no branch needs any more is done."""
-        job = entry.job
-        state = state_of(entry.folder, entry.trunk, job.cut, job.end if job.kind == "trunk" else None)
+    def state(self, entry: Entry, looks: Looks | None = None) -> JobState:
+        """The job's state; a trunk that no branch needs any more is done. `looks` keeps what was read
+        already."""
+        job, looks = entry.job, looks or Looks()
+        trunk = looks.at(entry.trunk) if entry.trunk else None
+        state = looks.at(entry.folder).state(trunk, job.cut, job.end if job.kind == "trunk" else None)
         if (
             job.kind == "trunk"
             and state.state not in ("done", "diverged", "running")
-            and self.finished(entry)
+            and self.finished(entry, looks)
         ):
             return JobState("done", job.end, state.note, state.attempts)
         return state

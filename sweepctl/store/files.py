@@ -75,7 +75,8 @@ def read_json(path: Path) -> dict[str, Any]:
         DamagedFile: it is not a JSON object.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        with open(path, "rb") as file:  # a text file takes a quarter longer: it tells with ten thousand
+            value = json.loads(file.read().decode())
     except (ValueError, UnicodeDecodeError) as error:
         raise DamagedFile(f"{path} is damaged: {error}.") from None
     if not isinstance(value, dict):

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from sweepctl.store import attempts, checkpoints
+from sweepctl.store.attempts import Attempt
 from sweepctl.store.job import JobFolder
 
 FAILURES = ("failed", "request", "storage", "out_of_memory", "infrastructure", "crashed")
 """Classes of failed attempts: a Python error, a request that cannot be met, a file system that refuses,
 memory that was not there, a machine or network that did not do its part, a process that kept dying."""
 
-State = Literal["done", "diverged", "running", "failed", "interrupted", "ready", "waiting", "cancelled"]
+State = Literal[
+    "done", "diverged", "running", "queued", "failed", "interrupted", "ready", "waiting", "cancelled"
+]
+"""`queued` and `cancelled` are not in the folder: a batch system and the sweep say so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,54 +32,90 @@ class JobState:
     failure: str = ""
 
 
-def trunk_reaches(trunk: JobFolder, cut: int, saved: list[int] | None = None) -> bool:
-    """Whether a branch with this cut can start: its checkpoint is there, or the trunk has passed the cut
-    (the branch then trains the piece from the nearest earlier checkpoint in its own folder)."""
-    if cut == 0:
-        return True
-    steps = checkpoints.steps(trunk) if saved is None else saved
-    if any(step >= cut for step in steps):
-        return True
-    diverged = trunk.result()
-    return diverged is not None and cut < diverged["step"]
+class Look:
+    """A job's folder as it was found: what is there is read once, when it is first asked for, so that the
+    thousands of jobs of a sweep can be held against each other without reading any file twice."""
+
+    def __init__(self, folder: JobFolder) -> None:
+        self.folder = folder
+        self._result: dict[str, Any] | None = None
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """result.json. One that is missing is looked for again: it may have come since."""
+        if self._result is None:
+            self._result = self.folder.result()
+        return self._result
+
+    @cached_property
+    def saved(self) -> list[int]:
+        """Steps of the complete checkpoints, rising."""
+        return checkpoints.steps(self.folder)
+
+    @cached_property
+    def attempts(self) -> list[Attempt]:
+        """All attempts, oldest first."""
+        return attempts.every(self.folder)
+
+    def forget_attempts(self) -> None:
+        """Give their records back: no other job is judged by them."""
+        self.__dict__.pop("attempts", None)
+
+    def reaches(self, cut: int) -> bool:
+        """Whether a branch of this trunk with this cut can start: its checkpoint is there, or the trunk has
+        passed the cut (the branch then trains the piece from the nearest earlier one in its own folder)."""
+        if cut == 0 or any(step >= cut for step in self.saved):
+            return True
+        return self.result is not None and cut < self.result["step"]
+
+    def outcome(self, trunk: Look | None, cut: int | None) -> dict[str, Any] | None:
+        """The result; a branch whose trunk had diverged by the cut diverged with it; None while it is open.
+        The trunk's step alone decides, not which checkpoints are left, so that the order of asking does not
+        matter."""
+        if self.result is None and trunk is not None:
+            diverged = trunk.result
+            if diverged is not None and diverged["step"] <= (cut or 0):
+                return {"state": "diverged", "reason": "its trunk diverged before the cut"}
+        return self.result
+
+    def state(self, trunk: Look | None = None, cut: int | None = None, end: int | None = None) -> JobState:
+        """The state of a job of a plan: `cut` and its `trunk` for a branch, the last cut as `end` for a
+        trunk."""
+        result = self.outcome(trunk, cut)
+        last = self.attempts[-1] if self.attempts else None
+        count = last.number if last else 0
+        if result is not None:
+            reason = str(result.get("reason", ""))
+            return JobState(result["state"], int(result.get("step", 0)), reason, count)
+        step = max(self.saved, default=0)
+        if last is not None and last.alive():
+            return JobState("running", max(step, int(last.progress().get("step", 0))), attempts=count)
+        if trunk is None and end is not None and step >= end:
+            return JobState("done", step, attempts=count)
+        if last is not None:
+            return _ended(last.record, step, count)
+        if trunk is not None and cut is not None and not trunk.reaches(cut):
+            return JobState("waiting", 0, "for its trunk")
+        return JobState("ready", step, attempts=count)
 
 
-def trunk_diverged_before(trunk: JobFolder, cut: int) -> bool:
-    """Whether the trunk had diverged by the cut: its branch then diverged with it. The step alone decides,
-    not which checkpoints are left, so that the order of asking does not matter."""
-    diverged = trunk.result()
-    return diverged is not None and diverged["step"] <= cut
+class Looks:
+    """Looks at many folders, one each."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, Look] = {}
+
+    def at(self, folder: JobFolder) -> Look:
+        """The one look at this folder."""
+        seen = self._seen.get(folder.id)
+        if seen is None:
+            seen = self._seen[folder.id] = Look(folder)
+        return seen
 
 
 def outcome(folder: JobFolder, trunk: JobFolder | None, cut: int | None) -> dict[str, Any] | None:
     """A job's result; where its trunk diverged before the cut, it diverged with it; None while it is open."""
-    result = folder.result()
-    if result is None and trunk is not None and trunk_diverged_before(trunk, cut or 0):
-        return {"state": "diverged", "reason": "its trunk diverged before the cut"}
-    return result
-
-
-def state_of(
-    folder: JobFolder, trunk: JobFolder | None = None, cut: int | None = None, end: int | None = None
-) -> JobState:
-    """The state of a job of a plan: `cut` and its `trunk` for a branch, the last cut as `end` for a trunk."""
-    result = outcome(folder, trunk, cut)
-    last = attempts.newest(folder)
-    count = last.number if last else 0
-    if result is not None:
-        reason = str(result.get("reason", ""))
-        return JobState(result["state"], int(result.get("step", 0)), reason, count)
-    saved = checkpoints.steps(folder)
-    step = max(saved, default=0)
-    if last is not None and last.alive():
-        return JobState("running", max(step, int(last.progress().get("step", 0))), attempts=count)
-    if trunk is None and end is not None and step >= end:
-        return JobState("done", step, attempts=count)
-    if last is not None:
-        return _ended(last.record, step, count)
-    if trunk is not None and cut is not None and not trunk_reaches(trunk, cut):
-        return JobState("waiting", 0, "for its trunk")
-    return JobState("ready", step, attempts=count)
+    return Look(folder).outcome(Look(trunk) if trunk else None, cut)
 
 
 def _ended(record: dict[str, Any], step: int, count: int) -> JobState:

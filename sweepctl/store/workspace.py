@@ -35,7 +35,7 @@ class Workspace:
         return cls(Path(os.environ.get(HOME_VARIABLE) or "sweeps").absolute())
 
     def job(self, job_id: str) -> JobFolder:
-        return JobFolder(self.root / "store" / job_id[:2] / job_id, job_id)
+        return JobFolder(Path(f"{self.root}/store/{job_id[:2]}/{job_id}"), job_id)
 
     def has_job(self, job_id: str) -> bool:
         """Whether the job has a folder: a single look, for plans of a hundred thousand jobs."""

@@ -105,7 +105,8 @@ def back(sweep: OnSlurm, node: str) -> None:
 
 @pytest.mark.parametrize("brain", ["dead", "split"])
 def test_a_node_that_fails(on_slurm: Any, box: Any, brain: str) -> None:
-    """Its processes die with it; or they live on, and two processes train one job: only the newer may write."""
+    """Its processes die with it; or they live on, and two processes train one job: only the newer may
+    write."""
     sweep = on_slurm(name=f"node-{brain}", ladder__depths=[1], budget__tokens=[512_000, 1_280_000])
     trunk = begun(sweep)
     task = attempts.newest(trunk.folder).record["scheduler_id"]

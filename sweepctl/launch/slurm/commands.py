@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from sweepctl.errors import SweepctlError
-from sweepctl.launch.queue import Queued
+from sweepctl.launch.queue import ENDED, Queued
 
 PATIENCE_S = 30.0
 """How long a command may take: a controller that restarts answers late."""
@@ -100,15 +100,11 @@ def squeue(ids: Iterable[str], names: dict[str, str]) -> dict[str, Queued]:
     for first in range(0, len(wanted), _BATCH):
         for line in _squeue("-j", ",".join(wanted[first : first + _BATCH])):
             task, state, reason, name = line.split("|", 3)
-            if names.get(task.partition("_")[0]) == name and state not in OVER:
+            if names.get(task.partition("_")[0]) == name and state not in ENDED:
                 found[task] = Queued(task, state, reason, held=state == "PENDING" and reason in HELD)
     return found
 
 
-OVER = frozenset(
-    ("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "REVOKED")
-) | {"TIMEOUT"}
-"""States that nothing comes after. PREEMPTED is none: it is requeued; nor is any word that is not known."""
 HELD = ("JobHeldUser", "JobHeldAdmin")
 
 
@@ -129,6 +125,18 @@ def _squeue(*which: str) -> list[str]:
         if "Invalid job id" in str(error):  # of one id that it has forgotten
             return []
         raise
+
+
+def sacct(tasks: Iterable[str]) -> dict[str, str]:
+    """How tasks ended, by the accounting; empty where there is none."""
+    wanted = list(tasks)
+    if not wanted:
+        return {}
+    try:
+        lines = ask("sacct", "-n", "-X", "-P", "-o", "JobID,State", "-j", ",".join(wanted)).splitlines()
+    except SlurmError:
+        return {}
+    return {task: state for task, _, state in (line.partition("|") for line in lines)}
 
 
 def release(tasks: Sequence[str]) -> None:

@@ -18,17 +18,15 @@ from sweepctl.launch.queue import Queued
 from sweepctl.launch.slurm import commands
 from sweepctl.launch.slurm.commands import Limits, SlurmError
 from sweepctl.launch.slurm.failures import exhausted
+from sweepctl.launch.slurm.reading import read_queue
 from sweepctl.launch.slurm.records import Array, Order, Records, author, new_token
 from sweepctl.launch.slurm.script import script, submit
 from sweepctl.spec.slurm import Resources
 from sweepctl.store import attempts
-from sweepctl.store.attempts import process_start
 from sweepctl.store.board import Board, Entry
 from sweepctl.store.job import JobFolder
 from sweepctl.store.state import FAILURES
 
-IN_FLIGHT_S = 15.0
-"""How long the sbatch of a launch that was killed may still be on its way."""
 TURN_S = attempts.LEASE_S + 30
 _OVER_LIMIT = re.compile(r"limit|MaxSubmit|temporarily unable|too many|Resource temporarily", re.I)
 
@@ -100,53 +98,6 @@ def rehearse(records: Records, order: Order, board: Board) -> tuple[list[tuple[A
     found = need(board, order, queue)
     planned = _arrays(records, order, found, limits)
     return [(a, script(a, records.array_folder(a.token), order.settings)) for a in planned], found
-
-
-def read_queue(records: Records, adopt: bool = False) -> dict[str, list[Queued]]:
-    """Job -> its live tasks. With `adopt`, submissions whose id nobody learned are looked for by name."""
-    arrays = records.arrays()
-    if not arrays:
-        return {}
-    here = commands.cluster()
-    known: dict[str, Array] = {}
-    for array in arrays:
-        if array.cluster != here:
-            continue
-        array_id = records.id(array.token) or (_adopt(records, array) if adopt else None)
-        if array_id is not None:
-            known[array_id] = array
-    live = commands.squeue(known, {array_id: array.name for array_id, array in known.items()})
-    found: dict[str, list[Queued]] = {}
-    seen = set()
-    for task, queued in live.items():
-        array_id, _, index = task.partition("_")
-        seen.add(array_id)
-        if index.isdigit() and int(index) < len(known[array_id].jobs):
-            found.setdefault(known[array_id].jobs[int(index)], []).append(queued)
-    if adopt:
-        for array_id in set(known) - seen:
-            records.close(known[array_id].token, "none of its tasks is in the queue")
-    return found
-
-
-def _adopt(records: Records, array: Array) -> str | None:
-    """The id of a submission whose launch died before it could write it down. Its sbatch may outlive it by a
-    moment; what has not come by then never will."""
-    while True:
-        ids = commands.arrays_named(array.name)
-        if ids:
-            records.write_id(array.token, min(ids))
-            return min(ids)
-        age = time.time() - float(array.by.get("at", 0.0))
-        if age > IN_FLIGHT_S or not _ours_and_dead(array):
-            break
-        time.sleep(1.0)
-    records.close(array.token, "it never reached the queue")
-    return None
-
-
-def _ours_and_dead(array: Array) -> bool:
-    return process_start(int(array.by.get("pid", 0))) != array.by.get("process_start")
 
 
 def need(board: Board, order: Order, queue: dict[str, list[Queued]]) -> Need:

@@ -1,0 +1,186 @@
+"""One job's attempts: what each recorded, measured and said at its end, read once or as it goes on."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sweepctl.errors import RequestError, unknown_name
+from sweepctl.launch.pace import last_sign
+from sweepctl.store import attempts, metrics
+from sweepctl.store.attempts import Attempt
+from sweepctl.store.board import Board, Entry
+from sweepctl.store.state import JobState
+
+POLL_S = 0.5
+PROCESS_BYTES = 1 << 16
+"""How much of a process's log is shown."""
+PATIENCE_S = 3.0
+"""How long a job that nobody trains is watched for the next attempt: a launcher takes it up again at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Story:
+    """A job, where it stands, its attempts, and the one of them that is told in full, with its metrics."""
+
+    entry: Entry
+    state: JobState
+    attempts: list[Attempt]
+    chosen: Attempt | None
+    rows: list[dict[str, Any]]
+    waits: str
+    """Why a job without attempts has none."""
+
+
+def find_job(board: Board, name: str) -> Entry:
+    """The job of an id or of the beginning of one.
+
+    Raises:
+        RequestError: no job of the sweep begins so, or several do.
+    """
+    found = [job for job in board.entries if job.startswith(name)]
+    if name in found or len(found) == 1:
+        return board.entries[name if name in found else found[0]]
+    if not found or not name:
+        raise unknown_name(f"job in sweep {board.sweep.name}", name, board.entries)
+    some = ", ".join(f"{job} ({board.entries[job].name})" for job in sorted(found)[:5])
+    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+    raise RequestError(f"{name!r} is the beginning of {len(found)} jobs: {some}{more}.")
+
+
+def read_story(board: Board, entry: Entry, number: int | None = None) -> Story:
+    """The job's attempts as they are now.
+
+    Raises:
+        RequestError: there is no attempt of this number.
+    """
+    made = attempts.every(entry.folder)
+    chosen = next((one for one in reversed(made) if number in (None, one.number)), None)
+    if number is not None and chosen is None:
+        listed = ", ".join(str(one.number) for one in made)
+        known = f"its attempts are {listed}" if made else "it was never started"
+        raise RequestError(f"Job {entry.job.id} has no attempt {number}; {known}.")
+    rows = metrics.read(chosen.metrics) if chosen else []
+    return Story(entry, board.state(entry), made, chosen, rows, "" if made else _waits(board, entry))
+
+
+def seconds(attempt: Attempt) -> float | None:
+    """From its claim to its end, to now while it lives, to its last sign of life where it was killed."""
+    started = attempt.record.get("started")
+    if started is None:
+        return None
+    last = time.time() if attempt.alive() else last_sign(attempt)
+    return max(0.0, float(attempt.record.get("ended") or last) - float(started))
+
+
+def _waits(board: Board, entry: Entry) -> str:
+    """Why a job that was never tried was not."""
+    if board.outcome(entry) is not None:
+        return "its trunk diverged before the cut, and it with it"
+    if entry.job.id in board.sweep.cancelled():
+        return "it was cancelled"
+    if board.can_start(entry) or entry.trunk is None:
+        return "it waits for a launch to take it up"
+    trunk = board.entries[entry.job.trunk or ""]
+    state = board.state(trunk)
+    return (
+        f"it waits for step {entry.job.cut} of its trunk {trunk.job.id}, {state.state} at step {state.step}"
+    )
+
+
+class Tail:
+    """The whole lines that were added to a growing text file since the last look; at the first look, its last
+    `size` bytes."""
+
+    def __init__(self, path: Path | None, size: int | None = None) -> None:
+        self.path, self._size, self._place = path, size, -1
+
+    def lines(self, all_of_it: bool = False) -> list[str]:
+        """New lines; with `all_of_it` also one whose end is not written."""
+        if self.path is None:
+            return []
+        try:
+            with open(self.path, "rb") as file:
+                if self._place < 0:
+                    end = file.seek(0, os.SEEK_END)
+                    self._place = max(0, end - self._size) if self._size is not None else 0
+                file.seek(self._place)
+                new = file.read()
+        except OSError:
+            return []
+        whole = len(new) if all_of_it else new.rfind(b"\n") + 1
+        self._place += whole
+        return new[:whole].decode(errors="replace").splitlines()
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What happens to a followed job: it was not tried yet; an attempt is there, wrote lines, ended."""
+
+    what: Literal["untried", "attempt", "lines", "ended"]
+    attempt: Attempt | None = None
+    lines: tuple[str, ...] = ()
+
+
+def follow(
+    board: Board, entry: Entry, number: int | None = None, process: bool = False, poll_s: float = POLL_S
+) -> Iterator[Event]:
+    """What the job's newest attempt writes, as it comes, then that of the next one when there is one. Ends
+    with the job, or when nobody trains it any more.
+
+    With `number` only that attempt is followed. With `process` the lines are its process's log, else its
+    metrics.
+    """
+    current = _attempt(entry, number)
+    if current is None:
+        yield Event("untried")
+    while current is None:
+        if board.outcome(entry) is not None:
+            return
+        time.sleep(poll_s)
+        current = _attempt(entry, number)
+    while current is not None:
+        yield Event("attempt", current)
+        tail = Tail(log_of(current), PROCESS_BYTES) if process else Tail(current.metrics)
+        yield from _written(entry, current, tail, poll_s)
+        yield Event("ended", _attempt(entry, current.number))
+        current = _next(board, entry, current, poll_s) if number is None else None
+
+
+def _written(entry: Entry, attempt: Attempt, tail: Tail, poll_s: float) -> Iterator[Event]:
+    """Its lines until it has ended, is dead, or another attempt owns the job."""
+    over = False
+    while not over:
+        now = _attempt(entry, attempt.number) or attempt
+        over = now.ended or not now.alive() or attempts.superseded(entry.folder, attempt)
+        if new := tail.lines(all_of_it=over):  # read last, so that what came before the end is not lost
+            yield Event("lines", now, tuple(new))
+        if not over:
+            time.sleep(poll_s)
+
+
+def _next(board: Board, entry: Entry, last: Attempt, poll_s: float) -> Attempt | None:
+    """The attempt after one that ended, None where the job is finished or nobody takes it up."""
+    until = time.monotonic() + PATIENCE_S
+    while True:
+        newest = attempts.newest(entry.folder)
+        if newest is not None and newest.number > last.number:
+            return newest
+        if board.finished(entry) or time.monotonic() > until:
+            return None
+        time.sleep(poll_s)
+
+
+def _attempt(entry: Entry, number: int | None) -> Attempt | None:
+    """The attempt of this number, else the newest, as it is now."""
+    made = attempts.every(entry.folder)
+    return next((one for one in reversed(made) if number in (None, one.number)), None)
+
+
+def log_of(attempt: Attempt) -> Path | None:
+    """The log of its process, which a process that takes several jobs writes for all of them."""
+    return Path(str(attempt.record["log"])) if attempt.record.get("log") else None

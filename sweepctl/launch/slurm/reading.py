@@ -1,0 +1,122 @@
+"""What the queue says of a sweep's submissions, and of the jobs they are meant for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+
+from sweepctl.launch.queue import Queued
+from sweepctl.launch.slurm import commands
+from sweepctl.launch.slurm.commands import SlurmError
+from sweepctl.launch.slurm.records import Array, Records
+from sweepctl.launch.status import SweepStatus
+from sweepctl.launch.status import status as read_status
+from sweepctl.resources import code_version
+from sweepctl.store import attempts
+from sweepctl.store.attempts import process_start
+from sweepctl.store.board import Board
+
+IN_FLIGHT_S = 15.0
+"""How long the sbatch of a launch that was killed may still be on its way."""
+ASKED = 200
+"""Ended tasks that sacct is asked about."""
+
+
+def status(board: Board) -> SweepStatus:
+    """Where the sweep stands: its files, then squeue where it has submissions, then sacct where there is one.
+    Changes nothing; where Slurm does not answer, the files alone speak, and it says so."""
+    records = Records(board.sweep)
+    notes: list[str] = []
+    queue: Mapping[str, Queued] = {}
+    if records.arrays():
+        try:
+            queue = {job: _best(tasks) for job, tasks in read_queue(records).items()}
+        except SlurmError as error:
+            notes.append(f"Slurm does not answer, so this is from files alone. {error}")
+    found = read_status(board, queue)
+    if left := records.unsubmitted():
+        notes.append(
+            f"{left['jobs']} jobs without a task of their own ({left['why']}): tasks that end submit them, and so "
+            "does the next launch."
+        )
+    _explain(found)
+    changed = sum(_code_changed(entry.folder) for entry in board.entries.values()) if queue else 0
+    if changed:
+        notes.append(f"{changed} jobs were trained by other code than they were submitted with.")
+    found.notes = notes
+    return found
+
+
+def _best(tasks: list[Queued]) -> Queued:
+    """Of several tasks that are meant for one job, the one that is furthest."""
+    return min(tasks, key=lambda task: (task.held, task.pending))
+
+
+def _code_changed(folder: attempts.JobFolder) -> bool:
+    last = attempts.newest(folder)
+    return last is not None and last.record.get("submitted_code", last.record.get("code")) != last.record.get(
+        "code"
+    )
+
+
+def _explain(found: SweepStatus) -> None:
+    """Put Slurm's word on jobs whose task ended without one of its own."""
+    places = {}
+    for place, (entry, state) in enumerate(found.jobs):
+        if state.state == "interrupted" and len(places) < ASKED:
+            last = attempts.newest(entry.folder)
+            if last is not None and not last.ended and last.record.get("scheduler_id"):
+                places[place] = str(last.record["scheduler_id"])
+    ends = commands.sacct(places.values())
+    for place, task in places.items():
+        if task in ends:
+            entry, state = found.jobs[place]
+            note = f"task {task} ended as {ends[task]}; {state.note}"
+            found.jobs[place] = (entry, replace(state, note=note))
+
+
+def read_queue(records: Records, adopt: bool = False) -> dict[str, list[Queued]]:
+    """Job -> its live tasks. With `adopt`, submissions whose id nobody learned are looked for by name."""
+    arrays = records.arrays()
+    if not arrays:
+        return {}
+    here = commands.cluster()
+    known: dict[str, Array] = {}
+    for array in arrays:
+        if array.cluster != here:
+            continue
+        array_id = records.id(array.token) or (_adopt(records, array) if adopt else None)
+        if array_id is not None:
+            known[array_id] = array
+    live = commands.squeue(known, {array_id: array.name for array_id, array in known.items()})
+    found: dict[str, list[Queued]] = {}
+    seen = set()
+    for task, queued in live.items():
+        array_id, _, index = task.partition("_")
+        seen.add(array_id)
+        if index.isdigit() and int(index) < len(known[array_id].jobs):
+            found.setdefault(known[array_id].jobs[int(index)], []).append(queued)
+    if adopt:
+        for array_id in set(known) - seen:
+            records.close(known[array_id].token, "none of its tasks is in the queue")
+    return found
+
+
+def _adopt(records: Records, array: Array) -> str | None:
+    """The id of a submission whose launch died before it could write it down. Its sbatch may outlive it by a
+    moment; what has not come by then never will."""
+    while True:
+        ids = commands.arrays_named(array.name)
+        if ids:
+            records.write_id(array.token, min(ids))
+            return min(ids)
+        age = time.time() - float(array.by.get("at", 0.0))
+        if age > IN_FLIGHT_S or not _ours_and_dead(array):
+            break
+        time.sleep(1.0)
+    records.close(array.token, "it never reached the queue")
+    return None
+
+
+def _ours_and_dead(array: Array) -> bool:
+    return process_start(int(array.by.get("pid", 0))) != array.by.get("process_start")

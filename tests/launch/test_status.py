@@ -1,0 +1,141 @@
+"""A sweep in the middle of things: states by kind, tokens, times, and what is wrong."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweepctl.launch.queue import Queued
+from sweepctl.launch.status import SweepStatus, status
+from sweepctl.store import attempts
+from sweepctl.store.board import Board, Entry
+from tests.conftest import Planner, only, tree
+
+
+def begin(entry: Entry, **facts: Any) -> attempts.Attempt:
+    attempt = attempts.claim(entry.folder, {"launcher": "test", **facts})
+    assert attempt is not None
+    return attempt
+
+
+def finish(entry: Entry, tokens: int = 1000, seconds: float = 36.0) -> None:
+    begin(entry).end("done", trained_tokens=tokens, train_s=seconds)
+    entry.folder.write_result({"state": "done", "step": entry.job.end})
+
+
+def reach(trunk: Entry, step: int) -> None:
+    (trunk.folder.checkpoints / f"step-{step:08d}").mkdir(parents=True)
+
+
+def state_of(found: SweepStatus, entry: Entry) -> str:
+    return next(state.state for one, state in found.jobs if one is entry)
+
+
+@pytest.fixture
+def midway(planned: Planner, tmp_path: Path) -> tuple[Board, list[Entry], list[Entry]]:
+    """The first trunk is done, one of its branches too, the other failed with nothing but a log; the second
+    trunk runs."""
+    board = planned(name="midway")
+    (first, second), branches = only(board, "trunk"), only(board, "branch")
+    done, failed = (b for b in branches if b.job.trunk == first.job.id)
+    begin(first).end("done", trained_tokens=1000, train_s=36.0)
+    reach(first, first.job.end)
+    finish(done)
+    log = tmp_path / "process.log"
+    log.write_text("loading\nslurmstepd: error: Detected 1 oom_kill event\n\n")
+    begin(failed, log=str(log)).end("out_of_memory")
+    running = begin(second)
+    running.update(start_tokens=0)
+    running.beat(10, 640)
+    running.metrics.write_text('{"step": 10, "tokens_per_s": 64}\n')
+    return board, [first, second], [done, failed, *(b for b in branches if b.job.trunk == second.job.id)]
+
+
+def test_everything_is_counted(midway: Any) -> None:
+    board, (first, second), (done, failed, *others) = midway
+    found = status(board)
+    assert {kind: dict(row.states) for kind, row in found.kinds.items()} == {
+        "trunk": {"done": 1, "running": 1},
+        "branch": {"done": 1, "failed": 1, "waiting": 2},
+    }
+    assert found.kinds["branch"].failures == {"out_of_memory": 1} and not found.complete
+    wanted = sum(e.steps_to_train for e in board.entries.values()) * 64
+    assert found.tokens == wanted
+    assert found.tokens_done == (first.job.end + done.steps_to_train + 10) * 64
+    assert found.train_s == 72 and 72 < found.spent_s < 90
+    speed = 64 * second.plan.counts(second.job).exact_flops_per_token
+    left = second.flops * (1 - 10 / second.job.end)
+    assert found.eta_s == pytest.approx((left + sum(e.flops for e in others)) / speed)
+    assert found.left_s is not None and found.left_s > 0
+    [wrong] = found.wrong
+    assert (wrong.entry, wrong.failure, wrong.waiting) == (failed, "out_of_memory", 0)
+    assert wrong.line == "slurmstepd: error: Detected 1 oom_kill event"
+
+
+def test_a_running_attempt_that_says_nothing_is_told(midway: Any) -> None:
+    board, (_, second), _ = midway
+    heartbeat = second.folder.attempts / "0001" / "heartbeat.json"
+    os.utime(heartbeat, (time.time() - 600, time.time() - 600))
+    found = status(board)
+    assert state_of(found, second) == "running" and found.eta_s is None
+    assert [(one.what, one.entry) for one in found.wrong] == [
+        ("failed", found.wrong[0].entry),
+        ("silent", second),
+    ]
+    assert found.wrong[1].silent_s == pytest.approx(600, abs=30)
+
+
+def test_branches_that_wait_for_a_failed_trunk_are_counted_and_not_awaited(planned: Planner) -> None:
+    board = planned(name="stuck", ladder__depths=[1])
+    [trunk] = only(board, "trunk")
+    begin(trunk).end("failed", error="Traceback\n  ValueError: no\n")
+    found = status(board)
+    [wrong] = found.wrong
+    assert (wrong.waiting, wrong.line, wrong.failure) == (2, "ValueError: no", "failed")
+    assert found.eta_s is None and found.left_s is None
+
+
+def test_the_queue_is_told_and_nothing_is_written(midway: Any) -> None:
+    board, (_, second), (_, failed, *others) = midway
+    tasks = {
+        failed.job.id: Queued("7_1", "PENDING", "Resources"),
+        second.job.id: Queued("7_2", "RUNNING"),
+        others[0].job.id: Queued("7_3", "PENDING", "JobHeldUser", held=True),
+    }
+    before = tree(board.sweep.workspace.root)
+    found = status(board, tasks)
+    assert state_of(found, failed) == "queued" and found.kinds["branch"].states["queued"] == 1
+    assert state_of(found, second) == "running" and state_of(found, others[0]) == "waiting"
+    assert not found.wrong and found.queue == tasks
+    assert tree(board.sweep.workspace.root) == before
+
+
+def test_a_task_that_runs_vouches_for_an_attempt_that_looks_dead(midway: Any) -> None:
+    board, (_, second), _ = midway
+    attempts.newest(second.folder).update(host="elsewhere", boot="other")
+    for file in (second.folder.attempts / "0001").iterdir():
+        os.utime(file, (time.time() - 4000, time.time() - 4000))
+    assert state_of(status(board), second) == "interrupted"
+    assert state_of(status(board, {second.job.id: Queued("7_2", "A_NEW_STATE")}), second) == "running"
+
+
+def test_a_cancelled_job_is_cancelled_whatever_is_queued(planned: Planner) -> None:
+    board = planned(name="ended")
+    [first, second] = only(board, "trunk")
+    board.sweep.mark_cancelled([first.job.id, second.job.id])
+    found = status(board, {first.job.id: Queued("7_1", "PENDING")})
+    assert found.kinds["trunk"].states == {"cancelled": 2} and found.eta_s is None
+
+
+def test_a_device_that_is_a_gpu_is_called_one(planned: Planner) -> None:
+    board = planned(name="device")
+    [first, _] = only(board, "trunk")
+    begin(first).end("stopped", device="AMD EPYC", train_s=1.0)
+    assert not status(board).on_gpus
+    begin(first).end("stopped", device="NVIDIA H100 80GB HBM3", train_s=1.0, world_size=8)
+    found = status(board)
+    assert found.on_gpus and found.train_s == 2 and found.spent_s == 9

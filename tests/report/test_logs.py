@@ -1,0 +1,100 @@
+"""The story of a job as it is printed."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from sweepctl.launch import logs
+from sweepctl.launch.logs import read_story
+from sweepctl.report.logs import follow_job, row_line, show_process, show_story, story_json
+from sweepctl.store import attempts
+from sweepctl.store.board import Board, Entry
+from tests.conftest import Planner, only
+
+
+class Page(Console):
+    """A console whose text can be read."""
+
+    def __init__(self) -> None:
+        self.text = io.StringIO()
+        super().__init__(file=self.text, width=120)
+
+    def lines(self) -> list[str]:
+        return self.text.getvalue().splitlines()
+
+
+@pytest.fixture
+def tried(planned: Planner, tmp_path: Path) -> tuple[Board, Entry]:
+    """A trunk that was stopped once and then failed."""
+    board = planned(name="tried", ladder__depths=[1])
+    [trunk] = only(board, "trunk")
+    first = attempts.claim(trunk.folder, {"launcher": "local", "log": str(tmp_path / "log")})
+    assert first is not None
+    first.metrics.write_text('{"step": 3, "train_loss_nats": 4.0}\n')
+    first.end("stopped")
+    (tmp_path / "log").write_text("from [the] process\n")
+    second = attempts.claim(trunk.folder, {"launcher": "slurm", "scheduler_id": "12_3"})
+    assert second is not None
+    row = {"step": 10, "tokens": 640, "train_loss_nats": 3.25, "lr": 0.02, "tokens_per_s": 12345}
+    point = {"step": 16, "tokens": 1024, "loss_nats": {"validation": 3.0}}
+    second.metrics.write_text(json.dumps(row) + "\n" + json.dumps(point) + "\n")
+    second.end("out_of_memory", error="Traceback\n  [line]\nOutOfMemoryError: no", trained_tokens=640)
+    return board, trunk
+
+
+def test_rows_are_a_line_each() -> None:
+    row = {"step": 10, "tokens": 640, "train_loss_nats": 3.25, "lr": 0.02, "tokens_per_s": 12345}
+    assert row_line(row).split() == ["10", "640", "3.2500", "2.000e-02", "12.3k"]
+    assert row_line({"step": 1, "tokens": 64, "train_loss_nats": 3.0}).split() == ["1", "64", "3.0000"]
+    assert row_line({"step": 2, "loss_nats": {"a": 1.5, "b": 2.0}}).endswith("held out:   a 1.5000  b 2.0000")
+    assert row_line({"step": 2, "loss_nats": {}}).endswith("not finite")
+
+
+def test_the_newest_attempt_is_told_in_full_and_older_ones_in_a_line(tried: tuple[Board, Entry]) -> None:
+    page = Page()
+    show_story(page, read_story(*tried))
+    title, first, second, heading, row, point, ended, *error = page.lines()
+    assert title.startswith(tried[1].job.id) and "failed, step 0 of" in title
+    assert first.startswith("attempt 1, local, on ") and first.endswith(", stopped")
+    assert " as 12_3, 20" in second and second.endswith(", out of memory")
+    assert heading.split()[0] == "step" and "3.2500" in row and "held out" in point
+    assert ended == "out of memory after 640 tokens" and error[-1] == "  OutOfMemoryError: no"
+    assert error[1].strip() == "[line]"  # no markup
+
+
+def test_an_older_attempt_and_its_process_can_be_asked_for(tried: tuple[Board, Entry]) -> None:
+    page = Page()
+    show_story(page, read_story(*tried, 1))
+    assert "4.0000" in page.text.getvalue() and "3.2500" not in page.text.getvalue()
+    page = Page()
+    show_process(page, read_story(*tried, 1))
+    assert page.lines()[-1] == "from [the] process"
+    page = Page()
+    show_process(page, read_story(*tried))
+    assert page.lines()[-1] == "This attempt named no log."
+
+
+def test_following_prints_each_line_once(tried: tuple[Board, Entry], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "PATIENCE_S", 0.05)
+    page = Page()
+    follow_job(page, *tried, None, False)
+    text = page.text.getvalue()
+    assert [text.count(part) for part in ("attempt 1", "attempt 2", "3.2500", "OutOfMemory")] == [1, 1, 1, 1]
+
+
+def test_a_job_that_never_started_says_so(planned: Planner) -> None:
+    board = planned(name="new", ladder__depths=[1])
+    page = Page()
+    show_story(page, read_story(board, only(board, "branch")[0]))
+    assert len(page.lines()) == 2 and page.lines()[1].startswith("Not started: it waits for step ")
+
+
+def test_json_has_records_and_rows(tried: tuple[Board, Entry]) -> None:
+    told = json.loads(json.dumps(story_json(read_story(*tried))))
+    assert [one["record"]["why"] for one in told["attempts"]] == ["stopped", "out_of_memory"]
+    assert told["attempts"][1]["metrics"][0]["tokens_per_s"] == 12345 and told["state"] == "failed"

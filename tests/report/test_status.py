@@ -1,0 +1,112 @@
+"""The status as a screen: what is on it, and that it stays one."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+from rich.console import Console
+
+from sweepctl.launch.queue import Queued
+from sweepctl.launch.status import RungStatus, status
+from sweepctl.report import status as view
+from sweepctl.report.status import screen, show_status, status_json, watch_status
+from sweepctl.store import attempts
+from sweepctl.store.board import Board
+from tests.conftest import Planner, only, run_all
+
+
+def printed(found: object, width: int = 120) -> str:
+    out = io.StringIO()
+    Console(file=out, width=width, highlight=False).print(found)
+    return out.getvalue()
+
+
+@pytest.fixture
+def troubled(planned: Planner) -> Board:
+    """Thirty trunks that failed and as many that wait to be started."""
+    board = planned(name="troubled", ladder__depths=[1, 2], grid={"axes": {"seed.init": {"seeds": 30}}})
+    for number, trunk in enumerate(only(board, "trunk")[:30]):
+        attempt = attempts.claim(trunk.folder, {})
+        assert attempt is not None
+        attempt.end("failed" if number else "infrastructure", error=f"Traceback\nerror [{number}] here")
+    return board
+
+
+def test_what_is_wrong_is_shown_up_to_a_limit(troubled: Board) -> None:
+    text = printed(screen(status(troubled)))
+    assert text.count("here") == view.FAILED and "and 20 more" in text
+    assert "infrastructure: error [0] here" in text and "(2 branches waiting for it) error [1] here" in text
+    assert "failed: infrastructure" in " ".join(text.split()) and "time left: unknown" in text
+    assert "0 device-hours spent, unknown left" in text and "`sweepctl logs troubled JOB`" in text
+
+
+def test_a_sweep_of_many_rungs_is_one_screen(troubled: Board) -> None:
+    found = status(troubled)
+    found.rungs = [
+        RungStatus("all", f"rung{i}", Counter(done=3) if i % 5 else Counter(failed=2), i, 100.0)
+        for i in range(200)
+    ]
+    text = printed(screen(found, height=45))
+    assert len(text.splitlines()) <= 45
+    assert "rung0 " in text and "rung1 " not in text  # what is not complete comes first
+    folded = next(line.split() for line in text.splitlines() if " more " in line)
+    rest = int(folded[0])
+    assert rest + text.count(" rung") - text.count("stage   rung") == 200
+    assert len(printed(screen(found)).splitlines()) < 60
+
+
+def test_a_long_line_is_whole_where_it_can_be_scrolled_and_cut_where_not(troubled: Board) -> None:
+    found = status(troubled)
+    out = io.StringIO()
+    show_status(Console(file=out, width=70, highlight=False), found)
+    assert out.getvalue().count("here\n") == view.FAILED
+    cut = printed(screen(found, height=60), width=70)
+    assert "here" not in cut and "…" in cut and max(map(len, cut.splitlines())) <= 70
+
+
+def test_queued_jobs_say_why(troubled: Board) -> None:
+    trunks = only(troubled, "trunk")
+    tasks = {e.job.id: Queued(f"9_{i}", "PENDING", "Priority") for i, e in enumerate(trunks[30:])}
+    found = status(troubled, tasks)
+    assert "Queued: 30 Priority." in printed(screen(found))
+    told = json.loads(json.dumps(status_json(found)))
+    job = next(job for job in told["jobs"] if job["id"] == trunks[31].job.id)
+    assert (job["state"], job["task"], job["queue_state"]) == ("queued", "9_1", "PENDING")
+    assert told["kinds"]["trunk"]["states"] == {"failed": 30, "queued": 30}
+    assert told["kinds"]["trunk"]["failures"] == {"infrastructure": 1, "failed": 29}
+    assert len(told["wrong"]) == 30 and told["wrong"][1]["branches_waiting"] == 2
+    assert told["eta_s"] is None and told["device_hours_left"] is None and told["tokens_done"] == 0
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_watching_goes_on_until_everything_is_there(
+    planned: Planner, terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = planned(name="watched", ladder__depths=[1], budget__tokens=[1280])
+    looked: list[float] = []
+    monkeypatch.setattr(view.time, "sleep", lambda s: (looked.append(s), run_all(board)))
+    out = io.StringIO()
+    console = Console(file=out, width=120, height=50, force_terminal=terminal)
+    watch_status(console, lambda: status(board), 7.0)
+    assert looked == [7.0] and "Everything the plans want is there." in out.getvalue()
+    if not terminal:
+        first, second = out.getvalue().split("\n\nsweep watched")[-2:]
+        assert "unknown left" in first and "100%" in second
+    again = io.StringIO()
+    show_status(Console(file=again, width=120), status(board))
+    assert "Everything the plans want is there." in again.getvalue()
+
+
+def test_status_and_logs_import_nothing_slow() -> None:
+    code = (
+        "import sys; import sweepctl.cli, sweepctl.launch.status, sweepctl.report.status,"
+        " sweepctl.launch.logs, sweepctl.report.logs;"
+        " print([m for m in ('torch', 'pandas', 'numpy', 'hydra') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

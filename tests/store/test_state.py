@@ -1,0 +1,55 @@
+"""A look at a job's folder: what it finds, and how often it reads."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+
+from sweepctl.store import attempts, files
+from sweepctl.store.state import FAILURES, Look, Looks
+from tests.conftest import Planner, only
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_a_failed_job_has_its_class_and_its_error(planned: Planner, failure: str) -> None:
+    [first, *_] = only(planned(), "trunk")
+    attempt = attempts.claim(first.folder, {})
+    assert attempt is not None and Look(first.folder).state().state == "running"
+    attempt.end(failure, error="a\nb\n")
+    state = Look(first.folder).state()
+    assert (state.state, state.failure, state.note) == ("failed", failure, "a\nb")
+
+
+def test_a_result_that_comes_later_is_found_and_one_that_is_there_read_once(planned: Planner) -> None:
+    [first, *_] = only(planned(), "branch")
+    look = Looks().at(first.folder)
+    assert look.result is None
+    first.folder.path.mkdir(parents=True)
+    first.folder.write_result({"state": "done", "step": 3})
+    assert look.result == {"state": "done", "step": 3}
+    (first.folder.path / "result.json").unlink()
+    assert look.result is not None and look.state().state == "done"
+
+
+def test_a_board_reads_no_file_twice(planned: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
+    board = planned()
+    for entry in only(board, "branch"):
+        attempt = attempts.claim(entry.folder, {})
+        assert attempt is not None
+        attempt.end("done")
+        entry.folder.write_result({"state": "done", "step": entry.job.end})
+    read: Counter[str] = Counter()
+    whole = files.read_json
+
+    def counted(path: Any) -> dict[str, Any]:
+        found = whole(path)
+        read[str(path)] += 1
+        return found
+
+    for module in ("job", "attempts"):
+        monkeypatch.setattr(f"sweepctl.store.{module}.read_json", counted)
+    looks = Looks()
+    assert {board.state(entry, looks).state for entry in board.entries.values()} == {"done"}
+    assert set(read.values()) == {1} and len(read) == 2 * len(only(board, "branch"))
