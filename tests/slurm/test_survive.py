@@ -82,7 +82,7 @@ def test_a_run_longer_than_three_time_limits(on_slurm: Any) -> None:
     """Each time it saves ahead of the limit, is requeued and goes on; no number of restarts ends it."""
     sweep = on_slurm(
         {"resources.time_min": 1, "save_ahead_s": 40, "retries.died": 0},
-        name="long", ladder__depths=[1], budget__tokens=[2_560_000],
+        name="long", ladder__depths=[1], budget__tokens=[5_120_000],
     )  # fmt: skip
     sweep.launch()
     sweep.finish(launches=0, patience_s=600)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 from sweepctl.launch.queue import Queued
 from sweepctl.launch.slurm import commands
@@ -11,10 +12,10 @@ from sweepctl.launch.slurm.commands import SlurmError
 from sweepctl.launch.slurm.records import Array, Records
 from sweepctl.launch.status import SweepStatus
 from sweepctl.launch.status import status as read_status
-from sweepctl.resources import code_version
 from sweepctl.store import attempts
 from sweepctl.store.attempts import process_start
 from sweepctl.store.board import Board
+from sweepctl.store.job import JobFolder
 
 IN_FLIGHT_S = 15.0
 """How long the sbatch of a launch that was killed may still be on its way."""
@@ -35,10 +36,8 @@ def status(board: Board) -> SweepStatus:
             notes.append(f"Slurm does not answer, so this is from files alone. {error}")
     found = read_status(board, queue)
     if left := records.unsubmitted():
-        notes.append(
-            f"{left['jobs']} jobs without a task of their own ({left['why']}): tasks that end submit them, and so "
-            "does the next launch."
-        )
+        told = f"{left['jobs']} jobs without a task of their own ({left['why']}): "
+        notes.append(told + "tasks that end submit them, and so does the next launch.")
     _explain(found)
     changed = sum(_code_changed(entry.folder) for entry in board.entries.values()) if queue else 0
     if changed:
@@ -52,7 +51,7 @@ def _best(tasks: list[Queued]) -> Queued:
     return min(tasks, key=lambda task: (task.held, task.pending))
 
 
-def _code_changed(folder: attempts.JobFolder) -> bool:
+def _code_changed(folder: JobFolder) -> bool:
     last = attempts.newest(folder)
     return last is not None and last.record.get("submitted_code", last.record.get("code")) != last.record.get(
         "code"
@@ -61,7 +60,7 @@ def _code_changed(folder: attempts.JobFolder) -> bool:
 
 def _explain(found: SweepStatus) -> None:
     """Put Slurm's word on jobs whose task ended without one of its own."""
-    places = {}
+    places: dict[int, str] = {}
     for place, (entry, state) in enumerate(found.jobs):
         if state.state == "interrupted" and len(places) < ASKED:
             last = attempts.newest(entry.folder)
