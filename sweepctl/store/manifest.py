@@ -38,12 +38,13 @@ class Manifest:
         return JobFolder(Path(self.folder), self.job)
 
     def was_given_up(self, record: dict[str, Any]) -> bool:
-        """Whether an attempt's record is of a task that is gone, or of an earlier run of this very task."""
+        """Whether an attempt's record is of a task that is gone, or of this very task, which trains one job at a
+        time: an earlier restart of it, or one that could not even say that it ended."""
         task = record.get("scheduler_id")
         if task is None or record.get("cluster") != self.launcher.get("cluster"):
             return False
         mine = task == self.launcher.get("scheduler_id") and record.get("array") == self.launcher.get("array")
-        return task in self.gone or (mine and record["restart"] < self.launcher["restart"])
+        return task in self.gone or (mine and record["restart"] <= self.launcher["restart"])
 
     def trunk(self) -> JobFolder | None:
         """The folder of the trunk that this branch forks from."""

@@ -78,7 +78,7 @@ class Supervisor:
                 entry = self._next_or_wait()
         finally:
             if pool is not None:
-                pool.kill() if self._outrun else pool.stop()
+                pool.stop()
             if self.releaser is not None:
                 self.releaser.close()
         return self._end(entry)
@@ -227,8 +227,6 @@ class Supervisor:
                 elif event["event"] == "died":
                     self._died(entry, int(event["code"]))
                     return
-            if self._outrun:
-                return
             if not told and self._must_stop(job):
                 told = True
                 pool.workers[0].stop_job()
@@ -244,7 +242,7 @@ class Supervisor:
         self._look()
         if time.time() > self.place.ends - self.launcher.save_ahead_s:
             self._leave("time")
-        return bool(self._leaving) or job in self.cancelled
+        return bool(self._leaving) or self._outrun or job in self.cancelled
 
     def _look(self) -> None:
         """See what others did: a cancel, a newer restart of this task."""

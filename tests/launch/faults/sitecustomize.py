@@ -1,6 +1,6 @@
 """Put on a process's PYTHONPATH, kills it (SIGKILL) inside a chosen window of its work.
 
-$FAULTS names a folder. Every worker and launcher that starts takes the next file of its kind there, a fate:
+$FAULTS names a folder. Every worker, Slurm task and launcher that starts takes the next file of its kind there, a fate:
 the window, and how many times it passes unharmed. Before it dies it writes a file into `dead/`, so that a
 test can count which windows were really hit. With no fate left a process lives.
 """
@@ -43,8 +43,12 @@ WINDOWS = {
     "result": (RESULT, False),
     "resulted": (RESULT, True),
     "launcher": (listed, False),
+    "error": (scratch_written, False),
+    "memory": (scratch_written, False),
 }
 """Window -> the event, and whether death comes at the next one after it."""
+RAISED = {"error": RuntimeError("a fault of the test"), "memory": MemoryError("a fault of the test")}
+"""Windows where nobody dies, but something goes wrong."""
 
 
 def take(folder: Path, kind: str) -> tuple[str, int] | None:
@@ -59,6 +63,8 @@ def take(folder: Path, kind: str) -> tuple[str, int] | None:
 
 def die(folder: Path, window: str) -> None:
     os.close(os.open(folder / "dead" / f"{window}-{os.getpid()}", os.O_CREAT | os.O_WRONLY))
+    if window in RAISED:
+        raise RAISED[window]
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -81,7 +87,8 @@ def die_in_a_step(folder: Path, passes: int) -> None:
 
 def arm(folder: Path) -> None:
     words = " ".join(sys.orig_argv)
-    kind = "worker" if "sweepctl.train.worker" in words else "launcher" if " launch " in words else None
+    kinds = {"worker": "sweepctl.train.worker", "task": "launch.slurm.task", "launcher": " launch "}
+    kind = next((kind for kind, word in kinds.items() if word in words), None)
     fate = take(folder, kind) if kind else None
     if fate is None:
         return

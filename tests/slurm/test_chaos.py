@@ -1,0 +1,191 @@
+"""Everything at once, with a fixed seed: at least thirty faults, every kind at least once, the same results."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sweepctl.store import attempts, checkpoints
+from tests.conftest import only
+from tests.store.test_storage import fill, small  # noqa: F401
+
+from .cluster import OnSlurm, until
+from .test_survive import FAULTS, back, down
+
+FATES = {
+    "worker": ["started", "step", "write", "rename", "renamed", "result", "resulted", "error", "memory"],
+    "task": ["launcher", "launcher"],
+    "launcher": ["launcher", "launcher"],
+    "stillborn": ["stillborn", "stillborn"],
+}
+"""Faults that processes meet at windows of their work (tests/launch/faults), and how often."""
+FROM_OUTSIDE = {
+    "preempt": 3,
+    "requeue": 3,
+    "scancel": 3,
+    "kill task": 2,
+    "kill worker": 3,
+    "node": 2,
+    "split brain": 1,
+    "controller": 1,
+    "torn": 2,
+    "disk": 1,
+}
+STUDY = {
+    "ladder__depths": [1],
+    "budget__tokens": [64_000, 256_000, 768_000],
+    "grid": {"axes": {"seed.init": [0, 1]}},
+}
+
+
+class Chaos:
+    """Faults from outside, each where something of the sweep runs."""
+
+    def __init__(self, sweep: OnSlurm, store: Path, tmp_path: Path, draw: random.Random) -> None:
+        self.sweep, self.store, self.tmp_path, self.draw = sweep, store, tmp_path, draw
+        self.done: Counter[str] = Counter()
+
+    def steps(self) -> int:
+        newest = (attempts.newest(entry.folder) for entry in self.sweep.board.entries.values())
+        return sum(int(last.progress().get("step", 0)) for last in newest if last is not None)
+
+    def target(self) -> str:
+        """A running task, once something has been trained since the last fault; launches where nothing is
+        left in the queue."""
+        before, more = self.steps(), self.draw.randrange(1, 400)
+
+        def ready() -> bool:
+            if self.sweep.quiet() and not self.sweep.finished():
+                self.sweep.command(*self.sweep.launch_command())
+            return self.sweep.finished() or bool(self.steps() != before + more and self.sweep.running())
+
+        until(ready, 120, self.sweep.story)
+        assert not self.sweep.finished(), f"it ended before its faults did: {self.done}"
+        return self.draw.choice(sorted(self.sweep.running()))
+
+    def node_of(self, task: str) -> str:
+        return self.sweep.ask("squeue", "-h", "-r", "-j", task, "-o", "%N")
+
+    def strike(self, kind: str) -> None:
+        task = self.target()
+        getattr(self, "_" + kind.replace(" ", "_"))(task)
+        self.done[kind] += 1
+
+    def _preempt(self, task: str) -> None:
+        out = self.tmp_path / f"strong-{self.done['preempt']}"
+        node = self.node_of(task) or "node1"
+        self.sweep.ask("sbatch", "--partition=gpu", "--exclusive", f"--nodelist={node}", f"--output={out}",
+                       "--wrap", "true")  # fmt: skip
+        until(out.exists, 120, self.sweep.story)
+
+    def _requeue(self, task: str) -> None:
+        self.sweep.ask("scontrol", "requeue", task)
+
+    def _scancel(self, task: str) -> None:
+        self.sweep.ask("scancel", task)
+
+    def _kill_task(self, task: str) -> None:
+        for pid in self.sweep.task_pids(task):
+            os.kill(pid, signal.SIGKILL)
+
+    def _kill_worker(self, task: str) -> None:
+        for entry in self.sweep.board.entries.values():
+            last = attempts.newest(entry.folder)
+            if last is not None and not last.ended and last.alive():
+                os.kill(int(last.record["pid"]), signal.SIGKILL)
+                return
+
+    def _node(self, task: str, dead: bool = True) -> None:
+        node = self.node_of(task)
+        if not node:
+            return
+        self.sweep.box.kill(node)
+        if dead:
+            self._kill_task(task)
+        down(self.sweep, node)
+        back(self.sweep, node)
+
+    def _split_brain(self, task: str) -> None:
+        self._node(task, dead=False)
+
+    def _controller(self, task: str) -> None:
+        self.sweep.box.kill("slurmctld")
+        self.sweep.box.up()
+
+    def _torn(self, task: str) -> None:
+        trunks = [e for e in only(self.sweep.board, "trunk") if checkpoints.steps(e.folder)]
+        if not trunks:
+            return
+        trunk = self.draw.choice(trunks)
+        newest = checkpoints.at(trunk.folder, checkpoints.steps(trunk.folder)[-1])
+        file = newest.path / "weights.safetensors"
+        if file.exists():
+            data = file.read_bytes()
+            file.write_bytes(data[: len(data) // 2] if self.draw.random() < 0.5 else data[:-1] + b"\7")
+
+    def _disk(self, task: str) -> None:
+        ballast = fill(self.store, 4096)
+        before = self.steps()
+        logs = self.sweep.records.folder.glob("arrays/*/*.out")
+        seen = {log: log.stat().st_size for log in logs}
+
+        def refused() -> bool:
+            texts = (log.read_bytes()[size:] for log, size in seen.items())
+            return any(b"disk is full" in text for text in texts) or self.steps() > before + 20_000
+
+        try:
+            until(lambda: refused() or not self.sweep.running(), 60)
+        finally:
+            ballast.unlink()
+
+
+def prepare(folder: Path, draw: random.Random) -> dict[str, Any]:
+    """Lay out the fates; the launcher's settings that have processes meet them."""
+    for name in ("taken", "dead"):
+        (folder / name).mkdir(parents=True)
+    for kind, windows in FATES.items():
+        draw.shuffle(windows)
+        for number, window in enumerate(windows):
+            passes = draw.randrange(3) if window in ("step", "write", "rename", "renamed") else 0
+            (folder / f"{kind}-{number:02d}").write_text(f"{window} {passes}")
+    first = f"f=$(ls {folder}/stillborn-* 2>/dev/null | head -1)"
+    setup = f'"{first}; if [ -n \\"$f\\" ] && mv \\"$f\\" {folder}/dead/stillborn-$SLURM_JOB_ID; then exit 1; fi"'
+    return {
+        "environment.FAULTS": str(folder),
+        "environment.PYTHONPATH": str(FAULTS),
+        "setup": f"[{setup}]",
+        "resources.partition": "preempt",
+        "retries.died": 20,
+    }
+
+
+def test_chaos(
+    box: Any, on_slurm: Callable[..., OnSlurm], workspace: Any, small: Path, tmp_path: Path  # noqa: F811
+) -> None:
+    (workspace.root / "store").symlink_to(small)
+    draw = random.Random(20)
+    faults = tmp_path / "faults"
+    sweep = on_slurm({**prepare(faults, draw), "execution.keep": "none"}, name="chaos", **STUDY)
+    sweep.environment |= {"FAULTS": str(faults), "PYTHONPATH": str(FAULTS)}
+    chaos = Chaos(sweep, small, tmp_path, draw)
+    strikes = [kind for kind, count in FROM_OUTSIDE.items() for _ in range(count)]
+    draw.shuffle(strikes)
+    for kind in strikes:
+        chaos.strike(kind)
+    for _ in range(12):
+        until(lambda: sweep.finished() or sweep.quiet(), 300, sweep.story)
+        if sweep.finished():
+            break
+        sweep.command(*sweep.launch_command())
+    assert sweep.finished(), sweep.story()
+    met = Counter(path.name.rpartition("-")[0] for path in (faults / "dead").iterdir())
+    kinds = {window for windows in FATES.values() for window in windows}
+    assert all(met[kind] for kind in kinds), met
+    assert all(chaos.done[kind] for kind in FROM_OUTSIDE), chaos.done
+    assert met.total() + chaos.done.total() >= 30
+    assert sweep.same_as_undisturbed()
