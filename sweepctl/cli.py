@@ -195,6 +195,46 @@ def _launch_on_slurm(
     )
 
 
+@app.command()
+def doctor(
+    overrides: Overrides = None,
+    on: Annotated[str, typer.Option(help="Which machine: a file of launchers/.")] = "slurm",
+    job: Annotated[
+        bool, typer.Option("--job/--no-job", help="Send a short job that looks around on a node.")
+    ] = True,
+    wait_min: Annotated[float, typer.Option(help="How long that job may wait in the queue.")] = 5.0,
+    config_dir: ConfigDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check what usually goes wrong before a launch: commands, limits, disk, and a node from inside."""
+    from sweepctl.launch.doctor import examine_local
+    from sweepctl.launch.slurm.doctor import examine_slurm
+    from sweepctl.report.console import console, show_json
+    from sweepctl.report.doctor import DoctorView, findings_json
+    from sweepctl.spec.compose import compose_launcher
+    from sweepctl.spec.slurm import SlurmLauncher, read_launcher
+    from sweepctl.store.workspace import Workspace
+
+    _positive("--wait-min", wait_min)
+    config = read_launcher(on, compose_launcher(on, overrides or [], config_dir))
+    workspace = Workspace.default()
+    view = DoctorView(None if as_json else console())
+    findings = []
+    try:
+        for finding in (
+            examine_slurm(workspace, config, view.say, job, wait_min)
+            if isinstance(config, SlurmLauncher)
+            else examine_local(workspace, config)
+        ):
+            findings.append(finding)
+            view.show(finding)
+    finally:
+        view.close()
+    show_json(findings_json(findings)) if as_json else view.end(findings)
+    if any(finding.verdict == "failed" for finding in findings):
+        raise SystemExit(1)
+
+
 def _is_number(word: str) -> bool:
     with contextlib.suppress(ValueError):
         float(word)

@@ -38,8 +38,8 @@ class Manifest:
         return JobFolder(Path(self.folder), self.job)
 
     def was_given_up(self, record: dict[str, Any]) -> bool:
-        """Whether an attempt's record is of a task that is gone, or of this very task, which trains one job at a
-        time: an earlier restart of it, or one that could not even say that it ended."""
+        """Whether an attempt's record is of a task that is gone, or of this very task, which trains one job
+        at a time: an earlier restart of it, or one that could not even say that it ended."""
         task = record.get("scheduler_id")
         if task is None or record.get("cluster") != self.launcher.get("cluster"):
             return False

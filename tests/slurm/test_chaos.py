@@ -1,4 +1,5 @@
-"""Everything at once, with a fixed seed: at least thirty faults, every kind at least once, the same results."""
+"""Everything at once, with a fixed seed: at least thirty faults, every kind at least once, the same
+results."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from typing import Any
 
 from sweepctl.store import attempts, checkpoints
 from tests.conftest import only
-from tests.store.test_storage import fill, small  # noqa: F401
+from tests.store.test_storage import fill
 
 from .cluster import OnSlurm, until
 from .test_survive import FAULTS, back, down
@@ -154,7 +155,9 @@ def prepare(folder: Path, draw: random.Random) -> dict[str, Any]:
             passes = draw.randrange(3) if window in ("step", "write", "rename", "renamed") else 0
             (folder / f"{kind}-{number:02d}").write_text(f"{window} {passes}")
     first = f"f=$(ls {folder}/stillborn-* 2>/dev/null | head -1)"
-    setup = f'"{first}; if [ -n \\"$f\\" ] && mv \\"$f\\" {folder}/dead/stillborn-$SLURM_JOB_ID; then exit 1; fi"'
+    setup = (
+        f'"{first}; if [ -n \\"$f\\" ] && mv \\"$f\\" {folder}/dead/stillborn-$SLURM_JOB_ID; then exit 1; fi"'
+    )
     return {
         "environment.FAULTS": str(folder),
         "environment.PYTHONPATH": str(FAULTS),
@@ -165,7 +168,11 @@ def prepare(folder: Path, draw: random.Random) -> dict[str, Any]:
 
 
 def test_chaos(
-    box: Any, on_slurm: Callable[..., OnSlurm], workspace: Any, small: Path, tmp_path: Path  # noqa: F811
+    box: Any,
+    on_slurm: Callable[..., OnSlurm],
+    workspace: Any,
+    small: Path,
+    tmp_path: Path,
 ) -> None:
     (workspace.root / "store").symlink_to(small)
     draw = random.Random(20)

@@ -265,7 +265,8 @@ def test_a_task_that_starts_before_its_checkpoint(on_slurm: Any) -> None:
 
 def test_divergence_is_a_result(on_slurm: Any) -> None:
     """Labelled, not repeated, its branches' tasks taken back; `--retry diverged` trains it again."""
-    sweep = on_slurm(name="diverged", divergence__margin_nats=-5.0, **SHORT)
+    wild = {"optimizer__lr": 1e4, "parametrization__name": "standard", "parametrization__zero_head": False}
+    sweep = on_slurm(name="diverged", **wild, **SHORT)
     sweep.launch()
     assert sweep.finish(launches=0) == 0
     until(lambda: not sweep.tasks(), why=sweep.story)

@@ -9,6 +9,7 @@ import re
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from sweepctl.errors import SweepctlError
 from sweepctl.launch.queue import ENDED, Queued
@@ -37,8 +38,8 @@ class Limits:
     why: str = ""
 
 
-def ask(*command: str, patience_s: float = PATIENCE_S) -> str:
-    """What a command prints.
+def ask(*command: str, patience_s: float = PATIENCE_S, errors: bool = False) -> str:
+    """What a command prints, with `errors` also what it says on standard error.
 
     Raises:
         SlurmError: it is not there, failed, or did not answer in time.
@@ -53,7 +54,18 @@ def ask(*command: str, patience_s: float = PATIENCE_S) -> str:
         raise SlurmError(f"{command[0]} did not answer within {patience_s:.0f} s.") from None
     if done.returncode:
         raise SlurmError(sentence(done.stderr or done.stdout, command[0]))
-    return done.stdout
+    return done.stdout + done.stderr if errors else done.stdout
+
+
+def test_only(script: Path, patience_s: float = PATIENCE_S) -> str:
+    """What Slurm would do with a batch script, in its words. Nothing is queued.
+
+    Raises:
+        SlurmError: it would refuse it, or does not answer.
+    """
+    with clean_environment():
+        told = ask("sbatch", "--test-only", str(script), patience_s=patience_s, errors=True)
+    return sentence(told, "").removeprefix(": ")
 
 
 def sentence(text: str, command: str = "sbatch") -> str:

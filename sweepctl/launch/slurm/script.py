@@ -20,6 +20,7 @@ from sweepctl.launch.slurm.commands import SlurmError, clean_environment, senten
 from sweepctl.launch.slurm.records import Array
 from sweepctl.spec.slurm import SlurmLauncher
 
+TASK = "sweepctl.launch.slurm.task"
 STILLBORN_RESTARTS = 3
 """How often a task that fails before its first line of Python requeues itself."""
 
@@ -45,9 +46,9 @@ class _Executor(SlurmExecutor):
         return 2
 
 
-def script(array: Array, folder: Path, launcher: SlurmLauncher) -> str:
-    """The text that sbatch is given."""
-    return str(_executor(array, folder, launcher)._make_submission_file_text(_command(launcher), ""))
+def script(array: Array, folder: Path, launcher: SlurmLauncher, module: str = TASK) -> str:
+    """The text that sbatch is given; `module` is what its tasks run, with arguments."""
+    return str(_executor(array, folder, launcher)._make_submission_file_text(_command(launcher, module), ""))
 
 
 def submit(array: Array, folder: Path, launcher: SlurmLauncher) -> str:
@@ -122,8 +123,8 @@ def _setup(folder: Path, launcher: SlurmLauncher) -> list[str]:
     return [*lines, *launcher.setup]
 
 
-def _command(launcher: SlurmLauncher) -> str:
-    return f"{shlex.quote(launcher.python or sys.executable)} -u -m sweepctl.launch.slurm.task"
+def _command(launcher: SlurmLauncher, module: str = TASK) -> str:
+    return f"{shlex.quote(launcher.python or sys.executable)} -u -m {module}"
 
 
 def _refusal(text: str) -> str:

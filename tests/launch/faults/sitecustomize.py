@@ -1,9 +1,8 @@
 """Put on a process's PYTHONPATH, kills it (SIGKILL) inside a chosen window of its work.
 
-$FAULTS names a folder. Every worker, Slurm task and launcher that starts takes the next file of its kind there, a fate:
-the window, and how many times it passes unharmed. Before it dies it writes a file into `dead/`, so that a
-test can count which windows were really hit. With no fate left a process lives.
-"""
+$FAULTS names a folder. Every worker, Slurm task and launcher that starts takes the next file of its kind
+there, a fate: the window, and how many times it passes unharmed. Before it dies it writes a file into
+`dead/`, so that a test can count which windows were really hit. With no fate left a process lives."""
 
 import contextlib
 import os

@@ -1,0 +1,212 @@
+"""What usually goes wrong, looked for before it costs anything. Each check says what it found and what to do.
+
+Here: what every launcher needs, and this machine. `launch.slurm.doctor` has the checks of a cluster.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sweepctl.errors import SweepctlError
+from sweepctl.launch import disk
+from sweepctl.launch.local import visible_gpus, worker_count
+from sweepctl.launch.slurm.probe import see
+from sweepctl.spec.execution import Execution, LocalLauncher
+from sweepctl.store.workspace import HOME_VARIABLE, Workspace
+
+Verdict = Literal["ok", "warning", "failed", "skipped"]
+Say = Callable[[str], None]
+"""Takes a line on what is being waited for."""
+
+SKEW_S, SKEW_FATAL_S = 5.0, 60.0
+"""Clocks further apart are told, or, where a live owner could be taken for dead, refused."""
+SLOW_SYNC_S = 2.0
+LITTLE_BYTES, TOO_LITTLE_BYTES = 20e9, 0.5e9
+SLOW_IMPORT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check: its verdict, what was found, and, where something is to be done, what."""
+
+    check: str
+    verdict: Verdict
+    told: str
+    advice: str = ""
+
+
+def examine_local(workspace: Workspace, launcher: LocalLauncher) -> Iterator[Finding]:
+    """The checks that make sense on one machine."""
+    with own_folder(workspace) as made:
+        yield workspace_finding(workspace, made)
+        if isinstance(made, Path):
+            yield from disk_findings(made / "login")
+    seen = see()
+    yield torch_finding(platform.python_version(), seen)
+    if "error" in seen:
+        return
+    listed = len(visible_gpus())
+    yield gpu_finding(listed, seen, launcher.execution)
+    workers, cores = worker_count(launcher, listed), os.cpu_count() or 1
+    threads = workers * launcher.execution.threads
+    told = f"{workers} with {launcher.execution.threads} thread(s) each on {cores} cores"
+    if threads > cores:
+        yield Finding(
+            "workers",
+            "warning",
+            told,
+            f"Set workers to at most {max(1, cores // launcher.execution.threads)}.",
+        )
+    else:
+        yield Finding("workers", "ok", told)
+
+
+@contextlib.contextmanager
+def own_folder(workspace: Workspace) -> Iterator[Path | Exception]:
+    """A new folder in the workspace, gone afterwards with everything that had to be made for it; where it
+    cannot be made, why."""
+    folder = workspace.root / ".doctor" / uuid.uuid4().hex[:10]
+    above = [parent for parent in folder.parents if not parent.exists()]
+    made: Path | Exception = folder
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        made = error
+    try:
+        yield made
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        for parent in dict.fromkeys([folder.parent, *above]):
+            with contextlib.suppress(OSError):  # somebody else uses it meanwhile
+                parent.rmdir()
+
+
+def workspace_finding(workspace: Workspace, made: Path | Exception) -> Finding:
+    """Whether the workspace can be written."""
+    if isinstance(made, Path):
+        return Finding("workspace", "ok", f"{workspace.root} is writable")
+    reason = made.strerror if isinstance(made, OSError) and made.strerror else str(made)
+    return Finding(
+        "workspace",
+        "failed",
+        f"{workspace.root} cannot be written: {reason}",
+        f"Set {HOME_VARIABLE} to a folder of yours on a disk that every node mounts.",
+    )
+
+
+def disk_findings(folder: Path) -> Iterator[Finding]:
+    """What the file system under a folder is like from here."""
+    try:
+        found = disk.try_out(folder)
+    except (OSError, SweepctlError) as error:
+        yield Finding("disk", "failed", str(error), "Ask for a file system that can be written.")
+        return
+    yield from judge_disk(found.faults, found.sync_s, found.free_bytes, "disk")
+    yield clock_finding(found.ahead_s, "clock", "here")
+
+
+def judge_disk(faults: list[str], sync_s: float, free_bytes: float, name: str) -> Iterator[Finding]:
+    """The store's needs held against a file system."""
+    free = f"{free_bytes / 1e9:,.0f} GB free" if free_bytes >= 10e9 else f"{free_bytes / 1e9:.1f} GB free"
+    if faults:
+        yield Finding(name, "failed", "; ".join(faults), "Put the workspace on another file system.")
+    elif free_bytes < LITTLE_BYTES:
+        yield Finding(
+            name,
+            "failed" if free_bytes < TOO_LITTLE_BYTES else "warning",
+            f"only {free}",
+            "Make room, or launch with execution.keep=last: checkpoints need it.",
+        )
+    elif sync_s > SLOW_SYNC_S:
+        yield Finding(
+            name,
+            "warning",
+            f"a small durable write takes {sync_s:.1f} s",
+            "Use a faster file system, or save less often (execution.checkpoint_every_s).",
+        )
+    else:
+        yield Finding(
+            name, "ok", f"renames are atomic, O_EXCL holds, fsync in {1000 * sync_s:.0f} ms, {free}"
+        )
+
+
+def clock_finding(ahead_s: float, name: str, where: str) -> Finding:
+    """The file server's clock against a host's."""
+    if abs(ahead_s) <= SKEW_S:
+        return Finding(name, "ok", f"the file server's clock and the one {where} agree")
+    way = "ahead of" if ahead_s > 0 else "behind"
+    return Finding(
+        name,
+        "failed" if abs(ahead_s) > SKEW_FATAL_S else "warning",
+        f"the file server's clock is {abs(ahead_s):.0f} s {way} the one {where}",
+        "Have the clocks synchronized (NTP): by their difference a job that runs is taken for dead.",
+    )
+
+
+def torch_finding(python: str, seen: dict[str, Any]) -> Finding:
+    """Whether torch and what else a job imports is there."""
+    if "error" in seen:
+        return Finding(
+            "torch",
+            "failed",
+            f"Python {python}: {seen['error']}",
+            "Install sweepctl with its dependencies for this interpreter, or name another as `python`.",
+        )
+    told = f"{seen['torch']} with Python {python}, imported in {seen['import_s']:.1f} s"
+    if seen["import_s"] > SLOW_IMPORT_S:
+        return Finding("torch", "warning", told, "Put the environment on a disk close to the nodes.")
+    return Finding("torch", "ok", told)
+
+
+def gpu_finding(
+    asked: int | None, seen: dict[str, Any], execution: Execution, processes: int = 1, bound: bool = False
+) -> Finding:
+    """GPUs that torch can use against those that were asked for (None: unknown); `bound`: each process gets
+    its own."""
+    gpus: list[str] = seen["gpus"]
+    kinds = ", ".join(dict.fromkeys(gpus))
+    told = f"torch sees {len(gpus)}" + (f" ({kinds})" if kinds else "")
+    if asked is not None:
+        told += f" of {asked}" if asked else ", none was asked for"
+    wrong: Verdict = "warning" if execution.device == "cpu" else "failed"
+    if seen["gpu_error"] and execution.device != "cpu":
+        return Finding(
+            "GPUs", "failed", f"{told}; {seen['gpu_error']}", "Match torch's CUDA build to the driver."
+        )
+    if bound and gpus:
+        return Finding("GPUs", "ok", f"{told}, each process its own")
+    if len(gpus) < (asked or 0):
+        if execution.device == "cpu":
+            return Finding("GPUs", wrong, told, "execution.device=cpu uses none: do not ask for GPUs.")
+        if seen["cuda"] is None:
+            advice = "This torch is built without CUDA: install one that is, or ask for no GPU."
+        else:
+            advice = "Jobs would train on the CPU: check the driver, CUDA_VISIBLE_DEVICES and `gres`."
+        return Finding("GPUs", wrong, told, advice)
+    if execution.device == "cuda" and not gpus:
+        return Finding("GPUs", "failed", told, "Ask for a GPU (gpus_per_node), or set execution.device=cpu.")
+    if gpus and execution.device != "cpu" and processes > len(gpus):
+        return Finding(
+            "GPUs",
+            "failed",
+            f"{told}, for {processes} processes",
+            "Set tasks_per_node to the GPUs of a node.",
+        )
+    if asked is not None and len(gpus) > asked and execution.device != "cpu":
+        advice = (
+            "Tasks see GPUs of others: ask for GPUs, or set execution.device=cpu."
+            if not asked
+            else "Slurm does not confine tasks to their GPUs: see ConstrainDevices in cgroup.conf."
+        )
+        return Finding("GPUs", "warning", told, advice)
+    if not gpus:
+        told = "torch sees none: jobs train on the CPU"
+    return Finding("GPUs", "ok", told)
