@@ -92,7 +92,7 @@ def test_every_table_also_comes_as_json(home: Path) -> None:
     assert found["collect"]["rows"]["runs"] == 8 and found["collect"]["runs"] == {"done": 8}
     assert set(found["fit"]) >= {"law", "protocol", "accounting", "params", "intervals", "objective", "flags"}
     assert found["predict"]["loss_nats"]["value"] > 0
-    assert found["cancel"] == {"cancelled": [], "spared": []} and found["clean"]["jobs"] == {}
+    assert found["cancel"] == {"cancelled": [], "spared": [], "done": False} and found["clean"]["jobs"] == {}
     assert len(found["report"]["runs"]) == 8
 
 
@@ -159,7 +159,7 @@ def test_plan_writes_where_it_is_told_and_names_the_sweep(workspace: Workspace) 
         (["launch", "ready", "--stage", "nosuch"], "nosuch"),
         (["status", "nosuch"], "nosuch"),
         (["status", "../ready"], "../ready"),
-        (["status", "ready", "--watch", "0"], "--watch"),
+        (["status", "ready", "--watch", "--every", "0"], "--every"),
         (["status", "ready", "--watch", "--json"], "--watch"),
         (["logs", "nosuch", "a"], "nosuch"),
         (["logs", "ready", "nosuch"], "nosuch"),
@@ -264,7 +264,7 @@ def test_a_followed_job_that_is_not_over_ends_with_ctrl_c(planned: Planner) -> N
 
 
 def test_status_is_watched_until_all_is_done_with_or_without_seconds(home: Path) -> None:
-    for option in (["--watch"], ["--watch", "1"]):
+    for option in (["--watch"], ["--watch", "--every", "1"]):
         done = call("status", "small", *option, home=home)
         assert done.returncode == 0 and "Everything the plans want is there." in done.stdout
     assert call("status", "--watch", "small", home=home).returncode == 0

@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "collect": {"spec", "plan", "store", "laws"},
     "predict": {"spec", "plan", "store", "laws", "launch"},
     "report": {"spec", "plan", "store", "laws", "launch", "collect", "predict"},
+    "cli": {"spec", "plan", "store", "data", "laws", "launch", "collect", "predict", "report"},
 }
 EVERYONE = {"errors", "resources", "__version__", ""}
 

@@ -147,14 +147,14 @@ def test_cancelling_stops_what_runs_and_a_launch_takes_it_up_again(planned: Plan
 @pytest.mark.parametrize("shared", [True, False])
 def test_a_cancelled_branch_does_not_keep_its_trunk_busy(planned: Planner, shared: bool) -> None:
     """The trunk goes on for another sweep or branch, and is not attempted for the cancelled one."""
-    from sweepctl.launch.cancel import cancel
+    from sweepctl.launch.cancel import cancel, choose
 
     if shared:
         run_all(planned(name="theirs", ladder__depths=[1], budget__tokens=[12_800]))
     board = planned(name="mine", ladder__depths=[1], budget__tokens=[12_800, *LONG["budget__tokens"]])
     longest = max(only(board, "branch"), key=lambda e: e.job.end)
     report = LocalLaunch(
-        board, launcher(), Seen(lambda: cancel(board, None if shared else [longest.job.id]))
+        board, launcher(), Seen(lambda: cancel(board, choose(board, None if shared else [longest.job.id])))
     ).run()
     [trunk] = only(board, "trunk")
     assert longest.job.id in report.cancelled and longest.job.id not in report.finished

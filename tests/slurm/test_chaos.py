@@ -155,9 +155,8 @@ def prepare(folder: Path, draw: random.Random) -> dict[str, Any]:
             passes = draw.randrange(3) if window in ("step", "write", "rename", "renamed") else 0
             (folder / f"{kind}-{number:02d}").write_text(f"{window} {passes}")
     first = f"f=$(ls {folder}/stillborn-* 2>/dev/null | head -1)"
-    setup = (
-        f'"{first}; if [ -n \\"$f\\" ] && mv \\"$f\\" {folder}/dead/stillborn-$SLURM_JOB_ID; then exit 1; fi"'
-    )
+    then = f'[ -n \\"$f\\" ] && mv \\"$f\\" {folder}/dead/stillborn-$SLURM_JOB_ID'
+    setup = f'"{first}; if {then}; then exit 1; fi"'
     return {
         "environment.FAULTS": str(folder),
         "environment.PYTHONPATH": str(FAULTS),
@@ -167,13 +166,7 @@ def prepare(folder: Path, draw: random.Random) -> dict[str, Any]:
     }
 
 
-def test_chaos(
-    box: Any,
-    on_slurm: Callable[..., OnSlurm],
-    workspace: Any,
-    small: Path,
-    tmp_path: Path,
-) -> None:
+def test_chaos(on_slurm: Callable[..., OnSlurm], workspace: Any, small: Path, tmp_path: Path) -> None:
     (workspace.root / "store").symlink_to(small)
     draw = random.Random(20)
     faults = tmp_path / "faults"

@@ -16,6 +16,7 @@ from sweepctl.store import attempts
 from sweepctl.store.attempts import process_start
 from sweepctl.store.board import Board
 from sweepctl.store.job import JobFolder
+from sweepctl.store.workspace import Sweep
 
 IN_FLIGHT_S = 15.0
 """How long the sbatch of a launch that was killed may still be on its way."""
@@ -44,6 +45,18 @@ def status(board: Board) -> SweepStatus:
         notes.append(f"{changed} jobs were trained by other code than they were submitted with.")
     found.notes = notes
     return found
+
+
+def cancel_tasks(sweep: Sweep, jobs: set[str]) -> None:
+    """Take back the tasks that wait in the queue for these jobs. One that runs sees the cancel itself, saves,
+    and goes on with another job."""
+    records = Records(sweep)
+    if jobs and records.arrays():
+        waiting = [
+            q.task for job, tasks in read_queue(records).items() if job in jobs for q in tasks if q.pending
+        ]
+        if waiting:
+            commands.scancel(waiting, pending_only=True)
 
 
 def _best(tasks: list[Queued]) -> Queued:

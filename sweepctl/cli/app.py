@@ -1,0 +1,39 @@
+"""The application, and the options that commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sweepctl import __version__
+from sweepctl.errors import RequestError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Plan, train, fit and predict LLM scaling sweeps: one trunk, many budgets.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Prepare token shards.")
+app.add_typer(data_app, name="data")
+
+Overrides = Annotated[list[str] | None, typer.Argument(help="Hydra overrides: key=value, group=option.")]
+SweepName = Annotated[str, typer.Argument(help="A sweep of the workspace.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+ConfigDir = Annotated[
+    Path | None, typer.Option(help="A directory of your own Hydra groups, ahead of the built-in ones.")
+]
+
+
+def positive(option: str, value: float | None) -> None:
+    if value is not None and not 0 < value < float("inf"):
+        raise RequestError(f"{option} {value:g} is not valid: it must be a finite number above 0.")
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"sweepctl {__version__}")
+        raise typer.Exit

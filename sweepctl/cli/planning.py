@@ -1,0 +1,103 @@
+"""Commands before anything runs: plan a study, prepare data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sweepctl.cli.app import AsJson, ConfigDir, Overrides, app, data_app, positive
+
+
+@app.command()
+def plan(
+    overrides: Overrides = None,
+    config_dir: ConfigDir = None,
+    flops_per_s: Annotated[
+        float | None, typer.Option(help="State one device's training FLOP/s instead of measuring it.")
+    ] = None,
+    cfg: Annotated[
+        bool, typer.Option("--cfg", help="Print the composed study as YAML; plan nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compose a study, expand it, show what it costs and what exists, and write the plan.
+
+    `sweepctl plan` alone plans study=demo; study=NAME picks another, name=NAME names the sweep.
+    """
+    from sweepctl.data.corpora import ensure
+    from sweepctl.data.shards import check_context
+    from sweepctl.launch.compare import compare
+    from sweepctl.launch.stages import plan_stages
+    from sweepctl.launch.throughput import Rate, measured
+    from sweepctl.plan.expand import CorpusFacts
+    from sweepctl.report.console import console, place, show_json
+    from sweepctl.report.plan import plan_json, show_plan
+    from sweepctl.spec.build import plain
+    from sweepctl.spec.compose import as_yaml, compose_study
+    from sweepctl.store.workspace import Workspace
+
+    positive("--flops-per-s", flops_per_s)
+    study = compose_study(overrides or [], config_dir)
+    if cfg:
+        show_json(plain(study)) if as_json else print(as_yaml(study), end="")
+        return
+    workspace = Workspace.default()
+    index = ensure(workspace, study.data)
+    check_context(workspace.corpus(study.data.name), index, study.batch.context)
+    corpus = CorpusFacts(index.hash, index.vocab_size, index.splits["train"].tokens)
+    plans, waiting = plan_stages(workspace, study, corpus)
+    sweep = workspace.sweep(study.name)
+    compared = {stage: compare(sweep, one) for stage, one in plans.items()}
+    if flops_per_s is not None:
+        rungs = {rung.name for one in plans.values() for rung in one.rungs}
+        throughput = dict.fromkeys(rungs, Rate(flops_per_s))
+        provenance = f"at the stated {flops_per_s:.3g} FLOP/s"
+    else:
+        throughput, provenance = measured(workspace, plans), "as this sweep's attempts measured it"
+    sweep.save(plans, waiting)
+    if as_json:
+        show_json({"sweep": study.name, **plan_json(plans, compared, waiting, throughput)})
+        return
+    out = console()
+    show_plan(out, plans, compared, waiting, throughput, provenance)
+    out.print(
+        f"Written to {place(sweep.folder)}. Next: [bold]sweepctl launch {study.name}[/]", soft_wrap=True
+    )
+
+
+@data_app.command("prepare")
+def data_prepare(
+    name: Annotated[str, typer.Argument(help="The corpus: data.name of a study.")],
+    source: Annotated[
+        str, typer.Option(help="text, jsonl, parquet, flat, or a built-in one: pysrc, synthetic.")
+    ] = "text",
+    train: Annotated[list[Path] | None, typer.Option(help="Files or folders (repeatable).")] = None,
+    validation: Annotated[list[Path] | None, typer.Option(help="Held-out files, for flat.")] = None,
+    field: Annotated[str, typer.Option(help="Field or column of the text.")] = "text",
+    tokenizer: Annotated[str, typer.Option(help="bytes, or a tokenizers JSON file.")] = "bytes",
+    validation_share: Annotated[float, typer.Option(help="Share of documents held out.")] = 0.01,
+    dtype: Annotated[str, typer.Option(help="Of flat files: uint8, uint16 or uint32.")] = "uint16",
+    vocab_size: Annotated[int | None, typer.Option(help="Of flat files.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Turn text into memory-mapped token shards with an index, a held-out split and hashes."""
+    from sweepctl.data.command import Request, prepare_from
+    from sweepctl.report.console import console, count, place, show_json
+    from sweepctl.spec.build import plain
+    from sweepctl.store.workspace import Workspace
+
+    request = Request(
+        name, source, tuple(train or ()), tuple(validation or ()), field, tokenizer,
+        validation_share, dtype, vocab_size,
+    )  # fmt: skip
+    workspace = Workspace.default()
+    out = console()
+    index = prepare_from(workspace, request, out if not as_json else None)
+    if as_json:
+        show_json(plain(index))
+        return
+    for split, facts in index.splits.items():
+        out.print(f"{split}: {count(facts.tokens)} tokens in {len(facts.shards)} shards")
+    out.print(f"{index.hash}  {place(workspace.corpus(name))}")

@@ -1,0 +1,245 @@
+"""Commands while jobs run: launch them, look at them, stop them, clear up."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sweepctl.cli.app import AsJson, ConfigDir, Overrides, SweepName, app, positive
+from sweepctl.errors import RequestError
+
+if TYPE_CHECKING:
+    from sweepctl.launch.retry import Retry
+    from sweepctl.spec.slurm import SlurmLauncher
+    from sweepctl.store.board import Board
+
+
+@app.command()
+def launch(
+    sweep: SweepName,
+    overrides: Overrides = None,
+    on: Annotated[str, typer.Option(help="Which machine: a file of launchers/.")] = "local",
+    stage: Annotated[str | None, typer.Option(help="Only this stage.")] = None,
+    retry: Annotated[
+        list[str] | None, typer.Option(help="failed (the default), diverged, none, or a job (repeatable).")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option(help="Show what would be trained or submitted; do nothing.")
+    ] = False,
+    config_dir: ConfigDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Train what the sweep's plans want and the store lacks. Asking twice trains nothing twice."""
+    from sweepctl.launch.local import LocalLaunch
+    from sweepctl.launch.prepare import launchable
+    from sweepctl.launch.retry import choose
+    from sweepctl.report.console import console, show_json
+    from sweepctl.report.launch_view import LaunchView, launch_json, show_outcome, show_todo
+    from sweepctl.spec.compose import compose_launcher
+    from sweepctl.spec.slurm import SlurmLauncher, read_launcher
+    from sweepctl.store.workspace import Workspace
+
+    known = Workspace.default().known_sweep(sweep)
+    config = read_launcher(on, compose_launcher(on, overrides or [], config_dir))
+    board, held = launchable(known, stage)
+    again = choose(board, retry or ["failed"])
+    out = console()
+    if isinstance(config, SlurmLauncher):
+        _launch_on_slurm(board, held, again, config, dry_run, as_json)
+        return
+    if dry_run:
+        show_json(launch_json(board, held)) if as_json else show_todo(out, board, held)
+        return
+    known.uncancel()
+    again.apply()
+    with LaunchView(board, out if not as_json else None) as view:
+        report = LocalLaunch(board, config, view, again.left).run()
+    show_json(launch_json(board, held, report)) if as_json else show_outcome(out, board, held, report)
+    if report.stopped:
+        raise SystemExit(130)
+    if report.failed or report.blocked:
+        raise SystemExit(1)
+
+
+def _launch_on_slurm(
+    board: Board, held: list[str], again: Retry, launcher: SlurmLauncher, dry_run: bool, as_json: bool
+) -> None:
+    """Submit what has no task yet, and return."""
+    from sweepctl.launch.slurm import front
+    from sweepctl.report import slurm as view
+    from sweepctl.report.console import console, show_json
+
+    order = front.order(board, held, again, launcher)
+    if dry_run:
+        planned, found = front.rehearse(board, order)
+        show_json(view.rehearsal_json(planned, found)) if as_json else view.show_rehearsal(
+            console(), board, planned, found
+        )
+        return
+    done = front.launch(board, order, again)
+    show_json(view.dispatched_json(board, held, done)) if as_json else view.show_dispatched(
+        console(), board, held, done
+    )
+
+
+@app.command()
+def status(
+    sweep: SweepName,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again and again until all is there.")] = False,
+    every: Annotated[float, typer.Option(help="Seconds between looks.")] = 5.0,
+    as_json: AsJson = False,
+) -> None:
+    """Where every job stands, how far the sweep is, what is wrong. Changes nothing."""
+    from sweepctl.launch.slurm.reading import status as read_status
+    from sweepctl.report.console import console, show_json
+    from sweepctl.report.status import show_status, status_json, watch_status
+    from sweepctl.store.board import Board
+    from sweepctl.store.workspace import Workspace
+
+    positive("--every", every)
+    if watch and as_json:
+        raise RequestError("--watch shows screen after screen and --json one document; ask for one of them.")
+    known = Workspace.default().known_sweep(sweep)
+    if watch:
+        watch_status(console(), lambda: read_status(Board(known, known.plans())), every)
+        return
+    found = read_status(Board(known, known.plans()))
+    show_json(status_json(found)) if as_json else show_status(console(), found)
+
+
+@app.command()
+def logs(
+    sweep: SweepName,
+    job: Annotated[str, typer.Argument(help="A job's id, or the beginning of one.")],
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as it goes on.")] = False,
+    attempt: Annotated[int | None, typer.Option(help="This attempt, instead of the newest.")] = None,
+    process: Annotated[bool, typer.Option("--process", help="What its process wrote to its log.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """The story of one job: who tried it when, how its losses went, why it ended. Changes nothing."""
+    from sweepctl.launch.logs import find_job, read_story
+    from sweepctl.report.console import console, show_json
+    from sweepctl.report.logs import follow_job, show_process, show_story, story_json
+    from sweepctl.store.board import Board
+    from sweepctl.store.workspace import Workspace
+
+    known = Workspace.default().known_sweep(sweep)
+    board = Board(known, known.plans())
+    entry = find_job(board, job)
+    if as_json:
+        if follow or process:
+            raise RequestError("--json prints attempts as they are now; -f and --process print text.")
+        show_json(story_json(read_story(board, entry, attempt)))
+    elif follow:
+        follow_job(console(), board, entry, attempt, process)
+    elif process:
+        show_process(console(), read_story(board, entry, attempt))
+    else:
+        show_story(console(), read_story(board, entry, attempt))
+
+
+@app.command()
+def cancel(
+    sweep: SweepName,
+    job: Annotated[list[str] | None, typer.Option(help="Only this job (repeatable).")] = None,
+    state: Annotated[list[str] | None, typer.Option(help="Only jobs in this state (repeatable).")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Cancel without asking.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Stop the sweep's unfinished jobs, sparing what another sweep wants. `launch` takes them up again."""
+    from sweepctl.launch.cancel import cancel as cancel_jobs
+    from sweepctl.launch.cancel import choose
+    from sweepctl.launch.slurm import reading
+    from sweepctl.report.console import console, many, show_json
+    from sweepctl.store.board import Board
+    from sweepctl.store.workspace import Workspace
+
+    known = Workspace.default().known_sweep(sweep)
+    board = Board(known, known.plans())
+    found = choose(board, job, state, reading.status)
+    if as_json:
+        show_json({"cancelled": found.cancelled, "spared": found.spared, "done": yes})
+    told = many(len(found.cancelled), "job")
+    spared = f"; {len(found.spared)} spared, another sweep wants them" if found.spared else ""
+    if not yes and not as_json and found.cancelled:
+        console().print(f"{told} to cancel{spared}.")
+        yes = sys.stdin.isatty() and typer.confirm("Cancel them?")
+        if not yes:
+            console().print("Nothing cancelled; --yes cancels.")
+            return
+    if yes:
+        cancel_jobs(board, found)
+        reading.cancel_tasks(known, set(found.cancelled))
+    if not as_json:
+        console().print(f"{told} cancelled{spared}. Their checkpoints stay.")
+
+
+@app.command()
+def clean(
+    sweep: SweepName,
+    yes: Annotated[bool, typer.Option("--yes", help="Delete without asking.")] = False,
+    keep: Annotated[str, typer.Option(help="Checkpoints of finished jobs: none, last or all.")] = "all",
+    as_json: AsJson = False,
+) -> None:
+    """Delete what this sweep once wanted and no plan wants any more. Shows it first."""
+    from sweepctl.launch.clean import delete, find
+    from sweepctl.report.clean import clean_json, show_clean
+    from sweepctl.report.console import console, show_json
+    from sweepctl.store.workspace import Workspace
+
+    known = Workspace.default().known_sweep(sweep)
+    found = find(known, keep)
+    if as_json:
+        show_json(clean_json(found, deleted=yes))
+    else:
+        show_clean(console(), found)
+        if found.empty:
+            return
+        if not yes and not (sys.stdin.isatty() and typer.confirm("Delete these?")):
+            console().print("Nothing deleted; --yes deletes.")
+            return
+        yes = True
+    if yes:
+        delete(known, found)
+
+
+@app.command()
+def doctor(
+    overrides: Overrides = None,
+    on: Annotated[str, typer.Option(help="Which machine: a file of launchers/.")] = "slurm",
+    job: Annotated[
+        bool, typer.Option("--job/--no-job", help="Send a short job that looks around on a node.")
+    ] = True,
+    wait_min: Annotated[float, typer.Option(help="How long that job may wait in the queue.")] = 5.0,
+    config_dir: ConfigDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check what usually goes wrong before a launch: commands, limits, disk, and a node from inside."""
+    from sweepctl.launch.doctor import examine_local
+    from sweepctl.launch.slurm.doctor import examine_slurm
+    from sweepctl.report.console import console, show_json
+    from sweepctl.report.doctor import DoctorView, findings_json
+    from sweepctl.spec.compose import compose_launcher
+    from sweepctl.spec.slurm import SlurmLauncher, read_launcher
+    from sweepctl.store.workspace import Workspace
+
+    positive("--wait-min", wait_min)
+    config = read_launcher(on, compose_launcher(on, overrides or [], config_dir))
+    workspace = Workspace.default()
+    view = DoctorView(None if as_json else console())
+    findings = []
+    try:
+        for finding in (
+            examine_slurm(workspace, config, view.say, job, wait_min)
+            if isinstance(config, SlurmLauncher)
+            else examine_local(workspace, config)
+        ):
+            findings.append(finding)
+            view.show(finding)
+    finally:
+        view.close()
+    show_json(findings_json(findings)) if as_json else view.end(findings)
+    if any(finding.verdict == "failed" for finding in findings):
+        raise SystemExit(1)
