@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types bench slurm-install slurm-up slurm-down clean
+.PHONY: help setup demo test lint types bench bench-slurm slurm-install slurm-up slurm-down clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -47,6 +47,9 @@ bench: setup ## what is measured: training, planning, start-up (PEER=path/to/nan
 	$(BIN)/python -m benchmarks.planning
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.training $(if $(PEER),--peer $(PEER))
+
+bench-slurm: setup ## the same of launches on Slurm: submission, branches, overhead (about 12 minutes)
+	$(BIN)/python -m benchmarks.slurm
 
 slurm-install: ## Slurm for tests/slurm and launchers/slurmbox (Debian, Ubuntu)
 	$(SUDO) sh launchers/slurmbox/install.sh
