@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types bench slurm-install slurm-up slurm-down clean
+.PHONY: help setup demo test lint types bench bench-slurm slurm-install slurm-up slurm-down clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -48,6 +48,9 @@ bench: setup ## what is measured: training, planning, start-up, status (PEER=pat
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.status
 	$(BIN)/python -m benchmarks.training $(if $(PEER),--peer $(PEER))
+
+bench-slurm: setup ## the same of launches on Slurm: submission, branches, overhead (about 12 minutes)
+	$(BIN)/python -m benchmarks.slurm
 
 slurm-install: ## Slurm for tests/slurm and launchers/slurmbox (Debian, Ubuntu)
 	$(SUDO) sh launchers/slurmbox/install.sh
