@@ -50,6 +50,8 @@ def show_dispatched(out: Console, board: Board, held: list[str], done: Dispatche
             f"`sweepctl status {name}` says why, a launch with `--retry failed` tries again.",
             soft_wrap=True,
         )
+    for pattern in done.idle_patterns:
+        out.print(f"[yellow]rungs.{pattern} of the launcher matches no rung of this sweep.[/]")
     show_held(out, board, held)
     show_waiting(out, board.sweep)
     if done.submitted or done.queued:
@@ -72,6 +74,7 @@ def dispatched_json(board: Board, held: list[str], done: Dispatched) -> dict[str
         "exhausted": done.exhausted,
         "unsubmitted": done.unsubmitted,
         "why": done.why or None,
+        "idle_patterns": done.idle_patterns,
     }
 
 

@@ -26,7 +26,7 @@ OPEN = ("grid.axes", "grid.sample", "stages.", "data.options")
 """Mappings that may be given new keys: an override there adds what is missing, as Hydra's ++ does."""
 LISTS = ("budget.", "ladder.", "stages.")
 """Where a comma cannot mean an axis: what lies here is a list of the study, not a field of the science."""
-OPEN_LAUNCHER = ("sbatch.", "environment.")
+OPEN_LAUNCHER = ("sbatch.", "environment.", "rungs=", "sbatch=", "environment=")
 """The same in a launcher's file."""
 _RUNG = re.compile(r"rungs\.([^.=]+)\.([^.=]+)=(.*)", re.S)
 """A rung's own resources: names such as 8x1 are no keys in Hydra's grammar."""

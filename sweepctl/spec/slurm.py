@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from sweepctl.errors import InvalidValue
@@ -81,8 +83,8 @@ class Retries:
 
 @dataclass(frozen=True, slots=True)
 class SlurmLauncher:
-    """One cluster. `rungs` changes resources for single rungs; `sbatch` adds options, `environment`
-    variables, `setup` lines of shell that every task runs first."""
+    """One cluster. `rungs` changes resources for rungs by name or pattern; `sbatch` adds options,
+    `environment` variables, `setup` lines of shell that every task runs first."""
 
     kind: Literal["slurm"] = "slurm"
     resources: Resources = Resources()
@@ -119,18 +121,28 @@ class SlurmLauncher:
             raise InvalidValue("wait_min", self.wait_min, "at least 0")
         if self.save_ahead_s < 1:
             raise InvalidValue("save_ahead_s", self.save_ahead_s, "at least 1")
-        for wanted in (self.resources, *(self.resources_of(rung) for rung in self.rungs)):
+        changed = (build(Resources, {**plain(self.resources), **c}, f"rungs.{r}") for r, c in
+        self.rungs.items()) for wanted in (self.resources, *changed):
             if self.save_ahead_s >= 60 * wanted.time_min:
                 raise InvalidValue("save_ahead_s", self.save_ahead_s, f"less than time_min={wanted.time_min}")
 
     def resources_of(self, rung: str) -> Resources:
-        """A rung's resources: the common ones with its own over them.
+        """A rung's resources: the common ones, and over them those of every pattern in `rungs` that its name
+        matches, in their order.
 
         Raises:
             RequestError: an unknown key or a wrong value, named with the rung.
         """
-        own = self.rungs.get(rung, {})
+        own: dict[str, Any] = {}
+        for pattern, changes in self.rungs.items():
+            own |= changes if fnmatchcase(rung, pattern) else {}
         return build(Resources, {**plain(self.resources), **own}, f"rungs.{rung}") if own else self.resources
+
+
+def idle_patterns(launcher: SlurmLauncher, rungs: Iterable[str]) -> list[str]:
+    """Patterns in `rungs` that match none of these."""
+    names = list(rungs)
+    return [p for p in launcher.rungs if not any(fnmatchcase(name, p) for name in names)]
 
 
 def read_launcher(name: str, raw: dict[str, Any]) -> LocalLauncher | SlurmLauncher:

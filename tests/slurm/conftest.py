@@ -16,6 +16,7 @@ import pytest
 from sweepctl.store.board import Board
 from tests.conftest import Planner
 from tests.launch.conftest import undisturbed  # noqa: F401
+from tests.store.test_storage import small  # noqa: F401
 
 from .cluster import OnSlurm
 

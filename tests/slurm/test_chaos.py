@@ -56,18 +56,21 @@ class Chaos:
         return sum(int(last.progress().get("step", 0)) for last in newest if last is not None)
 
     def target(self) -> str:
-        """A running task, once something has been trained since the last fault; launches where nothing is
-        left in the queue."""
-        before, more = self.steps(), self.draw.randrange(1, 400)
+        """A task that trains, or at least runs; launches where nothing is left in the queue."""
+        tries = 0
 
-        def ready() -> bool:
+        def found() -> list[str]:
+            nonlocal tries
+            tries += 1
             if self.sweep.quiet() and not self.sweep.finished():
                 self.sweep.command(*self.sweep.launch_command())
-            return self.sweep.finished() or bool(self.steps() != before + more and self.sweep.running())
+            assert not self.sweep.finished(), f"it ended before its faults did: {self.done}"
+            running = sorted(self.sweep.running())
+            newest = (attempts.newest(entry.folder) for entry in self.sweep.board.entries.values())
+            alive = {last.record.get("scheduler_id") for last in newest if last is not None and last.alive()}
+            return [task for task in running if task in alive] or (running if tries > 20 else [])
 
-        until(ready, 120, self.sweep.story)
-        assert not self.sweep.finished(), f"it ended before its faults did: {self.done}"
-        return self.draw.choice(sorted(self.sweep.running()))
+        return self.draw.choice(until(found, 120, self.sweep.story))
 
     def node_of(self, task: str) -> str:
         return self.sweep.ask("squeue", "-h", "-r", "-j", task, "-o", "%N")

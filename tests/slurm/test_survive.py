@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from sweepctl.launch.status import status
 from sweepctl.store import attempts, checkpoints
 from sweepctl.store.board import Board, Entry
 from tests.conftest import only
-from tests.store.test_storage import fill, small  # noqa: F401
+from tests.store.test_storage import fill
 
 from .cluster import OnSlurm, until
 
@@ -299,18 +298,12 @@ def test_damaged_checkpoints(on_slurm: Any) -> None:
     assert list(trunk.folder.checkpoints.glob("damaged-*"))
 
 
-@pytest.fixture
-def small_store(small: Path) -> Iterator[Path]:  # noqa: F811
-    """The small file system in place of the next store."""
-    yield small
-
-
-def test_a_full_disk(on_slurm: Any, workspace: Any, small_store: Path) -> None:
+def test_a_full_disk(on_slurm: Any, workspace: Any, small: Path) -> None:
     """Full for a while in the middle of a trunk: its task waits, and goes on when there is room."""
-    (workspace.root / "store").symlink_to(small_store)
+    (workspace.root / "store").symlink_to(small)
     sweep = on_slurm({"execution.keep": "none"}, name="full", **LONG)
     trunk = begun(sweep)
-    ballast = fill(small_store, 4096)
+    ballast = fill(small, 4096)
     logs = lambda: "".join(p.read_text() for p in sweep.records.folder.glob("arrays/*/*.out"))  # noqa: E731
     until(lambda: "disk is full" in logs(), why=sweep.story)
     ballast.unlink()

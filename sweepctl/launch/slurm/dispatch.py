@@ -21,7 +21,7 @@ from sweepctl.launch.slurm.failures import exhausted
 from sweepctl.launch.slurm.reading import read_queue
 from sweepctl.launch.slurm.records import Array, Order, Records, author, new_token
 from sweepctl.launch.slurm.script import script, submit
-from sweepctl.spec.slurm import Resources
+from sweepctl.spec.slurm import Resources, idle_patterns
 from sweepctl.store import attempts
 from sweepctl.store.board import Board, Entry
 from sweepctl.store.job import JobFolder
@@ -43,6 +43,7 @@ class Dispatched:
     exhausted: list[str] = field(default_factory=list)
     unsubmitted: int = 0
     why: str = ""
+    idle_patterns: list[str] = field(default_factory=list)
 
     @property
     def submitted(self) -> int:
@@ -84,6 +85,8 @@ def dispatch(records: Records, order: Order, board: Board) -> Dispatched:
         if found.now or found.later:
             limits = commands.limits(launcher.max_submitted, len(found.now) + len(found.later))
             _submit_all(records, order, found, limits, done)
+        rungs = {rung.name for plan in board.plans.values() for rung in plan.rungs}
+        done.idle_patterns = idle_patterns(launcher, rungs)
         records.note_unsubmitted(done.unsubmitted, done.why)
     return done
 
