@@ -121,8 +121,8 @@ class SlurmLauncher:
             raise InvalidValue("wait_min", self.wait_min, "at least 0")
         if self.save_ahead_s < 1:
             raise InvalidValue("save_ahead_s", self.save_ahead_s, "at least 1")
-        changed = (build(Resources, {**plain(self.resources), **c}, f"rungs.{r}") for r, c in
-        self.rungs.items()) for wanted in (self.resources, *changed):
+        own = [build(Resources, {**plain(self.resources), **c}, f"rungs.{r}") for r, c in self.rungs.items()]
+        for wanted in (self.resources, *own):
             if self.save_ahead_s >= 60 * wanted.time_min:
                 raise InvalidValue("save_ahead_s", self.save_ahead_s, f"less than time_min={wanted.time_min}")
 
