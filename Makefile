@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types bench bench-slurm slurm-install slurm-up slurm-down clean
+.PHONY: help setup demo demo-slurm test lint types bench bench-slurm slurm-install slurm-up slurm-down clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -32,6 +32,23 @@ demo: setup ## the whole loop on real text: plan, train, fit, predict, train, sc
 	$(BIN)/sweepctl fit demo
 	$(BIN)/sweepctl collect demo --csv
 	$(BIN)/sweepctl report demo
+
+BOX := SLURMBOX=$(CURDIR)/.slurmbox $(BIN)/python launchers/slurmbox/box.py
+ON_BOX := $(BOX) run $(BIN)/sweepctl
+
+demo-slurm: setup ## the demo's study on a real Slurm on this machine (make slurm-install first)
+	$(BOX) --nodes 1 up
+	$(ON_BOX) doctor --on slurmbox
+	$(ON_BOX) plan name=demo-slurm
+	$(ON_BOX) launch demo-slurm --on slurmbox --wait
+	$(ON_BOX) plan name=demo-slurm
+	$(ON_BOX) launch demo-slurm --on slurmbox --wait
+	$(ON_BOX) fit demo-slurm
+	$(ON_BOX) predict demo-slurm --stage top
+	$(ON_BOX) launch demo-slurm --on slurmbox --wait
+	$(ON_BOX) fit demo-slurm
+	$(ON_BOX) report demo-slurm
+	$(BOX) down
 
 test: setup ## the tests
 	$(BIN)/pytest

@@ -26,7 +26,10 @@ def launch(
         list[str] | None, typer.Option(help="failed (the default), diverged, none, or a job (repeatable).")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option(help="Show what would be trained or submitted; do nothing.")
+        bool, typer.Option("--dry-run", help="Show what would be trained or submitted; do nothing.")
+    ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="On Slurm: come back when everything has ended.")
     ] = False,
     config_dir: ConfigDir = None,
     as_json: AsJson = False,
@@ -47,7 +50,7 @@ def launch(
     again = choose(board, retry or ["failed"])
     out = console()
     if isinstance(config, SlurmLauncher):
-        _launch_on_slurm(board, held, again, config, dry_run, as_json)
+        _launch_on_slurm(board, held, again, config, dry_run, wait, as_json)
         return
     if dry_run:
         show_json(launch_json(board, held)) if as_json else show_todo(out, board, held)
@@ -64,7 +67,13 @@ def launch(
 
 
 def _launch_on_slurm(
-    board: Board, held: list[str], again: Retry, launcher: SlurmLauncher, dry_run: bool, as_json: bool
+    board: Board,
+    held: list[str],
+    again: Retry,
+    launcher: SlurmLauncher,
+    dry_run: bool,
+    wait: bool,
+    as_json: bool,
 ) -> None:
     """Submit what has no task yet, and return."""
     from sweepctl.launch.slurm import front
@@ -79,9 +88,15 @@ def _launch_on_slurm(
         )
         return
     done = front.launch(board, order, again)
-    show_json(view.dispatched_json(board, held, done)) if as_json else view.show_dispatched(
-        console(), board, held, done
-    )
+    if not as_json:
+        view.show_dispatched(console(), board, held, done)
+    left = front.wait(board, view.Waiting(console(), quiet=as_json)) if wait else []
+    if as_json:
+        show_json(view.dispatched_json(board, held, done) | ({"left": left} if wait else {}))
+    if left:
+        if not as_json:
+            console().print(f"{len(left)} jobs are left; `sweepctl status {board.sweep.name}` says why.")
+        raise SystemExit(1)
 
 
 @app.command()

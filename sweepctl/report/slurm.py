@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from rich.console import Console
@@ -9,7 +10,7 @@ from rich.console import Console
 from sweepctl.launch.slurm.dispatch import Dispatched, Need
 from sweepctl.launch.slurm.records import Array
 from sweepctl.report.console import many, table
-from sweepctl.report.launch_view import show_held, show_waiting
+from sweepctl.report.launch_view import LINE_S, show_held, show_waiting
 from sweepctl.spec.build import plain
 from sweepctl.store.board import Board
 
@@ -56,6 +57,19 @@ def show_dispatched(out: Console, board: Board, held: list[str], done: Dispatche
     show_waiting(out, board.sweep)
     if done.submitted or done.queued:
         out.print(f"Nothing has to stay open here. `sweepctl status {name}` says how it goes.")
+
+
+class Waiting:
+    """A line now and then while a launch waits for the end."""
+
+    def __init__(self, out: Console, quiet: bool = False) -> None:
+        self._out, self._quiet, self._said = out, quiet, 0.0
+
+    def __call__(self, left: int, tasks: int) -> None:
+        if self._quiet or (left and time.monotonic() - self._said < LINE_S):
+            return
+        self._said = time.monotonic()
+        self._out.print(f"{many(left, 'job')} left, {many(tasks, 'task')} in the queue" if left else "Done.")
 
 
 def dispatched_json(board: Board, held: list[str], done: Dispatched) -> dict[str, Any]:

@@ -45,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     slurm, accounting = missing(BOX.PROGRAMS), missing(BOX.accounting.PROGRAMS)
     for item in items:
         if item.path.is_relative_to(Path(__file__).parent):
-            lacks = slurm + (accounting if item.path.name == "test_accounting.py" else [])
+            lacks = slurm + (accounting if item.path.name in ("test_accounting.py", "test_limits.py") else [])
             if lacks:
                 reason = f"no Slurm here ({', '.join(lacks)}): `make slurm-install` installs it"
                 item.add_marker(pytest.mark.skip(reason=reason))

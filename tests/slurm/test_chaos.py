@@ -30,7 +30,7 @@ FROM_OUTSIDE = {
     "requeue": 3,
     "scancel": 3,
     "kill task": 2,
-    "kill worker": 3,
+    "kill worker": 6,
     "node": 2,
     "split brain": 1,
     "controller": 1,
@@ -39,7 +39,7 @@ FROM_OUTSIDE = {
 }
 STUDY = {
     "ladder__depths": [1],
-    "budget__tokens": [64_000, 256_000, 768_000],
+    "budget__tokens": [64_000, 256_000, 640_000, 1_280_000],
     "grid": {"axes": {"seed.init": [0, 1]}},
 }
 
@@ -158,7 +158,7 @@ def prepare(folder: Path, draw: random.Random) -> dict[str, Any]:
             passes = draw.randrange(3) if window in ("step", "write", "rename", "renamed") else 0
             (folder / f"{kind}-{number:02d}").write_text(f"{window} {passes}")
     first = f"f=$(ls {folder}/stillborn-* 2>/dev/null | head -1)"
-    then = f'[ -n \\"$f\\" ] && mv \\"$f\\" {folder}/dead/stillborn-$SLURM_JOB_ID'
+    then = f'[ -n \\"$f\\" ] && mv \\"$f\\" {folder}/dead/stillborn-$SLURM_JOB_ID.$SLURM_RESTART_COUNT'
     setup = f'"{first}; if {then}; then exit 1; fi"'
     return {
         "environment.FAULTS": str(folder),
@@ -180,6 +180,8 @@ def test_chaos(on_slurm: Callable[..., OnSlurm], workspace: Any, small: Path, tm
     draw.shuffle(strikes)
     for kind in strikes:
         chaos.strike(kind)
+    while [path for path in faults.glob("worker-*") if path.is_file()]:  # a new worker takes the next fate
+        chaos.strike("kill worker")
     for _ in range(12):
         until(lambda: sweep.finished() or sweep.quiet(), 300, sweep.story)
         if sweep.finished():

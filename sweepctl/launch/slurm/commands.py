@@ -197,7 +197,7 @@ def limits(max_submitted: int | None, wanted: int) -> Limits:
     rooms: list[tuple[int, str]] = []
     total = int(config.get("MaxJobCount", "0"))
     if 0 < total < 100 * wanted:
-        rooms.append((total - in_queue(), f"MaxJobCount={total}"))
+        rooms.append((total - in_queue("-t", "all"), f"MaxJobCount={total}"))
     own = [(limit, why) for limit, why in _association_limits() if limit is not None]
     if max_submitted is not None:
         own.append((max_submitted, f"max_submitted={max_submitted}"))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 from sweepctl.launch.retry import Retry
 from sweepctl.launch.slurm import dispatch
 from sweepctl.launch.slurm.dispatch import Dispatched, Need
+from sweepctl.launch.slurm.reading import read_queue
 from sweepctl.launch.slurm.records import Array, Order, Records
 from sweepctl.resources import code_version
 from sweepctl.spec.build import plain
@@ -38,3 +42,21 @@ def launch(board: Board, order: Order, again: Retry) -> Dispatched:
     records = Records(board.sweep)
     records.write_order(order)
     return dispatch.dispatch(records, order, board)
+
+
+WAIT_S = 5.0
+
+
+def wait(board: Board, progress: Callable[[int, int], None]) -> list[str]:
+    """Look every few seconds until nothing of the board is left, or nothing that is left runs or is about to
+    run; the jobs that are left then. `progress` is told how many are left, and how many tasks are in the
+    queue."""
+    records = Records(board.sweep)
+    while True:
+        # The queue first: a task that ends between the two looks has finished its jobs by the second.
+        tasks = [task for tasks in read_queue(records).values() for task in tasks if not task.held]
+        left = [entry.job.id for entry in board.unfinished()]
+        progress(len(left), len(tasks))
+        if not left or not tasks:
+            return left
+        time.sleep(WAIT_S)

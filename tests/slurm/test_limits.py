@@ -1,0 +1,101 @@
+"""What a cluster does not take at once: limits of arrays, of all jobs, of accounts, and the refusal
+itself."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from sweepctl.launch.slurm import commands
+from sweepctl.store import attempts
+from sweepctl.store.board import Board
+from tests.conftest import Planner, only
+
+from .cluster import OnSlurm, until
+from .conftest import BOX
+
+GRID = {"grid": {"axes": {"seed.init": [0, 1, 2]}}}
+"""Three points of two rungs: 6 trunks, 12 branches."""
+
+
+@pytest.fixture(scope="module")
+def small_box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    settings = "MaxArraySize=4\nMaxJobCount=14"
+    made = BOX.Box(tmp_path_factory.mktemp("limits") / "box", nodes=1, settings=settings)
+    made.up()
+    yield made
+    made.down()
+
+
+def on(box: Any, planned: Planner, undisturbed: Callable[[Board], bytes], **settings: Any) -> OnSlurm:
+    return OnSlurm(box, planned(name="limits", **GRID), undisturbed, **settings)
+
+
+def test_arrays_are_split_and_the_rest_waits(
+    small_box: Any, planned: Planner, undisturbed: Callable[[Board], bytes]
+) -> None:
+    sweep = on(small_box, planned, undisturbed)
+    told = sweep.launch()
+    assert all(len(array["jobs"]) <= 4 for array in told["arrays"])
+    assert 0 < told["submitted"] <= 14 and told["unsubmitted"] == 18 - told["submitted"]
+    assert "MaxJobCount=14" in told["why"]
+    shown = sweep.command("status", "limits").stdout
+    assert f"{told['unsubmitted']} jobs without a task of their own (MaxJobCount=14)" in shown
+    assert sweep.finish(launches=1) <= 1
+    assert sweep.same_as_undisturbed()
+
+
+def test_what_a_qos_refuses_is_halved_until_it_is_taken(
+    accounting_box: Any, planned: Planner, undisturbed: Callable[[Board], bytes]
+) -> None:
+    sweep = on(accounting_box, planned, undisturbed, resources__qos="small")
+    told = sweep.launch()
+    assert 0 < told["submitted"] <= 5 and told["unsubmitted"] == 18 - told["submitted"]
+    assert "QOSMaxSubmitJobPerUserLimit" in told["why"]
+    assert sweep.finish(launches=0) == 0
+    assert sweep.same_as_undisturbed()
+
+
+def test_an_accounts_limit_is_read_beforehand(
+    accounting_box: Any, planned: Planner, undisturbed: Callable[[Board], bytes], monkeypatch: Any
+) -> None:
+    sweep = on(accounting_box, planned, undisturbed)
+    limit = ("sacctmgr", "-i", "modify", "user", getpass.getuser(), "set")
+    sweep.ask(*limit, "MaxSubmitJobs=7")
+    monkeypatch.setenv("SLURM_CONF", str(accounting_box.conf))
+    try:
+        assert commands.limits(None, 18).room == 7
+        told = sweep.launch()
+        assert told["submitted"] == 7 and told["why"] == "MaxSubmitJobs=7"
+        assert sweep.finish(launches=0) == 0
+    finally:
+        sweep.ask(*limit, "MaxSubmitJobs=-1")
+
+
+def test_a_cancelled_task_is_explained_by_the_accounting(
+    accounting_box: Any, planned: Planner, undisturbed: Callable[[Board], bytes]
+) -> None:
+    """Files, then squeue, then sacct: what a killed task said of itself is Slurm's word."""
+    sweep = OnSlurm(
+        accounting_box, planned(name="ended", ladder__depths=[1], budget__tokens=[640_000]), undisturbed
+    )
+    sweep.launch()
+    [run] = only(sweep.board, "trunk")
+    until(lambda: sweep.reached(run, 100), why=sweep.story)
+    for pid in (*sweep.task_pids(attempts.newest(run.folder).record["scheduler_id"]),
+                int(attempts.newest(run.folder).record["pid"])):  # fmt: skip
+        os.kill(pid, signal.SIGKILL)
+
+    def noted() -> bool:
+        found = json.loads(sweep.command("status", "ended", "--json").stdout)
+        notes = [job["note"] or "" for job in found["jobs"] if job["id"] == run.job.id]
+        return any("ended as FAILED" in note for note in notes)
+
+    until(noted, 60, sweep.story)
+    sweep.ask("scancel", *sweep.tasks())
