@@ -1,0 +1,248 @@
+"""The Slurm launcher's parts that need no Slurm: settings, scripts, records, who is taken up again."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sweepctl.errors import InvalidValue, RequestError
+from sweepctl.launch.queue import Queued
+from sweepctl.launch.retry import choose
+from sweepctl.launch.slurm import commands
+from sweepctl.launch.slurm.dispatch import need
+from sweepctl.launch.slurm.failures import exhausted
+from sweepctl.launch.slurm.records import Array, Order, Records, begin_task, outrun
+from sweepctl.launch.slurm.script import script
+from sweepctl.spec.build import build, plain
+from sweepctl.spec.compose import compose_launcher
+from sweepctl.spec.slurm import Resources, Retries, SlurmLauncher, idle_patterns, read_launcher
+from sweepctl.store import attempts
+from sweepctl.store.board import Board
+from tests.conftest import Planner, only, run_job
+
+
+@pytest.mark.parametrize("name", ["slurm", "slurm_multinode", "slurmbox"])
+def test_the_files_of_launchers_are_valid(name: str) -> None:
+    assert isinstance(read_launcher(name, compose_launcher(name, [])), SlurmLauncher)
+
+
+def test_rungs_by_name_and_pattern_change_resources() -> None:
+    launcher = build(
+        SlurmLauncher,
+        compose_launcher("slurm", ["rungs.32x2.time_min=30", "rungs.*x24.nodes=2", "rungs.*x2.mem_gb=8"]),
+    )
+    assert launcher.resources_of("32x2") == Resources(
+        **{**plain(launcher.resources), "time_min": 30, "mem_gb": 8.0}
+    )
+    assert launcher.resources_of("512x24").nodes == 2
+    assert idle_patterns(launcher, ["32x2", "64x4"]) == ["*x24"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"resources": {"nodes": 0}}, "resources.nodes"),
+        ({"resources": {"partition": "a\n#SBATCH --wrap=x"}}, "resources.partition"),
+        ({"resources": {"gres": "gpu:1", "gpus_per_node": 1}}, "resources.gres"),
+        ({"rungs": {"32x2": {"nodse": 1}}}, "nodse"),
+        ({"sbatch": {"array": "0-9"}}, "array"),
+        ({"sbatch": {"Nice; rm": 1}}, "sbatch"),
+        ({"environment": {"A B": "x"}}, "A B"),
+        ({"retries": {"died": -1}}, "retries.died"),
+        ({"save_ahead_s": 3600}, "save_ahead_s"),
+        ({"parallel": 0}, "parallel"),
+        ({"kind": "slurm", "max_submitted": 0}, "max_submitted"),
+    ],
+)
+def test_a_wrong_setting_is_named(changes: dict[str, Any], key: str) -> None:
+    with pytest.raises(RequestError, match=key.replace(".", r"\.")):
+        build(SlurmLauncher, changes)
+
+
+def test_a_kind_that_is_not_known_is_refused() -> None:
+    with pytest.raises(InvalidValue, match="kind"):
+        read_launcher("x", {"kind": "pbs"})
+
+
+def an_array(**changes: Any) -> Array:
+    return Array(**{"token": "t", "order": "o", "name": "n.t", "cluster": "c", "jobs": ("a", "b"),
+                    "resources": Resources(), **changes})  # fmt: skip
+
+
+TEXT = st.text(
+    st.characters(codec="utf-8", exclude_characters="\0\r\n", exclude_categories=("Cs",)), min_size=1
+)
+
+
+@given(value=TEXT, folder=TEXT.map(lambda t: t.replace("/", "_").replace("%", "_")))
+def test_no_text_of_the_users_is_shell(value: str, folder: str) -> None:
+    """What bash makes of the script's lines is the text itself."""
+    launcher = SlurmLauncher(environment={"WORD": value}, commands_on_nodes=False)
+    text = script(an_array(), Path("/x") / folder, launcher)
+    exports = "\n".join(line for line in text.split("\n# command")[0].split("# setup\n")[1:])
+    done = subprocess.run(
+        ["bash", "-c", exports + '\nprintf "%s\\0%s" "$WORD" "$SWEEPCTL_ARRAY"'], capture_output=True
+    )
+    assert done.stdout.decode().split("\0") == [value, str(Path("/x") / folder)]
+
+
+def test_a_script_asks_for_what_it_was_given() -> None:
+    resources = Resources(
+        partition="h100", gpus_per_node=8, nodes=2, tasks_per_node=8, mem_gb=1.5, time_min=90
+    )
+    text = script(an_array(resources=resources, held=True), Path("/f"), SlurmLauncher(sbatch={"nice": 5}))
+    for line in ("--partition=h100", "--gpus-per-node=8", "--nodes=2", "--ntasks-per-node=8", "--mem=1536M",
+                 "--time=90", "--hold", "--requeue", "--nice=5", "--array=0-1%2"):  # fmt: skip
+        assert f"#SBATCH {line}\n" in text
+    assert "--kill-on-bad-exit=1" in text and "scontrol requeue" in text
+    assert "scontrol" not in script(an_array(), Path("/f"), SlurmLauncher(commands_on_nodes=False))
+
+
+def test_a_surrounding_job_is_forgotten_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_JOB_ID", "SLURM_CONF", "MASTER_PORT", "LOCAL_RANK", "TORCHELASTIC_RUN_ID", "HOMELY"):
+        monkeypatch.setenv(name, "x")
+    with commands.clean_environment():
+        assert {"SLURM_CONF", "HOMELY"} <= set(os.environ)
+        assert not {"SLURM_JOB_ID", "MASTER_PORT", "LOCAL_RANK", "TORCHELASTIC_RUN_ID"} & set(os.environ)
+    assert os.environ["SLURM_JOB_ID"] == "x"
+
+
+def failing(board: Board, *whys: tuple[str, int]) -> Any:
+    """Attempts of the first trunk that ended so, each started at a step."""
+    folder = only(board, "trunk")[0].folder
+    for why, step in whys:
+        attempt = attempts.claim(folder, {"start_step": step})
+        assert attempt is not None
+        attempt.end(why, error="x")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("whys", "over"),
+    [
+        ([("failed", 0)], True),
+        ([("out_of_memory", 0)], False),
+        ([("out_of_memory", 0), ("out_of_memory", 0)], True),
+        ([("out_of_memory", 0), ("out_of_memory", 7)], False),
+        ([("died", 3)] * 3, False),
+        ([("died", 3)] * 4, True),
+        ([("died", 0), ("died", 3), ("died", 3), ("died", 3)], False),
+        ([("failed", 0), ("stopped", 0)], False),
+        ([("crashed", 0)], True),
+        ([("done", 0)], False),
+    ],
+)
+def test_each_class_has_its_budget(planned: Planner, whys: list[tuple[str, int]], over: bool) -> None:
+    folder = failing(planned(), *whys)
+    last = attempts.newest(folder)
+    assert exhausted(folder, last, Retries()) == over
+    assert not exhausted(folder, last, Retries(), forgiven=len(whys))
+
+
+def test_a_launch_forgives_what_it_is_told_to(planned: Planner) -> None:
+    board = planned()
+    failing(board, ("failed", 0))
+    trunk = only(board, "trunk")[0].job.id
+    assert choose(board, ["failed"]).forgiven == {trunk: 1}
+    assert choose(board, [trunk[:6]]).forgiven == {trunk: 1}
+    assert choose(board, ["none"]).left == {trunk: "x"} and not choose(board, ["diverged"]).forgiven
+    with pytest.raises(RequestError, match="nosuch"):
+        choose(board, ["nosuch"])
+
+
+def an_order(board: Board, **settings: Any) -> Order:
+    hashes = {stage: plan.hash for stage, plan in board.plans.items()}
+    return Order(hashes, (), plain(build(SlurmLauncher, settings)), "code")
+
+
+def test_what_has_a_task_needs_none(planned: Planner) -> None:
+    board = planned()
+    trunks, branches = only(board, "trunk"), only(board, "branch")
+    found = need(board, an_order(board), {})
+    assert {e.job.id for e in found.now} == {e.job.id for e in trunks}
+    assert {e.job.id for e in found.later} == {e.job.id for e in branches}
+    queue = {e.job.id: [Queued(f"1_{i}", "PENDING", "Priority")] for i, e in enumerate(trunks + branches)}
+    assert need(board, an_order(board), queue).queued == len(board.entries)
+    gone = {trunks[0].job.id: [Queued("1_0", "COMPLETING")]}
+    assert trunks[0] in need(board, an_order(board), gone).now
+
+
+def test_a_held_task_whose_checkpoint_is_there_is_released(planned: Planner) -> None:
+    board = planned(ladder__depths=[1])
+    board.make_wishes()
+    [trunk] = only(board, "trunk")
+    branch = only(board, "branch")[0]
+    held = {branch.job.id: [Queued("7_3", "PENDING", "JobHeldUser", held=True)]}
+    assert need(board, an_order(board), held).release == []
+    run_job(board, trunk)
+    assert need(board, an_order(board), held).release == ["7_3"]
+    run_job(board, branch)
+    assert need(board, an_order(board), held).surplus == ["7_3"]
+
+
+def test_a_task_that_runs_and_has_given_its_job_up_does_not_count(planned: Planner) -> None:
+    board = planned()
+    folder = failing(board)
+    attempt = attempts.claim(folder, {"scheduler_id": "7_3"})
+    assert attempt is not None
+    attempt.end("failed", error="x")
+    [trunk, *_] = only(board, "trunk")
+    queue = {trunk.job.id: [Queued("7_3", "RUNNING")]}
+    order = Order(**{**plain(an_order(board)), "forgiven": {trunk.job.id: 1}})
+    assert trunk in need(board, order, queue).now
+    assert trunk not in need(board, order, {trunk.job.id: [Queued("8_3", "RUNNING")]}).now
+    assert trunk.job.id in need(board, an_order(board), queue).exhausted
+
+
+def test_records_are_found_again(planned: Planner) -> None:
+    board = planned()
+    records = Records(board.sweep)
+    order = an_order(board)
+    records.write_order(order)
+    assert records.order(order.hash) == order == records.newest_order()
+    jobs = tuple(board.entries)
+    for token, held in (("a1", False), ("b2", True)):
+        records.intend(an_array(token=token, jobs=jobs, held=held))
+    assert records.held_tasks(set(jobs)) == []
+    records.write_id("b2", "77")
+    records.write_id("b2", "78")  # who learned it first was right
+    assert records.held_tasks({jobs[1]}) == ["77_1"]
+    records.close("b2", "over")
+    assert [array.token for array in records.arrays()] == ["a1"]
+    folder = records.array_folder("a1")
+    begin_task(folder, 3, 0)
+    assert not outrun(folder, 3, 0)
+    begin_task(folder, 3, 1)
+    assert outrun(folder, 3, 0) and not outrun(folder, 3, 1)
+
+
+def test_an_order_is_the_plans_it_was_given(planned: Planner) -> None:
+    board = planned(name="frozen")
+    order = an_order(board)
+    later = planned(name="frozen", optimizer__lr=0.01)
+    assert set(order.board(board.sweep).entries) == set(board.entries) != set(later.entries)
+
+
+def test_only_ones_own_earlier_restart_is_taken_over(planned: Planner) -> None:
+    board = planned()
+    entry = only(board, "trunk")[0]
+    facts = {"scheduler_id": "7_3", "cluster": "c", "array": "t", "restart": 1}
+    manifest = board.manifest(entry, {}, facts, gone=("9_9",))
+    record = {"scheduler_id": "7_3", "cluster": "c", "array": "t", "restart": 0}
+    assert manifest.was_given_up(record)
+    assert not manifest.was_given_up({**record, "restart": 2})
+    assert not manifest.was_given_up({**record, "array": "other"})
+    assert not manifest.was_given_up({**record, "scheduler_id": "7_4"})
+    assert manifest.was_given_up({**record, "scheduler_id": "9_9"})
+    assert not manifest.was_given_up({**record, "scheduler_id": "9_9", "cluster": "d"})
+    assert not manifest.was_given_up({"host": "x"})
+    mine = attempts.claim(entry.folder, record)
+    assert mine is not None and attempts.claim(entry.folder, facts) is None
+    after = attempts.claim(entry.folder, facts, manifest.was_given_up)
+    assert after is not None and attempts.superseded(entry.folder, mine)
