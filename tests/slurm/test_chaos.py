@@ -11,6 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from sweepctl.store import attempts, checkpoints
 from tests.conftest import only
 from tests.store.test_storage import fill
@@ -30,7 +32,7 @@ FROM_OUTSIDE = {
     "requeue": 3,
     "scancel": 3,
     "kill task": 2,
-    "kill worker": 6,
+    "kill worker": 3,
     "node": 2,
     "split brain": 1,
     "controller": 1,
@@ -39,7 +41,7 @@ FROM_OUTSIDE = {
 }
 STUDY = {
     "ladder__depths": [1],
-    "budget__tokens": [64_000, 256_000, 640_000, 1_280_000],
+    "budget__tokens": [64_000, 256_000, 640_000, 1_920_000],
     "grid": {"axes": {"seed.init": [0, 1]}},
 }
 
@@ -71,6 +73,15 @@ class Chaos:
             return [task for task in running if task in alive] or (running if tries > 20 else [])
 
         return self.draw.choice(until(found, 120, self.sweep.story))
+
+    @staticmethod
+    def met(faults: Path) -> Counter[str]:
+        """Which fates were met, and how often."""
+        return Counter(path.name.rpartition("-")[0] for path in (faults / "dead").iterdir())
+
+    def trains(self) -> bool:
+        newest = (attempts.newest(entry.folder) for entry in self.sweep.board.entries.values())
+        return bool(self.sweep.running()) or any(last is not None and last.alive() for last in newest)
 
     def node_of(self, task: str) -> str:
         return self.sweep.ask("squeue", "-h", "-r", "-j", task, "-o", "%N")
@@ -169,6 +180,7 @@ def prepare(folder: Path, draw: random.Random) -> dict[str, Any]:
     }
 
 
+@pytest.mark.parametrize("small", ["32m"], indirect=True)
 def test_chaos(on_slurm: Callable[..., OnSlurm], workspace: Any, small: Path, tmp_path: Path) -> None:
     (workspace.root / "store").symlink_to(small)
     draw = random.Random(20)
@@ -180,15 +192,18 @@ def test_chaos(on_slurm: Callable[..., OnSlurm], workspace: Any, small: Path, tm
     draw.shuffle(strikes)
     for kind in strikes:
         chaos.strike(kind)
-    while [path for path in faults.glob("worker-*") if path.is_file()]:  # a new worker takes the next fate
-        chaos.strike("kill worker")
+    for window in FATES["worker"]:  # those whose worker died of something else before it met them
+        while not chaos.met(faults)[window]:
+            (faults / "worker-00").write_text(f"{window} 0")
+            chaos.strike("kill worker")
+            until(lambda window=window: chaos.met(faults)[window] or not chaos.trains(), 90, sweep.story)
     for _ in range(12):
         until(lambda: sweep.finished() or sweep.quiet(), 300, sweep.story)
         if sweep.finished():
             break
         sweep.command(*sweep.launch_command())
     assert sweep.finished(), sweep.story()
-    met = Counter(path.name.rpartition("-")[0] for path in (faults / "dead").iterdir())
+    met = chaos.met(faults)
     kinds = {window for windows in FATES.values() for window in windows}
     assert all(met[kind] for kind in kinds), met
     assert all(chaos.done[kind] for kind in FROM_OUTSIDE), chaos.done

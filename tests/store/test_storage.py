@@ -18,14 +18,15 @@ from tests.conftest import Planner, only, run_all, run_job
 
 
 @pytest.fixture
-def small(tmp_path: Path) -> Iterator[Path]:
-    """A 2 MB file system of its own."""
+def small(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of 2 MB if nothing else is asked for."""
+    size = getattr(request, "param", "2m")
     mount = tmp_path / "small"
     mount.mkdir()
     if (
         os.geteuid()
         or subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(mount)], capture_output=True
+            ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(mount)], capture_output=True
         ).returncode
     ):
         pytest.skip("mounting a small file system needs root")

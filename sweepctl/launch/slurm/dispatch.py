@@ -28,6 +28,7 @@ from sweepctl.store.job import JobFolder
 from sweepctl.store.state import FAILURES
 
 TURN_S = attempts.LEASE_S + 30
+_NO_ANSWER = re.compile(r"timed out|[Uu]nable to contact|[Cc]ommunication|Connection|send/recv")
 _OVER_LIMIT = re.compile(r"limit|MaxSubmit|temporarily unable|too many|Resource temporarily", re.I)
 
 
@@ -234,6 +235,8 @@ def _submit_some(records: Records, order: Order, array: Array, done: Dispatched)
         try:
             array_id = submit(array, folder, order.settings)
         except SlurmError as error:
+            if _NO_ANSWER.search(str(error)):  # it may have arrived: the next dispatch looks for it by name
+                raise WorkFailed(f"{error}. Launch again: what has arrived is found.") from None
             records.close(array.token, str(error))
             if not _OVER_LIMIT.search(str(error)):
                 raise RequestError(f"Slurm refused the jobs. {error}") from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from sweepctl.errors import RequestError
 from sweepctl.launch.retry import Retry
 from sweepctl.launch.slurm import dispatch
 from sweepctl.launch.slurm.dispatch import Dispatched, Need
@@ -35,7 +36,14 @@ def rehearse(board: Board, order: Order) -> tuple[list[tuple[Array, str]], Need]
 
 
 def launch(board: Board, order: Order, again: Retry) -> Dispatched:
-    """Submit what has no task yet."""
+    """Submit what has no task yet.
+
+    Raises:
+        RequestError: Slurm would not write logs into this workspace, or refuses the jobs.
+    """
+    if "%" in str(board.sweep.folder) or "\\" in str(board.sweep.folder):
+        pattern = "a character of Slurm's file patterns (% or \\)"
+        raise RequestError(f"{board.sweep.folder} holds {pattern}; move the workspace.")
     board.sweep.uncancel()
     again.apply()
     board.make_wishes(order.settings.execution.keep)

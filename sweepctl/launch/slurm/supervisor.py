@@ -52,7 +52,7 @@ class Supervisor:
         self._outrun = False
         self._not_before: dict[str, float] = {}
         self._ended_at: dict[str, int] = {}
-        self._pause_s = 1.0
+        self._refusals = 0
         self._stillborn = 0
         self._failed = False
 
@@ -91,6 +91,8 @@ class Supervisor:
         if self._outrun:
             self.say("this task has been started anew elsewhere")
             return 0
+        if self._leaving == "storage":
+            return 1
         if unfinished is not None or (self._leaving and self._next() is not None):
             self.say(f"saved; {'out of time' if self._leaving == 'time' else 'told to end'}")
             if self._leaving == "time" and not self.launcher.commands_on_nodes:
@@ -137,18 +139,17 @@ class Supervisor:
 
     def _next(self) -> Entry | None:
         self._look()
-        return next((entry for entry in self._candidates() if self._eligible(entry)), None)
+        return next(self._candidates(), None)
 
     def _candidates(self) -> Iterator[Entry]:
         """The job that this task had in hand, the one it is meant for, then the most urgent that no other
         task is about to start."""
-        first = (_read(self._hand), self.array.jobs[self.place.index])
-        yield from (self.open[job] for job in first if job in self.open)
+        own = [_read(self._hand), self.array.jobs[self.place.index]]
+        yield from (self.open[job] for job in own if job in self.open and self._eligible(self.open[job]))
         starting: set[str] | None = None
         for entry in list(self.open.values()):
             if self._eligible(entry):
-                if starting is None:
-                    starting = self._starting()
+                starting = self._starting() if starting is None else starting
                 if entry.job.id not in starting:
                     yield entry
 
@@ -255,14 +256,15 @@ class Supervisor:
 
     def _ended(self, entry: Entry, why: str, message: str) -> None:
         job = entry.job.id
+        if why == "storage":
+            self._storage_refuses(entry, message)
+            return
         self.say(f"{why} {entry.name} {job}" + (f": {message.strip().splitlines()[-1]}" if message else ""))
         if why in ("busy", "superseded"):
             self._looked_at = -LOOK_S
             self._not_before[job] = time.monotonic() + BUSY_S
-        elif why == "storage":
-            self._storage_refuses(entry, message)
         elif why in ("done", "diverged"):
-            self._pause_s = 1.0
+            self._refusals = 0
             self._done(entry)
         elif why != "stopped":
             self._failed = True
@@ -297,11 +299,17 @@ class Supervisor:
                 self._failed = True
 
     def _storage_refuses(self, entry: Entry, message: str) -> None:
-        """A full disk is waited for, ever longer."""
-        self.say(f"{message} Trying again in {self._pause_s:.0f} s.")
-        self._not_before[entry.job.id] = 0.0
-        until = time.monotonic() + self._pause_s
-        self._pause_s = min(60.0, 2 * self._pause_s)
+        """A full disk is waited for, ever longer, until the retries of its class are used up: the allocation
+        is idle meanwhile."""
+        self._refusals += 1
+        if self._refusals > self.launcher.retries.storage:
+            self.say(f"{message} It was tried {self._refusals} times.")
+            self._failed = True
+            self._leave("storage")
+            return
+        pause_s = min(60.0, 2.0 ** (self._refusals - 1))
+        self.say(f"{message} Trying again in {pause_s:.0f} s.")
+        until = time.monotonic() + pause_s
         while time.monotonic() < until and not self._leaving:
             time.sleep(0.2)
 
