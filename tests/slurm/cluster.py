@@ -89,7 +89,7 @@ class OnSlurm:
 
     def quiet(self) -> bool:
         """Nothing of the sweep runs or is about to."""
-        return all("Held" in reason for _, reason in self.tasks().values())
+        return all("held" in reason.lower() for _, reason in self.tasks().values())
 
     def finish(self, launches: int = 1, patience_s: float = 300) -> int:
         """Wait for the end, launching again where the queue is empty before it; how many times that took."""

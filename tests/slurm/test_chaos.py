@@ -64,6 +64,8 @@ class Chaos:
         def found() -> list[str]:
             nonlocal tries
             tries += 1
+            for node in self.sweep.ask("sinfo", "-h", "-N", "-t", "drain,down", "-o", "%N").split():
+                self.sweep.ask("scontrol", "update", f"nodename={node}", "state=resume")
             if self.sweep.quiet() and not self.sweep.finished():
                 self.sweep.command(*self.sweep.launch_command())
             assert not self.sweep.finished(), f"it ended before its faults did: {self.done}"

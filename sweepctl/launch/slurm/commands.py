@@ -113,11 +113,14 @@ def squeue(ids: Iterable[str], names: dict[str, str]) -> dict[str, Queued]:
         for line in _squeue("-j", ",".join(wanted[first : first + _BATCH])):
             task, state, reason, name = line.split("|", 3)
             if names.get(task.partition("_")[0]) == name and state not in ENDED:
-                found[task] = Queued(task, state, reason, held=state == "PENDING" and reason in HELD)
+                found[task] = Queued(
+                    task, state, reason, held=state == "PENDING" and bool(HELD.search(reason))
+                )
     return found
 
 
-HELD = ("JobHeldUser", "JobHeldAdmin")
+HELD = re.compile(r"held", re.I)
+"""JobHeldUser, JobHeldAdmin, and what Slurm itself holds: launch failed requeued held."""
 
 
 def arrays_named(name: str) -> set[str]:
