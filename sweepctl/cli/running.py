@@ -89,7 +89,7 @@ def _launch_on_slurm(
         return
     done = front.launch(board, order, again)
     if not as_json:
-        view.show_dispatched(console(), board, held, done)
+        view.show_dispatched(console(), board, held, done, wait)
     left = front.wait(board, view.Waiting(console(), quiet=as_json)) if wait else []
     if as_json:
         show_json(view.dispatched_json(board, held, done) | ({"left": left} if wait else {}))

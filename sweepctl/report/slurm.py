@@ -15,8 +15,11 @@ from sweepctl.spec.build import plain
 from sweepctl.store.board import Board
 
 
-def show_dispatched(out: Console, board: Board, held: list[str], done: Dispatched) -> None:
-    """What was submitted, what already was, and what the cluster would not take."""
+def show_dispatched(
+    out: Console, board: Board, held: list[str], done: Dispatched, stays: bool = False
+) -> None:
+    """What was submitted, what already was, and what the cluster would not take. `stays` where the launch
+    itself waits for the end."""
     name = board.sweep.name
     rows = [
         [
@@ -55,7 +58,7 @@ def show_dispatched(out: Console, board: Board, held: list[str], done: Dispatche
         out.print(f"[yellow]rungs.{pattern} of the launcher matches no rung of this sweep.[/]")
     show_held(out, board, held)
     show_waiting(out, board.sweep)
-    if done.submitted or done.queued:
+    if not stays and (done.submitted or done.queued):
         out.print(f"Nothing has to stay open here. `sweepctl status {name}` says how it goes.")
 
 

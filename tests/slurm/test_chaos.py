@@ -20,19 +20,20 @@ from tests.store.test_storage import fill
 from .cluster import OnSlurm, until
 from .test_survive import FAULTS, back, down
 
+AT_WORK = ("result", "resulted", "started", "step", "write", "rename", "renamed", "error", "memory")
+"""Faults that workers meet at windows of their work (tests/launch/faults), each once."""
 FATES = {
-    "worker": ["started", "step", "write", "rename", "renamed", "result", "resulted", "error", "memory"],
     "task": ["launcher", "launcher"],
     "launcher": ["launcher", "launcher"],
     "stillborn": ["stillborn", "stillborn"],
 }
-"""Faults that processes meet at windows of their work (tests/launch/faults), and how often."""
+"""Those of supervisors, launches, and scripts before their first line of Python: the first ones meet them."""
 FROM_OUTSIDE = {
-    "preempt": 3,
-    "requeue": 3,
-    "scancel": 3,
+    "preempt": 2,
+    "requeue": 2,
+    "scancel": 2,
     "kill task": 2,
-    "kill worker": 3,
+    "kill worker": 2,
     "node": 2,
     "split brain": 1,
     "controller": 1,
@@ -161,15 +162,13 @@ class Chaos:
             ballast.unlink()
 
 
-def prepare(folder: Path, draw: random.Random) -> dict[str, Any]:
+def prepare(folder: Path) -> dict[str, Any]:
     """Lay out the fates; the launcher's settings that have processes meet them."""
     for name in ("taken", "dead"):
         (folder / name).mkdir(parents=True)
     for kind, windows in FATES.items():
-        draw.shuffle(windows)
         for number, window in enumerate(windows):
-            passes = draw.randrange(3) if window in ("step", "write", "rename", "renamed") else 0
-            (folder / f"{kind}-{number:02d}").write_text(f"{window} {passes}")
+            (folder / f"{kind}-{number:02d}").write_text(f"{window} 0")
     first = f"f=$(ls {folder}/stillborn-* 2>/dev/null | head -1)"
     then = f'[ -n \\"$f\\" ] && mv \\"$f\\" {folder}/dead/stillborn-$SLURM_JOB_ID.$SLURM_RESTART_COUNT'
     setup = f'"{first}; if {then}; then exit 1; fi"'
@@ -187,14 +186,14 @@ def test_chaos(on_slurm: Callable[..., OnSlurm], workspace: Any, small: Path, tm
     (workspace.root / "store").symlink_to(small)
     draw = random.Random(20)
     faults = tmp_path / "faults"
-    sweep = on_slurm({**prepare(faults, draw), "execution.keep": "none"}, name="chaos", **STUDY)
+    sweep = on_slurm({**prepare(faults), "execution.keep": "none"}, name="chaos", **STUDY)
     sweep.environment |= {"FAULTS": str(faults), "PYTHONPATH": str(FAULTS)}
     chaos = Chaos(sweep, small, tmp_path, draw)
     strikes = [kind for kind, count in FROM_OUTSIDE.items() for _ in range(count)]
     draw.shuffle(strikes)
     for kind in strikes:
         chaos.strike(kind)
-    for window in FATES["worker"]:  # those whose worker died of something else before it met them
+    for window in AT_WORK:  # again where the worker died of something else before it met its fate
         while not chaos.met(faults)[window]:
             (faults / "worker-00").write_text(f"{window} 0")
             chaos.strike("kill worker")
@@ -206,7 +205,7 @@ def test_chaos(on_slurm: Callable[..., OnSlurm], workspace: Any, small: Path, tm
         sweep.command(*sweep.launch_command())
     assert sweep.finished(), sweep.story()
     met = chaos.met(faults)
-    kinds = {window for windows in FATES.values() for window in windows}
+    kinds = {*AT_WORK, *(window for windows in FATES.values() for window in windows)}
     assert all(met[kind] for kind in kinds), met
     assert all(chaos.done[kind] for kind in FROM_OUTSIDE), chaos.done
     assert met.total() + chaos.done.total() >= 30
