@@ -80,7 +80,7 @@ def _launch_on_slurm(
     from sweepctl.report import slurm as view
     from sweepctl.report.console import console, show_json
 
-    order = front.order(board, held, again, launcher)
+    order = front.order(board, held, launcher)
     if dry_run:
         planned, found = front.rehearse(board, order)
         show_json(view.rehearsal_json(planned, found)) if as_json else view.show_rehearsal(

@@ -14,6 +14,7 @@ from sweepctl.spec.execution import Execution, LocalLauncher
 
 _OPTION = re.compile(r"[a-z][a-z0-9-]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_AMOUNTS = ("gpus_per_node", "cpus_per_task", "mem_gb", "time_min")
 _OURS = ("array", "dependency", "error", "hold", "job-name", "open-mode", "output", "signal")
 """sbatch options that a launch sets itself."""
 
@@ -53,6 +54,15 @@ class Resources:
             raise InvalidValue("gres", self.gres, "null where gpus_per_node is given: both ask for GPUs")
         for one in fields(self):
             _one_line(one.name, getattr(self, one.name))
+
+    def within(self, other: Resources) -> bool:
+        """Whether a job with these resources can use a place with the others: as many processes, and no more
+        of anything."""
+        pairs = ((getattr(self, key) or 0, getattr(other, key) or 0) for key in _AMOUNTS)
+        same = (self.nodes, self.tasks_per_node, self.gres, self.constraint)
+        return same == (other.nodes, other.tasks_per_node, other.gres, other.constraint) and all(
+            mine <= theirs for mine, theirs in pairs
+        )
 
     @property
     def processes(self) -> int:

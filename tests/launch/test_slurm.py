@@ -169,8 +169,11 @@ def test_what_has_a_task_needs_none(planned: Planner) -> None:
     assert {e.job.id for e in found.later} == {e.job.id for e in branches}
     queue = {e.job.id: [Queued(f"1_{i}", "PENDING", "Priority")] for i, e in enumerate(trunks + branches)}
     assert need(board, an_order(board), queue).queued == len(board.entries)
-    gone = {trunks[0].job.id: [Queued("1_0", "COMPLETING")]}
-    assert trunks[0] in need(board, an_order(board), gone).now
+    ending = {trunks[0].job.id: [Queued("1_0", "COMPLETING")]}  # perhaps it is being requeued
+    assert trunks[0] not in need(board, an_order(board), ending).now
+    blind = {e.job.id: [Queued("1_0", "PENDING", "JobHeldUser", held=True)] for e in branches}
+    found = need(board, an_order(board, commands_on_nodes=False), blind)
+    assert len(found.surplus) == len(found.later) == len(branches)
 
 
 def test_a_held_task_whose_checkpoint_is_there_is_released(planned: Planner) -> None:
@@ -194,9 +197,9 @@ def test_a_task_that_runs_and_has_given_its_job_up_does_not_count(planned: Plann
     attempt.end("failed", error="x")
     [trunk, *_] = only(board, "trunk")
     queue = {trunk.job.id: [Queued("7_3", "RUNNING")]}
-    order = Order(**{**plain(an_order(board)), "forgiven": {trunk.job.id: 1}})
-    assert trunk in need(board, order, queue).now
-    assert trunk not in need(board, order, {trunk.job.id: [Queued("8_3", "RUNNING")]}).now
+    order, forgiven = an_order(board), {trunk.job.id: 1}
+    assert trunk in need(board, order, queue, forgiven).now
+    assert trunk not in need(board, order, {trunk.job.id: [Queued("8_3", "RUNNING")]}, forgiven).now
     assert trunk.job.id in need(board, an_order(board), queue).exhausted
 
 
@@ -209,10 +212,14 @@ def test_records_are_found_again(planned: Planner) -> None:
     jobs = tuple(board.entries)
     for token, held in (("a1", False), ("b2", True)):
         records.intend(an_array(token=token, jobs=jobs, held=held))
-    assert records.held_tasks(set(jobs)) == []
+    assert records.held_tasks(set(jobs), "c") == []
+    records.forgive({"x": 2})
+    records.forgive({"y": 1})
+    assert records.forgiven() == {"x": 2, "y": 1}
     records.write_id("b2", "77")
     records.write_id("b2", "78")  # who learned it first was right
-    assert records.held_tasks({jobs[1]}) == ["77_1"]
+    assert records.held_tasks({jobs[1]}, "c") == ["77_1"]
+    assert records.held_tasks({jobs[1]}, "another cluster") == [] and records.names() == {"77": "n.t"}
     records.close("b2", "over")
     assert [array.token for array in records.arrays()] == ["a1"]
     folder = records.array_folder("a1")

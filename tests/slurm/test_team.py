@@ -42,8 +42,9 @@ def test_two_nodes_train_what_one_process_trains(on_slurm: Callable[..., OnSlurm
     for entry in sweep.board.entries.values():
         [record] = sweep.records_of(entry)
         assert record["world_size"] == 4 and record["micro_batch_rows"] == 1
-        mine = {row["step"]: row for row in lineage(entry.folder)}
-        other = {row["step"]: row for row in lineage(board.entries[entry.job.id].folder)}
+        other_folder = board.entries[entry.job.id].folder
+        mine = {row["step"]: row for row in lineage(entry.folder, attempts.every(entry.folder))}
+        other = {row["step"]: row for row in lineage(other_folder, attempts.every(other_folder))}
         assert mine.keys() == other.keys() != set()
         for step, row in mine.items():
             for key in ("train_loss_nats", "loss_nats"):

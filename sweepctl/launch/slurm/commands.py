@@ -19,13 +19,21 @@ PATIENCE_S = 30.0
 _BATCH = 500
 """Ids on one command line."""
 _INHERITED = re.compile(
-    r"(SLURM|SLURMD|SRUN|SUBMITIT|TORCHELASTIC)_.*|"
+    r"(SLURM|SLURMD|SRUN|SBATCH|SQUEUE|SCANCEL|SCONTROL|SACCT|SINFO|SUBMITIT|TORCHELASTIC)_.*|"
     r"MASTER_(ADDR|PORT)|(LOCAL_|GROUP_|ROLE_|NODE_)?(RANK|WORLD_SIZE)|PMI.?_.*|PMIX_.*"
 )
 
 
+_NO_ANSWER = re.compile(r"timed out|did not answer|nable to contact|ommunication|Connection|send/recv")
+
+
 class SlurmError(SweepctlError):
     """Slurm refused or did not answer; its own words."""
+
+    @property
+    def no_answer(self) -> bool:
+        """Whether it may be otherwise in a moment, or even have worked."""
+        return bool(_NO_ANSWER.search(str(self)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +54,12 @@ def ask(*command: str, patience_s: float = PATIENCE_S, errors: bool = False) -> 
     """
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=patience_s, stdin=subprocess.DEVNULL
+            command,
+            capture_output=True,
+            text=True,
+            timeout=patience_s,
+            stdin=subprocess.DEVNULL,
+            env={k: v for k, v in os.environ.items() if k == "SLURM_CONF" or not _INHERITED.fullmatch(k)},
         )
     except FileNotFoundError:
         raise SlurmError(f"{command[0]} is not on the PATH: is this a machine of the cluster?") from None

@@ -6,6 +6,7 @@ meant for it is in the queue. So dispatching twice submits nothing twice; whoeve
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -28,8 +29,7 @@ from sweepctl.store.job import JobFolder
 from sweepctl.store.state import FAILURES
 
 TURN_S = attempts.LEASE_S + 30
-_NO_ANSWER = re.compile(r"timed out|[Uu]nable to contact|[Cc]ommunication|Connection|send/recv")
-_OVER_LIMIT = re.compile(r"limit|MaxSubmit|temporarily unable|too many|Resource temporarily", re.I)
+_OVER_LIMIT = re.compile(r"SubmitJob|temporarily una")
 
 
 @dataclass(slots=True)
@@ -65,8 +65,9 @@ class Need:
     exhausted: list[str] = field(default_factory=list)
 
 
-def dispatch(records: Records, order: Order, board: Board) -> Dispatched:
-    """Submit what has no task yet, release what can start, cancel what has become superfluous.
+def dispatch(records: Records, order: Order, board: Board, ending: int = 0) -> Dispatched:
+    """Submit what has no task yet, release what can start, cancel what has become superfluous. `ending` tasks
+    that are still in the queue make room in a moment.
 
     Raises:
         RequestError: Slurm does not know a partition, account or option.
@@ -75,9 +76,10 @@ def dispatch(records: Records, order: Order, board: Board) -> Dispatched:
     launcher = order.settings
     with _turn(records):
         queue = read_queue(records, adopt=True)
-        found = need(board, order, queue)
+        found = need(board, order, queue, records.forgiven())
+        found.surplus += _of_no_plan(records, board, queue)
         done = Dispatched(queued=found.queued, exhausted=found.exhausted)
-        if launcher.commands_on_nodes and found.release:
+        if found.release:
             commands.release(found.release)
             done.released = found.release
         if found.surplus:
@@ -85,11 +87,46 @@ def dispatch(records: Records, order: Order, board: Board) -> Dispatched:
             done.cancelled = found.surplus
         if found.now or found.later:
             limits = commands.limits(launcher.max_submitted, len(found.now) + len(found.later))
-            _submit_all(records, order, found, limits, done)
+            if limits.room is not None:
+                limits = replace(limits, room=limits.room + ending)
+            _submit_all(records, order, found, limits, done, _arrays_of_trunks(found, queue))
+            _release_what_came_meanwhile(board, done)
         rungs = {rung.name for plan in board.plans.values() for rung in plan.rungs}
         done.idle_patterns = idle_patterns(launcher, rungs)
         records.note_unsubmitted(done.unsubmitted, done.why)
     return done
+
+
+def _of_no_plan(records: Records, board: Board, queue: dict[str, list[Queued]]) -> list[str]:
+    """Pending tasks that are meant for jobs which no current plan of the sweep wants."""
+    strange = set(queue) - set(board.entries)
+    strange -= records.sweep.job_ids() if strange else set()
+    return [q.task for job in strange for q in queue[job] if q.state == "PENDING"]
+
+
+def _release_what_came_meanwhile(board: Board, done: Dispatched) -> None:
+    """A trunk may have reached a cut after we looked and before its branch's task was on record."""
+    ready = [
+        f"{array_id}_{index}"
+        for array, array_id in done.arrays
+        if array.held
+        for index, job in enumerate(array.jobs)
+        if board.can_start(board.entries[job])
+    ]
+    if ready:
+        commands.release(ready)
+        done.released += ready
+
+
+def _arrays_of_trunks(found: Need, queue: dict[str, list[Queued]]) -> list[str]:
+    """Arrays in the queue that train what the waiting branches wait for."""
+    trunks = {entry.job.trunk: entry.trunk for entry in found.later if entry.job.trunk and entry.trunk}
+    tasks = {q.task for trunk in trunks for q in queue.get(trunk, []) if not q.held}
+    for folder in trunks.values():
+        last = attempts.newest(folder)
+        if last is not None and last.alive() and last.record.get("scheduler_id"):
+            tasks.add(str(last.record["scheduler_id"]))
+    return sorted({task.partition("_")[0] for task in tasks})
 
 
 def rehearse(records: Records, order: Order, board: Board) -> tuple[list[tuple[Array, str]], Need]:
@@ -99,19 +136,21 @@ def rehearse(records: Records, order: Order, board: Board) -> tuple[list[tuple[A
         queue, limits = read_queue(records), commands.limits(order.settings.max_submitted, 1)
     except SlurmError:
         queue, limits = {}, Limits(1001, None)
-    found = need(board, order, queue)
+    found = need(board, order, queue, records.forgiven())
     planned = _arrays(records, order, found, limits)
     return [(a, script(a, records.array_folder(a.token), order.settings)) for a in planned], found
 
 
-def need(board: Board, order: Order, queue: dict[str, list[Queued]]) -> Need:
+def need(
+    board: Board, order: Order, queue: dict[str, list[Queued]], forgiven: dict[str, int] | None = None
+) -> Need:
     """What the jobs of a board lack, the most urgent first."""
-    found = Need()
-    retries, cancelled = order.settings.retries, board.sweep.cancelled()
+    found, forgiven = Need(), forgiven or {}
+    launcher, cancelled = order.settings, board.sweep.cancelled()
     lost = _lost(board)
     for entry in board.entries.values():
         job = entry.job.id
-        tasks = [q for q in queue.get(job, []) if q.state != "COMPLETING"]
+        tasks = queue.get(job, [])
         if job in cancelled or board.finished(entry):
             found.surplus += [q.task for q in tasks if q.state == "PENDING"]
             continue
@@ -121,11 +160,14 @@ def need(board: Board, order: Order, queue: dict[str, list[Queued]]) -> Need:
                 found.queued += 1
                 continue
             found.gone |= {lost[entry.job.id]} if entry.job.id in lost else set()
-        if exhausted(entry.folder, last, retries, order.forgiven.get(job, 0)):
+        if exhausted(entry.folder, last, launcher.retries, forgiven.get(job, 0)):
             found.exhausted.append(job)
             found.surplus += [q.task for q in tasks if q.state == "PENDING"]
             continue
         can_start = board.can_start(entry)
+        if not can_start and not launcher.commands_on_nodes:  # nobody would release it
+            found.surplus += [q.task for q in tasks if q.held]
+            tasks = [q for q in tasks if not q.held]
         if any(_covers(q, last) for q in tasks):
             found.queued += 1
             found.release += [q.task for q in tasks if can_start and q.held]
@@ -145,15 +187,14 @@ def _lost(board: Board) -> dict[str, str]:
         last = attempts.newest(entry.folder)
         if last is not None and not last.ended and last.record.get("scheduler_id"):
             here = here or commands.cluster()
-            if last.record.get("cluster") == here:
+            # Slurm may not show us another user's: then the heartbeat alone tells.
+            if last.record.get("cluster") == here and last.record.get("user", os.getuid()) == os.getuid():
                 open_[entry.job.id] = (str(last.record["scheduler_id"]), str(last.record.get("job_name")))
     if not open_:
         return {}
     names = {task.partition("_")[0]: name for task, name in open_.values()}
     live = commands.squeue(names, names)
-    return {
-        job: task for job, (task, _) in open_.items() if task not in live or live[task].state == "COMPLETING"
-    }
+    return {job: task for job, (task, _) in open_.items() if task not in live}
 
 
 def _covers(task: Queued, last: attempts.Attempt | None) -> bool:
@@ -204,9 +245,11 @@ def _cluster() -> str:
         return ""
 
 
-def _submit_all(records: Records, order: Order, found: Need, limits: Limits, done: Dispatched) -> None:
+def _submit_all(
+    records: Records, order: Order, found: Need, limits: Limits, done: Dispatched, trunks: list[str]
+) -> None:
+    """`trunks`: the arrays whose end branches are submitted after where nobody may release them."""
     room = limits.room
-    trunks: list[str] = []
     for array in _arrays(records, order, found, limits):
         waits = array.jobs[0] in {entry.job.id for entry in found.later}
         if not order.settings.commands_on_nodes and waits and trunks:
@@ -235,7 +278,7 @@ def _submit_some(records: Records, order: Order, array: Array, done: Dispatched)
         try:
             array_id = submit(array, folder, order.settings)
         except SlurmError as error:
-            if _NO_ANSWER.search(str(error)):  # it may have arrived: the next dispatch looks for it by name
+            if error.no_answer:  # it may have arrived: the next dispatch looks for it by name
                 raise WorkFailed(f"{error}. Launch again: what has arrived is found.") from None
             records.close(array.token, str(error))
             if not _OVER_LIMIT.search(str(error)):

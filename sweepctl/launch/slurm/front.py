@@ -17,8 +17,15 @@ from sweepctl.spec.slurm import SlurmLauncher
 from sweepctl.store.board import Board
 
 
-def order(board: Board, held: list[str], again: Retry, launcher: SlurmLauncher) -> Order:
-    """What is asked for: the board's plans, these settings, and a new start for these failures."""
+def order(board: Board, held: list[str], launcher: SlurmLauncher) -> Order:
+    """What is asked for: the board's plans and these settings.
+
+    Raises:
+        RequestError: Slurm would not write logs into this workspace.
+    """
+    if "%" in str(board.sweep.folder) or "\\" in str(board.sweep.folder):
+        pattern = "a character of Slurm's file patterns (% or \\)"
+        raise RequestError(f"{board.sweep.folder} holds {pattern}; move the workspace.")
     hashes = board.sweep.stage_hashes()
     plans = {stage: plan.hash for stage, plan in board.plans.items()}
     return Order(
@@ -26,7 +33,6 @@ def order(board: Board, held: list[str], again: Retry, launcher: SlurmLauncher) 
         held=tuple(held),
         launcher=plain(launcher),
         code=code_version(),
-        forgiven=again.forgiven,
     )
 
 
@@ -36,19 +42,17 @@ def rehearse(board: Board, order: Order) -> tuple[list[tuple[Array, str]], Need]
 
 
 def launch(board: Board, order: Order, again: Retry) -> Dispatched:
-    """Submit what has no task yet.
+    """Submit what has no task yet; failures that are forgiven get a new start.
 
     Raises:
-        RequestError: Slurm would not write logs into this workspace, or refuses the jobs.
+        RequestError: Slurm refuses the jobs.
     """
-    if "%" in str(board.sweep.folder) or "\\" in str(board.sweep.folder):
-        pattern = "a character of Slurm's file patterns (% or \\)"
-        raise RequestError(f"{board.sweep.folder} holds {pattern}; move the workspace.")
     board.sweep.uncancel()
     again.apply()
     board.make_wishes(order.settings.execution.keep)
     records = Records(board.sweep)
     records.write_order(order)
+    records.forgive(again.forgiven)
     return dispatch.dispatch(records, order, board)
 
 

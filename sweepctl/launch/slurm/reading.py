@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,13 +14,14 @@ from sweepctl.launch.slurm.records import Array, Records
 from sweepctl.launch.status import SweepStatus
 from sweepctl.launch.status import status as read_status
 from sweepctl.store import attempts
-from sweepctl.store.attempts import process_start
 from sweepctl.store.board import Board
 from sweepctl.store.job import JobFolder
 from sweepctl.store.workspace import Sweep
 
 IN_FLIGHT_S = 15.0
-"""How long the sbatch of a launch that was killed may still be on its way."""
+"""How long one waits for the sbatch of a launch that was killed."""
+LOST_S = 3600.0
+"""How long it may come after all: its name is looked for again."""
 ASKED = 200
 """Ended tasks that sacct is asked about."""
 
@@ -48,13 +50,13 @@ def status(board: Board) -> SweepStatus:
 
 
 def cancel_tasks(sweep: Sweep, jobs: set[str]) -> None:
-    """Take back the tasks that wait in the queue for these jobs. One that runs sees the cancel itself, saves,
-    and goes on with another job."""
+    """Take back the tasks that wait in the queue for these jobs, or for some that no plan wants. One that
+    runs sees the cancel itself, saves, and goes on with another job."""
     records = Records(sweep)
     if jobs and records.arrays():
-        waiting = [
-            q.task for job, tasks in read_queue(records).items() if job in jobs for q in tasks if q.pending
-        ]
+        wanted = sweep.job_ids() - jobs
+        queue = read_queue(records)
+        waiting = [q.task for job, tasks in queue.items() if job not in wanted for q in tasks if q.pending]
         if waiting:
             commands.scancel(waiting, pending_only=True)
 
@@ -108,27 +110,33 @@ def read_queue(records: Records, adopt: bool = False) -> dict[str, list[Queued]]
         seen.add(array_id)
         if index.isdigit() and int(index) < len(known[array_id].jobs):
             found.setdefault(known[array_id].jobs[int(index)], []).append(queued)
-    if adopt:
-        for array_id in set(known) - seen:
+    for array_id in set(known) - seen:
+        if _hidden(known[array_id]):
+            for place, job in enumerate(known[array_id].jobs):
+                unknown = Queued(f"{array_id}_{place}", "UNKNOWN", "another user's, which Slurm hides")
+                found.setdefault(job, []).append(unknown)
+        elif adopt:
             records.close(known[array_id].token, "none of its tasks is in the queue")
     return found
 
 
+def _hidden(array: Array) -> bool:
+    """Whether Slurm may not show it to us though it is there: then nothing follows from its absence."""
+    foreign = array.by.get("user", os.getuid()) != os.getuid()
+    return foreign and "jobs" in commands.settings().get("PrivateData", "")
+
+
 def _adopt(records: Records, array: Array) -> str | None:
     """The id of a submission whose launch died before it could write it down. Its sbatch may outlive it by a
-    moment; what has not come by then never will."""
+    moment; what comes later than that is found by a later dispatch."""
     while True:
         ids = commands.arrays_named(array.name)
         if ids:
             records.write_id(array.token, min(ids))
             return min(ids)
         age = time.time() - float(array.by.get("at", 0.0))
-        if age > IN_FLIGHT_S or not _ours_and_dead(array):
-            break
+        if age > LOST_S:
+            records.close(array.token, "it never reached the queue")
+        if age > IN_FLIGHT_S:
+            return None
         time.sleep(1.0)
-    records.close(array.token, "it never reached the queue")
-    return None
-
-
-def _ours_and_dead(array: Array) -> bool:
-    return process_start(int(array.by.get("pid", 0))) != array.by.get("process_start")

@@ -1,6 +1,8 @@
 """What was submitted, on disk: an intent before every `sbatch`, the array's id after it.
 
 <sweep>/slurm/orders/HASH.json      what a launch asked for: plans, stages held back, settings of the cluster
+<sweep>/slurm/forgiven.json         job -> attempts up to this number do not count against its retries
+<sweep>/slurm/unsubmitted.json      how many jobs have no task of their own, and why
 <sweep>/slurm/arrays/TOKEN/
     array.json                      one job array: its jobs by index, their order, resources (the intent)
     id                              the array's id, by whoever learns it first: the launch, or its first task
@@ -33,14 +35,12 @@ from sweepctl.store.workspace import Sweep
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a launch asked for, frozen: editing a config or planning again does not change what is queued.
-    Failed attempts up to `forgiven` of a job do not count against its retries."""
+    """What a launch asked for, frozen: editing a config or planning again does not change what is queued."""
 
     plans: dict[str, str]
     held: tuple[str, ...]
     launcher: dict[str, Any]
     code: str
-    forgiven: dict[str, int] = field(default_factory=dict)
 
     @property
     def hash(self) -> str:
@@ -142,13 +142,36 @@ class Records:
         """Nothing came of an intent, or nothing is left of an array: do not ask for it any more."""
         write_text(self.array_folder(token) / "closed", why + "\n")
 
-    def held_tasks(self, jobs: set[str]) -> list[str]:
-        """The tasks that were submitted held and are meant for these jobs, as `ARRAY_INDEX`."""
+    def held_tasks(self, jobs: set[str], cluster: str) -> list[str]:
+        """The tasks that were submitted held to this cluster and are meant for these jobs, as
+        `ARRAY_INDEX`."""
         found = []
         for array in self.arrays():
-            if array.held and (array_id := self.id(array.token)) is not None:
+            if not array.held or array.cluster != cluster:
+                continue
+            if (array_id := self.id(array.token)) is not None:
                 found += [f"{array_id}_{i}" for i, job in enumerate(array.jobs) if job in jobs]
         return found
+
+    def names(self) -> dict[str, str]:
+        """Array id -> the name it was submitted under."""
+        found = ((self.id(array.token), array.name) for array in self.arrays())
+        return {array_id: name for array_id, name in found if array_id is not None}
+
+    def forgive(self, jobs: dict[str, int]) -> None:
+        """Do not count failed attempts up to these numbers against retries; tasks that are queued see it
+        too."""
+        known = self.forgiven()
+        if any(number > known.get(job, 0) for job, number in jobs.items()):
+            with storage(self.folder):
+                self.folder.mkdir(parents=True, exist_ok=True)
+            write_json(self.folder / "forgiven.json", known | jobs)
+
+    def forgiven(self) -> dict[str, int]:
+        try:
+            return {job: int(number) for job, number in read_json(self.folder / "forgiven.json").items()}
+        except (FileNotFoundError, DamagedFile):
+            return {}
 
     def note_unsubmitted(self, count: int, why: str) -> None:
         """Say how many jobs have no task of their own, and what was refused."""
@@ -175,6 +198,7 @@ def author() -> dict[str, Any]:
     pid = os.getpid()
     return {
         "host": socket.gethostname(),
+        "user": os.getuid(),
         "pid": pid,
         "process_start": process_start(pid),
         "boot": boot_id(),

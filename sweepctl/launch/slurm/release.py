@@ -20,30 +20,22 @@ class Releaser:
     """Calls scontrol from a thread of its own, again and again while the controller is away: the trunk trains
     on meanwhile. Releasing twice is harmless."""
 
-    def __init__(self, workspace: Workspace, say: Callable[[str], None]) -> None:
-        self._workspace, self._say = workspace, say
+    def __init__(self, workspace: Workspace, cluster: str, say: Callable[[str], None]) -> None:
+        self._workspace, self._cluster, self._say = workspace, cluster, say
         self._done: set[str] = set()
-        self._work: queue.SimpleQueue[tuple[str, list[str]] | None] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[tuple[str, list[str], dict[str, str]] | None] = queue.SimpleQueue()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def reached(self, trunk: JobFolder, step: int) -> None:
         """A checkpoint of the trunk is durable: release the branches that any sweep wants from it."""
-        for sweep, tasks in self._held(trunk, step).items():
-            self._say(f"releasing {len(tasks)} of {sweep}: {' '.join(tasks[:8])}")
-            self._work.put(("release", tasks))
+        self._ask("release", trunk, step)
 
     def diverged(self, trunk: JobFolder) -> None:
         """The trunk has diverged: what was held for branches behind that has nothing to do."""
-        step = int((trunk.result() or {}).get("step", 0))
-        before = {task for tasks in self._held(trunk, step - 1).values() for task in tasks}
-        gone = {task for tasks in self._held(trunk, None).values() for task in tasks} - before
-        if before:
-            self._work.put(("release", sorted(before)))
-        if gone:
-            self._say(f"cancelling {len(gone)} that waited for it")
-            self._work.put(("cancel", sorted(gone)))
+        self._ask("release", trunk, int((trunk.result() or {}).get("step", 0)) - 1)
+        self._ask("cancel", trunk, None)
 
     def close(self) -> None:
         """Finish what is under way."""
@@ -51,32 +43,41 @@ class Releaser:
         self._work.put(None)
         self._thread.join(LAST_S)
 
-    def _held(self, trunk: JobFolder, step: int | None) -> dict[str, list[str]]:
-        """Sweep -> tasks that are held for its branches with a cut up to `step`, each once."""
+    def _ask(self, verb: str, trunk: JobFolder, step: int | None) -> None:
+        """Hand on the tasks that are held for the trunk's branches with a cut up to `step`, each once."""
         branches: dict[str, set[str]] = {}
         for wish in trunk.wishes():
             if step is None or wish.step <= step:
                 branches.setdefault(wish.sweep, set()).add(wish.branch)
-        found = {}
         for sweep, wanted in branches.items():
-            new = wanted - self._done
-            if new and (tasks := Records(self._workspace.sweep(sweep)).held_tasks(new)):
-                found[sweep] = tasks
-                if step is not None:
-                    self._done |= new
-        return found
+            records = Records(self._workspace.sweep(sweep))
+            tasks = [task for task in records.held_tasks(wanted, self._cluster) if task not in self._done]
+            if tasks:
+                self._done |= set(tasks)
+                self._say(f"{verb} {len(tasks)} of {sweep}: {' '.join(tasks[:8])}")
+                self._work.put((verb, tasks, records.names()))
 
     def _run(self) -> None:
         pause = 1.0
         work = self._work.get()
         while work is not None:
-            verb, tasks = work
             try:
-                commands.release(tasks) if verb == "release" else commands.scancel(tasks, pending_only=True)
+                self._do(*work)
             except SlurmError as error:
-                self._say(f"{error} Trying again.")
-                self._ending.wait(pause) if not self._ending.is_set() else threading.Event().wait(1.0)
-                pause = min(30.0, 2 * pause)
-                continue
+                self._say(str(error))
+                if error.no_answer:
+                    threading.Event().wait(1.0) if self._ending.is_set() else self._ending.wait(pause)
+                    pause = min(30.0, 2 * pause)
+                    continue
             pause = 1.0
             work = self._work.get()
+
+    @staticmethod
+    def _do(verb: str, tasks: list[str], names: dict[str, str]) -> None:
+        """Once the queue has said that they are ours and held: ids are given out anew after a reset."""
+        live = commands.squeue({task.partition("_")[0] for task in tasks}, names)
+        held = [task for task in tasks if task in live and live[task].held]
+        if held and verb == "release":
+            commands.release(held)
+        elif held:
+            commands.scancel(held, pending_only=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import time
 from collections.abc import Iterator
@@ -19,7 +20,7 @@ from sweepctl.launch.slurm.task import Place
 from sweepctl.launch.workers import Pool
 from sweepctl.resources import code_version
 from sweepctl.spec.build import plain
-from sweepctl.store import attempts, checkpoints
+from sweepctl.store import attempts, checkpoints, retention
 from sweepctl.store.board import Entry
 from sweepctl.store.files import write_text
 from sweepctl.store.manifest import Manifest
@@ -29,8 +30,12 @@ LOOK_S = 3.0
 """How often it looks whether it was cancelled or has been started anew elsewhere."""
 START_S = 60.0
 """How long a task may take from taking its job in hand to owning it; others leave the job alone meanwhile."""
+SCAN_S = 30.0
+"""How often a task that waits for its own job looks at all the others."""
 BUSY_S = 20.0
 """How long a job that another process owns is left alone."""
+STANDSTILLS = 3
+"""Restarts without progress after which a job is not requeued any more."""
 LINGER_S = 900.0
 """How long it waits to be killed once its state is saved and it is in the queue again."""
 
@@ -43,9 +48,11 @@ class Supervisor:
         self.launcher = order.settings
         self.board = order.board(records.sweep)
         self.open = dict(sorted(self.board.entries.items(), key=lambda pair: -urgency(self.board, pair[1])))
+        rungs = {rung.name for plan in self.board.plans.values() for rung in plan.rungs}
+        self._resources = {name: self.launcher.resources_of(name) for name in rungs}
         self.releaser: Releaser | None = None
         if self.launcher.commands_on_nodes:
-            self.releaser = Releaser(records.sweep.workspace, self.say)
+            self.releaser = Releaser(records.sweep.workspace, array.cluster, self.say)
         self.cancelled: set[str] = set()
         self._leaving = ""
         self._looked_at = -LOOK_S
@@ -91,7 +98,9 @@ class Supervisor:
         if self._outrun:
             self.say("this task has been started anew elsewhere")
             return 0
-        if self._leaving == "storage":
+        if self._leaving == "broken":
+            return 1
+        if self._leaving == "time" and self._no_progress():
             return 1
         if unfinished is not None or (self._leaving and self._next() is not None):
             self.say(f"saved; {'out of time' if self._leaving == 'time' else 'told to end'}")
@@ -101,6 +110,27 @@ class Supervisor:
         self._top_up()
         self.say("nothing left to start")
         return int(self._failed)
+
+    def _no_progress(self) -> bool:
+        """Whether restart after restart met the time limit before it got anywhere: then the job has
+        failed."""
+        job = _read(self._hand)
+        mine = [
+            attempt
+            for attempt in (
+                attempts.every(self.board.entries[job].folder) if job in self.board.entries else []
+            )
+            if attempt.record.get("array") == self.array.token and attempt.record.get("why") == "stopped"
+        ]
+        ends = [a.record.get("end_step", a.record.get("start_step")) for a in mine[-STANDSTILLS:]]
+        starts = {a.record.get("start_step") for a in mine[-STANDSTILLS:]}
+        if len(ends) < STANDSTILLS or len({*ends, *starts}) > 1:
+            return False
+        told = f"{STANDSTILLS} starts ended at step {ends[0]}, out of time"
+        told += "; raise resources.time_min or lower save_ahead_s."
+        mine[-1].end("request", error=told)
+        self.say(told)
+        return True
 
     def _linger(self) -> int:
         """Stay until Slurm ends this process: one that ends by itself is not requeued."""
@@ -118,7 +148,8 @@ class Supervisor:
         """Submit what was refused before, now that this task makes room."""
         if self.launcher.commands_on_nodes and self.records.unsubmitted() is not None:
             try:
-                done = dispatch(self.records, self.order, self.board)
+                order = self.records.newest_order() or self.order
+                done = dispatch(self.records, order, order.board(self.records.sweep), ending=1)
                 self.say(f"submitted {done.submitted} more, {done.unsubmitted} are left")
             except SweepctlError as error:
                 self.say(str(error))
@@ -126,16 +157,30 @@ class Supervisor:
     # Which job
 
     def _next_or_wait(self) -> Entry | None:
-        """The next job; where the site lets no one release tasks, one that waits for its trunk is waited
-        for."""
+        """The next job; where the site lets no one release tasks, the one that this task is meant for is
+        waited for."""
         deadline = time.monotonic() + 60 * self.launcher.wait_min
+        own = self.array.jobs[self.place.index]
         while True:
             if not self._leaving and time.time() > self.place.ends - self.launcher.save_ahead_s:
                 self._leave("time")
             entry = self._next()
-            if entry is not None or self._leaving or self._outrun or time.monotonic() > deadline:
+            waits = own in self.open and not self.launcher.commands_on_nodes and self._waits(self.open[own])
+            if entry is not None or self._leaving or self._outrun or not waits:
                 return entry
-            time.sleep(1.0)
+            scan = time.monotonic() + SCAN_S
+            while time.monotonic() < scan and not self._leaving and not self._eligible(self.open[own]):
+                if time.monotonic() > deadline:
+                    return None
+                time.sleep(1.0)
+                if own not in self.open or not self._waits(self.open[own]):
+                    break
+
+    def _waits(self, entry: Entry) -> bool:
+        """Whether a branch's checkpoint may still come."""
+        if entry.trunk is None or self.board.finished(entry) or self.board.can_start(entry):
+            return False
+        return entry.job.id not in self.cancelled
 
     def _next(self) -> Entry | None:
         self._look()
@@ -165,9 +210,12 @@ class Supervisor:
 
     def _eligible(self, entry: Entry) -> bool:
         job, now = entry.job.id, time.monotonic()
-        if job in self.cancelled or self._not_before.get(job, 0.0) > now:
+        if job in self.cancelled or self._not_before.get(job, 0.0) > now or not self._fits(entry):
             return False
-        if self.board.finished(entry):
+        if entry.job.kind == "trunk":
+            if not _wished_for(entry):
+                return False
+        elif self.board.finished(entry):
             self.open.pop(job, None)
             return False
         if not self.board.can_start(entry):
@@ -175,7 +223,20 @@ class Supervisor:
         last = attempts.newest(entry.folder)
         if last is not None and last.alive() and not self._manifest(entry).was_given_up(last.record):
             return False
-        return not exhausted(entry.folder, last, self.launcher.retries, self.order.forgiven.get(job, 0))
+        return not self._exhausted(entry, last)
+
+    def _exhausted(self, entry: Entry, last: attempts.Attempt | None) -> bool:
+        retries = self.launcher.retries
+        return exhausted(entry.folder, last, retries) and exhausted(
+            entry.folder, last, retries, self.records.forgiven().get(entry.job.id, 0)
+        )
+
+    def _fits(self, entry: Entry) -> bool:
+        """Whether the job is of this task's class; what has no task of its own may also be smaller."""
+        wanted, mine = self._resources[entry.plan.rung_of(entry.job).name], self.array.resources
+        if wanted == mine or entry.job.id == self.array.jobs[self.place.index]:
+            return True
+        return wanted.within(mine) and self.records.unsubmitted() is not None
 
     @property
     def _hand(self) -> Path:
@@ -196,6 +257,7 @@ class Supervisor:
             "job_name": self.array.name,
             "array": self.array.token,
             "restart": self.place.restart,
+            "user": os.getuid(),
             "log": str(self.place.log),
             "submitted_code": self.order.code,
         }
@@ -268,16 +330,15 @@ class Supervisor:
             self._done(entry)
         elif why != "stopped":
             self._failed = True
-            self._not_before[job] = time.monotonic() + (5.0 if why == "infrastructure" else 0.0)
+            if why == "infrastructure":
+                self._pause(5.0)
 
     def _done(self, entry: Entry) -> None:
         job = entry.job.id
         if entry.job.kind == "trunk" and self.releaser is not None and entry.folder.has_result():
             self.releaser.diverged(entry.folder)
-        if self.board.finished(entry):
+        if entry.job.kind != "trunk":
             self.open.pop(job, None)
-        else:  # a trunk whose wishes somebody withdrew: only who makes them again takes it up
-            self._not_before[job] = float("inf")
 
     def _died(self, entry: Entry, code: int) -> None:
         """Its process is gone: say so on the attempt, so that the job is taken up again, or given up where it
@@ -289,12 +350,13 @@ class Supervisor:
         if last is None or not mine or last.ended or last.record.get("restart") != self.place.restart:
             self._stillborn += 1
             if self._stillborn > self.launcher.retries.died:
-                self._not_before[entry.job.id] = float("inf")
+                self.say("workers end before they begin here")
                 self._failed = True
+                self._leave("broken")
             return
         with contextlib.suppress(StorageError):
             last.end("died", error=f"its process ended with {reason}")
-            if exhausted(entry.folder, last, self.launcher.retries, self.order.forgiven.get(entry.job.id, 0)):
+            if self._exhausted(entry, last):
                 last.end("crashed", error=f"its process kept dying at one place ({reason})")
                 self._failed = True
 
@@ -305,13 +367,24 @@ class Supervisor:
         if self._refusals > self.launcher.retries.storage:
             self.say(f"{message} It was tried {self._refusals} times.")
             self._failed = True
-            self._leave("storage")
+            self._leave("broken")
             return
         pause_s = min(60.0, 2.0 ** (self._refusals - 1))
         self.say(f"{message} Trying again in {pause_s:.0f} s.")
-        until = time.monotonic() + pause_s
+        self._pause(pause_s)
+
+    def _pause(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
         while time.monotonic() < until and not self._leaving:
             time.sleep(0.2)
+
+
+def _wished_for(trunk: Entry) -> bool:
+    """Whether anybody's branch wants the trunk further than it is: the store knows of more sweeps and later
+    plans than the order that this task came with."""
+    reached = max(checkpoints.steps(trunk.folder), default=0)
+    wished = any(wish.step > reached for wish in retention.open_wishes(trunk.folder))
+    return wished and trunk.folder.result() is None
 
 
 def _read(path: Path) -> str:
