@@ -48,14 +48,15 @@ def test_two_nodes_train_what_one_process_trains(on_slurm: Callable[..., OnSlurm
         assert mine.keys() == other.keys() != set()
         for step, row in mine.items():
             for key in ("train_loss_nats", "loss_nats"):
-                assert row.get(key) == pytest.approx(other[step].get(key), rel=1e-4), (step, key)
+                if key in row or key in other[step]:
+                    assert row[key] == pytest.approx(other[step][key], rel=1e-4), (step, key)
 
 
 def test_a_run_moves_between_world_sizes(on_slurm: Callable[..., OnSlurm]) -> None:
     """Begun by four processes, one of which is killed, gone on with by one."""
-    sweep = on_slurm(
-        {**TWO_BY_TWO, "parallel": 1}, name="moving", ladder__depths=[1], budget__tokens=[64_000, 128_000]
-    )  # fmt: skip
+    study = {"ladder__depths": [1], "budget__tokens": [64_000, 128_000]}
+    # a small learning rate: at a large one rounding grows to percents over two thousand steps
+    sweep = on_slurm({**TWO_BY_TWO, "parallel": 1}, name="moving", optimizer__lr=0.001, **study)
     sweep.launch()
     [trunk] = only(sweep.board, "trunk")
     until(lambda: sweep.reached(trunk, 100), why=sweep.story)

@@ -20,13 +20,13 @@ ONE = {"ladder__depths": [1]}
 def test_a_trunk_goes_on_for_another_sweep_after_a_requeue(on_slurm: Callable[..., OnSlurm]) -> None:
     """The first sweep's cuts are passed, its task is requeued; the second one's branches are released by
     it."""
-    first = on_slurm(name="first", budget__tokens=[12_800], **ONE)
+    first = on_slurm(name="first", budget__tokens=[512_000], **ONE)
     first.launch()
-    [trunk] = only(first.board, "trunk") or [None]  # a single budget is still forked
+    [trunk] = only(first.board, "trunk")
     until(lambda: first.reached(trunk, 20), why=first.story)
-    second = on_slurm(name="second", budget__tokens=[12_800, 640_000], **ONE)
+    second = on_slurm(name="second", budget__tokens=[512_000, 1_280_000], **ONE)
     assert second.launch()["already_queued"] >= 1
-    until(lambda: second.reached(trunk, 1000), why=first.story)
+    until(lambda: second.reached(trunk, 6500), why=first.story)
     first.ask("scontrol", "requeue", attempts.newest(trunk.folder).record["scheduler_id"])
     until(second.finished, why=second.story)
     until(lambda: not first.tasks() and not second.tasks(), why=second.story)

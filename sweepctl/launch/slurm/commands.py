@@ -177,12 +177,12 @@ def requeue(task: str) -> None:
     ask("scontrol", "requeue", task)
 
 
-def scancel(tasks: Sequence[str], pending_only: bool = False) -> None:
-    """Cancel tasks."""
-    options = ("--state=PENDING",) if pending_only else ()
+def scancel(tasks: Sequence[str]) -> None:
+    """Cancel tasks. Without a filter by state: with one, Slurm 22.05 cancels every pending task of an array
+    where one was named."""
     for first in range(0, len(tasks), _BATCH):
         with _forgotten_is_fine():
-            ask("scancel", *options, *tasks[first : first + _BATCH])
+            ask("scancel", *tasks[first : first + _BATCH])
 
 
 def _many(verb: str, tasks: Sequence[str]) -> None:

@@ -83,7 +83,7 @@ def dispatch(records: Records, order: Order, board: Board, ending: int = 0) -> D
             commands.release(found.release)
             done.released = found.release
         if found.surplus:
-            commands.scancel(found.surplus, pending_only=True)
+            commands.scancel(found.surplus)
             done.cancelled = found.surplus
         if found.now or found.later:
             limits = commands.limits(launcher.max_submitted, len(found.now) + len(found.later))

@@ -58,7 +58,7 @@ def cancel_tasks(sweep: Sweep, jobs: set[str]) -> None:
         queue = read_queue(records)
         waiting = [q.task for job, tasks in queue.items() if job not in wanted for q in tasks if q.pending]
         if waiting:
-            commands.scancel(waiting, pending_only=True)
+            commands.scancel(waiting)
 
 
 def _best(tasks: list[Queued]) -> Queued:

@@ -80,4 +80,4 @@ class Releaser:
         if held and verb == "release":
             commands.release(held)
         elif held:
-            commands.scancel(held, pending_only=True)
+            commands.scancel(held)
