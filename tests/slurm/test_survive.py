@@ -120,7 +120,8 @@ def test_a_node_that_fails(on_slurm: Any, box: Any, brain: str) -> None:
     assert attempts.newest(trunk.folder).record["restart"] == 1
     if brain == "split":
         until(lambda: attempts.every(trunk.folder)[0].ended, why=sweep.story)
-        assert attempts.every(trunk.folder)[0].record["why"] == "superseded"
+        # by the newer attempt, or, before that was made, by the newer restart of its task
+        assert attempts.every(trunk.folder)[0].record["why"] in ("superseded", "stopped")
         until(lambda: not attempts.process_start(int(old.record["pid"])))
     assert sweep.finish(launches=0) == 0
     assert sweep.same_as_undisturbed()
