@@ -63,7 +63,7 @@ class LocalLaunch:
         self._ended_at: dict[str, int] = {}
         self._stillborn = 0
         self._reopened: set[str] = set()
-        self._urgency = {job: _urgency(board, entry) for job, entry in self.open.items()}
+        self._urgency = {job: board.urgency(entry) for job, entry in self.open.items()}
 
     def run(self) -> Report:
         """Train everything that can be trained.
@@ -122,7 +122,7 @@ class LocalLaunch:
             return False
         self._reopened |= lost
         self.open |= {trunk: self.board.entries[trunk] for trunk in lost}
-        self._urgency |= {trunk: _urgency(self.board, self.board.entries[trunk]) for trunk in lost}
+        self._urgency |= {trunk: self.board.urgency(self.board.entries[trunk]) for trunk in lost}
         self.board.make_wishes(self.config.execution.keep)
         return True
 
@@ -157,13 +157,8 @@ class LocalLaunch:
         return None
 
     def _start(self, entry: Entry, worker: Worker) -> None:
-        execution = {
-            **plain(self.config.execution),
-            "curve_tokens": entry.plan.validation["curve_tokens"],
-            "curve_per_octave": entry.plan.validation["curve_per_octave"],
-        }
         facts = {"launcher": "local", "log": str(worker.log), "scheduler_id": None}
-        if worker.give(self.board.manifest(entry, execution, facts)):
+        if worker.give(self.board.manifest(entry, plain(self.config.execution), facts)):
             self.running[entry.job.id] = entry
             self._busy_until.pop(entry.job.id, None)
             self.watcher.started(entry, worker.number)
@@ -243,12 +238,6 @@ class LocalLaunch:
         self.report.failed[entry.job.id] = message
         self._busy_until.pop(entry.job.id, None)
         self.watcher.ended(entry, "failed", message)
-
-
-def _urgency(board: Board, entry: Entry) -> float:
-    """FLOPs of the longest chain of jobs that begins here."""
-    after = board.branches.get(entry.job.id, [])
-    return entry.flops + max((branch.flops for branch in after), default=0.0)
 
 
 def worker_count(config: LocalLauncher, gpus: int) -> int:

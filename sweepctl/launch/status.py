@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sweepctl.launch.pace import Running, last_sign, mean_speed, running, time_left
 from sweepctl.launch.queue import Queued, with_task
@@ -86,6 +86,7 @@ class SweepStatus:
     left_s: float | None = None
     eta_s: float | None = None
     on_gpus: bool = False
+    other_code: int = 0
     notes: list[str] = field(default_factory=list)
 
     def in_state(self, *states: str) -> list[tuple[Entry, JobState]]:
@@ -132,6 +133,7 @@ class _Reader:
         if state.state == "running" and made and not made[-1].ended:
             left = entry.flops * (1 - _share(entry, state))
             found.running.append(running(entry, made[-1], state.step, left, self.now))
+        found.other_code += bool(made) and _by_other_code(made[-1].record)
         if state.state == "failed":
             found.wrong.append(Wrong(entry, "failed", state.failure, _why(state, made[-1])))
         self.looks.at(entry.folder).forget_attempts()
@@ -228,3 +230,7 @@ def _share(entry: Entry, state: JobState) -> float:
         return 1.0
     first = (entry.job.cut or 0) if entry.job.kind == "branch" else 0
     return min(1.0, max(0.0, (state.step - first) / max(1, entry.steps_to_train)))
+
+
+def _by_other_code(record: Mapping[str, Any]) -> bool:
+    return bool(record.get("submitted_code", record.get("code")) != record.get("code"))

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import os
 import selectors
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -81,7 +80,7 @@ class Pool:
         environment = worker_environment(self._threads)
         if gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
-        with open(log, "a") as errors, _blocked(signal.SIGUSR2):
+        with open(log, "a") as errors:
             process = subprocess.Popen(
                 [sys.executable, "-m", "sweepctl.train.worker"],
                 stdin=subprocess.PIPE,
@@ -143,16 +142,6 @@ class Pool:
         for stream in (worker.input, worker.output):
             with contextlib.suppress(OSError):
                 stream.close()
-
-
-@contextlib.contextmanager
-def _blocked(number: signal.Signals) -> Iterator[None]:
-    """A signal that processes started meanwhile never get: Slurm sends its warnings to all of a task."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def worker_environment(threads: int) -> dict[str, str]:

@@ -14,6 +14,8 @@ from sweepctl.store.manifest import Manifest
 from sweepctl.store.state import JobState, Look, Looks, outcome
 from sweepctl.store.workspace import Sweep
 
+CURVE = ("curve_tokens", "curve_per_octave")
+
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -100,6 +102,11 @@ class Board:
             return True
         return checkpoints.steps(entry.folder) != [] or Look(entry.trunk).reaches(entry.job.cut or 0)
 
+    def urgency(self, entry: Entry) -> float:
+        """FLOPs of the longest chain of jobs that begins here."""
+        after = self.branches.get(entry.job.id, [])
+        return entry.flops + max((branch.flops for branch in after), default=0.0)
+
     def unfinished(self) -> Iterator[Entry]:
         return (entry for entry in self.entries.values() if not self.finished(entry))
 
@@ -152,7 +159,7 @@ class Board:
         launcher: dict[str, Any],
         gone: tuple[str, ...] = (),
     ) -> Manifest:
-        """What the job is told."""
+        """What the job is told; the points of its curve are the plan's."""
         job, workspace = entry.job, self.sweep.workspace
         science = entry.plan.science(job)
         trunk_science = None
@@ -166,7 +173,7 @@ class Board:
             trunk_folder=str(entry.trunk.path) if entry.trunk else None,
             data=str(workspace.corpus(entry.plan.corpus_name)),
             trunk_needed=self._cuts_needed(entry.job.trunk),
-            execution=execution,
+            execution=execution | {key: entry.plan.validation[key] for key in CURVE},
             launcher=launcher,
             gone=gone,
         )

@@ -5,6 +5,7 @@ Any trainer that reads this and keeps the store's promises can take the built-in
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,16 +39,22 @@ class Manifest:
         return JobFolder(Path(self.folder), self.job)
 
     def was_given_up(self, record: dict[str, Any]) -> bool:
-        """Whether an attempt's record is of a task that is gone, or of this very task, which trains one job
-        at a time: an earlier restart of it, or one that could not even say that it ended."""
-        task = record.get("scheduler_id")
-        if task is None or record.get("cluster") != self.launcher.get("cluster"):
-            return False
-        mine = task == self.launcher.get("scheduler_id") and record.get("array") == self.launcher.get("array")
-        return task in self.gone or (mine and record["restart"] <= self.launcher["restart"])
+        """Whether an attempt's record is of a process that has no place any more."""
+        return was_given_up(record, self.launcher, self.gone)
 
     def trunk(self) -> JobFolder | None:
         """The folder of the trunk that this branch forks from."""
         if self.trunk_folder is None:
             return None
         return JobFolder(Path(self.trunk_folder), str(self.science["trunk"]))
+
+
+def was_given_up(record: dict[str, Any], here: dict[str, Any], gone: Container[str]) -> bool:
+    """Whether an attempt's record is of a task that is gone, or of the very task that asks (`here`, its
+    facts), which trains one job at a time: an earlier restart of it, or one that could not even say that it
+    ended."""
+    task = record.get("scheduler_id")
+    if task is None or record.get("cluster") != here.get("cluster"):
+        return False
+    mine = task == here.get("scheduler_id") and record.get("array") == here.get("array")
+    return task in gone or (mine and record["restart"] <= here["restart"])

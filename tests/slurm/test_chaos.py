@@ -141,7 +141,7 @@ class Chaos:
         self._node(task, dead=False)
 
     def _controller(self, task: str) -> None:
-        self.sweep.box.kill("slurmctld")
+        self.sweep.box.kill("slurmctld", signal.SIGTERM)
         self.sweep.box.up()
 
     def _torn(self, task: str) -> None:

@@ -22,8 +22,6 @@ _INHERITED = re.compile(
     r"(SLURM|SLURMD|SRUN|SBATCH|SQUEUE|SCANCEL|SCONTROL|SACCT|SINFO|SUBMITIT|TORCHELASTIC)_.*|"
     r"MASTER_(ADDR|PORT)|(LOCAL_|GROUP_|ROLE_|NODE_)?(RANK|WORLD_SIZE)|PMI.?_.*|PMIX_.*"
 )
-
-
 _NO_ANSWER = re.compile(r"timed out|did not answer|nable to contact|ommunication|Connection|send/recv")
 
 
@@ -59,7 +57,7 @@ def ask(*command: str, patience_s: float = PATIENCE_S, errors: bool = False) -> 
             text=True,
             timeout=patience_s,
             stdin=subprocess.DEVNULL,
-            env={k: v for k, v in os.environ.items() if k == "SLURM_CONF" or not _INHERITED.fullmatch(k)},
+            env={name: value for name, value in os.environ.items() if not _inherited(name)},
         )
     except FileNotFoundError:
         raise SlurmError(f"{command[0]} is not on the PATH: is this a machine of the cluster?") from None
@@ -76,8 +74,7 @@ def test_only(script: Path, patience_s: float = PATIENCE_S) -> str:
     Raises:
         SlurmError: it would refuse it, or does not answer.
     """
-    with clean_environment():
-        told = ask("sbatch", "--test-only", str(script), patience_s=patience_s, errors=True)
+    told = ask("sbatch", "--test-only", str(script), patience_s=patience_s, errors=True)
     return sentence(told, "").removeprefix(": ")
 
 
@@ -87,13 +84,16 @@ def sentence(text: str, command: str = "sbatch") -> str:
     return f"{command}: {'; '.join(dict.fromkeys(lines)) or 'failed without a word'}"
 
 
+def _inherited(name: str) -> bool:
+    return name != "SLURM_CONF" and _INHERITED.fullmatch(name) is not None
+
+
 @contextlib.contextmanager
 def clean_environment() -> Iterator[None]:
     """Without what a surrounding job or torchrun left behind: sbatch hands its environment on, and a task
     that is submitted from inside another must not inherit that one's. SLURM_CONF says which cluster, and
     stays."""
-    kept = {name: value for name, value in os.environ.items() if _INHERITED.fullmatch(name)}
-    kept.pop("SLURM_CONF", None)
+    kept = {name: value for name, value in os.environ.items() if _inherited(name)}
     for name in kept:
         del os.environ[name]
     try:
@@ -169,7 +169,9 @@ def sacct(tasks: Iterable[str]) -> dict[str, str]:
 
 def release(tasks: Sequence[str]) -> None:
     """Let held tasks run; of one that is not held nothing happens."""
-    _many("release", tasks)
+    for first in range(0, len(tasks), _BATCH):
+        with _forgotten_is_fine():
+            ask("scontrol", "release", ",".join(tasks[first : first + _BATCH]))
 
 
 def requeue(task: str) -> None:
@@ -183,12 +185,6 @@ def scancel(tasks: Sequence[str]) -> None:
     for first in range(0, len(tasks), _BATCH):
         with _forgotten_is_fine():
             ask("scancel", *tasks[first : first + _BATCH])
-
-
-def _many(verb: str, tasks: Sequence[str]) -> None:
-    for first in range(0, len(tasks), _BATCH):
-        with _forgotten_is_fine():
-            ask("scontrol", verb, ",".join(tasks[first : first + _BATCH]))
 
 
 @contextlib.contextmanager
@@ -214,7 +210,7 @@ def limits(max_submitted: int | None, wanted: int) -> Limits:
     total = int(config.get("MaxJobCount", "0"))
     if 0 < total < 100 * wanted:
         rooms.append((total - in_queue("-t", "all"), f"MaxJobCount={total}"))
-    own = [(limit, why) for limit, why in _association_limits() if limit is not None]
+    own = _association_limits()
     if max_submitted is not None:
         own.append((max_submitted, f"max_submitted={max_submitted}"))
     if own:
@@ -224,14 +220,14 @@ def limits(max_submitted: int | None, wanted: int) -> Limits:
     return Limits(max(1, array), None if room is None else max(0, room), why)
 
 
-_LIMIT = re.compile(r"\b(Max|Grp)SubmitJobs(PU|PA)?=(\d+)(?:\((\d+)\))?")
+_LIMIT = re.compile(r"\b((?:Max|Grp)SubmitJobs)=(\d+)")
 
 
-def _association_limits() -> list[tuple[int | None, str]]:
+def _association_limits() -> list[tuple[int, str]]:
     """Submit limits of the user's associations; a cluster without accounting has none. Those of a QOS bind
     who uses it: there the refusal itself is the limit."""
     try:
         text = ask("scontrol", "-o", "show", "assoc_mgr", f"users={getpass.getuser()}", "flags=assoc")
     except SlurmError:
         return []
-    return [(int(m[3]), f"{m[1]}SubmitJobs={m[3]}") for m in _LIMIT.finditer(text)]
+    return [(int(m[2]), m[0]) for m in _LIMIT.finditer(text)]

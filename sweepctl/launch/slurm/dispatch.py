@@ -22,7 +22,7 @@ from sweepctl.launch.slurm.failures import exhausted
 from sweepctl.launch.slurm.reading import read_queue
 from sweepctl.launch.slurm.records import Array, Order, Records, author, new_token
 from sweepctl.launch.slurm.script import script, submit
-from sweepctl.spec.slurm import Resources, idle_patterns
+from sweepctl.spec.slurm import Resources, SlurmLauncher, idle_patterns
 from sweepctl.store import attempts
 from sweepctl.store.board import Board, Entry
 from sweepctl.store.job import JobFolder
@@ -137,7 +137,12 @@ def rehearse(records: Records, order: Order, board: Board) -> tuple[list[tuple[A
     except SlurmError:
         queue, limits = {}, Limits(1001, None)
     found = need(board, order, queue, records.forgiven())
-    planned = _arrays(records, order, found, limits)
+    trunks = _arrays_of_trunks(found, queue) or ["IDS_OF_THE_TRUNKS_ARRAYS"]
+    later = {entry.job.id for entry in found.later}
+    planned = [
+        _after(array, trunks, order.settings) if array.jobs[0] in later else array
+        for array in _arrays(records, order, found, limits)
+    ]
     return [(a, script(a, records.array_folder(a.token), order.settings)) for a in planned], found
 
 
@@ -174,7 +179,7 @@ def need(
             continue
         (found.now if can_start else found.later).append(entry)
     for entries in (found.now, found.later):
-        entries.sort(key=lambda entry: -urgency(board, entry))
+        entries.sort(key=lambda entry: -board.urgency(entry))
     return found
 
 
@@ -202,12 +207,6 @@ def _covers(task: Queued, last: attempts.Attempt | None) -> bool:
     if task.state == "PENDING" or last is None or not last.ended:
         return True
     return not (last.record.get("scheduler_id") == task.task and last.record.get("why") in FAILURES)
-
-
-def urgency(board: Board, entry: Entry) -> float:
-    """FLOPs of the longest chain of jobs that begins here."""
-    after = board.branches.get(entry.job.id, [])
-    return entry.flops + max((branch.flops for branch in after), default=0.0)
 
 
 def _arrays(records: Records, order: Order, found: Need, limits: Limits) -> list[Array]:
@@ -250,11 +249,11 @@ def _submit_all(
 ) -> None:
     """`trunks`: the arrays whose end branches are submitted after where nobody may release them."""
     room = limits.room
+    later = {entry.job.id for entry in found.later}
     for array in _arrays(records, order, found, limits):
-        waits = array.jobs[0] in {entry.job.id for entry in found.later}
-        if not order.settings.commands_on_nodes and waits and trunks:
-            word = "after" if order.settings.wait_min else "afterany"
-            array = replace(array, dependency=f"{word}:" + ":".join(trunks))
+        waits = array.jobs[0] in later
+        if waits:
+            array = _after(array, trunks, order.settings)
         rest = array
         while rest.jobs:
             take = len(rest.jobs) if room is None else min(len(rest.jobs), room)
@@ -268,6 +267,14 @@ def _submit_all(
                 trunks.append(done.arrays[-1][1])
             rest = replace(rest, jobs=rest.jobs[sent:], token=(token := new_token()),
                            name=f"{records.sweep.name}.{token}")  # fmt: skip
+
+
+def _after(array: Array, trunks: list[str], launcher: SlurmLauncher) -> Array:
+    """An array of branches behind their trunks, where nobody may release it."""
+    if launcher.commands_on_nodes or not trunks:
+        return array
+    word = "after" if launcher.wait_min else "afterany"
+    return replace(array, dependency=f"{word}:" + ":".join(trunks))
 
 
 def _submit_some(records: Records, order: Order, array: Array, done: Dispatched) -> int:

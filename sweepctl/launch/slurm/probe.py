@@ -17,7 +17,6 @@ import json
 import os
 import platform
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -41,7 +40,6 @@ NEEDED = ("scontrol", "squeue", "sbatch")
 
 def main(folder: Path) -> int:
     """Look around; the exit code."""
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # the warning of a time limit that is short on purpose
     if int(os.environ.get("SLURM_LOCALID", "0")):
         return 0
     number = int(os.environ.get("SLURM_NODEID", "0"))

@@ -15,7 +15,6 @@ from sweepctl.launch.status import SweepStatus
 from sweepctl.launch.status import status as read_status
 from sweepctl.store import attempts
 from sweepctl.store.board import Board
-from sweepctl.store.job import JobFolder
 from sweepctl.store.workspace import Sweep
 
 IN_FLIGHT_S = 15.0
@@ -42,9 +41,8 @@ def status(board: Board) -> SweepStatus:
         told = f"{left['jobs']} jobs without a task of their own ({left['why']}): "
         notes.append(told + "tasks that end submit them, and so does the next launch.")
     _explain(found)
-    changed = sum(_code_changed(entry.folder) for entry in board.entries.values()) if queue else 0
-    if changed:
-        notes.append(f"{changed} jobs were trained by other code than they were submitted with.")
+    if found.other_code:
+        notes.append(f"{found.other_code} jobs were trained by other code than they were submitted with.")
     found.notes = notes
     return found
 
@@ -64,13 +62,6 @@ def cancel_tasks(sweep: Sweep, jobs: set[str]) -> None:
 def _best(tasks: list[Queued]) -> Queued:
     """Of several tasks that are meant for one job, the one that is furthest."""
     return min(tasks, key=lambda task: (task.held, task.pending))
-
-
-def _code_changed(folder: JobFolder) -> bool:
-    last = attempts.newest(folder)
-    return last is not None and last.record.get("submitted_code", last.record.get("code")) != last.record.get(
-        "code"
-    )
 
 
 def _explain(found: SweepStatus) -> None:
@@ -94,10 +85,10 @@ def read_queue(records: Records, adopt: bool = False) -> dict[str, list[Queued]]
     arrays = records.arrays()
     if not arrays:
         return {}
-    here = commands.cluster()
+    config = commands.settings()
     known: dict[str, Array] = {}
     for array in arrays:
-        if array.cluster != here:
+        if array.cluster != config.get("ClusterName", ""):
             continue
         array_id = records.id(array.token) or (_adopt(records, array) if adopt else None)
         if array_id is not None:
@@ -111,19 +102,14 @@ def read_queue(records: Records, adopt: bool = False) -> dict[str, list[Queued]]
         if index.isdigit() and int(index) < len(known[array_id].jobs):
             found.setdefault(known[array_id].jobs[int(index)], []).append(queued)
     for array_id in set(known) - seen:
-        if _hidden(known[array_id]):
+        foreign = known[array_id].by.get("user", os.getuid()) != os.getuid()
+        if foreign and "jobs" in config.get("PrivateData", ""):  # nothing follows from its absence
             for place, job in enumerate(known[array_id].jobs):
                 unknown = Queued(f"{array_id}_{place}", "UNKNOWN", "another user's, which Slurm hides")
                 found.setdefault(job, []).append(unknown)
         elif adopt:
             records.close(known[array_id].token, "none of its tasks is in the queue")
     return found
-
-
-def _hidden(array: Array) -> bool:
-    """Whether Slurm may not show it to us though it is there: then nothing follows from its absence."""
-    foreign = array.by.get("user", os.getuid()) != os.getuid()
-    return foreign and "jobs" in commands.settings().get("PrivateData", "")
 
 
 def _adopt(records: Records, array: Array) -> str | None:

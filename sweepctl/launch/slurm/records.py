@@ -27,7 +27,6 @@ from sweepctl.errors import DamagedFile, RequestError
 from sweepctl.spec import hashing
 from sweepctl.spec.build import build, plain
 from sweepctl.spec.slurm import Resources, SlurmLauncher
-from sweepctl.store.attempts import boot_id, process_start
 from sweepctl.store.board import Board
 from sweepctl.store.files import create, read_json, storage, write_json, write_text
 from sweepctl.store.workspace import Sweep
@@ -194,16 +193,8 @@ def new_token() -> str:
 
 
 def author() -> dict[str, Any]:
-    """Who submits, and since when."""
-    pid = os.getpid()
-    return {
-        "host": socket.gethostname(),
-        "user": os.getuid(),
-        "pid": pid,
-        "process_start": process_start(pid),
-        "boot": boot_id(),
-        "at": time.time(),
-    }
+    """Who submits, and when."""
+    return {"host": socket.gethostname(), "user": os.getuid(), "pid": os.getpid(), "at": time.time()}
 
 
 def begin_task(folder: Path, index: int, restart: int) -> None:

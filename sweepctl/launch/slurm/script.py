@@ -71,7 +71,9 @@ def submit(array: Array, folder: Path, launcher: SlurmLauncher) -> str:
 def _executor(array: Array, folder: Path, launcher: SlurmLauncher) -> SlurmExecutor:
     wanted = array.resources
     executor = _Executor(folder)
-    options: dict[str, Any] = {"requeue": True, **launcher.sbatch}
+    # submitit asks for a signal ahead of the time limit, which Slurm may send a minute early: to a
+    # process that has no handler yet and dies of it. Tasks go by the clock, and of this signal nobody dies.
+    options: dict[str, Any] = {"requeue": True, "signal": "URG@0", **launcher.sbatch}
     if array.held:
         options["hold"] = True
     if array.dependency:
@@ -90,10 +92,8 @@ def _executor(array: Array, folder: Path, launcher: SlurmLauncher) -> SlurmExecu
         "qos": wanted.qos,
         "constraint": wanted.constraint,
         "gres": wanted.gres,
-        "signal_delay_s": launcher.save_ahead_s,
         "array_parallelism": launcher.parallel or len(array.jobs),
         "stderr_to_stdout": True,
-        "wckey": None,
         "additional_parameters": options,
         "setup": _setup(folder, launcher),
         "srun_args": _srun_args(array, launcher),

@@ -12,7 +12,7 @@ from pathlib import Path
 from sweepctl.errors import StorageError, SweepctlError
 from sweepctl.launch.slurm import commands
 from sweepctl.launch.slurm.commands import SlurmError
-from sweepctl.launch.slurm.dispatch import dispatch, urgency
+from sweepctl.launch.slurm.dispatch import dispatch
 from sweepctl.launch.slurm.failures import exhausted
 from sweepctl.launch.slurm.records import Array, Order, Records, outrun
 from sweepctl.launch.slurm.release import Releaser
@@ -23,7 +23,7 @@ from sweepctl.spec.build import plain
 from sweepctl.store import attempts, checkpoints, retention
 from sweepctl.store.board import Entry
 from sweepctl.store.files import write_text
-from sweepctl.store.manifest import Manifest
+from sweepctl.store.manifest import was_given_up
 
 POLL_S = 0.2
 LOOK_S = 3.0
@@ -47,18 +47,29 @@ class Supervisor:
         self.place, self.records, self.array, self.order = place, records, array, order
         self.launcher = order.settings
         self.board = order.board(records.sweep)
-        self.open = dict(sorted(self.board.entries.items(), key=lambda pair: -urgency(self.board, pair[1])))
+        self.open = dict(sorted(self.board.entries.items(), key=lambda pair: -self.board.urgency(pair[1])))
         rungs = {rung.name for plan in self.board.plans.values() for rung in plan.rungs}
         self._resources = {name: self.launcher.resources_of(name) for name in rungs}
         self.releaser: Releaser | None = None
         if self.launcher.commands_on_nodes:
             self.releaser = Releaser(records.sweep.workspace, array.cluster, self.say)
+        self.facts = {
+            "launcher": "slurm",
+            "scheduler_id": place.task,
+            "cluster": array.cluster,
+            "job_name": array.name,
+            "array": array.token,
+            "restart": place.restart,
+            "user": os.getuid(),
+            "log": str(place.log),
+            "submitted_code": order.code,
+        }
         self.cancelled: set[str] = set()
+        self._spare = False
         self._leaving = ""
         self._looked_at = -LOOK_S
         self._outrun = False
         self._not_before: dict[str, float] = {}
-        self._ended_at: dict[str, int] = {}
         self._refusals = 0
         self._stillborn = 0
         self._failed = False
@@ -74,7 +85,6 @@ class Supervisor:
         if self.order.code != code_version():
             self.say("warning: the code has changed since this task was submitted")
         signal.signal(signal.SIGTERM, lambda *_: self._leave("told"))
-        signal.signal(signal.SIGUSR2, lambda *_: self._leave("time"))
         pool: Pool | None = None
         try:
             entry = self._next_or_wait()
@@ -114,21 +124,17 @@ class Supervisor:
     def _no_progress(self) -> bool:
         """Whether restart after restart met the time limit before it got anywhere: then the job has
         failed."""
-        job = _read(self._hand)
-        mine = [
-            attempt
-            for attempt in (
-                attempts.every(self.board.entries[job].folder) if job in self.board.entries else []
-            )
-            if attempt.record.get("array") == self.array.token and attempt.record.get("why") == "stopped"
-        ]
-        ends = [a.record.get("end_step", a.record.get("start_step")) for a in mine[-STANDSTILLS:]]
-        starts = {a.record.get("start_step") for a in mine[-STANDSTILLS:]}
-        if len(ends) < STANDSTILLS or len({*ends, *starts}) > 1:
+        entry = self.board.entries.get(_read(self._hand))
+        tries = [] if entry is None else attempts.every(entry.folder)[-STANDSTILLS:]
+        steps = {one.record.get(end) for one in tries for end in ("start_step", "end_step")}
+        mine = all(
+            (one.record.get("array"), one.record.get("why")) == (self.array.token, "stopped") for one in tries
+        )
+        if len(tries) < STANDSTILLS or not mine or len(steps) > 1:
             return False
-        told = f"{STANDSTILLS} starts ended at step {ends[0]}, out of time"
+        told = f"{STANDSTILLS} starts ended at step {steps.pop()}, out of time"
         told += "; raise resources.time_min or lower save_ahead_s."
-        mine[-1].end("request", error=told)
+        tries[-1].end("request", error=told)
         self.say(told)
         return True
 
@@ -221,7 +227,7 @@ class Supervisor:
         if not self.board.can_start(entry):
             return False
         last = attempts.newest(entry.folder)
-        if last is not None and last.alive() and not self._manifest(entry).was_given_up(last.record):
+        if last is not None and last.alive() and not was_given_up(last.record, self.facts, self.array.gone):
             return False
         return not self._exhausted(entry, last)
 
@@ -236,32 +242,13 @@ class Supervisor:
         wanted, mine = self._resources[entry.plan.rung_of(entry.job).name], self.array.resources
         if wanted == mine or entry.job.id == self.array.jobs[self.place.index]:
             return True
-        return wanted.within(mine) and self.records.unsubmitted() is not None
+        return self._spare and wanted.within(mine)
 
     @property
     def _hand(self) -> Path:
         return self.place.folder / "tasks" / f"{self.place.index}.job"
 
     # The job in hand
-
-    def _manifest(self, entry: Entry) -> Manifest:
-        execution = {
-            **plain(self.launcher.execution),
-            "curve_tokens": entry.plan.validation["curve_tokens"],
-            "curve_per_octave": entry.plan.validation["curve_per_octave"],
-        }
-        facts = {
-            "launcher": "slurm",
-            "scheduler_id": self.place.task,
-            "cluster": self.array.cluster,
-            "job_name": self.array.name,
-            "array": self.array.token,
-            "restart": self.place.restart,
-            "user": os.getuid(),
-            "log": str(self.place.log),
-            "submitted_code": self.order.code,
-        }
-        return self.board.manifest(entry, execution, facts, self.array.gone)
 
     def _train(self, entry: Entry, pool: Pool) -> None:
         """Have the worker train a job until it ends, one way or another."""
@@ -274,8 +261,8 @@ class Supervisor:
         self.say(f"{entry.name} {job}")
         if entry.job.kind == "trunk" and self.releaser is not None:
             self.releaser.reached(entry.folder, max(checkpoints.steps(entry.folder), default=0))
-        worker = pool.workers[0]
-        worker.give(self._manifest(entry))
+        execution = plain(self.launcher.execution)
+        pool.workers[0].give(self.board.manifest(entry, execution, self.facts, self.array.gone))
         told = False
         while True:
             for worker, event in pool.events(POLL_S):
@@ -296,8 +283,8 @@ class Supervisor:
 
     @staticmethod
     def _renew(pool: Pool) -> None:
-        """Wait for the end of a worker that has lost the processes it trains with; the pool starts
-        another."""
+        """Another worker, where this one may have lost the processes it trains with; they follow the next."""
+        pool.workers[0].process.kill()
         while not any(event["event"] == "died" for _, event in pool.events(POLL_S)):
             pass
 
@@ -308,13 +295,14 @@ class Supervisor:
         return bool(self._leaving) or self._outrun or job in self.cancelled
 
     def _look(self) -> None:
-        """See what others did: a cancel, a newer restart of this task."""
+        """See what others did: a cancel, a newer restart of this task, jobs left without a task."""
         if time.monotonic() - self._looked_at < LOOK_S:
             return
         self._looked_at = time.monotonic()
         with contextlib.suppress(OSError):
             self.cancelled = self.records.sweep.cancelled()
             self._outrun = outrun(self.place.folder, self.place.index, self.place.restart)
+            self._spare = self.records.unsubmitted() is not None
 
     def _ended(self, entry: Entry, why: str, message: str) -> None:
         job = entry.job.id

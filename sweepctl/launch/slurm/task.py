@@ -75,8 +75,7 @@ def join_group() -> None:
 
 def follow(threads: int) -> int:
     """Keep a worker that follows rank 0's, a new one whenever the group breaks."""
-    for number in (signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)  # rank 0 is told too, and decides
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # rank 0 is told too, and decides
     while True:
         command = [sys.executable, "-m", "sweepctl.train.worker"]
         worker = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=worker_environment(threads))
