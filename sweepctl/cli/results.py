@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -34,61 +33,6 @@ def collect(
     console().print(
         f"{many(len(frames['runs']), 'observation')} ({told}) in {place(known.folder / 'runs.parquet')}"
     )
-
-
-@app.command()
-def fit(
-    source: Annotated[str, typer.Argument(help="A sweep, or a CSV or Parquet table.")],
-    law: Annotated[str, typer.Option(help="parametric, isoflop, or all.")] = "all",
-    option: Annotated[list[str] | None, typer.Option(help="key=value of the law (repeatable).")] = None,
-    where: Annotated[str | None, typer.Option(help="A pandas query that rows must meet.")] = None,
-    n: Annotated[str, typer.Option(help="Column of parameters, for a table.")] = "n",
-    d: Annotated[str, typer.Option(help="Column of tokens, for a table.")] = "d",
-    flops: Annotated[str | None, typer.Option(help="Column of FLOPs, for a table; else 6 N D.")] = None,
-    loss: Annotated[str, typer.Option(help="Column of losses in nats, for a table.")] = "loss",
-    as_json: AsJson = False,
-) -> None:
-    """Fit scaling laws, with intervals, to a sweep's results or to a table."""
-    from sweepctl.collect import fits, observations
-    from sweepctl.collect.tables import collect as collect_tables
-    from sweepctl.report.console import console, show_json
-    from sweepctl.report.fit import fit_json, show_fit
-    from sweepctl.store.board import Board
-    from sweepctl.store.workspace import Workspace
-
-    options = fits.read_options(option or [])
-    if law != "all":
-        fits.law(law)
-    known = None
-    if "." in source or "/" in source:
-        frame = observations.select(observations.read_table(Path(source)), where)
-        columns = observations.Columns(n, d, flops, loss)
-        data = observations.observations(frame, columns, {"parameters": n, "flops": flops or "six_n"})
-    else:
-        if (n, d, flops, loss) != ("n", "d", None, "loss"):
-            raise RequestError(f"--n, --d, --flops and --loss name a table's columns; {source} is a sweep.")
-        known = Workspace.default().known_sweep(source)
-        plans = known.plans()
-        runs = observations.select(collect_tables(Board(known, plans))["runs"], where)
-        data = fits.sweep_observations(plans, runs)
-    if law == "all":
-        made, refused = fits.fit_all(data, options)
-        if not made:
-            raise RequestError(" ".join(refused.values()))
-    else:
-        made, refused = {law: fits.fit(law, data, options)}, {}
-    for one in made.values():
-        one.protocol["where"] = where
-        if known is not None:
-            fits.save(known, one)
-    if as_json:
-        shown = {name: fit_json(one) for name, one in made.items()}
-        show_json({**shown, "refused": refused} if law == "all" else shown[law])
-        return
-    for one in made.values():
-        show_fit(console(), one)
-    for name, reason in refused.items():
-        console().print(f"no {name} law: {reason}")
 
 
 @app.command()

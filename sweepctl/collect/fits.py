@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pandas as pd
 
-from sweepctl.collect.observations import Columns, observations
-from sweepctl.errors import DamagedFile, RequestError, unknown_name
-from sweepctl.laws import isoflop, parametric
-from sweepctl.laws.law import CannotFit, Fit, Observations
+from sweepctl.collect.observations import Reading, observations
+from sweepctl.errors import DamagedFile, InvalidValue, RequestError, unknown_name
+from sweepctl.laws.law import LABELS, CannotFit, Fit, Law, Observations, Prediction
+from sweepctl.laws.registry import LAWS
 from sweepctl.plan.plan import Plan
+from sweepctl.spec.accounting import FLOP_COUNTS, PARAMETER_COUNTS, Accounting
 from sweepctl.spec.build import build
 from sweepctl.store.files import read_json, storage, write_json
 from sweepctl.store.workspace import Sweep
 
-LAWS: dict[str, ModuleType] = {parametric.NAME: parametric, isoflop.NAME: isoflop}
-"""Every law by its name: a module with `Options` and `fit(observations, options)`."""
+ALL = ("parametric", "isoflop")
+"""The laws that `fit` without --law makes."""
+
+CONVENTIONS = [(n, c) for n in PARAMETER_COUNTS for c in FLOP_COUNTS]
 
 
-def law(name: str) -> ModuleType:
+def law(name: str) -> Law:
     """A law by name.
 
     Raises:
@@ -53,50 +58,122 @@ def read_options(texts: list[str]) -> dict[str, Any]:
     return found
 
 
-def fit(name: str, data: Observations, options: dict[str, Any]) -> Fit:
+def read_targets(texts: list[str], law: Law) -> list[dict[str, float]]:
+    """ "flops=1e21" and "n=7e9,d=2e12" to targets of a law.
+
+    Raises:
+        RequestError: a text is not one, or the law has no prediction for it.
+    """
+    found = []
+    known = " or ".join(",".join(f"{role}=..." for role in roles) for roles in law.targets)
+    for text in texts:
+        target = {}
+        for part in text.split(","):
+            role, _, value = part.partition("=")
+            try:
+                target[role.strip()] = float(value)
+            except ValueError:
+                raise RequestError(f"--at {text!r} is not role=number; {law.name} takes {known}.") from None
+            if not 0 < target[role.strip()] < math.inf:
+                raise InvalidValue("--at", text, "finite numbers above 0")
+        if not any(set(roles) == set(target) for roles in law.targets):
+            raise RequestError(f"{law.name} predicts at {known or 'nothing'}, not at {text!r}.")
+        found.append(target)
+    return found
+
+
+def fit(chosen: Law, data: Observations, options: dict[str, Any]) -> Fit:
     """Fit a law.
 
     Raises:
         RequestError: an option is not valid, or the data do not carry the law.
     """
-    module = law(name)
     try:
-        made: Fit = module.fit(data, build(module.Options, options, "option"))
+        for role in chosen.needs:
+            _ = data.label(role) if role in LABELS else data[role]
+        made = chosen.fit(data, build(chosen.options, options, "option"))
     except CannotFit as error:
         reasons = Counter(reason for _, reason in data.excluded)
         left_out = "; ".join(f"{number} left out: {reason}" for reason, number in reasons.items())
         raise RequestError(f"{error}{f' ({left_out})' if left_out else ''}") from None
+    if chosen.reduced and data.accounting.get("reduction", "none") == "none" and _repeats(data):
+        made.flags.append("repeated:n_d")
     return made
 
 
-def fit_all(data: Observations, options: dict[str, Any]) -> tuple[dict[str, Fit], dict[str, str]]:
-    """Every law that the data carry, and why the others were refused."""
+def predict(chosen: Law, made: Fit, targets: list[dict[str, float]]) -> None:
+    """Put predictions at the targets on the fit."""
+    for target in targets:
+        found = chosen.predict(made, target)
+        row: dict[str, Any] = {"at": target, **{name: one.value for name, one in found.items()}}
+        row["intervals"] = {name: list(one.interval) for name, one in found.items()}
+        for name, one in found.items():
+            if isinstance(one, Prediction):
+                row["intervals"][f"{name}_of_a_run"] = list(one.run_interval)
+        made.predictions.append(row)
+
+
+def fit_all(
+    read: Callable[[Law], Observations], options: dict[str, Any]
+) -> tuple[dict[str, Fit], dict[str, str]]:
+    """The loss laws that the data carry, and why the others were refused."""
     made, refused = {}, {}
-    for name in LAWS:
+    for name in ALL:
         try:
-            made[name] = fit(name, data, options)
+            made[name] = fit(LAWS[name], read(LAWS[name]), options)
         except RequestError as error:
             refused[name] = str(error)
     return made, refused
 
 
-def sweep_observations(plans: dict[str, Plan], runs: pd.DataFrame) -> Observations:
-    """A sweep's runs under its study's accounting."""
-    accounting = next(iter(plans.values())).accounting
-    columns = Columns(
-        n=f"n_{accounting.parameters}",
-        d="tokens",
-        flops=f"flops_{accounting.flops}",
-        loss="loss_nats",
-        row="job",
-    )
+def sweep_reading(accounting: Accounting, reading: Reading = Reading()) -> Reading:  # noqa: B008
+    """How a sweep's tables are read under an accounting."""
+    columns = {
+        "n": f"n_{accounting.parameters}",
+        "d": "tokens",
+        "flops": f"flops_{accounting.flops}",
+        "loss": "loss_nats",
+        "batch": "batch_tokens",
+        "run": "job",
+    }
+    counted = {"parameters": accounting.parameters, "flops": accounting.flops, "loss": "nats a token"}
+    return replace(reading, columns={**columns, **reading.columns}, row="job", accounting=counted)
+
+
+def sweep_table(plans: dict[str, Plan], frames: dict[str, pd.DataFrame], law: Law) -> pd.DataFrame:
+    """The table of a sweep that a law reads: its runs, or its curves with their counts of N and C.
+
+    Raises:
+        RequestError: nothing has a loss yet.
+    """
+    runs = frames["runs"]
     if "loss_nats" not in runs.columns:
         raise RequestError("No run of this sweep has a loss yet; launch it first.")
-    return observations(
-        runs,
-        columns,
-        {"parameters": accounting.parameters, "flops": accounting.flops, "loss": "nats a token"},
+    if law.table == "runs":
+        return runs
+    counts = [f"n_{name}" for name in PARAMETER_COUNTS]
+    per_token = {f"flops_{name}": runs[f"flops_{name}"] / runs["tokens"] for name in FLOP_COUNTS}
+    known = runs[["trunk", "job", *counts]].assign(**per_token)
+    both = pd.concat(
+        [known.drop(columns="trunk"), known.drop(columns="job").rename(columns={"trunk": "job"})]
     )
+    curves = frames["curves"].dropna(subset=["loss_nats"]).merge(both.drop_duplicates("job"), on="job")
+    for name in per_token:
+        curves[name] *= curves["tokens"]
+    return curves
+
+
+def sweep_observations(plans: dict[str, Plan], frames: dict[str, pd.DataFrame], law: Law) -> Observations:
+    """A sweep's runs under its study's accounting."""
+    accounting = next(iter(plans.values())).accounting
+    return observations(sweep_table(plans, frames, law), law, sweep_reading(accounting))
+
+
+def _repeats(data: Observations) -> bool:
+    if not {"n", "d"} <= set(data.columns):
+        return False
+    groups = data.labels.get("group", ("",) * len(data))
+    return len(set(zip(data.n, data.d, groups, strict=True))) < len(data)
 
 
 def save(sweep: Sweep, made: Fit) -> Path:

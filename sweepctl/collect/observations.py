@@ -1,28 +1,37 @@
-"""A table of runs to the observations that laws are fitted to, saying what was left out and why."""
+"""A table of runs to the observations that a law is fitted to, saying what was left out and why."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from sweepctl.errors import RequestError, unknown_name
-from sweepctl.laws.law import CannotFit, Observations
+from sweepctl.laws.law import LABELS, NUMBERS, CannotFit, Law, Observations
 
-SEEDS = ("seed_init", "seed_data", "setting_seed.init", "setting_seed.data")
+SEEDS = ("seed", "seed_init", "seed_data", "setting_seed.init", "setting_seed.data")
+SETTINGS = ("lr", "batch", "batch_tokens", "parametrization", "optimizer")
+Reduction = Literal["best", "mean", "none"]
 
 
 @dataclass(frozen=True, slots=True)
-class Columns:
-    """Which column means what. `flops` None is 6 N D."""
+class Reading:
+    """How a table is read.
 
-    n: str
-    d: str
-    flops: str | None
-    loss: str
+    `columns`: role -> column, or an expression of columns such as "batch_seqs * 2048"; a role that is not
+    named is the column of its own name. `row` names the rows. `reduce`: what becomes of runs that differ only
+    in learning rate, batch or other settings. `undecayed` lets losses through that were not annealed.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict)
     row: str | None = None
+    reduce: Reduction = "best"
+    undecayed: bool = False
+    accounting: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_table(path: Path) -> pd.DataFrame:
@@ -56,65 +65,169 @@ def select(frame: pd.DataFrame, where: str | None) -> pd.DataFrame:
         raise RequestError(f"--where {where!r} does not work on this table: {why}.") from None
 
 
-def observations(frame: pd.DataFrame, columns: Columns, accounting: dict[str, str]) -> Observations:
-    """The annealed losses of a table.
+def observations(frame: pd.DataFrame, law: Law, reading: Reading) -> Observations:
+    """The rows of a table that a law is meant for.
 
-    Left out, with the reason: runs that diverged or are missing, of a stage that is not meant for laws, and
-    runs that a lower loss at the same N and D dominates. Runs that differ only in their seeds are averaged.
+    Left out, with the reason: runs that diverged or are missing, that belong to a stage not meant for laws,
+    whose learning rate was not decayed (where the table says so), rows without a number the law needs, rows
+    that repeat another in everything, and runs that a lower loss at the same N and D dominates. Runs that
+    differ only in their seeds are averaged.
 
     Raises:
-        RequestError: a column is missing or not numbers.
+        RequestError: a column is missing, is not numbers, or mixes units.
     """
-    for name in (columns.n, columns.d, columns.loss, columns.flops, columns.row):
-        if name is not None and name not in frame.columns:
-            raise unknown_name("column", name, map(str, frame.columns))
-    names = frame[columns.row].astype(str) if columns.row else pd.Series(frame.index.astype(str), frame.index)
-    reasons = pd.Series("", index=frame.index)
-    if "for_fit" in frame.columns:
-        reasons[~frame["for_fit"].astype(bool)] = "its stage is not meant for laws"
-    if "state" in frame.columns:
-        absent = frame["state"] != "done"
-        reasons[absent] = frame.loc[absent, "state"].astype(str)
-    numbers = _numbers(frame, columns)
-    reasons[(reasons == "") & numbers.isna().any(axis=1)] = "no loss"
-    used = numbers[reasons == ""].assign(row=names)
-    used, dominated = _reduce(frame, used)
-    excluded = [(names[i], reasons[i]) for i in frame.index if reasons[i]] + dominated
+    used, counted = roles(frame, law, reading)
+    names = _names(frame, reading.row)
+    reasons = _reasons(frame, law, reading)
+    numbers = [role for role in used if role in NUMBERS]
+    needed = used[[role for role in numbers if role not in law.takes]]
+    reasons[(reasons == "") & needed.isna().any(axis=1)] = "no " + _first_absent(needed)
+    reasons[(reasons == "") & frame.astype(str).duplicated()] = "it repeats another row"
+    kept = used[reasons == ""].assign(row=names)
+    reduced, dominated, how = _reduce(frame, kept, law, reading)
+    whole = [role for role in numbers if role in reduced and reduced[role].notna().all()]
+    _refuse_mixed_units(reduced)
     try:
         return Observations(
-            n=np.asarray(used["n"], dtype=np.float64),
-            d=np.asarray(used["d"], dtype=np.float64),
-            flops=np.asarray(used["flops"], dtype=np.float64),
-            loss=np.asarray(used["loss"], dtype=np.float64),
-            rows=tuple(used["row"]),
-            excluded=tuple(excluded),
-            accounting=accounting,
+            columns={role: reduced[role].to_numpy(dtype=np.float64) for role in whole},
+            labels={role: tuple(reduced[role].astype(str)) for role in LABELS if role in reduced},
+            rows=tuple(reduced["row"]),
+            excluded=tuple((names[i], reasons[i]) for i in frame.index if reasons[i]) + tuple(dominated),
+            accounting={**counted, **reading.accounting, "reduction": how},
         )
     except CannotFit as error:
         raise RequestError(str(error)) from None
 
 
-def _numbers(frame: pd.DataFrame, columns: Columns) -> pd.DataFrame:
-    found = pd.DataFrame(index=frame.index)
-    for name, column in (("n", columns.n), ("d", columns.d), ("loss", columns.loss)):
-        found[name] = pd.to_numeric(frame[column], errors="coerce").astype("float64")
-    if columns.flops is None:
-        found["flops"] = 6.0 * found["n"] * found["d"]
-    else:
-        found["flops"] = pd.to_numeric(frame[columns.flops], errors="coerce").astype("float64")
-    return found
+def roles(frame: pd.DataFrame, law: Law, reading: Reading) -> tuple[pd.DataFrame, dict[str, str]]:
+    """The columns that a law needs or takes, by role, and what each was read from. Of n, d and flops one that
+    is absent is made from the others by C = 6 N D."""
+    found, counted = pd.DataFrame(index=frame.index), {}
+    for role in dict.fromkeys((*law.needs, *law.takes, "n", "d", "flops")):
+        text = reading.columns.get(role)
+        if text is None and role in frame.columns:
+            text = role
+        if text is not None:
+            values = _column(frame, text)
+            found[role] = values.astype(str) if role in LABELS else _to_numbers(values)
+            counted[role] = text
+    n, d, c = (found.get(role) for role in ("n", "d", "flops"))
+    if c is None and n is not None and d is not None:
+        found["flops"], counted["flops"] = 6.0 * n * d, "six_n"
+    elif d is None and n is not None and c is not None:
+        found["d"], counted["d"] = c / (6.0 * n), "flops / (6 n)"
+    elif n is None and d is not None and c is not None:
+        found["n"], counted["n"] = c / (6.0 * d), "flops / (6 d)"
+    for role in law.needs:
+        if role not in found:
+            what = NUMBERS.get(role) or LABELS[role]
+            known = ", ".join(map(str, frame.columns))
+            flag = role.replace("_", "-")
+            raise RequestError(f"{law.name} needs a column of {what}: --{flag} names it, one of {known}.")
+    if "n" in counted:
+        counted["parameters"] = counted["n"]
+    wanted = (*law.needs, *law.takes)
+    return found[[role for role in found if role in wanted]], counted
 
 
-def _reduce(frame: pd.DataFrame, used: pd.DataFrame) -> tuple[pd.DataFrame, list[tuple[str, str]]]:
-    """Mean over seeds, then the best setting at each (N, D). Only for tables that say their settings."""
-    settings = [c for c in frame.columns if str(c).startswith("setting_") and c not in SEEDS]
-    settings += [c for c in ("lr", "batch_tokens", "parametrization") if c in frame.columns]
-    if not settings or used.empty:
-        return used, []
-    keys = [frame.loc[used.index, c].astype(str) for c in settings]
-    grouped = used.groupby([used["n"], used["d"], *keys], sort=False, dropna=False)
-    merged = grouped.agg({"n": "first", "d": "first", "flops": "first", "loss": "mean", "row": " ".join})
+def _column(frame: pd.DataFrame, text: str) -> pd.Series:
+    """A column, or the value of an expression of columns."""
+    if text in frame.columns:
+        return frame[text]
+    if text.isidentifier():
+        raise unknown_name("column", text, map(str, frame.columns))
+    try:
+        floats = frame.astype(dict.fromkeys(frame.select_dtypes("integer").columns, "float64"))
+        found = floats.eval(text)
+    except Exception as error:
+        why = str(error).splitlines()[0][:200]
+        raise RequestError(f"{text!r} is neither a column nor an expression of columns: {why}.") from None
+    return found if isinstance(found, pd.Series) else pd.Series(found, frame.index)
+
+
+def _to_numbers(values: pd.Series) -> pd.Series:
+    return pd.to_numeric(values, errors="coerce").astype("float64")
+
+
+def _names(frame: pd.DataFrame, row: str | None) -> pd.Series:
+    if row is None:
+        return pd.Series(frame.index.astype(str), frame.index)
+    if row not in frame.columns:
+        raise unknown_name("column", row, map(str, frame.columns))
+    return frame[row].astype(str)
+
+
+def _reasons(frame: pd.DataFrame, law: Law, reading: Reading) -> pd.Series:
+    """Why rows are left out before their numbers are looked at: '' where they are not."""
+    reasons = pd.Series("", index=frame.index, dtype=object)
+    if "for_fit" in frame.columns:
+        reasons[~frame["for_fit"].astype(bool)] = "its stage is not meant for laws"
+    if "state" in frame.columns:
+        absent = frame["state"] != "done"
+        reasons[absent] = frame.loc[absent, "state"].astype(str)
+    if law.annealed and not reading.undecayed:
+        undecayed = pd.Series(False, index=frame.index)
+        if "kind" in frame.columns:
+            undecayed |= frame["kind"] == "trunk"
+        if "decayed" in frame.columns:
+            undecayed |= ~frame["decayed"].astype(bool)
+        if "end_lr_share" in frame.columns:
+            undecayed |= frame["end_lr_share"] >= 1
+        reasons[(reasons == "") & undecayed] = "undecayed: it was not annealed"
+    return reasons
+
+
+def _first_absent(needed: pd.DataFrame) -> str:
+    absent = [str(role) for role in needed if needed[role].isna().any()]
+    return NUMBERS[absent[0]].partition(",")[0] if absent else ""
+
+
+def _reduce(
+    frame: pd.DataFrame, used: pd.DataFrame, law: Law, reading: Reading
+) -> tuple[pd.DataFrame, list[tuple[str, str]], str]:
+    """Mean over seeds, then the best setting at each (N, D), where the table says its settings; what was
+    left out, and what was done."""
+    settings = [str(c) for c in frame.columns if str(c).startswith("setting_") and c not in SEEDS]
+    named = [reading.columns[role] for role in ("lr", "batch") if role in reading.columns]
+    settings += [c for c in SETTINGS if c in frame.columns] + [c for c in named if c not in SETTINGS]
+    if not law.reduced or reading.reduce == "none" or not {"n", "d", "loss"} <= set(used.columns):
+        return used, [], "none"
+    seeds = [c for c in SEEDS if c in frame.columns]
+    if not settings and not seeds and reading.reduce == "best":
+        return used, [], "none"
+    place = ["n", "d", *(role for role in ("group",) if role in used)]
+    keys = [_column(frame, c).loc[used.index].astype(str).rename(c) for c in settings]
+    others: dict[Any, Any] = {role: "first" for role in used if role not in ("loss", "row", *place)}
+    how = {**others, **dict.fromkeys(place, "first"), "loss": "mean", "row": " ".join}
+    merged = used.groupby([*(used[p] for p in place), *keys], sort=False, dropna=False).agg(how)
     merged = merged.reset_index(drop=True)
-    best = merged.loc[merged.groupby(["n", "d"], sort=False)["loss"].idxmin()]
+    told = f"mean over {', '.join(seeds) or 'equal runs'}"
+    over = ", ".join(dict.fromkeys(str(key.name) for key in keys if key.nunique() > 1))
+    if reading.reduce == "mean":
+        everything = {**others, "loss": "mean", "row": " ".join}
+        means = merged.groupby(place, sort=False, dropna=False).agg(everything).reset_index()
+        return means, [], f"{told}, {over}" if over else told
+    best = merged.loc[merged.groupby(place, sort=False)["loss"].idxmin()]
     lost = merged.drop(best.index)
-    return best, [(row, "a lower loss at the same N and D dominates it") for row in lost["row"]]
+    why = [(row, "a lower loss at the same N and D dominates it") for row in lost["row"]]
+    return best, why, f"{told}, then the least over {over} at each N and D" if over else told
+
+
+def _refuse_mixed_units(used: pd.DataFrame) -> None:
+    """Rows that count in other units than the rest lie far from what they should be."""
+    if {"n", "d", "flops"} <= set(used.columns) and len(used) > 1:
+        share = np.log10((used["flops"] / (used["n"] * used["d"])).to_numpy(dtype=np.float64))
+        share = share[np.isfinite(share)]
+        if share.size and np.ptp(share) > 2.5:
+            raise RequestError(
+                f"C / (N D) lies between {10 ** share.min():.3g} and {10 ** share.max():.3g} in these rows: "
+                "they mix units of N, D or C."
+            )
+    for role in ("n", "d", "flops", "batch", "lr"):
+        if role in used:
+            values = np.sort(np.log10(used[role].to_numpy(dtype=np.float64)[used[role] > 0]))
+            if values.size > 1 and np.diff(values).max() > 5:
+                raise RequestError(
+                    f"{role} jumps from {10 ** values[np.argmax(np.diff(values))]:.3g} to "
+                    f"{10 ** values[np.argmax(np.diff(values)) + 1]:.3g}: the rows mix units."
+                )

@@ -15,26 +15,38 @@ from typing import Any, Literal
 import numpy as np
 
 from sweepctl.laws import parametric
-from sweepctl.laws.law import CannotFit, Fit, Floats, Observations, Prediction, percentile_interval
+from sweepctl.laws.law import (
+    CannotFit,
+    Estimate,
+    Fit,
+    Floats,
+    Law,
+    Observations,
+    Resampling,
+    Target,
+    estimate,
+    option,
+    percentile_interval,
+)  # fmt: skip
 
 NAME = "isoflop"
 MIN_POINTS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """Every choice of the protocol. `noise` is the standard deviation of log loss between equal runs; None
-    takes the scatter of the runs around the parametric law."""
+class Options(Resampling):
+    """Every choice of the protocol."""
 
-    tolerance: float = 0.1
-    loss: Literal["raw", "log"] = "raw"
-    noise: float | None = None
-    replicates: int = 1000
-    seed: int = 0
+    tolerance: float = option(0.1, "budgets within this share of each other in FLOPs are one")
+    loss: Literal["raw", "log"] = option("raw", "what the parabola is fitted to")
+    noise: float | None = option(
+        None, "s.d. of log loss between equal runs; none: the scatter around the parametric law"
+    )
 
     def __post_init__(self) -> None:
-        if not 0 < self.tolerance < 1 or self.replicates < 0 or self.seed < 0:
-            raise CannotFit("isoflop needs a tolerance between 0 and 1, and replicates and seed at least 0.")
+        Resampling.__post_init__(self)
+        if not 0 < self.tolerance < 1:
+            raise CannotFit(f"isoflop needs a tolerance between 0 and 1; it is {self.tolerance:g}.")
         if self.noise is not None and self.noise < 0:
             raise CannotFit(f"isoflop needs a noise of at least 0, or none; it is {self.noise:g}.")
 
@@ -133,29 +145,17 @@ def vertex(group: Budget, losses: Floats, scale: str) -> tuple[Floats, Floats, l
     return log_n, np.exp(bottom) if scale == "log" else bottom, problems
 
 
-def predict_optimum(made: Fit, flops: float) -> dict[str, tuple[float, tuple[float, float]]]:
-    """N*, D* and tokens a parameter at C FLOPs, each with its interval."""
-
-    def at(params: Any) -> tuple[Any, Any]:
-        n = params["k_n"] * flops ** params["a"]
-        return n, params["k_d"] * flops ** params["b"]
-
-    n, d = at(made.params)
-    samples = {name: np.asarray(values) for name, values in made.samples.items()}
-    drawn_n, drawn_d = at(samples) if samples else (np.array([n]), np.array([d]))
+def predict(made: Fit, target: Target) -> dict[str, Estimate]:
+    """N*, D*, tokens a parameter and the least loss at C FLOPs, by the power laws through the minima."""
+    c, one, drawn = target["flops"], made.params, made.arrays()
+    n, d = one["k_n"] * c ** one["a"], one["k_d"] * c ** one["b"]
+    drawn_n, drawn_d = drawn["k_n"] * c ** drawn["a"], drawn["k_d"] * c ** drawn["b"]
     return {
-        "n": (float(n), percentile_interval(drawn_n)),
-        "d": (float(d), percentile_interval(drawn_d)),
-        "tokens_per_parameter": (float(d / n), percentile_interval(drawn_d / drawn_n)),
+        "n": estimate(n, drawn_n),
+        "d": estimate(d, drawn_d),
+        "tokens_per_parameter": estimate(d / n, drawn_d / drawn_n),
+        "loss": estimate(one["k_l"] * c ** one["c"], drawn["k_l"] * c ** drawn["c"]),
     }
-
-
-def predict_loss(made: Fit, flops: float) -> Prediction:
-    """The least loss at C FLOPs by the power law through the measured minima."""
-    value = float(made.params["k_l"] * flops ** made.params["c"])
-    samples = {name: np.asarray(values) for name, values in made.samples.items()}
-    drawn = samples["k_l"] * flops ** samples["c"] if samples else np.array([value])
-    return Prediction(value, percentile_interval(drawn), percentile_interval(drawn))
 
 
 def _noise(data: Observations, options: Options) -> tuple[float, str]:
@@ -251,3 +251,16 @@ def _sample(
         for name, value in powers.items():
             found[name].append(value)
     return found
+
+
+LAW = Law(
+    name=NAME,
+    formula="N*(C) = k_n C^a, D*(C) = k_d C^b, L*(C) = k_l C^c",
+    source="Hoffmann et al. 2022, section 3.2",
+    options=Options,
+    needs=("n", "d", "flops", "loss"),
+    fit=fit,
+    predict=predict,
+    targets=(("flops",),),
+    held_out="best",
+)

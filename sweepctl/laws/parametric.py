@@ -16,7 +16,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sweepctl.laws.law import CannotFit, Fit, Floats, Observations, Prediction, percentile_interval
+from sweepctl.laws.law import (
+    CannotFit,
+    Estimate,
+    Fit,
+    Floats,
+    Law,
+    Observations,
+    Prediction,
+    Resampling,
+    Target,
+    estimate,
+    option,
+    percentile_interval,
+)  # fmt: skip
 from sweepctl.laws.optimize import Minima, minimize
 
 NAME = "parametric"
@@ -24,19 +37,18 @@ PARAMS = ("E", "A", "B", "alpha", "beta")
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class Options(Resampling):
     """Every choice of the protocol."""
 
-    delta: float = 1e-3
-    exponents: tuple[float, ...] = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4)
-    replicates: int = 1000
-    seed: int = 0
+    delta: float = option(1e-3, "where the Huber loss turns from square to absolute")
+    exponents: tuple[float, ...] = option(
+        (0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4), "alpha and beta of the starts"
+    )
 
     def __post_init__(self) -> None:
-        if self.delta <= 0 or self.replicates < 0 or self.seed < 0 or not self.exponents:
-            raise CannotFit(
-                "parametric needs delta above 0, replicates and seed at least 0, and at least one exponent."
-            )
+        Resampling.__post_init__(self)
+        if self.delta <= 0 or not self.exponents:
+            raise CannotFit("parametric needs delta above 0 and at least one exponent.")
 
 
 def fit(data: Observations, options: Options) -> Fit:
@@ -73,6 +85,7 @@ def fit(data: Observations, options: Options) -> Fit:
         rows_excluded=[{"row": row, "reason": reason} for row, reason in data.excluded],
         starts={"tried": len(found.f), "agreeing": agreeing},
         samples={name: values.tolist() for name, values in samples.items()},
+        details={"points": {"n": data.n.tolist(), "d": data.d.tolist(), "loss": data.loss.tolist()}},
         residuals=residuals.tolist(),
     )  # fmt: skip
     made.flags = _flags(data, made)
@@ -115,16 +128,24 @@ def predict(made: Fit, n: float, d: float) -> Prediction:
     return Prediction(value, law, (min(law[0], run[0]), max(law[1], run[1])))
 
 
-def predict_optimum(made: Fit, flops: float) -> dict[str, tuple[float, tuple[float, float]]]:
-    """N*, D* and tokens a parameter at C FLOPs, each with its interval."""
+def predict_optimum(made: Fit, flops: float) -> dict[str, Estimate]:
+    """N*, D*, tokens a parameter and the loss there at C FLOPs, each with its interval."""
     n, d = optimum(made.params, flops)
-    samples = _sample_arrays(made)
-    drawn_n, drawn_d = optimum(samples, flops) if samples else (np.array([n]), np.array([d]))
+    samples = made.arrays()
+    drawn_n, drawn_d = optimum(samples, flops)
     return {
-        "n": (float(n), percentile_interval(drawn_n)),
-        "d": (float(d), percentile_interval(drawn_d)),
-        "tokens_per_parameter": (float(d / n), percentile_interval(drawn_d / drawn_n)),
+        "n": estimate(n, drawn_n),
+        "d": estimate(d, drawn_d),
+        "tokens_per_parameter": estimate(d / n, drawn_d / drawn_n),
+        "loss": estimate(loss(made.params, n, d), loss(samples, drawn_n, drawn_d)),
     }
+
+
+def predict_target(made: Fit, target: Target) -> dict[str, Estimate]:
+    """The loss at (n, d), or the optimum at flops."""
+    if "flops" in target:
+        return predict_optimum(made, target["flops"])
+    return {"loss": predict(made, target["n"], target["d"])}
 
 
 class _Frame:
@@ -244,3 +265,16 @@ def _derived(made: Fit) -> dict[str, float]:
 
 def _sample_arrays(made: Fit) -> dict[str, Floats]:
     return {name: np.asarray(values) for name, values in made.samples.items()}
+
+
+LAW = Law(
+    name=NAME,
+    formula="L(N, D) = E + A / N^alpha + B / D^beta",
+    source="Hoffmann et al. 2022, section 3.3",
+    options=Options,
+    needs=("n", "d", "loss"),
+    takes=("flops", "run"),
+    fit=fit,
+    predict=predict_target,
+    targets=(("n", "d"), ("flops",)),
+)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from sweepctl.errors import InvalidValue, RequestError
 from sweepctl.launch.throughput import measured
 from sweepctl.laws import parametric
-from sweepctl.laws.law import Fit, Prediction
+from sweepctl.laws.law import Estimate, Fit, Prediction
 from sweepctl.plan.plan import Plan
 from sweepctl.spec.accounting import Counts, count
 from sweepctl.spec.model import Shape
@@ -32,7 +32,7 @@ class Recipe:
     batch_tokens: int
     steps: int
     loss_nats: Prediction
-    optimum: dict[str, tuple[float, tuple[float, float]]] | None
+    optimum: dict[str, Estimate] | None
     device_hours: float | None
     beyond: float
     notes: tuple[str, ...] = ()
@@ -57,7 +57,7 @@ def recipe(
     optimum = None
     if flops is not None:
         optimum = parametric.predict_optimum(made, flops)
-        n = optimum["n"][0]
+        n = optimum["n"].value
     assert n is not None
     shape = plan.ladder.rule().by_size(n, lambda s: _counts(plan, s).parameters(plan.accounting.parameters))
     counts = _counts(plan, shape)

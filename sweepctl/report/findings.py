@@ -17,11 +17,12 @@ from sweepctl.store.workspace import Sweep
 def gather(sweep: Sweep) -> Findings:
     """Collect the sweep, take the fits that were kept (or make them), score its predictions, draw the fit."""
     plans = sweep.plans()
-    runs = collect(Board(sweep, plans))["runs"]
+    frames = collect(Board(sweep, plans))
+    runs = frames["runs"]
     made = fits.kept(sweep)
     if not made:
         with contextlib.suppress(RequestError):
-            made, _ = fits.fit_all(fits.sweep_observations(plans, runs), {})
+            made, _ = fits.fit_all(lambda law: fits.sweep_observations(plans, frames, law), {})
         for one in made.values():
             fits.save(sweep, one)
     try:

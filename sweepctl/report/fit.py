@@ -3,35 +3,90 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import math
 from collections import Counter
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from rich.console import Console
 from rich.table import Table
 
-from sweepctl.laws.law import Fit
+from sweepctl.laws.law import Fit, Law
+from sweepctl.laws.registry import LAWS
 from sweepctl.predict.recipe import Recipe
 from sweepctl.predict.stage import Scored
-from sweepctl.report.console import count, duration, flops, interval, many, percent, table
+from sweepctl.report.console import count, duration, flops, interval, many, percent, show_json, table
+from sweepctl.store.files import storage, write_text
 
-SYMBOLS = {
-    "parametric": "L(N, D) = E + A / N^alpha + B / D^beta",
-    "isoflop": "N*(C) = k_n C^a, D*(C) = k_d C^b, L*(C) = k_l C^c",
-}
+
+def show_laws(out: Console, json_file: str | None) -> None:
+    """Every law with its formula, source, columns, targets and options."""
+    known = {law.name: _law_json(law) for law in LAWS.values()}
+    if json_file is not None:
+        write_fit_json(json_file, known)
+    if json_file == "-":
+        return
+    for law in LAWS.values():
+        told = known[law.name]
+        out.print(f"[bold]{law.name}[/]: {law.formula}")
+        out.print(
+            f"  {law.source}. Needs {', '.join(law.needs)}{_more(law)}; predicts {_targets(law) or 'nothing'}"
+        )
+        rows = [
+            [name, str(one["default"]), one["values"], one["told"]] for name, one in told["options"].items()
+        ]
+        out.print(table("", ["option", "default", "values", ""], rows, 4))
+
+
+def _law_json(law: Law) -> dict[str, Any]:
+    hints = get_type_hints(law.options)
+    options = {
+        one.name: {
+            "default": list(one.default) if isinstance(one.default, tuple) else one.default,
+            "values": _values(hints[one.name]),
+            "told": one.metadata.get("told", ""),
+        }
+        for one in dataclasses.fields(law.options)
+    }
+    return {
+        "formula": law.formula, "source": law.source, "needs": list(law.needs), "takes": list(law.takes),
+        "targets": [list(target) for target in law.targets], "options": options,
+    }  # fmt: skip
+
+
+def _values(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return ", ".join(map(str, get_args(kind)))
+    if get_origin(kind) is tuple:
+        return "list of " + _values(get_args(kind)[0])
+    if get_args(kind):
+        return " or ".join(_values(one) for one in get_args(kind))
+    return {float: "number", int: "whole number", str: "text", bool: "true, false"}.get(kind, "none")
+
+
+def _more(law: Law) -> str:
+    return f", takes {', '.join(law.takes)}" if law.takes else ""
+
+
+def _targets(law: Law) -> str:
+    return " or ".join("at " + ",".join(target) for target in law.targets)
 
 
 def show_fit(out: Console, made: Fit) -> None:
-    """The law with its intervals, and what it stands on."""
-    shown = {**made.params, **{k: v for k, v in made.derived.items() if k in ("a", "b")}}
-    rows = []
-    for name, value in shown.items():
-        rows.append([name, *estimate(made, name, value)])
-    out.print(f"[bold]{made.law}[/]: {SYMBOLS.get(made.law, '')}")
+    """The law with its intervals, what it stands on, and what was asked of it."""
+    shown = {**made.params, **{k: v for k, v in made.derived.items() if k in made.intervals}}
+    rows = [[name, *estimate(made, name, value)] for name, value in shown.items()]
+    formula = LAWS[made.law].formula if made.law in LAWS else ""
+    out.print(f"[bold]{made.law}[/]: {formula}")
     out.print(table("", ["", "value", "95 % interval"], rows))
     convention = f"N {made.accounting.get('parameters', '?')}, C {made.accounting.get('flops', '?')}"
     left_out = Counter(row["reason"] for row in made.rows_excluded)
     reasons = "; ".join(f"{number} left out: {reason}" for reason, number in left_out.items())
     out.print(f"  {many(len(made.rows_used), 'run')} used ({convention}). {reasons}")
+    if made.accounting.get("reduction", "none") != "none":
+        out.print(f"  reduced: {made.accounting['reduction']}")
+    out.print(f"  intervals: {made.protocol.get('intervals', 'none')}")
     if made.starts["tried"] > 1:
         out.print(f"  {made.starts['agreeing']} of {made.starts['tried']} starts end at this minimum")
     if "rms_log_residual" in made.derived:
@@ -44,23 +99,76 @@ def show_fit(out: Console, made: Fit) -> None:
         )
     if made.flags:
         out.print(f"  [yellow]flags: {', '.join(made.flags)}[/]")
+    _show_answers(out, made)
     out.print()
+
+
+def _show_answers(out: Console, made: Fit) -> None:
+    """Predictions, what was held out, and the other accountings."""
+    for prediction in made.predictions:
+        at = ", ".join(f"{role} = {value:.4g}" for role, value in prediction["at"].items())
+        rows = [
+            [name, f"{value:.5g}", bounds(prediction["intervals"].get(name))]
+            for name, value in prediction.items() if name not in ("at", "intervals")
+        ]  # fmt: skip
+        out.print(table(f"at {at}", ["", "value", "95 % interval"], rows))
+    if made.held_out:
+        rows = [
+            [row["row"], f"{row['fitted_up_to']:.3g}", *(f"{row[k]:.4f}" for k in ("predicted", "measured")),
+             percent(row["error"])]
+            for row in made.held_out
+        ]  # fmt: skip
+        role = made.held_out[0]["role"]
+        out.print(table("held out", ["row", f"fitted up to {role}", "predicted", "measured", "error"], rows))
+        out.print(f"  rms error {made.derived['held_out_rms']:.2%}")
+    if made.other_accountings:
+        names = list(made.params) + [k for k in made.derived if k in made.intervals]
+        rows = []
+        for counted, one in made.other_accountings.items():
+            values = {**one.get("derived", {}), **one.get("params", {})}
+            rows.append([counted, *(f"{values[k]:.4g}" if k in values else "" for k in names)])
+        out.print(table("under each accounting (parameters/FLOPs)", ["", *names], rows))
+
+
+def bounds(interval: Any) -> str:
+    """An interval in words; nothing where there is none."""
+    if interval is None or not all(math.isfinite(end) for end in interval):
+        return ""
+    return f"{interval[0]:.4g} to {interval[1]:.4g}"
 
 
 def estimate(made: Fit, name: str, value: float) -> tuple[str, str]:
     """A parameter and its interval in words: four digits only of what the runs identify."""
-    low, high = made.intervals.get(name, (None, None))
-    bounds = f"{low:.4g} to {high:.4g}" if low is not None else ""
+    told = bounds(made.intervals.get(name))
     if f"at_bound:{name}" in made.flags:
         return "at its bound, 0", ""
-    return ("not identified" if f"not_identified:{name}" in made.flags else f"{value:.4g}"), bounds
+    return ("not identified" if f"not_identified:{name}" in made.flags else f"{value:.4g}"), told
 
 
 def fit_json(made: Fit) -> dict[str, Any]:
-    """The fit without its samples."""
+    """The fit without its samples; what is not a finite number is none."""
     found = dataclasses.asdict(made)
     found.pop("samples")
-    return found
+    clean: dict[str, Any] = finite(found)
+    return clean
+
+
+def finite(value: Any) -> Any:
+    """The same with None for numbers that JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def write_fit_json(file: str, value: Any) -> None:
+    """One JSON document into a file, or, for -, on standard output."""
+    if file == "-":
+        show_json(value)
+        return
+    with storage(Path(file)):
+        write_text(Path(file), json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def show_prediction(out: Console, prediction: dict[str, Any], new: bool) -> None:
@@ -137,8 +245,8 @@ def show_recipe(out: Console, found: Recipe, made: Fit) -> None:
     ]
     if found.optimum:
         n, d = found.optimum["n"], found.optimum["d"]
-        rows.append(["N* by the law", f"{count(n[0])}, {count(n[1][0])} to {count(n[1][1])}"])
-        rows.append(["D* by the law", f"{count(d[0])}, {count(d[1][0])} to {count(d[1][1])}"])
+        rows.append(["N* by the law", f"{count(n.value)}, {count(n.interval[0])} to {count(n.interval[1])}"])
+        rows.append(["D* by the law", f"{count(d.value)}, {count(d.interval[0])} to {count(d.interval[1])}"])
     if found.device_hours is not None:
         rows.append(["device time", duration(found.device_hours * 3600)])
     grid = Table.grid(padding=(0, 2))

@@ -8,14 +8,15 @@ import pandas as pd
 import pytest
 
 from sweepctl.collect import fits, observations
-from sweepctl.collect.observations import Columns
+from sweepctl.collect.observations import Reading
 from sweepctl.collect.tables import collect
 from sweepctl.errors import RequestError
+from sweepctl.laws.registry import LAWS
 from sweepctl.spec.accounting import FLOP_COUNTS, PARAMETER_COUNTS
 from sweepctl.store import attempts
 from tests.conftest import Planner, StopAfter, only, run_all, run_job, tree
 
-COLUMNS = Columns("n", "d", None, "loss")
+PARAMETRIC, READING = LAWS["parametric"], Reading()
 
 
 def test_the_same_science_gives_the_same_bytes_however_it_ran(planned: Planner) -> None:
@@ -112,7 +113,7 @@ def test_rows_that_are_left_out_say_why() -> None:
             "lr": [0.1, 0.2, 0.1, 0.1, 0.1],
         }
     )
-    found = observations.observations(frame, COLUMNS, {})
+    found = observations.observations(frame, PARAMETRIC, READING)
     assert found.rows == ("0", "4") and found.flops.tolist() == [6e14, 12e14]
     assert dict(found.excluded) == {
         "1": "a lower loss at the same N and D dominates it",
@@ -132,23 +133,26 @@ def test_seeds_are_averaged_before_the_best_is_chosen() -> None:
             "seed_init": [0, 1, 0, 1],
         }
     )
-    assert observations.observations(frame, COLUMNS, {}).loss.tolist() == [pytest.approx(3.1)]
+    assert observations.observations(frame, PARAMETRIC, READING).loss.tolist() == [pytest.approx(3.1)]
 
 
 @pytest.mark.parametrize(
     ("act", "message"),
     [
-        (lambda t: observations.observations(t, Columns("N", "d", None, "loss"), {}), "N"),
+        (lambda t: observations.observations(t, PARAMETRIC, Reading({"n": "N"})), "N"),
         (lambda t: observations.select(t, "n >"), "does not work on this table"),
         (lambda t: observations.select(t, "nosuch > 3"), "nosuch"),
         (lambda t: fits.fit("nosuch", None, {}), "nosuch"),  # type: ignore[arg-type]
         (lambda t: fits.read_options(["delta"]), "is not key=value"),
         (
-            lambda t: fits.fit("parametric", observations.observations(t, COLUMNS, {}), {"nosuch": 1}),
+            lambda t: fits.fit(PARAMETRIC, observations.observations(t, PARAMETRIC, READING), {"nosuch": 1}),
             "nosuch",
         ),
-        (lambda t: fits.fit("parametric", observations.observations(t, COLUMNS, {}), {}), "at least 6 rows"),
-        (lambda t: observations.observations(t.assign(loss=-1.0), COLUMNS, {}), "above 0"),
+        (
+            lambda t: fits.fit(PARAMETRIC, observations.observations(t, PARAMETRIC, READING), {}),
+            "at least 6 rows",
+        ),
+        (lambda t: observations.observations(t.assign(loss=-1.0), PARAMETRIC, READING), "above 0"),
     ],
 )
 def test_what_cannot_be_fitted_is_one_sentence(act, message: str) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from sweepctl.laws import isoflop, parametric
 from sweepctl.laws.isoflop import Options
 from sweepctl.laws.law import CannotFit, Observations
-
-SHARED = Path(__file__).parents[3] / "shared" / "data"
+from tests.laws.common import SHARED, observed
 
 
 def parabolas(
@@ -27,7 +24,7 @@ def parabolas(
             loss = 100 * flops**-0.05 + 0.05 * (step + offset) ** 2
             rows.append((n, flops / 6 / n, flops, loss * np.exp(noise * draw.standard_normal())))
     n, d, c, loss = np.array(rows).T
-    return Observations(n, d, c, loss, tuple(f"r{i}" for i in range(len(n))))
+    return observed(n, d, c, loss, tuple(f"r{i}" for i in range(len(n))))
 
 
 def test_exact_parabolas_give_the_exact_law() -> None:
@@ -36,14 +33,15 @@ def test_exact_parabolas_give_the_exact_law() -> None:
     assert made.params["b"] == pytest.approx(0.47, abs=1e-6)
     assert made.params["c"] == pytest.approx(-0.05, abs=1e-6)
     assert made.derived["budgets"] == 6 and made.flags == [] and len(made.rows_used) == 42
-    n, (low, high) = isoflop.predict_optimum(made, 1e22)["n"]
+    found = isoflop.predict(made, {"flops": 1e22})["n"]
+    n, (low, high) = found.value, found.interval
     assert n == pytest.approx(1e22**0.53 / 1000, rel=1e-4) and low <= n <= high
 
 
 def test_a_minimum_at_the_edge_is_refused_and_said() -> None:
     data = parabolas()
     off = data.flops > 9e20
-    shifted = Observations(
+    shifted = observed(
         data.n, data.d, data.flops, np.where(off, 4 + 0.1 * np.log(data.n / data.n[-7]), data.loss), data.rows
     )
     made = isoflop.fit(shifted, Options(noise=1e-3, replicates=50))
@@ -58,7 +56,7 @@ def test_a_minimum_at_the_edge_is_refused_and_said() -> None:
 
 def test_concave_budgets_are_refused() -> None:
     data = parabolas()
-    flipped = Observations(data.n, data.d, data.flops, 2 * data.loss.max() - data.loss, data.rows)
+    flipped = observed(data.n, data.d, data.flops, 2 * data.loss.max() - data.loss, data.rows)
     with pytest.raises(CannotFit, match="minima at"):
         isoflop.fit(flipped, Options(noise=1e-3))
 
@@ -66,9 +64,9 @@ def test_concave_budgets_are_refused() -> None:
 def test_budgets_are_grouped_within_the_tolerance() -> None:
     data = parabolas()
     jitter = np.exp(0.02 * np.random.default_rng(0).standard_normal(len(data)))
-    rounded = Observations(data.n, data.d * jitter, data.flops * jitter, data.loss, data.rows)
+    rounded = observed(data.n, data.d * jitter, data.flops * jitter, data.loss, data.rows)
     assert isoflop.fit(rounded, Options(noise=1e-3, replicates=20)).derived["budgets"] == 6
-    few = Observations(data.n[:16], data.d[:16], data.flops[:16], data.loss[:16], data.rows[:16])
+    few = observed(data.n[:16], data.d[:16], data.flops[:16], data.loss[:16], data.rows[:16])
     made = isoflop.fit(few, Options(noise=1e-3, replicates=20))
     assert made.flags == ["two_budgets"]
     assert {row["reason"] for row in made.rows_excluded} == {
@@ -95,7 +93,7 @@ def test_noise_comes_from_the_parametric_law_where_none_is_given() -> None:
     ]
     n, d, c = np.array(rows).T
     loss = parametric.loss(true, n, d) * np.exp(0.004 * np.random.default_rng(0).standard_normal(len(n)))
-    made = isoflop.fit(Observations(n, d, c, loss, tuple(map(str, range(len(n))))), Options(replicates=20))
+    made = isoflop.fit(observed(n, d, c, loss, tuple(map(str, range(len(n))))), Options(replicates=20))
     assert made.protocol["noise_from"] == "residuals of the parametric law"
     assert made.protocol["noise"] == pytest.approx(0.004, rel=0.35)
 
@@ -105,7 +103,7 @@ def test_the_cs336_runs() -> None:
     """The parabola is biased even without noise; argmin would be off by 0.046."""
     rows = np.genfromtxt(SHARED / "cs336_synthetic" / "isoflops.csv", delimiter=",", names=True)
     n, flops = rows["params"], rows["flop_budget"]
-    data = Observations(n, flops / 6 / n, flops, rows["loss"], tuple(map(str, range(len(n)))))
+    data = observed(n, flops / 6 / n, flops, rows["loss"], tuple(map(str, range(len(n)))))
     made = isoflop.fit(data, Options(noise=1e-3))
     assert made.params["a"] == pytest.approx(0.5146, abs=5e-4)
-    assert isoflop.predict_optimum(made, 1e24)["n"][0] == pytest.approx(2.981e11, rel=2e-3)
+    assert isoflop.predict(made, {"flops": 1e24})["n"].value == pytest.approx(2.981e11, rel=2e-3)

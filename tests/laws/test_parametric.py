@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from sweepctl.laws import parametric
 from sweepctl.laws.law import CannotFit, Observations
 from sweepctl.laws.parametric import Options
+from tests.laws.common import SHARED, observed
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 TRUE = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}
 
 
@@ -19,7 +17,7 @@ def grid(noise: float = 0.0, seed: int = 0, sizes: int = 6, budgets: int = 6) ->
     n, ratio = np.meshgrid(np.geomspace(1e7, 3e9, sizes), np.geomspace(3, 300, budgets))
     n, d = n.ravel(), (n * ratio).ravel()
     loss = parametric.loss(TRUE, n, d) * np.exp(noise * np.random.default_rng(seed).standard_normal(n.size))
-    return Observations(n, d, 6 * n * d, loss, tuple(f"r{i}" for i in range(n.size)))
+    return observed(n, d, 6 * n * d, loss, tuple(f"r{i}" for i in range(n.size)))
 
 
 def test_known_parameters_come_back_exactly() -> None:
@@ -35,7 +33,7 @@ def test_unlike_chinchilla_too(true: dict) -> None:
     truth = {**TRUE, **true}
     data = grid()
     loss = parametric.loss(truth, data.n, data.d)
-    made = parametric.fit(Observations(data.n, data.d, data.flops, loss, data.rows), Options(replicates=0))
+    made = parametric.fit(observed(data.n, data.d, data.flops, loss, data.rows), Options(replicates=0))
     assert parametric.loss(made.params, data.n, data.d) == pytest.approx(loss, rel=1e-6)
 
 
@@ -90,22 +88,22 @@ def test_what_the_data_do_not_say_is_flagged(keep, flag: str) -> None:
     data = grid(0.002, sizes=8)
     chosen = keep(data.n, data.d)
     rows = tuple(row for row, use in zip(data.rows, chosen, strict=True) if use)
-    part = Observations(data.n[chosen], data.d[chosen], data.flops[chosen], data.loss[chosen], rows)
+    part = observed(data.n[chosen], data.d[chosen], data.flops[chosen], data.loss[chosen], rows)
     assert flag in parametric.fit(part, Options(replicates=50)).flags
 
 
 def test_refusals_are_one_sentence() -> None:
     data = grid()
-    five = Observations(data.n[:5], data.d[:5], data.flops[:5], data.loss[:5], data.rows[:5])
+    five = observed(data.n[:5], data.d[:5], data.flops[:5], data.loss[:5], data.rows[:5])
     with pytest.raises(CannotFit, match="at least 6 rows"):
         parametric.fit(five, Options())
-    one_n = Observations(np.full(36, 1e8), data.d, data.flops, data.loss, data.rows)
+    one_n = observed(np.full(36, 1e8), data.d, data.flops, data.loss, data.rows)
     with pytest.raises(CannotFit, match="two values of N"):
         parametric.fit(one_n, Options())
     with pytest.raises(CannotFit, match="row r0 is not"):
-        Observations(data.n, data.d, data.flops, np.where(data.n == data.n[0], -1.0, data.loss), data.rows)
+        observed(data.n, data.d, data.flops, np.where(data.n == data.n[0], -1.0, data.loss), data.rows)
     with pytest.raises(CannotFit, match="5 values for 36 rows"):
-        Observations(data.n[:5], data.d, data.flops, data.loss, data.rows)
+        observed(data.n[:5], data.d, data.flops, data.loss, data.rows)
     with pytest.raises(CannotFit, match="delta above 0"):
         Options(delta=0)
 
@@ -120,9 +118,7 @@ def test_the_chinchilla_points() -> None:
     """Besiroglu et al. 2024: Huber 1e-3, sum, without the five highest losses."""
     rows = np.genfromtxt(SHARED / "chinchilla_besiroglu" / "runs.csv", delimiter=",", names=True)[5:]
     n, flops = rows["model_params"], rows["training_flop"]
-    data = Observations(
-        n, flops / 6 / n, flops, rows["loss_nats"], tuple(str(int(i)) for i in rows["run_id"])
-    )
+    data = observed(n, flops / 6 / n, flops, rows["loss_nats"], tuple(str(int(i)) for i in rows["run_id"]))
     made = parametric.fit(data, Options(replicates=4000))
     assert made.objective <= 1.018275e-3
     assert made.starts == {"tried": 49, "agreeing": 49}
@@ -139,7 +135,7 @@ def test_the_chinchilla_points() -> None:
 def test_the_cs336_runs() -> None:
     rows = np.genfromtxt(SHARED / "cs336_synthetic" / "isoflops.csv", delimiter=",", names=True)
     n, flops = rows["params"], rows["flop_budget"]
-    data = Observations(n, flops / 6 / n, flops, rows["loss"], tuple(map(str, range(len(n)))))
+    data = observed(n, flops / 6 / n, flops, rows["loss"], tuple(map(str, range(len(n)))))
     made = parametric.fit(data, Options(replicates=0))
     for name, value, within in (("alpha", 0.34, 1e-5), ("beta", 0.36, 1e-5), ("E", 2.69, 1e-5)):
         assert made.params[name] == pytest.approx(value, abs=within)

@@ -7,11 +7,12 @@ import pytest
 
 from sweepctl.errors import DamagedFile, RequestError
 from sweepctl.laws import parametric
-from sweepctl.laws.law import Fit, Observations
+from sweepctl.laws.law import Fit
 from sweepctl.predict.recipe import predict_target
 from sweepctl.predict.stage import predict_stage, score
 from sweepctl.store import attempts, predictions
 from tests.conftest import Planner, run_all, tree
+from tests.laws.common import observed
 
 TRUE = {"E": 1.5, "A": 60.0, "B": 400.0, "alpha": 0.4, "beta": 0.4}
 
@@ -21,7 +22,7 @@ def law() -> Fit:
     n, d = (grid.ravel() for grid in np.meshgrid(np.geomspace(500, 5e4, 5), np.geomspace(1e3, 1e6, 6)))
     noise = np.exp(0.003 * np.random.default_rng(0).standard_normal(n.size))
     loss = parametric.loss(TRUE, n, d) * noise
-    data = Observations(n, d, 6 * n * d, loss, tuple(map(str, range(n.size))))
+    data = observed(n, d, 6 * n * d, loss, tuple(map(str, range(n.size))))
     return parametric.fit(data, parametric.Options(replicates=100, seed=0))
 
 

@@ -1,0 +1,71 @@
+"""Fit without the largest budgets or sizes, predict them, and say how far off that is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sweepctl.laws.law import CannotFit, Fit, Floats, Law, Observations
+
+TOLERANCE = 0.1
+"""Values of a role within this share of each other are one level."""
+
+
+def levels(values: Floats) -> NDArray[np.int64]:
+    """The number of each row's level from 0 on, in rising order of the values [rows]."""
+    order = np.argsort(values, kind="stable")
+    found = np.zeros(len(values), dtype=np.int64)
+    first, level = -np.inf, -1
+    for i in order:
+        if values[i] > first * (1 + TOLERANCE) or level < 0:
+            first, level = values[i], level + 1
+        found[i] = level
+    return found
+
+
+def hold_out(
+    law: Law, data: Observations, options: Any, role: str, count: int, rolling: bool
+) -> list[dict[str, Any]]:
+    """Predicted against measured losses of the rows in the `count` highest levels of a role.
+
+    With `rolling`, every level is predicted from those below it, as far down as the law can be fitted. Each
+    row: what it was fitted below, where it is, `predicted`, `measured` and `error` (their ratio minus one).
+
+    Raises:
+        CannotFit: fewer levels than that, or the rest does not carry the law.
+    """
+    place = levels(data[role])
+    top = int(place.max()) + 1
+    if top <= count:
+        raise CannotFit(f"{count} of {role} cannot be held out: there are {top} levels.")
+    found = _check(law, data, options, role, place, top - count, top)
+    if rolling:
+        for level in range(top - count - 1, 0, -1):
+            try:
+                found += _check(law, data, options, role, place, level, level + 1)
+            except CannotFit:
+                break
+    return found
+
+
+def _check(
+    law: Law, data: Observations, options: Any, role: str, place: NDArray[np.int64], low: int, high: int
+) -> list[dict[str, Any]]:
+    made = law.fit(data.take(np.flatnonzero(place < low)), options)
+    held = np.flatnonzero((place >= low) & (place < high))
+    if law.held_out == "best":
+        held = np.array([min(held[place[held] == k], key=lambda i: data.loss[i]) for k in range(low, high)])
+    below = float(data[role][place < low].max())
+    return [_row(law, made, data, int(i), {"role": role, "fitted_up_to": below}) for i in held]
+
+
+def _row(law: Law, made: Fit, data: Observations, i: int, told: dict[str, Any]) -> dict[str, Any]:
+    roles = next(r for r in law.targets if all(role in data.columns for role in r))
+    at = {role: float(data[role][i]) for role in roles}
+    predicted, measured = float(law.predict(made, at)["loss"].value), float(data.loss[i])
+    error = predicted / measured - 1
+    return {
+        **told, "row": data.rows[i], "at": at, "predicted": predicted, "measured": measured, "error": error
+    }  # fmt: skip

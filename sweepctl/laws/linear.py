@@ -1,0 +1,75 @@
+"""Straight lines and planes by weighted least squares, one a replicate, as arrays; and what is resampled."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sweepctl.laws.law import Floats
+
+
+def least_squares(columns: Floats, target: Floats, weights: Floats | None = None) -> Floats:
+    """Coefficients of target ~ columns [rows, k], for every row of weights [replicates, rows].
+
+    The weights multiply the squares. Returns [k] without weights, else [replicates, k]; a replicate whose
+    design does not determine them gives the ones of least norm.
+    """
+    scale = np.linalg.norm(columns, axis=0)
+    scale = np.where(scale > 0, scale, 1.0)
+    design = columns / scale
+    if weights is None:
+        return np.asarray(np.linalg.lstsq(design, target, rcond=None)[0] / scale)
+    gram = np.einsum("rb,bi,bj->rij", weights, design, design, optimize=True)
+    moment = np.einsum("rb,bi,b->ri", weights, design, target, optimize=True)
+    inverse = np.linalg.pinv(gram, hermitian=True, rcond=1e-12)
+    return np.asarray(np.einsum("rij,rj->ri", inverse, moment) / scale)
+
+
+def power_law(
+    predictors: Mapping[str, Any], target: Any, weights: Floats | None = None
+) -> tuple[Floats, dict[str, Floats]]:
+    """target = factor x product of predictor^exponent, by least squares on natural logarithms.
+
+    predictors: name -> [rows]; target: [rows]; weights: [replicates, rows] or None. Returns the factor and
+    the exponent of each predictor: scalars, or [replicates].
+    """
+    logs = {name: np.log(np.asarray(values, dtype=np.float64)) for name, values in predictors.items()}
+    centers = {name: values.mean() for name, values in logs.items()}
+    design = np.stack([np.ones(len(target)), *(logs[name] - centers[name] for name in logs)], axis=1)
+    found = least_squares(design, np.log(np.asarray(target, dtype=np.float64)), weights)
+    exponents = {name: found[..., place + 1] for place, name in enumerate(logs)}
+    level = found[..., 0] - sum(exponents[name] * centers[name] for name in logs)
+    return np.exp(level), exponents
+
+
+def r_squared(predicted: Any, target: Any) -> float:
+    """Share of the target's variance that the prediction explains."""
+    target = np.asarray(target, dtype=np.float64)
+    left = float(np.sum((target - np.asarray(predicted)) ** 2))
+    whole = float(np.sum((target - target.mean()) ** 2))
+    return 1 - left / whole if whole > 0 else float("nan")
+
+
+def collinear(columns: Floats, limit: float = 30.0) -> bool:
+    """Whether centred and scaled columns [rows, k] are nearly dependent: condition number above the limit
+    (Belsley, Kuh and Welsch 1980)."""
+    centred = columns - columns.mean(axis=0)
+    norms = np.linalg.norm(centred, axis=0)
+    if (norms <= 1e-12 * np.maximum(1.0, np.abs(columns).max(axis=0))).any():
+        return True
+    values = np.linalg.svd(centred / norms, compute_uv=False)
+    return bool(values[-1] <= 0 or values[0] / values[-1] > limit)
+
+
+def resample(rows: int, replicates: int, seed: int) -> Floats:
+    """How often each row is drawn in each replicate: [replicates, rows], rows drawn with replacement."""
+    draw = np.random.Generator(np.random.PCG64(seed))
+    return draw.multinomial(rows, np.full(rows, 1 / rows), size=replicates).astype(np.float64)
+
+
+def resample_groups(groups: NDArray[np.int64], replicates: int, seed: int) -> Floats:
+    """The same with whole groups drawn: `groups` [rows] are their numbers from 0 on; [replicates, rows]."""
+    return resample(int(groups.max()) + 1, replicates, seed)[:, groups]

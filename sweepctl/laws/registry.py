@@ -1,0 +1,8 @@
+"""Every law by its name."""
+
+from __future__ import annotations
+
+from sweepctl.laws import isoflop, parametric
+from sweepctl.laws.law import Law
+
+LAWS: dict[str, Law] = {law.name: law for law in (isoflop.LAW, parametric.LAW)}

@@ -1,0 +1,51 @@
+"""Pictures of laws: each law's module makes the panels of its fits, from what the fit itself holds."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import uuid
+from pathlib import Path
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+
+import matplotlib.pyplot as plt
+
+from sweepctl.errors import RequestError
+from sweepctl.laws.law import Fit
+from sweepctl.report.laws.panel import Panel
+from sweepctl.store.files import storage
+
+
+def draw(path: Path, fits: list[Fit]) -> None:
+    """One figure with the panels of every fit, one row a fit.
+
+    Raises:
+        RequestError: the file does not end in .png, .svg or .pdf.
+    """
+    if path.suffix not in (".png", ".svg", ".pdf"):
+        raise RequestError(f"--png {path} is not valid: it must end in .png, .svg or .pdf.")
+    rows = [panels(made) for made in fits]
+    width = max(len(row) for row in rows)
+    size = (5.2 * width, 4.4 * len(rows))
+    figure, axes = plt.subplots(len(rows), width, figsize=size, constrained_layout=True, squeeze=False)
+    for made, row, places in zip(fits, rows, axes, strict=True):
+        for panel, ax in zip(row, places, strict=False):
+            panel(ax)
+        for ax in places[len(row) :]:
+            ax.axis("off")
+        places[0].set_title(f"{made.law}: {places[0].get_title()}", fontsize=10)
+    scratch = path.with_name(f".{uuid.uuid4().hex[:8]}{path.suffix}")
+    with storage(path):
+        figure.savefig(scratch, dpi=120)
+        os.replace(scratch, path)
+    plt.close(figure)
+
+
+def panels(made: Fit) -> list[Panel]:
+    """The panels of a fit, by the module of its law."""
+    module = importlib.import_module(f"sweepctl.report.laws.{made.law.replace('-', '_')}")
+    found: list[Panel] = module.panels(made)
+    return found
