@@ -53,6 +53,7 @@ def fit(
     group: Column = None,
     run: Column = None,
     role: Column = None,
+    parent: Column = None,
     task_loss: Column = None,
     accuracy: Column = None,
     error: Column = None,
@@ -77,8 +78,8 @@ def fit(
         raise RequestError(f"--reduce {reduce} is not valid: best, mean or none.")
     named = {
         "n": n, "d": d, "flops": flops, "loss": loss, "lr": lr, "batch": batch, "steps": steps, "step": step,
-        "group": group, "run": run, "role": role, "task_loss": task_loss, "accuracy": accuracy,
-        "error": error,
+        "group": group, "run": run, "role": role, "parent": parent, "task_loss": task_loss,
+        "accuracy": accuracy, "error": error,
     }  # fmt: skip
     columns = {key: column for key, column in named.items() if column is not None}
     request = Request(

@@ -80,13 +80,13 @@ def observations(frame: pd.DataFrame, law: Law, reading: Reading) -> Observation
     names = _names(frame, reading.row)
     reasons = _reasons(frame, law, reading)
     numbers = [role for role in used if role in NUMBERS]
-    needed = used[[role for role in numbers if role not in law.takes]]
+    needed = used[[role for role in numbers if role not in (*law.takes, *law.partial)]]
     reasons[(reasons == "") & needed.isna().any(axis=1)] = "no " + _first_absent(needed)
     reasons[(reasons == "") & frame.astype(str).duplicated()] = "it repeats another row"
     kept = used[reasons == ""].assign(row=names)
     reduced, dominated, how = _reduce(frame, kept, law, reading)
-    whole = [role for role in numbers if role in reduced and reduced[role].notna().all()]
-    _refuse_mixed_units(reduced)
+    whole = [r for r in numbers if r in reduced and (r in law.partial or reduced[r].notna().all())]
+    _refuse_mixed_units(reduced.drop(columns=[role for role in law.partial if role in reduced]))
     try:
         return Observations(
             columns={role: reduced[role].to_numpy(dtype=np.float64) for role in whole},
@@ -94,6 +94,7 @@ def observations(frame: pd.DataFrame, law: Law, reading: Reading) -> Observation
             rows=tuple(reduced["row"]),
             excluded=tuple((names[i], reasons[i]) for i in frame.index if reasons[i]) + tuple(dominated),
             accounting={**counted, **reading.accounting, "reduction": how},
+            partial=law.partial,
         )
     except CannotFit as error:
         raise RequestError(str(error)) from None

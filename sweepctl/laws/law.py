@@ -35,6 +35,7 @@ LABELS = {
     "run": "the training run that a row belongs to",
     "group": "what is fitted apart or compared: a model, an architecture, a recipe",
     "role": "which rows are fitted and which are only predicted: fit or target",
+    "parent": "the run that a run was cut from, whose learning rates it had before its first row",
 }
 """The roles that a column of names may have."""
 
@@ -51,7 +52,7 @@ class Observations:
     [rows].
 
     `rows` names each row; `excluded` are the rows that were left out before, with the reason; `accounting`
-    says how N, D, C and the loss were counted.
+    says how N, D, C and the loss were counted. A row may lack the roles in `partial` (NaN), or have 0 there.
 
     Raises:
         CannotFit: a column is of another length, or holds what its role does not allow.
@@ -62,6 +63,7 @@ class Observations:
     labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     excluded: tuple[tuple[str, str], ...] = ()
     accounting: Mapping[str, str] = field(default_factory=dict)
+    partial: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         made = {role: np.asarray(values, dtype=np.float64) for role, values in self.columns.items()}
@@ -69,23 +71,28 @@ class Observations:
         for role, values in made.items():
             if values.shape != (len(self.rows),):
                 raise CannotFit(f"{role} has {values.size} values for {len(self.rows)} rows.")
-            least = 0.0 if role in MAY_BE_ZERO else np.nextafter(0, 1)
-            good = np.isfinite(values) & (values >= least)
+            zero = role in MAY_BE_ZERO or role in self.partial
+            good = np.isfinite(values) & (values >= (0.0 if zero else np.nextafter(0, 1)))
+            if role in self.partial:
+                good |= np.isnan(values)
             if not good.all():
                 bad = int(np.argmin(good))
-                told = "at least 0" if role in MAY_BE_ZERO else "above 0"
+                told = "at least 0" if zero else "above 0"
                 raise CannotFit(
                     f"{role} must be a finite number {told} in every row; in row {self.rows[bad]} it is "
                     f"{values[bad]:g}."
                 )
 
     @classmethod
-    def of(cls, rows: Sequence[str] | None = None, **columns: Any) -> Observations:
+    def of(
+        cls, rows: Sequence[str] | None = None, partial: tuple[str, ...] = (), **columns: Any
+    ) -> Observations:
         """Observations from arrays, by role: numbers and names alike; rows are numbered where not named."""
         numbers = {k: np.asarray(v, dtype=np.float64) for k, v in columns.items() if k in NUMBERS}
         labels = {k: tuple(str(x) for x in v) for k, v in columns.items() if k in LABELS}
         count = max([len(v) for v in numbers.values()] + [len(v) for v in labels.values()], default=0)
-        return cls(numbers, tuple(rows) if rows is not None else tuple(map(str, range(count))), labels)
+        names = tuple(rows) if rows is not None else tuple(map(str, range(count)))
+        return cls(numbers, names, labels, partial=partial)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -217,7 +224,7 @@ class Law:
     """One law: what it is, what it needs, how it is fitted and what it predicts.
 
     `needs` are roles that must be there, `takes` roles that it uses where they are; ("flops",) is filled with
-    6 N D where it is not. `targets` are the roles that a prediction may be asked for together. `fit` raises
+    6 N D where it is not; a row may lack the roles in `partial`. `targets` are the roles that a prediction may be asked for together. `fit` raises
     CannotFit; `predict` gives estimates by name: n, d, tokens_per_parameter, loss, lr, batch, accuracy.
     `annealed`: only losses at the end of a decay mean what the law is about. `reduced`: at equal N and D only
     the best over learning rate and batch, averaged over seeds. `table`: which table of a sweep it reads.
@@ -237,6 +244,7 @@ class Law:
     reduced: bool = True
     table: Literal["runs", "curves"] = "runs"
     held_out: Literal["row", "best"] = "row"
+    partial: tuple[str, ...] = ()
 
 
 def claim(

@@ -106,7 +106,10 @@ def show_fit(out: Console, made: Fit) -> None:
 def _show_answers(out: Console, made: Fit) -> None:
     """Predictions, what was held out, and the other accountings."""
     for prediction in made.predictions:
-        at = ", ".join(f"{role} = {value:.4g}" for role, value in prediction["at"].items())
+        at = ", ".join(
+            f"{role} = {value if isinstance(value, str | int) else f'{value:.4g}'}"
+            for role, value in prediction["at"].items()
+        )
         rows = [
             [name, f"{value:.5g}", bounds(prediction["intervals"].get(name))]
             for name, value in prediction.items() if name not in ("at", "intervals")
