@@ -73,7 +73,14 @@ class Options(Resampling):
             raise CannotFit(f"curve needs a lambda_ of at least 0 and below 1; it is {self.lambda_:g}.")
         if not self.delta > 0:
             raise CannotFit(f"curve needs a delta above 0; it is {self.delta:g}.")
-        for name, least in (("warmup", 0), ("skip", 0), ("every", 1), ("hold_out", 0), ("bins", 1), ("block", 1)):
+        for name, least in (
+            ("warmup", 0),
+            ("skip", 0),
+            ("every", 1),
+            ("hold_out", 0),
+            ("bins", 1),
+            ("block", 1),
+        ):
             value = getattr(self, name)
             if value is not None and value < least:
                 raise CannotFit(f"curve needs {name} to be at least {least}; it is {value}.")
@@ -146,7 +153,7 @@ def _solve(fitted: list[Run], loss: Floats, options: Options, momentum: float) -
             f"{len(form.names) + 2} points; there are {len(loss)}."
         )
     starts = form.starts(coarse, loss)
-    x, f = refine(form, coarse, np.log(loss), starts, options.delta, iterations=400)
+    x, f = refine(form, coarse, np.log(loss), starts, options.delta, None, 150, 1e-8)
     if not np.isfinite(f).any():
         raise CannotFit(f"No start of the {options.form} law reaches these {len(loss)} losses.")
     best = int(np.argmin(f))
@@ -154,7 +161,7 @@ def _solve(fitted: list[Run], loss: Floats, options: Options, momentum: float) -
     design, fine, objective = coarse, x[best : best + 1], float(f[best])
     if options.form == "multipower" and options.bins > COARSE:
         design = sums.design(parts, options.bins)
-        fine, last = refine(form, design, np.log(loss), fine, options.delta, iterations=400)
+        fine, last = refine(form, design, np.log(loss), fine, options.delta, None, 300)
         objective = float(last[0])
     return _Made(form, sums, fine, objective, (len(f), agreeing), design, coarse, x[best : best + 1])
 
@@ -177,13 +184,13 @@ def _replicates(made: _Made, fitted: list[Run], loss: Floats, options: Options) 
     start = np.repeat(made.x_coarse, options.replicates, axis=0)
     if whole:
         weights = linear.resample_groups(numbers, options.replicates, options.seed)
-        x, _ = refine(made.form, made.coarse, np.log(loss), start, options.delta, weights, 60, 1e-8)
+        x, _ = refine(made.form, made.coarse, np.log(loss), start, options.delta, weights, 40, 1e-4)
         return _shift(made, x), f"{len(fitted)} runs"
     predicted = np.log(made.form.values(made.x_coarse, made.coarse)[0][0])
     residuals = predicted - np.log(loss)
     length = options.block or _length(residuals, numbers)
     noise = _blocks(residuals, numbers, length, made.x.shape[1], options)
-    x, _ = refine(made.form, made.coarse, predicted - noise, start, options.delta, None, 60, 1e-8)
+    x, _ = refine(made.form, made.coarse, predicted - noise, start, options.delta, None, 40, 1e-4)
     return _shift(made, x), f"blocks of {length} residuals along runs"
 
 
@@ -257,8 +264,9 @@ def _curves(
     made: Fit, best: _Made, found: list[Run], drawn: Floats, residuals: Floats, options: Options
 ) -> None:
     """Put every run's curve on the fit, and a prediction of the last loss of each target."""
-    freedom = np.sqrt(len(residuals) / max(1, len(residuals) - best.x.shape[1]))
-    draw = np.random.Generator(np.random.PCG64(options.seed + 1))
+    scatter, how = _scatter(best, [run for run in found if not run.target], residuals, drawn, options)
+    if scatter.size:
+        made.protocol["interval_of_a_run"] = how
     errors = []
     details: dict[str, Any] = {}
     for run in found:
@@ -269,12 +277,12 @@ def _curves(
         last = best.sums.design([(run.path, np.array([float(one["last"]["step"])]))], COARSE)
         samples = best.form.values(drawn, last)[0][:, 0] if len(drawn) else np.empty(0)
         value = float(one["last"]["predicted"])
-        row: dict[str, Any] = {"at": {"run": run.name, "step": one["last"]["step"]}, "loss": value, "intervals": {}}
+        at = {"run": run.name, "step": one["last"]["step"]}
+        row: dict[str, Any] = {"at": at, "loss": value, "intervals": {}}
         if len(samples):
-            scatter = np.exp(-residuals[draw.integers(0, len(residuals), (20, len(samples)))] * freedom)
             row["intervals"] = {
                 "loss": list(percentile_interval(samples)),
-                "loss_of_a_run": list(percentile_interval((samples * scatter).ravel())),
+                "loss_of_a_run": list(percentile_interval((samples * np.exp(scatter)).ravel())),
             }
         if one["last"]["measured"] is not None:
             row |= {"measured": one["last"]["measured"], "error": value / one["last"]["measured"] - 1}
@@ -284,6 +292,32 @@ def _curves(
     if errors:
         made.derived["target_rms_error"] = float(np.sqrt(np.mean(np.square(errors))))
         made.derived["target_max_error"] = float(np.abs(errors).max())
+
+
+def _scatter(
+    best: _Made, fitted: list[Run], residuals: Floats, drawn: Floats, options: Options
+) -> tuple[Floats, str]:
+    """What a run's last log loss adds to the law's, drawn [20, replicates], and where it is from.
+
+    Points along a run are off together and other schedules are off by more than any point that was fitted.
+    With three fitted runs or more each is predicted from the others, and the scatter is Student's t with the
+    root mean square of these errors at the last points; with fewer it is a residual.
+    """
+    draw = np.random.Generator(np.random.PCG64(options.seed + 1))
+    if len(fitted) < 3 or not len(drawn):
+        spread = np.sqrt(len(residuals) / max(1, len(residuals) - best.x.shape[1]))
+        picked = draw.integers(0, len(residuals), (20, len(drawn)))
+        return -residuals[picked] * spread, "adds a residual of a point"
+    numbers = np.concatenate([np.full(len(run.loss), i) for i, run in enumerate(fitted)])
+    log_loss = np.log(np.concatenate([run.loss for run in fitted]))
+    weights = (numbers != np.arange(len(fitted))[:, None]).astype(np.float64)
+    start = np.repeat(best.x_coarse, len(fitted), axis=0)
+    x, _ = refine(best.form, best.coarse, log_loss, start, options.delta, weights, 60, 1e-6)
+    last = np.searchsorted(numbers, np.arange(len(fitted)), side="right") - 1
+    errors = np.log(best.form.values(x, best.coarse)[0])[np.arange(len(fitted)), last] - log_loss[last]
+    size = float(np.sqrt(np.mean(errors**2)))
+    drawn_errors = size * draw.standard_t(len(fitted), (20, len(drawn)))
+    return drawn_errors, f"adds the errors of {len(fitted)} runs, each predicted from the others"
 
 
 def _curve(best: _Made, run: Run, options: Options) -> dict[str, Any]:

@@ -59,7 +59,10 @@ def _linear(columns: Floats, loss: Floats) -> Floats:
 
 @dataclass
 class Tissue:
-    """L = L0 + A S1^-alpha - C S2 (Tissue et al. 2024, equation 2). Where no learning rate falls, C stays out."""
+    """L = L0 + A S1^-alpha - C S2 (Tissue et al. 2024, equation 2); where no rate falls, C stays out.
+
+    `scale` and `annealed` are the units of S1 and S2.
+    """
 
     scale: float
     annealed: float
@@ -103,7 +106,8 @@ class Tissue:
 class MultiPower:
     """L = L0 + A S1^-alpha - B sum_k fall_k (1 - (1 + C eta_k^-gamma S_k)^-beta) (Luo et al. 2025, equation
     3), the sum over every fall of the learning rate, S_k the learning rates since. Where none falls, B, C,
-    beta and gamma stay out."""
+    beta and gamma stay out. `scale`, `fallen` and `rate` are the units of S1, of falls and of learning
+    rates."""
 
     scale: float
     fallen: float
@@ -140,14 +144,13 @@ class MultiPower:
         grown = np.log1p(inside)
         left = np.exp(-np.exp(beta) * grown)
         weight = np.exp(factor) * falls.fall / self.fallen
-        by_beta = weight * left * np.exp(beta) * grown
-        by_reach = weight * left * np.exp(beta) * inside / (1 + inside)
-        columns = (weight * (1 - left), by_reach, by_beta, -by_reach * rate)
-        edges = np.searchsorted(falls.point, np.arange(points + 1))
-        sums = []
-        for column in columns:
-            running = np.concatenate([np.zeros((len(x), 1)), np.cumsum(column, axis=1)], axis=1)
-            sums.append(np.diff(running[:, edges], axis=1))
+        shared = weight * left * np.exp(beta)
+        by_beta, by_reach = shared * grown, shared * (inside / (1 + inside))
+        columns = (weight - weight * left, by_reach, by_beta, -by_reach * rate)
+        some, first = np.unique(falls.point, return_index=True)
+        sums = [np.zeros((len(x), points)) for _ in columns]
+        for whole, column in zip(sums, columns, strict=True):
+            whole[:, some] = np.add.reduceat(column, first, axis=1)
         return sums
 
     def fenced(self, x: Floats) -> Floats:
@@ -212,10 +215,11 @@ def refine(
         better = new_f < f[i]
         won = i[better]
         small = better & (f[i] - new_f <= tolerance * f[i])
-        x[won], f[won], slope[won], bend[won] = trial[better], new_f[better], new_slope[better], new_bend[better]
+        x[won], f[won] = trial[better], new_f[better]
+        slope[won], bend[won] = new_slope[better], new_bend[better]
         damping[i] = np.where(better, damping[i] / 4, damping[i] * 5)
-        stalled[i] = np.where(better & ~small, 0, stalled[i] + 1)
-        active[i] = (stalled[i] < 12) & (damping[i] < 1e12) & ~(small & (damping[i] < 1e-4))
+        stalled[i] = np.where(small, stalled[i] + 6, np.where(better, 0, stalled[i] + 1))
+        active[i] = (stalled[i] < 12) & (damping[i] < 1e12)
         damping = np.maximum(damping, 1e-10)
     return x, f
 

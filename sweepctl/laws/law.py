@@ -224,8 +224,9 @@ class Law:
     """One law: what it is, what it needs, how it is fitted and what it predicts.
 
     `needs` are roles that must be there, `takes` roles that it uses where they are; ("flops",) is filled with
-    6 N D where it is not; a row may lack the roles in `partial`. `targets` are the roles that a prediction may be asked for together. `fit` raises
-    CannotFit; `predict` gives estimates by name: n, d, tokens_per_parameter, loss, lr, batch, accuracy.
+    6 N D where it is not; a row may lack the roles in `partial`. `targets` are the roles that a prediction
+    may be asked for together. `fit` raises CannotFit; `predict` gives estimates by name: n, d,
+    tokens_per_parameter, loss, lr, batch, accuracy.
     `annealed`: only losses at the end of a decay mean what the law is about. `reduced`: at equal N and D only
     the best over learning rate and batch, averaged over seeds. `table`: which table of a sweep it reads.
     `held_out`: whether the prediction is of every row, or of the best row of its budget.
