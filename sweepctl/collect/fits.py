@@ -20,11 +20,15 @@ from sweepctl.laws.registry import LAWS
 from sweepctl.plan.plan import Plan
 from sweepctl.spec.accounting import FLOP_COUNTS, PARAMETER_COUNTS, Accounting
 from sweepctl.spec.build import build
+from sweepctl.spec.schedule import decay_multiplier
 from sweepctl.store.files import read_json, storage, write_json
 from sweepctl.store.workspace import Sweep
 
 ALL = ("parametric", "isoflop")
 """The laws that `fit` without --law makes."""
+
+PATH_ROWS = 64
+"""Parts of a branch's decay between which its learning rate is taken as linear."""
 
 CONVENTIONS = [(n, c) for n in PARAMETER_COUNTS for c in FLOP_COUNTS]
 
@@ -157,10 +161,32 @@ def sweep_table(plans: dict[str, Plan], frames: dict[str, pd.DataFrame], law: La
     both = pd.concat(
         [known.drop(columns="trunk"), known.drop(columns="job").rename(columns={"trunk": "job"})]
     )
-    curves = frames["curves"].dropna(subset=["loss_nats"]).merge(both.drop_duplicates("job"), on="job")
+    curves = frames["curves"]
+    curves = with_paths(curves, runs) if "lr" in law.partial else curves.dropna(subset=["loss_nats"])
+    curves = curves.merge(both.drop_duplicates("job"), on="job")
     for name in per_token:
         curves[name] *= curves["tokens"]
     return curves
+
+
+def with_paths(curves: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+    """Curves whose branches name the trunk they were cut from (`parent`), have their schedule's learning
+    rates, also where they have not been trained yet, and their final loss."""
+    added = []
+    for run in runs[runs["state"].isin(["done", "missing"])].to_dict("records"):
+        cut, end = int(run["cut_step"]), int(run["steps"])
+        steps = sorted(
+            {cut + 1 + round((end - cut - 1) * place / PATH_ROWS) for place in range(PATH_ROWS + 1)}
+        )
+        down = [(step - 1 - cut) / (end - cut) for step in steps]
+        shares = [decay_multiplier(run["decay"], one, run["end_lr_share"]) for one in down]
+        rows = pd.DataFrame({"step": steps, "lr": [run["lr"] * share for share in shares]})
+        rows["tokens"] = rows["step"] * run["batch_tokens"]
+        rows.loc[rows.index[-1], "loss_nats"] = run["loss_nats"]
+        added.append(rows.assign(job=run["job"], kind="branch", rung=run["rung"]))
+    parents = runs.dropna(subset=["trunk"]).set_index("job")["trunk"].to_dict()
+    whole = pd.concat([curves, *added], ignore_index=True)
+    return whole.assign(parent=whole["job"].map(parents))
 
 
 def sweep_observations(plans: dict[str, Plan], frames: dict[str, pd.DataFrame], law: Law) -> Observations:

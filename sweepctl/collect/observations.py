@@ -90,7 +90,7 @@ def observations(frame: pd.DataFrame, law: Law, reading: Reading) -> Observation
     try:
         return Observations(
             columns={role: reduced[role].to_numpy(dtype=np.float64) for role in whole},
-            labels={role: tuple(reduced[role].astype(str)) for role in LABELS if role in reduced},
+            labels={role: tuple(map(str, reduced[role])) for role in LABELS if role in reduced},
             rows=tuple(reduced["row"]),
             excluded=tuple((names[i], reasons[i]) for i in frame.index if reasons[i]) + tuple(dominated),
             accounting={**counted, **reading.accounting, "reduction": how},

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweepctl.laws import linear
-from sweepctl.laws.curve_forms import Design, Form, MultiPower, Tissue, refine
+from sweepctl.laws.curve_forms import LEAST, Design, Form, MultiPower, Tissue, refine
 from sweepctl.laws.curve_runs import Run, Sums, runs
 from sweepctl.laws.law import (
     CannotFit,
@@ -35,7 +35,7 @@ from sweepctl.laws.law import (
 )  # fmt: skip
 
 NAME = "curve"
-MOMENTA = (0.99, 0.995, 0.998, 0.999, 0.9995, 0.9998, 0.9999)
+MOMENTA = (0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9998, 0.9999)
 """What fit_lambda chooses from."""
 COARSE = 24
 """Bins of falls a run behind starts and replicates."""
@@ -51,7 +51,7 @@ class Options(Resampling):
 
     form: Literal["tissue", "multipower"] = option("tissue", "which law")
     lambda_: float = option(0.999, "momentum of the annealing area S2 (tissue)")
-    fit_lambda: bool = option(False, "choose lambda from .99 to .9999 by the objective (tissue)")
+    fit_lambda: bool = option(False, "choose lambda from .9 to .9999 by the objective (tissue)")
     delta: float = option(1e-3, "where the Huber loss turns from square to absolute")
     warmup: int | None = option(None, "updates of warmup; none: until the learning rate stops rising")
     warmup_counts: Literal["published", "peak", "own", "none"] = option(
@@ -128,6 +128,7 @@ def fit(data: Observations, options: Options) -> Fit:
     made.protocol["warmup_counts"] = best.sums.warmup
     made.derived = _scores(best, loss, residuals)
     made.flags += _flags(made, best, options)
+    made.intervals = {name: ends for name, ends in made.intervals.items() if np.isfinite(ends).all()}
     _curves(made, best, found, drawn, residuals, options)
     return made
 
@@ -208,7 +209,7 @@ def _length(residuals: Floats, numbers: NDArray[np.int64]) -> int:
     if not inner.any() or power <= 0:
         return 1
     r = min(0.97, max(0.0, float(np.mean(centred[1:][inner] * centred[:-1][inner])) / power))
-    points = len(residuals) / (numbers.max() + 1)
+    points = len(residuals) / int(numbers.max() + 1)
     return max(1, min(round((2 * r / (1 - r**2)) ** (2 / 3) * points ** (1 / 3)), int(points // 2) or 1))
 
 
@@ -237,19 +238,27 @@ def _scores(made: _Made, loss: Floats, residuals: Floats) -> dict[str, float]:
     }
 
 
+def _r_squared(predicted: Floats, loss: Floats) -> float | None:
+    """None where there is no variance to explain."""
+    found = linear.r_squared(predicted, loss)
+    return found if np.isfinite(found) else None
+
+
 def _flags(made: Fit, best: _Made, options: Options) -> list[str]:
     every = ("L0", "A", "alpha", "C") if options.form == "tissue" else MultiPower(1, 1, 1).names
+    floor = 2 * float(np.exp(LEAST))
     flags = [f"not_identified:{name}" for name in every if name not in made.params]
+    factor = "C" if options.form == "tissue" else "B"
     for name in best.form.names:
         low, high = made.intervals.get(name, (1.0, 1.0))
         wide = high - low > 1.5 if name in ("alpha", "gamma") else high > 10 * max(low, 1e-300)
-        linear_one = name == ("C" if options.form == "tissue" else "B")
-        if linear_one and made.params[name] * _size(best) < 1e-4 * made.params["L0"]:
+        taken = made.params[name] * _size(best) if name == factor else made.params["L0"]
+        if name in ("L0", factor) and taken < floor:
             flags.append(f"at_bound:{name}")
         elif wide and name != "L0":
             flags.append(f"not_identified:{name}")
-        elif name == "L0" and made.params["L0"] < 0.02 * float(np.exp(best.x[0, 0] + best.x[0, 1])):
-            flags.append("at_bound:L0")
+    if options.fit_lambda and best.sums.momentum in (MOMENTA[0], MOMENTA[-1]):
+        flags.append("at_bound:lambda")
     if best.starts[1] < 2:
         flags.append("lonely_optimum")
     return flags
@@ -336,9 +345,11 @@ def _curve(best: _Made, run: Run, options: Options) -> dict[str, Any]:
         predicted = best.form.values(best.x, best.sums.design([(run.path, run.steps)], bins))[0][0]
         error = predicted / run.loss - 1
         some = np.unique(np.linspace(0, len(run.loss) - 1, DRAWN).round().astype(int))
-        found["points"] = {"step": run.steps[some].tolist(), "loss": run.loss[some].tolist()}
+        found["points"] = {
+            "step": run.steps[some].tolist(), "loss": run.loss[some].tolist(), "error": error[some].tolist()
+        }  # fmt: skip
         found |= {
-            "r2": linear.r_squared(predicted, run.loss), "mean_error": float(np.abs(error).mean()),
+            "r2": _r_squared(predicted, run.loss), "mean_error": float(np.abs(error).mean()),
             "max_error": float(np.abs(error).max()), "count": len(run.loss),
         }  # fmt: skip
         if run.steps[-1] >= NEARLY * last:

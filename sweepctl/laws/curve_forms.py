@@ -7,18 +7,20 @@ rates in units of the data.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 from scipy.optimize import nnls
 
-from sweepctl.laws.law import Floats
+from sweepctl.laws.law import Floats, Mask
 from sweepctl.laws.schedules import Falls
 
 Values = tuple[Floats, Floats]
 """Predicted losses [rows, points] and their derivatives [rows, k, points]."""
+
+LEAST = -9.0
+"""Logarithm of the least L0 and of the least loss that annealing takes, in nats: as good as none."""
 
 CHUNK = 2_000_000
 """Numbers in the largest array that is made at a time."""
@@ -39,7 +41,7 @@ class Form(Protocol):
     names: tuple[str, ...]
 
     def values(self, x: Floats, design: Design) -> Values: ...
-    def fenced(self, x: Floats) -> Floats: ...
+    def fenced(self, x: Floats) -> Mask: ...
     def starts(self, design: Design, loss: Floats) -> Floats: ...
     def natural(self, x: Floats) -> dict[str, Floats]: ...
 
@@ -82,7 +84,7 @@ class Tissue:
             whole = whole - drop
         return whole, np.stack(parts, axis=1)
 
-    def fenced(self, x: Floats) -> Floats:
+    def fenced(self, x: Floats) -> Mask:
         return np.asarray((x[:, 2] > 0) & (x[:, 2] < 5) & (np.abs(x) < 40).all(axis=1))
 
     def starts(self, design: Design, loss: Floats) -> Floats:
@@ -153,7 +155,7 @@ class MultiPower:
             whole[:, some] = np.add.reduceat(column, first, axis=1)
         return sums
 
-    def fenced(self, x: Floats) -> Floats:
+    def fenced(self, x: Floats) -> Mask:
         good = (x[:, 2] > 0) & (x[:, 2] < 5) & (np.abs(x) < 40).all(axis=1)
         if self.fallen > 0:
             good &= (np.abs(x[:, 4]) < 15) & (np.abs(x[:, 5]) < 5) & (np.abs(x[:, 6]) < 4)
@@ -197,9 +199,7 @@ def refine(
     x = np.array(x, dtype=np.float64)
     target = np.broadcast_to(log_loss, (len(x), len(design.s1)))
     many = None if weights is None else np.broadcast_to(weights, target.shape)
-    pick: Callable[[Floats], Floats | None] = lambda i: None if many is None else many[i]  # noqa: E731
-    every = np.arange(len(x))
-    f, slope, bend = _system(form, design, x, target, delta, pick(every))
+    f, slope, bend = _system(form, design, x, target, delta, many)
     damping, active = np.full(len(x), 1e-2), np.isfinite(f)
     stalled = np.zeros(len(x), dtype=np.int64)
     for _ in range(iterations):
@@ -210,8 +210,10 @@ def refine(
         size = size + 1e-9 * size.max(axis=1, keepdims=True) + 1e-300
         ridge = bend[i] + np.eye(x.shape[1]) * (damping[i, None] * size)[:, None, :]
         step = -np.linalg.solve(ridge, slope[i][:, :, None])[:, :, 0]
-        trial = x[i] + np.clip(step, -2, 2)
-        new_f, new_slope, new_bend = _system(form, design, trial, target[i], delta, pick(i))
+        trial = _bounded(x[i] + np.clip(step, -2, 2))
+        new_f, new_slope, new_bend = _system(
+            form, design, trial, target[i], delta, None if many is None else many[i]
+        )
         better = new_f < f[i]
         won = i[better]
         small = better & (f[i] - new_f <= tolerance * f[i])
@@ -222,6 +224,14 @@ def refine(
         active[i] = (stalled[i] < 12) & (damping[i] < 1e12)
         damping = np.maximum(damping, 1e-10)
     return x, f
+
+
+def _bounded(x: Floats) -> Floats:
+    """L0 and the factor of annealing no further below than where they stop to matter."""
+    bounded = x.copy()
+    bounded[:, 0] = np.maximum(x[:, 0], LEAST)
+    bounded[:, 3:4] = np.maximum(x[:, 3:4], LEAST)
+    return bounded
 
 
 def _system(

@@ -58,12 +58,10 @@ def runs(data: Observations, options: Any) -> tuple[list[Run], Observations, lis
             gone[points[between]] = f"not every {options.every}th point of its run"
             points = points[~between]
         found.append(Run(name, path, target, points, data["step"][points], data.loss[points]))
-    found = _hold_out(found, options.hold_out)
+    found = _hold_out(found, options.hold_out, set(data.labels.get("parent", ())))
     for run in found:
         if run.target:
             gone[run.rows] = "its run is predicted, not fitted"
-    path_only = ~measured
-    kept = data.keep(path_only | (gone == ""), "")
     excluded = tuple((data.rows[i], str(gone[i])) for i in np.flatnonzero((gone != "") & measured))
     used = np.concatenate([run.rows for run in found if not run.target] or [np.empty(0, dtype=np.int64)])
     kept = dataclasses.replace(data.take(used), excluded=(*data.excluded, *excluded))
@@ -114,7 +112,7 @@ def _paths(data: Observations, options: Any) -> tuple[dict[str, Path], list[str]
     return made, sorted(flags)
 
 
-def _parent(data: Observations, rows: NDArray[np.int64], groups: Any) -> str | None:
+def _parent(data: Observations, rows: NDArray[np.int64], groups: dict[str, NDArray[np.int64]]) -> str | None:
     if "parent" not in data.labels:
         return None
     names = {data.label("parent")[i] for i in rows}
@@ -129,12 +127,14 @@ def _parent(data: Observations, rows: NDArray[np.int64], groups: Any) -> str | N
     return None
 
 
-def _hold_out(found: list[Run], count: int) -> list[Run]:
-    """The same with the `count` fitted runs that end last turned into targets."""
-    fitted = sorted((run for run in found if not run.target), key=lambda run: run.path.last)
-    if count >= len(fitted) > 0:
-        raise CannotFit(f"{count} runs cannot be held out: {len(fitted)} are to be fitted.")
-    chosen = {run.name for run in fitted[len(fitted) - count :]} if count else set()
+def _hold_out(found: list[Run], count: int, parents: set[str]) -> list[Run]:
+    """The same with the `count` fitted runs that end last turned into targets; trunks that others were cut
+    from stay."""
+    leaves = [run for run in found if not run.target and run.name not in parents]
+    leaves.sort(key=lambda run: run.path.last)
+    if (count and count >= sum(not run.target for run in found)) or count > len(leaves):
+        raise CannotFit(f"{count} runs cannot be held out: {len(leaves)} could be.")
+    chosen = {run.name for run in leaves[len(leaves) - count :]}
     return [dataclasses.replace(run, target=True) if run.name in chosen else run for run in found]
 
 
