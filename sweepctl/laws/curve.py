@@ -39,6 +39,8 @@ MOMENTA = (0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9998, 0.9999)
 """What fit_lambda chooses from."""
 COARSE = 24
 """Bins of falls a run behind starts and replicates."""
+AGREES = 0.01
+"""Starts agree where their objectives differ by less than this share: the valley is flat."""
 NEARLY = 0.99
 """Share of a run's updates from which on its last measured loss is its final one."""
 DRAWN = 300
@@ -127,7 +129,7 @@ def fit(data: Observations, options: Options) -> Fit:
     made.protocol["objective"] = "sum of Huber losses of log residuals"
     made.protocol["warmup_counts"] = best.sums.warmup
     made.derived = _scores(best, loss, residuals)
-    made.flags += _flags(made, best, options)
+    made.flags += _flags(made, best, float(loss.min()), options)
     made.intervals = {name: ends for name, ends in made.intervals.items() if np.isfinite(ends).all()}
     _curves(made, best, found, drawn, residuals, options)
     return made
@@ -158,7 +160,7 @@ def _solve(fitted: list[Run], loss: Floats, options: Options, momentum: float) -
     if not np.isfinite(f).any():
         raise CannotFit(f"No start of the {options.form} law reaches these {len(loss)} losses.")
     best = int(np.argmin(f))
-    agreeing = int(np.sum(f <= f[best] * (1 + 1e-3) + 1e-9))
+    agreeing = int(np.sum(f <= f[best] * (1 + AGREES) + 1e-9))
     design, fine, objective = coarse, x[best : best + 1], float(f[best])
     if options.form == "multipower" and options.bins > COARSE:
         design = sums.design(parts, options.bins)
@@ -210,7 +212,8 @@ def _length(residuals: Floats, numbers: NDArray[np.int64]) -> int:
         return 1
     r = min(0.97, max(0.0, float(np.mean(centred[1:][inner] * centred[:-1][inner])) / power))
     points = len(residuals) / int(numbers.max() + 1)
-    return max(1, min(round((2 * r / (1 - r**2)) ** (2 / 3) * points ** (1 / 3)), int(points // 2) or 1))
+    length = round(float((2 * r / (1 - r**2)) ** (2 / 3) * points ** (1 / 3)))
+    return max(1, min(length, int(points // 2)))
 
 
 def _blocks(
@@ -244,16 +247,16 @@ def _r_squared(predicted: Floats, loss: Floats) -> float | None:
     return found if np.isfinite(found) else None
 
 
-def _flags(made: Fit, best: _Made, options: Options) -> list[str]:
+def _flags(made: Fit, best: _Made, lowest: float, options: Options) -> list[str]:
     every = ("L0", "A", "alpha", "C") if options.form == "tissue" else MultiPower(1, 1, 1).names
-    floor = 2 * float(np.exp(LEAST))
+    least = 2 * float(np.exp(LEAST))
     flags = [f"not_identified:{name}" for name in every if name not in made.params]
     factor = "C" if options.form == "tissue" else "B"
     for name in best.form.names:
         low, high = made.intervals.get(name, (1.0, 1.0))
         wide = high - low > 1.5 if name in ("alpha", "gamma") else high > 10 * max(low, 1e-300)
         taken = made.params[name] * _size(best) if name == factor else made.params["L0"]
-        if name in ("L0", factor) and taken < floor:
+        if (name == factor and taken < least) or (name == "L0" and taken < 0.02 * lowest):
             flags.append(f"at_bound:{name}")
         elif wide and name != "L0":
             flags.append(f"not_identified:{name}")

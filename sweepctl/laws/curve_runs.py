@@ -120,11 +120,10 @@ def _parent(data: Observations, rows: NDArray[np.int64], groups: dict[str, NDArr
     own = data.label("run")[int(rows[0])]
     if len(known) > 1:
         raise CannotFit(f"Run {own} has {len(known)} parents: {', '.join(sorted(known)[:3])}.")
-    for parent in known - {own}:
-        if parent not in groups:
-            raise CannotFit(f"Run {own} was cut from {parent}, which has no rows here.")
-        return parent
-    return None
+    parent = next(iter(known - {own}), None)
+    if parent is not None and parent not in groups:
+        raise CannotFit(f"Run {own} was cut from {parent}, which has no rows here.")
+    return parent
 
 
 def _hold_out(found: list[Run], count: int, parents: set[str]) -> list[Run]:
