@@ -119,7 +119,7 @@ def _hold_out(made: Fit, law: Law, data: Observations, request: Request) -> None
     role, _, count = str(request.hold_out).partition("=")
     if role not in ("flops", "n", "d") or not count.isdigit() or int(count) < 1:
         raise RequestError(f"--hold-out {request.hold_out!r} is not flops=K, n=K or d=K with K at least 1.")
-    if "loss" not in law.needs:
+    if "loss" not in law.needs or law.held_out == "none":
         raise RequestError(f"{law.name} predicts no loss that could be held out.")
     options: Any = build(law.options, {**request.options, "replicates": 0}, "option")
     try:

@@ -187,13 +187,13 @@ def _replicates(made: _Made, fitted: list[Run], loss: Floats, options: Options) 
     start = np.repeat(made.x_coarse, options.replicates, axis=0)
     if whole:
         weights = linear.resample_groups(numbers, options.replicates, options.seed)
-        x, _ = refine(made.form, made.coarse, np.log(loss), start, options.delta, weights, 40, 1e-4)
+        x, _ = refine(made.form, made.coarse, np.log(loss), start, options.delta, weights, 60, 1e-5)
         return _shift(made, x), f"{len(fitted)} runs"
     predicted = np.log(made.form.values(made.x_coarse, made.coarse)[0][0])
     residuals = predicted - np.log(loss)
     length = options.block or _length(residuals, numbers)
     noise = _blocks(residuals, numbers, length, made.x.shape[1], options)
-    x, _ = refine(made.form, made.coarse, predicted - noise, start, options.delta, None, 40, 1e-4)
+    x, _ = refine(made.form, made.coarse, predicted - noise, start, options.delta, None, 60, 1e-5)
     return _shift(made, x), f"blocks of {length} residuals along runs"
 
 
@@ -380,5 +380,6 @@ LAW = Law(
     annealed=False,
     reduced=False,
     table="curves",
+    held_out="none",
     partial=("lr", "loss"),
 )

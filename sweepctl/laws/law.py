@@ -229,7 +229,7 @@ class Law:
     tokens_per_parameter, loss, lr, batch, accuracy.
     `annealed`: only losses at the end of a decay mean what the law is about. `reduced`: at equal N and D only
     the best over learning rate and batch, averaged over seeds. `table`: which table of a sweep it reads.
-    `held_out`: whether the prediction is of every row, or of the best row of its budget.
+    `held_out`: whether --hold-out predicts every row, the best row of its budget, or does not apply.
     """
 
     name: str
@@ -244,7 +244,7 @@ class Law:
     annealed: bool = True
     reduced: bool = True
     table: Literal["runs", "curves"] = "runs"
-    held_out: Literal["row", "best"] = "row"
+    held_out: Literal["row", "best", "none"] = "row"
     partial: tuple[str, ...] = ()
 
 
