@@ -32,6 +32,10 @@ from sweepctl.laws.law import (
 )  # fmt: skip
 
 NAME = "compare"
+NEVER = 1e12
+"""A ratio of compute that stands for a loss that the baseline does not reach."""
+NEAR = 1.5
+"""How far beyond its range the baseline may have to go for an equal loss without a flag."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +250,7 @@ def _details(data: Observations, groups: dict[str, Group], baseline: str) -> dic
 def quantities(values: dict[str, Any], names: list[str], baseline: str, flops: float) -> dict[str, Any]:
     """By name, from E, a and b of every group: GROUP.loss at `flops`; against the baseline
     GROUP.loss_difference there, and GROUP.compute_ratio, the FLOPs that the baseline needs to reach that
-    loss over `flops` (infinite where its E is above)."""
+    loss over `flops` (NEVER where its E is above)."""
     level = {name: tuple(values.get(f"{name}.{key}", 0.0) for key in ("E", "a", "b")) for name in names}
     loss = {name: e + a * flops**-b for name, (e, a, b) in level.items()}
     found = {f"{name}.loss": one for name, one in loss.items()}
@@ -257,7 +261,7 @@ def quantities(values: dict[str, Any], names: list[str], baseline: str, flops: f
             above = np.asarray(loss[name] - e)
             with np.errstate(over="ignore", divide="ignore"):
                 needed = (np.where(above > 0, above, 1.0) / a) ** (-1 / b)
-            found[f"{name}.compute_ratio"] = np.where(above > 0, needed / flops, np.inf)[()]
+            found[f"{name}.compute_ratio"] = np.where(above > 0, np.minimum(needed / flops, NEVER), NEVER)[()]
     return found
 
 
@@ -267,7 +271,7 @@ def predict(made: Fit, target: Target) -> dict[str, Estimate]:
     names, baseline = list(made.details["groups"]), made.details["baseline"]
     values = quantities(made.params, names, baseline, target["flops"])
     drawn = quantities(_together(made), names, baseline, target["flops"])
-    return {name: _estimate(value, drawn[name]) for name, value in values.items()}
+    return {name: estimate(value, drawn[name]) for name, value in values.items()}
 
 
 def _together(made: Fit) -> dict[str, Floats]:
@@ -275,15 +279,6 @@ def _together(made: Fit) -> dict[str, Floats]:
     drawn = made.arrays()
     count = min(len(values) for values in drawn.values())
     return {name: values[:count] for name, values in drawn.items()}
-
-
-def _estimate(value: Any, samples: Any) -> Estimate:
-    """With an end at infinity where more than the tail of the samples is there."""
-    samples = np.asarray(samples, dtype=np.float64)
-    if np.isfinite(samples).all():
-        return estimate(value, samples)
-    low, high = np.percentile(samples, [2.5, 97.5], method="nearest")
-    return Estimate(float(value), (float(low), float(high)))
 
 
 def _answer(made: Fit, flops: float) -> None:
@@ -305,11 +300,11 @@ def _answer(made: Fit, flops: float) -> None:
             made.derived[key] = answers[key].value
             if made.samples:
                 made.intervals[key] = answers[key].interval
+        if answers[f"{name}.compute_ratio"].value >= NEVER:
+            made.flags.append(f"never_reached:{name}")
         needed = answers[f"{name}.compute_ratio"].value * flops
-        if (
-            not known["low"] * 0.9 <= needed <= known["high"] * 1.1
-            and f"extrapolated:{name}" not in made.flags
-        ):
+        measured = known["low"] / NEAR <= needed <= known["high"] * NEAR
+        if not measured and f"extrapolated:{name}" not in made.flags:
             made.flags.append(f"ratio_extrapolated:{name}")
         low, high = made.intervals.get(f"{name}.loss_difference", (0.0, 0.0))
         if low <= 0 <= high:

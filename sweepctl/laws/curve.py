@@ -185,15 +185,16 @@ def _replicates(made: _Made, fitted: list[Run], loss: Floats, options: Options) 
     if not options.replicates:
         return np.empty((0, made.x.shape[1])), "nothing"
     start = np.repeat(made.x_coarse, options.replicates, axis=0)
+    effort = (60, 1e-6) if options.form == "tissue" else (40, 1e-4)
     if whole:
         weights = linear.resample_groups(numbers, options.replicates, options.seed)
-        x, _ = refine(made.form, made.coarse, np.log(loss), start, options.delta, weights, 60, 1e-5)
+        x, _ = refine(made.form, made.coarse, np.log(loss), start, options.delta, weights, *effort)
         return _shift(made, x), f"{len(fitted)} runs"
     predicted = np.log(made.form.values(made.x_coarse, made.coarse)[0][0])
     residuals = predicted - np.log(loss)
     length = options.block or _length(residuals, numbers)
     noise = _blocks(residuals, numbers, length, made.x.shape[1], options)
-    x, _ = refine(made.form, made.coarse, predicted - noise, start, options.delta, None, 60, 1e-5)
+    x, _ = refine(made.form, made.coarse, predicted - noise, start, options.delta, None, *effort)
     return _shift(made, x), f"blocks of {length} residuals along runs"
 
 

@@ -83,7 +83,8 @@ def show_fit(out: Console, made: Fit) -> None:
     convention = f"N {made.accounting.get('parameters', '?')}, C {made.accounting.get('flops', '?')}"
     left_out = Counter(row["reason"] for row in made.rows_excluded)
     reasons = "; ".join(f"{number} left out: {reason}" for reason, number in left_out.items())
-    out.print(f"  {many(len(made.rows_used), 'run')} used ({convention}). {reasons}")
+    unit = "point" if made.law in LAWS and LAWS[made.law].table == "curves" else "run"
+    out.print(f"  {many(len(made.rows_used), unit)} used ({convention}). {reasons}")
     if made.accounting.get("reduction", "none") != "none":
         out.print(f"  reduced: {made.accounting['reduction']}")
     out.print(f"  intervals: {made.protocol.get('intervals', 'none')}")
@@ -113,6 +114,10 @@ def _show_answers(out: Console, made: Fit) -> None:
         rows = [
             [name, f"{value:.5g}", bounds(prediction["intervals"].get(name))]
             for name, value in prediction.items() if name not in ("at", "intervals")
+        ]  # fmt: skip
+        rows += [
+            [name.replace("_", " "), "", bounds(ends)]
+            for name, ends in prediction["intervals"].items() if name not in prediction
         ]  # fmt: skip
         out.print(table(f"at {at}", ["", "value", "95 % interval"], rows))
     if made.held_out:

@@ -118,8 +118,9 @@ def test_a_loss_that_the_baseline_never_reaches() -> None:
     made = compare.fit(
         table(1e-3, 0, levels, np.geomspace(1e18, 1e22, 16)), Options(floor="free", replicates=50)
     )
-    assert made.derived["low.compute_ratio"] == np.inf
-    assert made.intervals["low.compute_ratio"][1] == np.inf
+    assert made.derived["low.compute_ratio"] == compare.NEVER
+    assert made.intervals["low.compute_ratio"][1] == compare.NEVER
+    assert "never_reached:low" in made.flags
 
 
 def test_the_least_loss_at_equal_flops_counts() -> None:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from sweepctl.cli import app
+from sweepctl.collect import fits
 from sweepctl.laws import curve, schedules
 from sweepctl.laws.curve import Options
 from sweepctl.laws.law import CannotFit, Observations
@@ -319,3 +320,30 @@ def test_the_published_curves_of_the_multi_power_law(size: str) -> None:
     assert len(scored) == 6
     assert np.mean([one["mean_error"] for one in scored]) < 0.0023
     assert np.mean([one["r2"] for one in scored]) > 0.996
+
+
+def test_a_sweeps_branches_have_their_schedule_and_final_loss() -> None:
+    """Also a branch that was not trained yet: its path is there, and its final loss is predicted."""
+    at = np.arange(WARM, END + 1, 100)
+    trunk = pd.DataFrame({"job": "t", "kind": "trunk", "rung": "a", "step": at + 1, "lr": PEAK})
+    trunk["loss_nats"] = tissue(rates("constant"), at)
+    ends, names = (2000, 3000, 4000, 5000), "wxyz"
+    runs = pd.DataFrame(
+        {"job": list(names), "trunk": "t", "rung": "a", "steps": ends, "batch_tokens": 256, "lr": PEAK}
+    ).assign(decay="1-sqrt", end_lr_share=0.1, state=["done"] * 3 + ["missing"])
+    runs["cut_step"] = (0.8 * runs["steps"]).astype(int)
+    final = []
+    for end, cut in zip(runs["steps"], runs["cut_step"], strict=True):
+        down = np.clip((np.arange(end) - cut) / (end - cut), 0, 1)
+        lr = PEAK * np.minimum(np.arange(end) / WARM, 0.1 + 0.9 * (1 - np.sqrt(down)))
+        final.append(float(tissue(lr, np.array([end - 1]))[0]))
+    runs["loss_nats"] = [*final[:3], np.nan]
+    whole = fits.with_paths(trunk, runs)
+    assert set(whole.loc[whole["job"].isin(list(names)), "parent"]) == {"t"}
+    data = whole.rename(columns={"job": "run", "loss_nats": "loss"})
+    data = data[["run", "parent", "step", "lr", "loss"]].assign(parent=data["parent"].astype(str))
+    made = curve.fit(observed(data), Options(replicates=0, warmup=WARM))
+    assert made.params["C"] == pytest.approx(TISSUE["C"], rel=0.02)
+    (prediction,) = made.predictions
+    assert prediction["at"] == {"run": "z", "step": 5000}
+    assert prediction["loss"] == pytest.approx(final[3], rel=1e-4)
