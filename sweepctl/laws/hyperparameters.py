@@ -1,0 +1,400 @@
+"""Learning rate and batch: power laws through the near-optimal runs of every cell of equal N and D.
+
+DeepSeek-AI 2024 (arXiv 2401.02954, section 3.1) take the runs within 0.25 % of the least loss of their cell
+and fit LR and batch as powers of compute. Li et al. 2025 (arXiv 2503.04715, section 3) fit LR(N, D) and
+B(D) to such runs: least squares on natural logarithms, every run of weight one. A parabola over log LR a
+cell, whose vertex must lie inside what was tried, is the alternative.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from scipy import stats
+
+from sweepctl.laws.cells import Cell, cells, center
+from sweepctl.laws.gaps import gap, judged
+from sweepctl.laws.law import (
+    LEVEL,
+    CannotFit,
+    Estimate,
+    Fit,
+    Floats,
+    Law,
+    Observations,
+    Resampling,
+    Target,
+    claim,
+    estimate,
+    option,
+)
+from sweepctl.laws.linear import collinear, power_law, resample, resample_groups
+from sweepctl.laws.optima import Optima, Search, at_edge, optima, swept
+
+NAME = "hyperparameters"
+ROLES: tuple[Literal["lr", "batch"], ...] = ("lr", "batch")
+TOLD = {"lr": "learning rate", "batch": "batch"}
+COLLINEAR = 10.0
+"""Condition number of centred, scaled logarithms; of two predictors, a correlation of 0.98."""
+
+Predictor = Literal["n", "d", "flops", "batch"]
+FORMS: dict[str, dict[str, tuple[str, ...]]] = {
+    "stepfun": {"lr": ("n", "d"), "batch": ("d",)},
+    "deepseek": {"lr": ("flops",), "batch": ("flops",)},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Options(Resampling):
+    """Every choice of the protocol."""
+
+    form: Literal["stepfun", "deepseek", "free"] = option(
+        "stepfun", "LR(N, D) and B(D); LR(C) and B(C); or what lr_over and batch_over name"
+    )
+    lr_over: tuple[Predictor, ...] | None = option(None, 'predictors of LR, as ["n","d"]; none: the form\'s')
+    batch_over: tuple[Literal["n", "d", "flops"], ...] | None = option(None, "the same for the batch")
+    optimum: Literal["near", "argmin", "quadratic"] = option(
+        "near", "runs near the least loss of their cell; the best run; vertex of a parabola over log"
+    )
+    threshold: float = option(0.0025, "near: loss / least loss - 1 stays below this")
+    window: float = option(0.02, "quadratic: the same, for the points of a parabola")
+    slices: Literal["best", "each"] = option("best", "quadratic: LR at the best run's batch, or at each batch")
+    tolerance: float = option(0.02, "runs within this share of each other in N and in D are one cell")
+    weighting: Literal["rows", "cells"] = option("rows", "what weighs the same: runs, or cells")
+    resample: Literal["cells", "rows"] = option("cells", "what the replicates draw anew")
+    judge: Literal["none", "stepfun", "deepseek"] = option("none", "a published rule to judge on these runs")
+
+    def __post_init__(self) -> None:
+        Resampling.__post_init__(self)
+        if not 0 < self.threshold < 1 or not 0 < self.window:
+            raise CannotFit("hyperparameters needs a threshold between 0 and 1 and a window above 0.")
+        if not 0 <= self.tolerance < 1:
+            raise CannotFit(f"hyperparameters needs a tolerance from 0 to 1; it is {self.tolerance:g}.")
+        if self.form == "free" and self.lr_over is None and self.batch_over is None:
+            raise CannotFit("The free form needs predictors: give lr_over, batch_over or both.")
+
+    def over(self, role: str) -> tuple[str, ...] | None:
+        """The predictors of a hyperparameter; None where the free form does not ask for it."""
+        given = self.lr_over if role == "lr" else self.batch_over
+        return tuple(dict.fromkeys(given)) if given is not None else FORMS.get(self.form, {}).get(role)
+
+    def search(self) -> Search:
+        """How optima are looked for."""
+        return Search(self.optimum, self.threshold, self.window, self.slices)
+
+
+@dataclass(frozen=True)
+class Power:
+    """One law: target = factor x product of predictor^exponent, through its optima; samples [replicates]."""
+
+    role: str
+    optima: Optima
+    predictors: dict[str, Floats]
+    factor: float
+    exponents: dict[str, float]
+    samples: dict[str, Floats]
+    r2: tuple[float, Floats]
+    squares: float
+
+    def params(self) -> dict[str, float]:
+        """lr_factor, lr_n, ..."""
+        return {f"{self.role}_factor": self.factor, **{f"{self.role}_{k}": v for k, v in self.exponents.items()}}
+
+    def at(self, values: Mapping[str, Any], drawn: bool = False) -> Any:
+        """The law at predictors: one number, or one a replicate [replicates]."""
+        params = self.samples if drawn and self.samples else self.params()
+        return _power(params, self.role, self.predictors, values)
+
+
+def fit(data: Observations, options: Options) -> Fit:
+    """Power laws of learning rate, batch or both, with what they would have cost in every cell.
+
+    Raises:
+        CannotFit: neither was swept, or there are fewer cells with an optimum than a law has parameters.
+    """
+    present = [role for role in ROLES if role in data and options.over(role) is not None]
+    if not present:
+        raise CannotFit("hyperparameters needs the learning rate or the batch: name it with --lr or --batch.")
+    if np.ptp(data.loss) <= 1e-12 * data.loss.max():
+        raise CannotFit(f"The {len(data)} losses are all {data.loss[0]:g}: no run is better than another.")
+    places = tuple(r for r in ("n", "d") if r in data) if "n" in data or "d" in data else ("flops",)
+    found = cells(data, tuple(role for role in places if role in data), options.tolerance)
+    laws: dict[str, Power] = {}
+    refused: dict[str, str] = {}
+    for role in present:
+        try:
+            laws[role] = _fit(data, found, role, present, options)
+        except CannotFit as error:
+            refused[role] = str(error)
+    if not laws:
+        raise CannotFit(" ".join(dict.fromkeys(refused.values())))
+    return _assemble(data, options, found, laws, refused)
+
+
+def predict(made: Fit, target: Target) -> dict[str, Estimate]:
+    """The learning rate and the batch in tokens, as far as the target says what they depend on.
+
+    C at an N and D is 6 N D, where the fit counted it so.
+
+    Raises:
+        CannotFit: the target does not say what either depends on.
+    """
+    known: dict[str, Any] = dict(target)
+    if {"n", "d"} <= set(known) and made.accounting.get("flops", "six_n") == "six_n":
+        known.setdefault("flops", 6 * known["n"] * known["d"])
+    drawn, found = dict(known), {}
+    for role in ("batch", "lr"):
+        over = made.details["over"].get(role)
+        if over is None or role in target or not set(over) <= set(known):
+            continue
+        known[role] = _power(made.params, role, over, known)
+        drawn[role] = _power({**made.params, **made.arrays()}, role, over, drawn)
+        found[role] = estimate(known[role], drawn[role])
+    if not found:
+        asked = " or ".join(",".join(over) for over in made.details["over"].values())
+        raise CannotFit(f"This fit predicts from {asked}, not from {','.join(target)}.")
+    return {role: found[role] for role in ROLES if role in found}
+
+
+def _power(params: Mapping[str, Any], role: str, over: Any, values: Mapping[str, Any]) -> Any:
+    found = params[f"{role}_factor"]
+    for name in over:
+        found = found * values[name] ** params[f"{role}_{name}"]
+    return found
+
+
+def _fit(data: Observations, found: list[Cell], role: str, present: list[str], options: Options) -> Power:
+    """One law.
+
+    Raises:
+        CannotFit: the hyperparameter was not swept, or the law has too few optima.
+    """
+    over = options.over(role) or ()
+    if not any(swept(data, cell, role) for cell in found):
+        raise CannotFit(
+            f"No cell of equal N and D was trained at two values of the {TOLD[role]}: there is no optimum to see."
+        )
+    other = next((one for one in present if one != role), None)
+    points = optima(data, found, role, other, options.search())
+    seen = len(np.unique(points.cell))
+    if seen < max(2, len(over) + 1):
+        raise CannotFit(
+            f"The {TOLD[role]} over {', '.join(over) or 'nothing'} needs optima in {max(2, len(over) + 1)} cells; "
+            f"{seen} of {len(found)} cells have one."
+        )
+    predictors = {name: np.array([center(data[name][rows]) for rows in points.rows]) for name in over}
+    base = np.ones(len(points.value))
+    if options.weighting == "cells":
+        base = 1 / np.bincount(points.cell)[points.cell]
+    weights = _weights(points, predictors, base, options)
+    factor, exponents = power_law(predictors, points.value, base[None])
+    drawn_factor, drawn = power_law(predictors, points.value, weights)
+    wider = _widening(seen, len(over) + 1) if options.resample == "cells" else 1.0
+    samples = {f"{role}_factor": factor * (drawn_factor / factor) ** wider}
+    samples |= {f"{role}_{k}": exponents[k] + wider * (drawn[k] - exponents[k]) for k in drawn}
+    if options.resample == "cells" and seen == len(over) + 1:
+        samples = {}  # a law through every cell says nothing of its scatter
+    alone = {name: float(values[0]) for name, values in exponents.items()}
+    one, squares = _explained(points.value, predictors, base[None], factor, exponents)
+    many, _ = _explained(points.value, predictors, weights, drawn_factor, drawn)
+    return Power(
+        role, points, predictors, float(factor[0]), alone, samples, (float(one[0]), many), float(squares[0])
+    )
+
+
+def _widening(cells: int, parameters: int) -> float:
+    """What few cells cost: replicates of G cells around k parameters scatter by (1 - k / G)^1/2 too little,
+    and their scatter is itself known to G - k degrees of freedom only (Student's t)."""
+    freedom = cells - parameters
+    if freedom < 1:
+        return 1.0
+    return float(np.sqrt(cells / freedom) * stats.t.ppf(0.5 + LEVEL / 2, freedom) / stats.norm.ppf(0.5 + LEVEL / 2))
+
+
+def _weights(points: Optima, predictors: dict[str, Floats], base: Floats, options: Options) -> Floats:
+    """What each optimum weighs in each replicate [replicates, points]. Replicates that no longer determine
+    what all optima together do are replaced by ones that do."""
+    if options.resample == "rows":
+        drawn = resample(len(base), options.replicates, options.seed)
+    else:
+        _, place = np.unique(points.cell, return_inverse=True)
+        drawn = resample_groups(place, options.replicates, options.seed)
+    logs = [np.log(values) - np.log(values).mean() for values in predictors.values()]
+    design = np.stack([np.ones(len(base)), *(x / max(1e-12, float(np.abs(x).max())) for x in logs)], axis=1)
+    gram = np.einsum("rp,pi,pj->rij", np.vstack([np.ones(len(base)), drawn]), design, design, optimize=True)
+    values = np.linalg.eigvalsh(gram)
+    rank = np.sum(values > 1e-9 * values[:, -1:], axis=1)
+    good, bad = np.flatnonzero(rank[1:] >= rank[0]), np.flatnonzero(rank[1:] < rank[0])
+    if good.size:
+        drawn[bad] = drawn[np.resize(good, bad.size)]
+    return np.asarray(drawn * base)
+
+
+def _explained(
+    value: Floats, predictors: dict[str, Floats], weights: Floats, factor: Floats, exponents: dict[str, Floats]
+) -> tuple[Floats, Floats]:
+    """Share of the variance of the logarithm that is explained, and the sum of squares left: [replicates]."""
+    log = np.log(value)
+    fitted = np.log(factor)[:, None] + sum(
+        (exponents[name][:, None] * np.log(values) for name, values in predictors.items()),
+        start=np.zeros((len(weights), len(value))),
+    )
+    left = np.sum(weights * (log - fitted) ** 2, axis=1)
+    mean = weights @ log / np.maximum(weights.sum(1), 1e-300)
+    whole = np.sum(weights * (log - mean[:, None]) ** 2, axis=1)
+    return np.where(whole > 0, 1 - left / np.where(whole > 0, whole, 1), 0.0), left
+
+
+def _assemble(
+    data: Observations, options: Options, found: list[Cell], laws: dict[str, Power], refused: dict[str, str]
+) -> Fit:
+    used = np.zeros(len(data), dtype=bool)
+    for law in laws.values():
+        used[np.concatenate(law.optima.rows)] = True
+    costs = _costs(data, found, laws, options)
+    tables = _tables(data, found, laws, costs)
+    reason = {
+        "near": f"its loss is not within {options.threshold:.2%} of the least of its cell",
+        "argmin": "another run of its cell has a lower loss",
+        "quadratic": "its cell shows no minimum inside what was tried",
+    }[options.optimum]
+    kept = data.keep(used, reason)
+    derived, samples = _summary(costs)
+    for role, law in laws.items():
+        derived[f"{role}_r2"], drawn = law.r2
+        samples |= {**law.samples, f"{role}_r2": drawn} if law.samples else {}
+    edges = [cell["cell"] for cell in tables if cell["edge"]]
+    flags = [f"edge_minimum:{name}" for name in edges]
+    flags += [f"not_fitted:{role}" for role in refused]
+    flags += [flag for law in laws.values() for flag in _flags(law)]
+    return claim(
+        NAME,
+        kept,
+        options,
+        {name: value for law in laws.values() for name, value in law.params().items()},
+        sum(law.squares for law in laws.values()),
+        samples if options.replicates else {},
+        "rows" if options.resample == "rows" else "cells, widened for their number",
+        derived={**derived, "cells": len(found), "runs": len(kept)},
+        flags=list(dict.fromkeys(flags)),
+        details={
+            "cells": tables,
+            "over": {role: list(law.predictors) for role, law in laws.items()},
+            "points": {role: _points(law, found) for role, law in laws.items()},
+            "not_fitted": refused,
+        },
+    )
+
+
+def _flags(law: Power) -> list[str]:
+    """Predictors that were not varied, that vary together, or too few cells to tell scatter."""
+    logs = {name: np.log(values) for name, values in law.predictors.items()}
+    still = [name for name, values in logs.items() if np.ptp(values) < 1e-6]
+    moving = [name for name in logs if name not in still]
+    flags = []
+    if len(moving) > 1:
+        columns = np.stack([logs[name] for name in moving], axis=1)
+        if collinear(columns, COLLINEAR):
+            flags.append("collinear:" + "_".join(moving))
+        if collinear(columns, 1e6):
+            still += moving
+    flags += [f"not_identified:{law.role}_{name}" for name in still]
+    flags += [f"not_identified:{law.role}_factor"] if still else []
+    if len(np.unique(law.optima.cell)) <= len(logs) + 1:
+        flags.append(f"few_cells:{law.role}")
+    return flags
+
+
+def _costs(
+    data: Observations, found: list[Cell], laws: dict[str, Power], options: Options
+) -> dict[str, tuple[Floats, Floats]]:
+    """The gaps, in percent of the least loss of a cell, of the law in every cell and in every replicate, and
+    of a published rule in every cell and over resampled cells: name -> [cells], [replicates, cells]."""
+    costs = {"gap": _gaps(data, found, laws, options.replicates)}
+    if options.judge != "none":
+        gaps = 100 * judged(data, found, list(laws), options.judge)
+        draw = np.random.Generator(np.random.PCG64(options.seed))
+        costs["judged_gap"] = (gaps, gaps[draw.integers(0, len(gaps), (options.replicates, len(gaps)))])
+    return costs
+
+
+def _gaps(
+    data: Observations, found: list[Cell], laws: dict[str, Power], replicates: int
+) -> tuple[Floats, Floats]:
+    one, many = np.full(len(found), np.nan), np.full((replicates, len(found)), np.nan)
+    for number, cell in enumerate(found):
+        if not all(swept(data, cell, role) for role in laws):
+            continue
+        at: dict[str, Any] = {r: center(data[r][cell.rows]) for r in ("n", "d", "flops") if r in data}
+        drawn = dict(at)
+        for role in ("batch", "lr"):
+            if role in laws and set(laws[role].predictors) <= set(at):
+                at[role] = laws[role].at(at)
+                drawn[role] = laws[role].at(drawn, drawn=True)
+        if not set(laws) <= set(at):
+            continue
+        settings = {
+            role: np.concatenate([[at[role]], np.broadcast_to(drawn[role], replicates)]) for role in laws
+        }
+        gaps = 100 * gap(data, cell, settings)
+        one[number], many[:, number] = gaps[0], gaps[1:]
+    return one, many
+
+
+def _summary(costs: dict[str, tuple[Floats, Floats]]) -> tuple[dict[str, float], dict[str, Floats]]:
+    """Mean and largest over the cells that hold the setting, how many do not, and the same of replicates."""
+    derived: dict[str, float] = {}
+    samples: dict[str, Floats] = {}
+    for name, (gaps, drawn) in costs.items():
+        inside = np.isfinite(gaps)
+        derived[f"{name}_outside"] = int((~inside).sum())
+        if inside.any():
+            derived |= {f"{name}_mean": float(gaps[inside].mean()), f"{name}_max": float(gaps[inside].max())}
+        drawn = drawn[np.isfinite(drawn).any(axis=1)]
+        if inside.any() and len(drawn):
+            samples |= {f"{name}_mean": np.nanmean(drawn, axis=1), f"{name}_max": np.nanmax(drawn, axis=1)}
+    return derived, samples
+
+
+def _tables(
+    data: Observations, found: list[Cell], laws: dict[str, Power], costs: dict[str, tuple[Floats, Floats]]
+) -> list[dict[str, Any]]:
+    """One row a cell: where it is, its best run, whether that lies at an edge, and the gaps there."""
+    rows = []
+    for number, cell in enumerate(found):
+        best = cell.rows[np.argmin(data.loss[cell.rows])]
+        row: dict[str, Any] = {"cell": cell.name, "runs": len(cell.rows), "loss": float(data.loss[best])}
+        row |= {r: center(data[r][cell.rows]) for r in ("n", "d", "flops") if r in data}
+        row |= {role: float(data[role][best]) for role in laws}
+        row["edge"] = [r for r in laws if swept(data, cell, r) and at_edge(data, cell, r)]
+        row["optima"] = {role: int((law.optima.cell == number).sum()) for role, law in laws.items()}
+        row |= {name: float(g[number]) if np.isfinite(g[number]) else None for name, (g, _) in costs.items()}
+        rows.append(row)
+    return rows
+
+
+def _points(law: Power, found: list[Cell]) -> dict[str, Any]:
+    fitted = np.asarray(law.at(law.predictors)) * np.ones(len(law.optima.value))
+    return {
+        "value": law.optima.value.tolist(),
+        "fitted": fitted.tolist(),
+        "cell": [found[number].name for number in law.optima.cell],
+        **{name: values.tolist() for name, values in law.predictors.items()},
+    }
+
+
+LAW = Law(
+    name=NAME,
+    formula="LR = lr_factor N^lr_n D^lr_d, B = batch_factor D^batch_d; or both as powers of C",
+    source="DeepSeek-AI 2024, section 3.1; Li et al. 2025, section 3",
+    options=Options,
+    needs=("loss",),
+    takes=("lr", "batch", "n", "d", "flops", "group"),
+    fit=fit,
+    predict=predict,
+    targets=(("n", "d"), ("flops",), ("d",), ("n",), ("n", "d", "batch"), ("flops", "batch")),
+    reduced=False,
+)
