@@ -51,7 +51,9 @@ def cells(data: Observations, roles: tuple[str, ...], tolerance: float) -> list[
 
 
 def center(values: Floats) -> float:
-    """Geometric mean."""
+    """Geometric mean; exactly the value where all are equal."""
+    if np.ptp(values) == 0:
+        return float(values[0])
     return float(np.exp(np.log(values).mean()))
 
 

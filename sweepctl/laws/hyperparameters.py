@@ -8,17 +8,15 @@ cell, whose vertex must lie inside what was tried, is the alternative.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from scipy import stats
 
 from sweepctl.laws.cells import Cell, cells, center
 from sweepctl.laws.gaps import gap, judged
 from sweepctl.laws.law import (
-    LEVEL,
     CannotFit,
     Estimate,
     Fit,
@@ -31,8 +29,9 @@ from sweepctl.laws.law import (
     estimate,
     option,
 )
-from sweepctl.laws.linear import collinear, power_law, resample, resample_groups
-from sweepctl.laws.optima import Optima, Search, at_edge, optima, swept
+from sweepctl.laws.linear import collinear
+from sweepctl.laws.optima import Search, at_edge, optima, swept
+from sweepctl.laws.powers import Power, power_at, through
 
 NAME = "hyperparameters"
 ROLES: tuple[Literal["lr", "batch"], ...] = ("lr", "batch")
@@ -61,7 +60,9 @@ class Options(Resampling):
     )
     threshold: float = option(0.0025, "near: loss / least loss - 1 stays below this")
     window: float = option(0.02, "quadratic: the same, for the points of a parabola")
-    slices: Literal["best", "each"] = option("best", "quadratic: LR at the best run's batch, or at each batch")
+    slices: Literal["best", "each"] = option(
+        "best", "quadratic: LR at the best run's batch, or at each batch"
+    )
     tolerance: float = option(0.02, "runs within this share of each other in N and in D are one cell")
     weighting: Literal["rows", "cells"] = option("rows", "what weighs the same: runs, or cells")
     resample: Literal["cells", "rows"] = option("cells", "what the replicates draw anew")
@@ -69,7 +70,7 @@ class Options(Resampling):
 
     def __post_init__(self) -> None:
         Resampling.__post_init__(self)
-        if not 0 < self.threshold < 1 or not 0 < self.window:
+        if not 0 < self.threshold < 1 or self.window <= 0:
             raise CannotFit("hyperparameters needs a threshold between 0 and 1 and a window above 0.")
         if not 0 <= self.tolerance < 1:
             raise CannotFit(f"hyperparameters needs a tolerance from 0 to 1; it is {self.tolerance:g}.")
@@ -84,29 +85,6 @@ class Options(Resampling):
     def search(self) -> Search:
         """How optima are looked for."""
         return Search(self.optimum, self.threshold, self.window, self.slices)
-
-
-@dataclass(frozen=True)
-class Power:
-    """One law: target = factor x product of predictor^exponent, through its optima; samples [replicates]."""
-
-    role: str
-    optima: Optima
-    predictors: dict[str, Floats]
-    factor: float
-    exponents: dict[str, float]
-    samples: dict[str, Floats]
-    r2: tuple[float, Floats]
-    squares: float
-
-    def params(self) -> dict[str, float]:
-        """lr_factor, lr_n, ..."""
-        return {f"{self.role}_factor": self.factor, **{f"{self.role}_{k}": v for k, v in self.exponents.items()}}
-
-    def at(self, values: Mapping[str, Any], drawn: bool = False) -> Any:
-        """The law at predictors: one number, or one a replicate [replicates]."""
-        params = self.samples if drawn and self.samples else self.params()
-        return _power(params, self.role, self.predictors, values)
 
 
 def fit(data: Observations, options: Options) -> Fit:
@@ -150,8 +128,8 @@ def predict(made: Fit, target: Target) -> dict[str, Estimate]:
         over = made.details["over"].get(role)
         if over is None or role in target or not set(over) <= set(known):
             continue
-        known[role] = _power(made.params, role, over, known)
-        drawn[role] = _power({**made.params, **made.arrays()}, role, over, drawn)
+        known[role] = power_at(made.params, role, over, known)
+        drawn[role] = power_at({**made.params, **made.arrays()}, role, over, drawn)
         found[role] = estimate(known[role], drawn[role])
     if not found:
         asked = " or ".join(",".join(over) for over in made.details["over"].values())
@@ -159,14 +137,7 @@ def predict(made: Fit, target: Target) -> dict[str, Estimate]:
     return {role: found[role] for role in ROLES if role in found}
 
 
-def _power(params: Mapping[str, Any], role: str, over: Any, values: Mapping[str, Any]) -> Any:
-    found = params[f"{role}_factor"]
-    for name in over:
-        found = found * values[name] ** params[f"{role}_{name}"]
-    return found
-
-
-def _fit(data: Observations, found: list[Cell], role: str, present: list[str], options: Options) -> Power:
+def _fit(data: Observations, found: list[Cell], role: str, present: Sequence[str], options: Options) -> Power:
     """One law.
 
     Raises:
@@ -175,77 +146,19 @@ def _fit(data: Observations, found: list[Cell], role: str, present: list[str], o
     over = options.over(role) or ()
     if not any(swept(data, cell, role) for cell in found):
         raise CannotFit(
-            f"No cell of equal N and D was trained at two values of the {TOLD[role]}: there is no optimum to see."
+            f"No cell of equal N and D was trained at two values of the {TOLD[role]}: no optimum shows."
         )
     other = next((one for one in present if one != role), None)
     points = optima(data, found, role, other, options.search())
     seen = len(np.unique(points.cell))
-    if seen < max(2, len(over) + 1):
+    least = max(2, len(over) + 1)
+    if seen < least:
         raise CannotFit(
-            f"The {TOLD[role]} over {', '.join(over) or 'nothing'} needs optima in {max(2, len(over) + 1)} cells; "
+            f"The law of the {TOLD[role]} over {', '.join(over) or 'nothing'} needs optima in {least} cells; "
             f"{seen} of {len(found)} cells have one."
         )
     predictors = {name: np.array([center(data[name][rows]) for rows in points.rows]) for name in over}
-    base = np.ones(len(points.value))
-    if options.weighting == "cells":
-        base = 1 / np.bincount(points.cell)[points.cell]
-    weights = _weights(points, predictors, base, options)
-    factor, exponents = power_law(predictors, points.value, base[None])
-    drawn_factor, drawn = power_law(predictors, points.value, weights)
-    wider = _widening(seen, len(over) + 1) if options.resample == "cells" else 1.0
-    samples = {f"{role}_factor": factor * (drawn_factor / factor) ** wider}
-    samples |= {f"{role}_{k}": exponents[k] + wider * (drawn[k] - exponents[k]) for k in drawn}
-    if options.resample == "cells" and seen == len(over) + 1:
-        samples = {}  # a law through every cell says nothing of its scatter
-    alone = {name: float(values[0]) for name, values in exponents.items()}
-    one, squares = _explained(points.value, predictors, base[None], factor, exponents)
-    many, _ = _explained(points.value, predictors, weights, drawn_factor, drawn)
-    return Power(
-        role, points, predictors, float(factor[0]), alone, samples, (float(one[0]), many), float(squares[0])
-    )
-
-
-def _widening(cells: int, parameters: int) -> float:
-    """What few cells cost: replicates of G cells around k parameters scatter by (1 - k / G)^1/2 too little,
-    and their scatter is itself known to G - k degrees of freedom only (Student's t)."""
-    freedom = cells - parameters
-    if freedom < 1:
-        return 1.0
-    return float(np.sqrt(cells / freedom) * stats.t.ppf(0.5 + LEVEL / 2, freedom) / stats.norm.ppf(0.5 + LEVEL / 2))
-
-
-def _weights(points: Optima, predictors: dict[str, Floats], base: Floats, options: Options) -> Floats:
-    """What each optimum weighs in each replicate [replicates, points]. Replicates that no longer determine
-    what all optima together do are replaced by ones that do."""
-    if options.resample == "rows":
-        drawn = resample(len(base), options.replicates, options.seed)
-    else:
-        _, place = np.unique(points.cell, return_inverse=True)
-        drawn = resample_groups(place, options.replicates, options.seed)
-    logs = [np.log(values) - np.log(values).mean() for values in predictors.values()]
-    design = np.stack([np.ones(len(base)), *(x / max(1e-12, float(np.abs(x).max())) for x in logs)], axis=1)
-    gram = np.einsum("rp,pi,pj->rij", np.vstack([np.ones(len(base)), drawn]), design, design, optimize=True)
-    values = np.linalg.eigvalsh(gram)
-    rank = np.sum(values > 1e-9 * values[:, -1:], axis=1)
-    good, bad = np.flatnonzero(rank[1:] >= rank[0]), np.flatnonzero(rank[1:] < rank[0])
-    if good.size:
-        drawn[bad] = drawn[np.resize(good, bad.size)]
-    return np.asarray(drawn * base)
-
-
-def _explained(
-    value: Floats, predictors: dict[str, Floats], weights: Floats, factor: Floats, exponents: dict[str, Floats]
-) -> tuple[Floats, Floats]:
-    """Share of the variance of the logarithm that is explained, and the sum of squares left: [replicates]."""
-    log = np.log(value)
-    fitted = np.log(factor)[:, None] + sum(
-        (exponents[name][:, None] * np.log(values) for name, values in predictors.items()),
-        start=np.zeros((len(weights), len(value))),
-    )
-    left = np.sum(weights * (log - fitted) ** 2, axis=1)
-    mean = weights @ log / np.maximum(weights.sum(1), 1e-300)
-    whole = np.sum(weights * (log - mean[:, None]) ** 2, axis=1)
-    return np.where(whole > 0, 1 - left / np.where(whole > 0, whole, 1), 0.0), left
+    return through(role, points, predictors, options.weighting, options.resample, options)
 
 
 def _assemble(

@@ -95,7 +95,8 @@ def _vertices(
         bottoms += [(value, found[1])] if found else []
     if not bottoms:
         return []
-    found = vertex(*np.array(bottoms).T, how.window)
+    values, losses = np.array(bottoms).T
+    found = vertex(values, losses, how.window)
     return [(found[0], rows)] if found else []
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from sweepctl.laws.law import Fit
 from sweepctl.report.console import count
@@ -40,12 +40,11 @@ def _law(ax: Axes, made: Fit, role: str, over: list[str]) -> None:
     else:
         _curves(ax, made, role, over, points, value)
     logarithmic(ax, "y", NAMES[role])
-    if role == "lr":
-        ax.yaxis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0)))
-        ax.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:.0e}".replace("e-0", "e-")))
-        ax.yaxis.set_minor_formatter(NullFormatter())
-    powers = " ".join(f"{p.upper() if p != 'flops' else 'C'}^{made.params[f'{role}_{p}']:.3f}" for p in over)
-    ax.set_title(f"{'LR' if role == 'lr' else 'B'} = {made.params[f'{role}_factor']:.4g} {powers}", fontsize=9)
+    _finer(ax, "y", value.min(), value.max())
+    letters = {"n": "N", "d": "D", "flops": "C", "batch": "B"}
+    powers = " ".join(f"{letters[name]}^{made.params[f'{role}_{name}']:.3f}" for name in over)
+    told = "LR" if role == "lr" else "B"
+    ax.set_title(f"{told} = {made.params[f'{role}_factor']:.4g} {powers}", fontsize=9)
 
 
 def _curves(
@@ -55,7 +54,7 @@ def _curves(
     spread = np.exp(0.02 * np.random.default_rng(0).uniform(-1, 1, len(value)))  # so that equal ones show
     grid = np.geomspace(first.min() / 1.3, first.max() * 1.3, 40)
     factor, power = made.params[f"{role}_factor"], made.params[f"{role}_{over[0]}"]
-    rest = [name for name in over[1:]]
+    rest = list(over[1:])
     middle = {name: float(np.exp(np.log(points[name]).mean())) for name in rest}
     second = np.asarray(points[rest[0]]) if rest else first
     span = np.ptp(np.log(second)) or 1.0
@@ -72,8 +71,18 @@ def _curves(
             label=f"{PREDICTORS[rest[0]].split()[-1]} = {_short(level)}" if rest else None,
         )  # fmt: skip
     logarithmic(ax, "x", PREDICTORS[over[0]])
+    _finer(ax, "x", first.min(), first.max())
     if rest:
         ax.legend(fontsize=7, frameon=False)
+
+
+def _finer(ax: Axes, axis: str, low: float, high: float) -> None:
+    """Numbers at 2 and 5 too where the axis spans less than two decades."""
+    one = ax.xaxis if axis == "x" else ax.yaxis
+    if high < 100 * low:
+        one.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0)))
+    if high < 1:
+        one.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e-0", "e-")))
 
 
 def _short(value: float) -> str:
@@ -95,5 +104,6 @@ def _gaps(ax: Axes, made: Fit) -> None:
     ]
     ax.set_yticks(places, names, fontsize=6 if len(rows) > 10 else 8)
     ax.invert_yaxis()
-    ax.set(xlabel="loss at the law's setting over the cell's least (%)", title="gap in each cell (N, D)")
+    ax.set_xlabel("loss at the law's setting over the cell's least (%)")
+    ax.set_title("gap in each cell (N, D)", fontsize=9)
     ax.legend(fontsize=7, frameon=False)
