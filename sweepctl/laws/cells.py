@@ -14,7 +14,7 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Cell:
-    """`rows` are the numbers of its rows; `name` is its group where there are any, and its N and D (or C)."""
+    """`rows` are the numbers of its rows; `name` is its group, where that is enough, or else its N and D too."""
 
     name: str
     rows: Indices
@@ -47,6 +47,8 @@ def cells(data: Observations, roles: tuple[str, ...], tolerance: float) -> list[
             for place in [levels(data[role][rows], tolerance)]
             for level in range(int(place.max(initial=-1)) + 1)
         ]
+    if "group" in data and len({name for name, _ in blocks}) == len(blocks):
+        return [Cell(name, rows) for name, rows in blocks]
     return [Cell(_name(data, name, roles, rows), rows) for name, rows in blocks]
 
 

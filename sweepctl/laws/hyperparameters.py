@@ -174,13 +174,23 @@ def _assemble(
         "argmin": "another run of its cell has a lower loss",
         "quadratic": "its cell shows no minimum inside what was tried",
     }[options.optimum]
-    kept = data.keep(used, reason)
+    held = {"lr": "one learning rate", "batch": "one batch"}
+    still = np.ones(len(data), dtype=bool)
+    for cell in found:
+        still[cell.rows] = any(swept(data, cell, role) for role in laws)
+    kept = data.keep(still, f"its cell was trained at {' and '.join(held[role] for role in laws)}")
+    kept = kept.keep(used[still], reason)
     derived, samples = _summary(costs)
     for role, law in laws.items():
         derived[f"{role}_r2"], drawn = law.r2
         samples |= {**law.samples, f"{role}_r2": drawn} if law.samples else {}
     edges = [cell["cell"] for cell in tables if cell["edge"]]
     flags = [f"edge_minimum:{name}" for name in edges]
+    flags += [
+        f"no_minimum:{cell['cell']}"
+        for cell in tables
+        if not cell["edge"] and any(cell["optima"][role] == 0 for role in cell["swept"])
+    ]
     flags += [f"not_fitted:{role}" for role in refused]
     flags += [flag for law in laws.values() for flag in _flags(law)]
     return claim(
@@ -282,7 +292,8 @@ def _tables(
         row: dict[str, Any] = {"cell": cell.name, "runs": len(cell.rows), "loss": float(data.loss[best])}
         row |= {r: center(data[r][cell.rows]) for r in ("n", "d", "flops") if r in data}
         row |= {role: float(data[role][best]) for role in laws}
-        row["edge"] = [r for r in laws if swept(data, cell, r) and at_edge(data, cell, r)]
+        row["swept"] = [role for role in laws if swept(data, cell, role)]
+        row["edge"] = [role for role in row["swept"] if at_edge(data, cell, role)]
         row["optima"] = {role: int((law.optima.cell == number).sum()) for role, law in laws.items()}
         row |= {name: float(g[number]) if np.isfinite(g[number]) else None for name, (g, _) in costs.items()}
         rows.append(row)

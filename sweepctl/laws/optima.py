@@ -76,6 +76,8 @@ def _vertices(
     """Learning rates: the vertex at the batch of the best run, or at each batch. Batches: the vertex of the
     parabola through the least losses at each batch. Nothing where a vertex was not measured."""
     rows = cell.rows
+    if at_edge(data, cell, role):
+        return []
     if other is None or not swept(data, cell, other):
         found = vertex(data[role][rows], data.loss[rows], how.window)
         return [(found[0], rows)] if found else []
