@@ -14,7 +14,7 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Cell:
-    """`rows` are the numbers of its rows; `name` is its group, where that is enough, or else its N and D too."""
+    """`rows` are the numbers of its rows; `name` is its group and, where that is not enough, its N, D."""
 
     name: str
     rows: Indices

@@ -288,7 +288,8 @@ def _power(
     points = set(zip(*(column.tolist() for column in predictors.values()), strict=True))
     if len(points) < size:
         raise CannotFit(
-            f"A power law over {told} needs a critical batch at {size} different values; {len(points)} are there."
+            f"A power law over {told} needs a critical batch at {size} different values; there are "
+            f"{len(points)}."
         )
     factor, powers = power_law(predictors, values)
     fitted = factor * np.prod([column ** powers[role] for role, column in predictors.items()], axis=0)

@@ -91,14 +91,19 @@ def fit(data: Observations, options: Options) -> Fit:
     """Power laws of learning rate, batch or both, with what they would have cost in every cell.
 
     Raises:
-        CannotFit: neither was swept, or there are fewer cells with an optimum than a law has parameters.
+        CannotFit: a column is missing, neither was swept, or there are fewer cells with an optimum than a law
+            has parameters. Where this is so of one of the two, the other is fitted and `not_fitted` flagged.
     """
     present = [role for role in ROLES if role in data and options.over(role) is not None]
     if not present:
         raise CannotFit("hyperparameters needs the learning rate or the batch: name it with --lr or --batch.")
+    if not len(data):
+        raise CannotFit("There are no runs to take the learning rate or the batch from.")
     if np.ptp(data.loss) <= 1e-12 * data.loss.max():
         raise CannotFit(f"The {len(data)} losses are all {data.loss[0]:g}: no run is better than another.")
-    places = tuple(r for r in ("n", "d") if r in data) if "n" in data or "d" in data else ("flops",)
+    for name in (name for role in present for name in options.over(role) or ()):
+        _ = data[name]  # a missing column is refused, whichever law it is of
+    places = ("n", "d") if "n" in data and "d" in data else ("n", "d", "flops")
     found = cells(data, tuple(role for role in places if role in data), options.tolerance)
     laws: dict[str, Power] = {}
     refused: dict[str, str] = {}
@@ -108,7 +113,7 @@ def fit(data: Observations, options: Options) -> Fit:
         except CannotFit as error:
             refused[role] = str(error)
     if not laws:
-        raise CannotFit(" ".join(dict.fromkeys(refused.values())))
+        raise CannotFit(next(iter(refused.values())))
     return _assemble(data, options, found, laws, refused)
 
 

@@ -21,7 +21,7 @@ GOLDEN = (np.sqrt(5) - 1) / 2
 
 @dataclass(frozen=True)
 class Steps:
-    """Fits of copies: log a, log(b / a), the objective, and `bound`: -1 where b is 0, 1 where a is; [copies]."""
+    """Fits of copies: log a, log(b / a), the objective, and `bound`, -1 where b is 0, 1 where a is."""
 
     level: Floats
     ratio: Floats
@@ -36,8 +36,7 @@ def fit_steps(log_batch: Floats, log_steps: Floats, delta: float | None) -> Step
     """
     low, high = log_batch.min() - REACH, log_batch.max() + REACH
     grid = np.linspace(low, high, GRID)
-    on_grid = np.stack([_value(np.full(len(log_steps), at), log_batch, log_steps, delta)[0] for at in grid])
-    best = on_grid.argmin(axis=0)
+    best = _on_grid(grid, log_batch, log_steps, delta).argmin(axis=1)
     left, right = grid[np.maximum(best - 1, 0)], grid[np.minimum(best + 1, GRID - 1)]
     ratio = _golden(left, right, log_batch, log_steps, delta)
     value, level = _value(ratio, log_batch, log_steps, delta)
@@ -48,6 +47,17 @@ def fit_steps(log_batch: Floats, log_steps: Floats, delta: float | None) -> Step
 def log_steps_at(log_batch: Floats, level: Floats, ratio: Floats) -> Floats:
     """log S [copies, points] at log_batch [points] for log a and log(b / a) [copies]."""
     return np.asarray(level[:, None] + np.logaddexp(0.0, ratio[:, None] - log_batch))
+
+
+def _on_grid(grid: Floats, log_batch: Floats, log_steps: Floats, delta: float | None) -> Floats:
+    """The objective of every copy at every ratio: [copies, grid]. Of squares, by one matrix product."""
+    if delta is not None:
+        return np.stack(
+            [_value(np.full(len(log_steps), at), log_batch, log_steps, delta)[0] for at in grid], axis=1
+        )
+    shape = np.logaddexp(0.0, grid[:, None] - log_batch)
+    shape = shape - shape.mean(axis=1, keepdims=True)
+    return np.asarray(np.sum(shape**2, axis=1) - 2 * log_steps @ shape.T)
 
 
 def _golden(left: Floats, right: Floats, log_batch: Floats, log_steps: Floats, delta: float | None) -> Floats:
