@@ -27,7 +27,7 @@ DeepSeek-AI 2024 (arXiv 2401.02954), section 3.1: C counts the non-embedding FLO
 def gap(data: Observations, cell: Cell, settings: Mapping[str, Floats]) -> Floats:
     """Loss at each setting over the least loss of the cell, minus one: [settings].
 
-    settings: lr, batch or both -> [settings]. NaN where a setting lies outside the runs of the cell.
+    settings: lr, batch or both -> [settings]; where only one is set, the other is the best. NaN where a setting lies outside the runs of the cell.
     """
     loss = data.loss[cell.rows]
     known = {role: np.log2(data[role][cell.rows]) for role in settings}
@@ -59,7 +59,8 @@ def judged(data: Observations, cells: list[Cell], roles: Sequence[str], name: st
 
 
 def _line(x: Floats, y: Floats, at: Floats) -> Floats:
-    """Linear interpolation between the means at equal x; NaN outside."""
+    """Linear interpolation between the least y at each x; NaN outside."""
     points, place = np.unique(x, return_inverse=True)
-    means = np.bincount(place, weights=y) / np.bincount(place)
-    return np.asarray(np.interp(at, points, means, left=np.nan, right=np.nan))
+    least = np.full(len(points), np.inf)
+    np.minimum.at(least, place, y)
+    return np.asarray(np.interp(at, points, least, left=np.nan, right=np.nan))

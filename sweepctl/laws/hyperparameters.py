@@ -185,19 +185,10 @@ def _assemble(
         still[cell.rows] = any(swept(data, cell, role) for role in laws)
     kept = data.keep(still, f"its cell was trained at {' and '.join(held[role] for role in laws)}")
     kept = kept.keep(used[still], reason)
-    derived, samples = _summary(costs)
+    derived, samples = _summary(costs, options)
     for role, law in laws.items():
         derived[f"{role}_r2"], drawn = law.r2
         samples |= {**law.samples, f"{role}_r2": drawn} if law.samples else {}
-    edges = [cell["cell"] for cell in tables if cell["edge"]]
-    flags = [f"edge_minimum:{name}" for name in edges]
-    flags += [
-        f"no_minimum:{cell['cell']}"
-        for cell in tables
-        if not cell["edge"] and any(cell["optima"][role] == 0 for role in cell["swept"])
-    ]
-    flags += [f"not_fitted:{role}" for role in refused]
-    flags += [flag for law in laws.values() for flag in _flags(law)]
     return claim(
         NAME,
         kept,
@@ -207,7 +198,7 @@ def _assemble(
         samples if options.replicates else {},
         "rows" if options.resample == "rows" else "cells, widened for their number",
         derived={**derived, "cells": len(found), "runs": len(kept)},
-        flags=list(dict.fromkeys(flags)),
+        flags=_flags(tables, laws, refused),
         details={
             "cells": tables,
             "over": {role: list(law.predictors) for role, law in laws.items()},
@@ -217,7 +208,19 @@ def _assemble(
     )
 
 
-def _flags(law: Power) -> list[str]:
+def _flags(tables: list[dict[str, Any]], laws: dict[str, Power], refused: dict[str, str]) -> list[str]:
+    """Cells whose minimum was not seen, laws that could not be fitted, and what the others do not say."""
+    flags = [f"edge_minimum:{cell['cell']}" for cell in tables if cell["edge"]]
+    flags += [
+        f"no_minimum:{cell['cell']}"
+        for cell in tables
+        if not cell["edge"] and any(cell["optima"][role] == 0 for role in cell["swept"])
+    ]
+    flags += [f"not_fitted:{role}" for role in refused]
+    return list(dict.fromkeys(flags + [flag for law in laws.values() for flag in _design(law)]))
+
+
+def _design(law: Power) -> list[str]:
     """Predictors that were not varied, that vary together, or too few cells to tell scatter."""
     logs = {name: np.log(values) for name, values in law.predictors.items()}
     still = [name for name, values in logs.items() if np.ptp(values) < 1e-6]
@@ -238,57 +241,42 @@ def _flags(law: Power) -> list[str]:
 
 def _costs(
     data: Observations, found: list[Cell], laws: dict[str, Power], options: Options
-) -> dict[str, tuple[Floats, Floats]]:
-    """The gaps, in percent of the least loss of a cell, of the law in every cell and in every replicate, and
-    of a published rule in every cell and over resampled cells: name -> [cells], [replicates, cells]."""
-    costs = {"gap": _gaps(data, found, laws, options.replicates)}
-    if options.judge != "none":
-        gaps = 100 * judged(data, found, list(laws), options.judge)
-        draw = np.random.Generator(np.random.PCG64(options.seed))
-        costs["judged_gap"] = (gaps, gaps[draw.integers(0, len(gaps), (options.replicates, len(gaps)))])
-    return costs
-
-
-def _gaps(
-    data: Observations, found: list[Cell], laws: dict[str, Power], replicates: int
-) -> tuple[Floats, Floats]:
-    one, many = np.full(len(found), np.nan), np.full((replicates, len(found)), np.nan)
+) -> dict[str, Floats]:
+    """What the law, and a published rule, would have cost in every cell, in percent of its least loss:
+    name -> [cells], NaN where the setting lies outside what was tried."""
+    costs = {"gap": np.full(len(found), np.nan)}
     for number, cell in enumerate(found):
         if not all(swept(data, cell, role) for role in laws):
             continue
         at: dict[str, Any] = {r: center(data[r][cell.rows]) for r in ("n", "d", "flops") if r in data}
-        drawn = dict(at)
         for role in ("batch", "lr"):
             if role in laws and set(laws[role].predictors) <= set(at):
                 at[role] = laws[role].at(at)
-                drawn[role] = laws[role].at(drawn, drawn=True)
-        if not set(laws) <= set(at):
-            continue
-        settings = {
-            role: np.concatenate([[at[role]], np.broadcast_to(drawn[role], replicates)]) for role in laws
-        }
-        gaps = 100 * gap(data, cell, settings)
-        one[number], many[:, number] = gaps[0], gaps[1:]
-    return one, many
+        if set(laws) <= set(at):
+            settings = {role: np.array([at[role]]) for role in laws}
+            costs["gap"][number] = 100 * gap(data, cell, settings)[0]
+    if options.judge != "none":
+        costs["judged_gap"] = 100 * judged(data, found, list(laws), options.judge)
+    return costs
 
 
-def _summary(costs: dict[str, tuple[Floats, Floats]]) -> tuple[dict[str, float], dict[str, Floats]]:
-    """Mean and largest over the cells that hold the setting, how many do not, and the same of replicates."""
+def _summary(costs: dict[str, Floats], options: Options) -> tuple[dict[str, float], dict[str, Floats]]:
+    """Mean and largest over the cells that hold the setting, and how many do not; replicates draw cells."""
     derived: dict[str, float] = {}
     samples: dict[str, Floats] = {}
-    for name, (gaps, drawn) in costs.items():
-        inside = np.isfinite(gaps)
-        derived[f"{name}_outside"] = int((~inside).sum())
-        if inside.any():
-            derived |= {f"{name}_mean": float(gaps[inside].mean()), f"{name}_max": float(gaps[inside].max())}
-        drawn = drawn[np.isfinite(drawn).any(axis=1)]
-        if inside.any() and len(drawn):
-            samples |= {f"{name}_mean": np.nanmean(drawn, axis=1), f"{name}_max": np.nanmax(drawn, axis=1)}
+    for name, gaps in costs.items():
+        inside = gaps[np.isfinite(gaps)]
+        derived[f"{name}_outside"] = len(gaps) - len(inside)
+        if len(inside):
+            draw = np.random.Generator(np.random.PCG64(options.seed))
+            drawn = inside[draw.integers(0, len(inside), (options.replicates, len(inside)))]
+            derived |= {f"{name}_mean": float(inside.mean()), f"{name}_max": float(inside.max())}
+            samples |= {f"{name}_mean": drawn.mean(axis=1), f"{name}_max": drawn.max(axis=1)}
     return derived, samples
 
 
 def _tables(
-    data: Observations, found: list[Cell], laws: dict[str, Power], costs: dict[str, tuple[Floats, Floats]]
+    data: Observations, found: list[Cell], laws: dict[str, Power], costs: dict[str, Floats]
 ) -> list[dict[str, Any]]:
     """One row a cell: where it is, its best run, whether that lies at an edge, and the gaps there."""
     rows = []
@@ -300,7 +288,7 @@ def _tables(
         row["swept"] = [role for role in laws if swept(data, cell, role)]
         row["edge"] = [role for role in row["swept"] if at_edge(data, cell, role)]
         row["optima"] = {role: int((law.optima.cell == number).sum()) for role, law in laws.items()}
-        row |= {name: float(g[number]) if np.isfinite(g[number]) else None for name, (g, _) in costs.items()}
+        row |= {name: float(g[number]) if np.isfinite(g[number]) else None for name, g in costs.items()}
         rows.append(row)
     return rows
 

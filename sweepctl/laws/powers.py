@@ -32,10 +32,9 @@ class Power:
         powers = {f"{self.role}_{name}": power for name, power in self.exponents.items()}
         return {f"{self.role}_factor": self.factor, **powers}
 
-    def at(self, values: Mapping[str, Any], drawn: bool = False) -> Any:
-        """The law at predictors: one number, or one a replicate [replicates]."""
-        params = self.samples if drawn and self.samples else self.params()
-        return power_at(params, self.role, self.predictors, values)
+    def at(self, values: Mapping[str, Any]) -> Any:
+        """The law at predictors."""
+        return power_at(self.params(), self.role, self.predictors, values)
 
 
 def power_at(params: Mapping[str, Any], role: str, over: Iterable[str], values: Mapping[str, Any]) -> Any:
