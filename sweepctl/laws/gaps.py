@@ -27,7 +27,8 @@ DeepSeek-AI 2024 (arXiv 2401.02954), section 3.1: C counts the non-embedding FLO
 def gap(data: Observations, cell: Cell, settings: Mapping[str, Floats]) -> Floats:
     """Loss at each setting over the least loss of the cell, minus one: [settings].
 
-    settings: lr, batch or both -> [settings]; where only one is set, the other is the best. NaN where a setting lies outside the runs of the cell.
+    settings: lr, batch or both -> [settings]; where only one is set, the other is at its best. NaN where a
+    setting lies outside the runs of the cell.
     """
     loss = data.loss[cell.rows]
     known = {role: np.log2(data[role][cell.rows]) for role in settings}
