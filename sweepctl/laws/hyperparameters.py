@@ -99,7 +99,7 @@ def fit(data: Observations, options: Options) -> Fit:
         raise CannotFit("hyperparameters needs the learning rate or the batch: name it with --lr or --batch.")
     if not len(data):
         raise CannotFit("There are no runs to take the learning rate or the batch from.")
-    if np.ptp(data.loss) <= 1e-12 * data.loss.max():
+    if len(data) > 1 and np.ptp(data.loss) <= 1e-12 * data.loss.max():
         raise CannotFit(f"The {len(data)} losses are all {data.loss[0]:g}: no run is better than another.")
     for name in (name for role in present for name in options.over(role) or ()):
         _ = data[name]  # a missing column is refused, whichever law it is of
