@@ -102,9 +102,16 @@ def fit(chosen: Law, data: Observations, options: dict[str, Any]) -> Fit:
 
 
 def predict(chosen: Law, made: Fit, targets: list[dict[str, float]]) -> None:
-    """Put predictions at the targets on the fit."""
+    """Put predictions at the targets on the fit.
+
+    Raises:
+        RequestError: this fit has no prediction for a target.
+    """
     for target in targets:
-        found = chosen.predict(made, target)
+        try:
+            found = chosen.predict(made, target)
+        except CannotFit as error:
+            raise RequestError(str(error)) from None
         row: dict[str, Any] = {"at": target, **{name: one.value for name, one in found.items()}}
         row["intervals"] = {name: list(one.interval) for name, one in found.items()}
         for name, one in found.items():

@@ -80,7 +80,7 @@ def observations(frame: pd.DataFrame, law: Law, reading: Reading) -> Observation
     names = _names(frame, reading.row)
     reasons = _reasons(frame, law, reading)
     numbers = [role for role in used if role in NUMBERS]
-    needed = used[[role for role in numbers if role not in law.takes]]
+    needed = used[[role for role in numbers if role not in law.takes or role in reading.columns]]
     reasons[(reasons == "") & needed.isna().any(axis=1)] = "no " + _first_absent(needed)
     reasons[(reasons == "") & frame.astype(str).duplicated()] = "it repeats another row"
     kept = used[reasons == ""].assign(row=names)
