@@ -34,8 +34,13 @@ def hold_out(
     row: what it was fitted below, where it is, `predicted`, `measured` and `error` (their ratio minus one).
 
     Raises:
-        CannotFit: fewer levels than that, or the rest does not carry the law.
+        CannotFit: fewer levels than that, the rest does not carry the law, or the law predicts the least
+            loss of a budget and not flops are held out.
     """
+    if law.held_out == "best" and role != "flops":
+        raise CannotFit(
+            f"{law.name} predicts the least loss at a budget, so only whole budgets can be held out: flops=K."
+        )
     place = levels(data[role])
     top = int(place.max()) + 1
     if top <= count:
