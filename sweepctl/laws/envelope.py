@@ -101,7 +101,9 @@ def fit(data: Observations, options: Options) -> Fit:
             f"The envelope of {len(data)} points has {len(found)} where the loss falls with FLOPs; a line "
             f"through them needs {LEAST}."
         )
-    params = frontier.powers(one.log_c, {k: np.atleast_2d(v)[0] for k, v in one.logs.items()}, one.on[0] * 1.0)
+    params = frontier.powers(
+        one.log_c, {k: np.atleast_2d(v)[0] for k, v in one.logs.items()}, one.on[0] * 1.0
+    )
     samples = _sample(points, units, options, by_run)
     rows = np.broadcast_to(one.source, one.on.shape)[0, found]
     places = order[rows]

@@ -31,7 +31,9 @@ class Options(Resampling):
     """Every choice of the protocol."""
 
     curve: Literal["quadratic", "akima"] = option("quadratic", "through the losses of a budget")
-    over: Literal["n", "d", "m"] = option("n", "the curve runs over parameters, tokens or FLOPs a token C / D")
+    over: Literal["n", "d", "m"] = option(
+        "n", "the curve runs over parameters, tokens or FLOPs a token C / D"
+    )
     loss: Literal["raw", "log"] = option("raw", "what the curve is fitted to")
     budgets: tuple[float, ...] | None = option(None, "FLOPs that rows are snapped to; none: groups of rows")
     tolerance: float = option(0.1, "share in FLOPs within which rows are of a budget")

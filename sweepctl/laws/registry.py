@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sweepctl.laws import envelope, isoflop, parametric
+from sweepctl.laws import compute, envelope, isoflop, parametric
 from sweepctl.laws.law import Law
 
-LAWS: dict[str, Law] = {law.name: law for law in (envelope.LAW, isoflop.LAW, parametric.LAW)}
+LAWS: dict[str, Law] = {law.name: law for law in (compute.LAW, envelope.LAW, isoflop.LAW, parametric.LAW)}
