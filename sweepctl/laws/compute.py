@@ -138,7 +138,7 @@ def solve(log_c: Floats, log_l: Floats, weights: Floats | None, options: Options
     if options.floor is not None:
         return problem.search(options.floor)
     bare, free = problem.search(0.0), problem.search(None)
-    better = free.objective < bare.objective
+    better = free.objective < bare.objective * (1 - 1e-9) - 1e-16
     parts = {
         name: np.where(better, getattr(free, name), getattr(bare, name))
         for name in ("floor", "log_a", "b", "objective")

@@ -92,7 +92,8 @@ def fit(data: Observations, options: Options) -> Fit:
     unit = np.unique(np.array(runs), return_inverse=True)[1] if runs else np.arange(len(data))
     by_run = runs is not None and unit.max() > 0
     unit = np.asarray(unit if by_run else np.arange(len(data)), dtype=np.int64)
-    points = Points(*(np.log(v[order]) for v in (data.flops, data.n, data.d, data.loss)), unit[order])
+    log_c, log_n, log_d, log_l = (np.log(v[order]) for v in (data.flops, data.n, data.d, data.loss))
+    points = Points(log_c, log_n, log_d, log_l, unit[order])
     units = int(unit.max()) + 1
     one = _envelope(points, np.ones((1, units), dtype=bool), options, by_run)
     found = np.flatnonzero(one.on[0])

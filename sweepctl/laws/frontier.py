@@ -1,8 +1,8 @@
 """What the laws of compute-optimal training share: N*(C), D*(C) and L*(C) as power laws of C.
 
-N* = k_n C^a, D* = k_d C^b, L* = k_l C^c, with C in FLOPs, L in nats a token and natural logarithms: the
-intercept of log N* over log C is log k_n. M* = k_m C^a_m are FLOPs a token (DeepSeek-AI 2024, arXiv
-2401.02954, section 3.2).
+N* = k_n C^a, D* = k_d C^b, L* = E + k_l C^c with E = 0 where there is no floor, with C in FLOPs, L in nats
+a token and natural logarithms: the intercept of log N* over log C is log k_n. M* = k_m C^a_m are FLOPs a
+token (DeepSeek-AI 2024, arXiv 2401.02954, section 3.2).
 """
 
 from __future__ import annotations
@@ -60,11 +60,12 @@ def predict(made: Fit, target: Target) -> dict[str, Estimate]:
         exponent, factor = NAMES[role]
         return values[factor] * c ** values[exponent]
 
+    floor, floors = one.get("E", 0.0), drawn.get("E", 0.0)
     found = {role: estimate(at(role, one), at(role, drawn)) for role in ("n", "d")}
     ratio, ratios = at("d", one) / at("n", one), at("d", drawn) / at("n", drawn)
     found |= {
         "tokens_per_parameter": estimate(ratio, ratios),
-        "loss": estimate(at("loss", one), at("loss", drawn)),
+        "loss": estimate(floor + at("loss", one), floors + at("loss", drawn)),
     }
     if "a_m" in one:
         found["flops_per_token"] = estimate(at("m", one), at("m", drawn))

@@ -17,11 +17,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sweepctl.laws import frontier, parametric
+from sweepctl.laws import compute, frontier, parametric
 from sweepctl.laws.isoflop_budgets import MIN_POINTS, Budget, budgets, check, drawn_curve, vertices
 from sweepctl.laws.law import CannotFit, Fit, Floats, Law, Observations, Resampling, claim, option
 
 NAME = "isoflop"
+FLOOR = 4
+"""Budgets that a floor of L*(C) needs."""
+
 JUDGES = 200
 """Replicates that judge a budget where none were asked for."""
 
@@ -47,6 +50,9 @@ class Options(Resampling):
     )
     weights: Literal["equal", "spread"] = option(
         "equal", "of budgets in the power laws: equal, or the inverse variance of their log minima"
+    )
+    floor: float | None = option(
+        None, "E of L* = E + k_l C^c in nats; 0 is a pure power law; none: fitted, of four budgets or more"
     )
     intervals: Literal["copies", "rows"] = option(
         "copies", "replicates: copies of the losses with noise, or rows drawn again inside each budget"
@@ -104,6 +110,9 @@ def fit(data: Observations, options: Options) -> Fit:
     made_fit.protocol |= {"noise": noise, "noise_from": source}
     made_fit.details["budgets"] = told
     made_fit.flags = flags + (["two_budgets"] if len(kept) == 2 else [])
+    if options.floor is None:
+        low, _ = made_fit.intervals.get("E", (made_fit.params.get("E", 0.0), 0.0))
+        made_fit.flags += ["not_identified:E"] if not low > 0 else []
     return made_fit
 
 
@@ -168,9 +177,13 @@ def _assemble(
     if options.weights == "spread":
         weights = 1 / np.maximum(spreads, max(1e-9, 1e-3 * spreads.max())) ** 2
     logs = {role: np.array([one.logs[role] for one in kept]) for role in roles}
-    params = {name: float(value) for name, value in frontier.powers(log_c, logs, weights).items()}
     drawn = {role: np.stack([one.drawn[role] for one in kept], axis=1) for role in roles}
-    samples = frontier.whole(frontier.powers(log_c, drawn, weights)) if options.replicates else {}
+    params = {name: float(value) for name, value in frontier.powers(log_c, logs, weights).items()}
+    samples = frontier.powers(log_c, drawn, weights) if options.replicates else {}
+    if options.floor != 0 and len(kept) >= FLOOR:
+        one, many = _floored(log_c, logs["loss"], drawn["loss"] if samples else None, options)
+        params, samples = params | one, samples | many
+    samples = frontier.whole(samples)
     off = logs["n"] - np.log(params["k_n"]) - params["a"] * log_c
     rows = [row for one in kept for row in one.budget.rows]
     minima = [
@@ -190,11 +203,31 @@ def _assemble(
     return made
 
 
+def _floored(
+    log_c: Floats, log_l: Floats, drawn: Floats | None, options: Options
+) -> tuple[dict[str, float], dict[str, Floats]]:
+    """L* = E + k_l C^c through the minima, and through those of each replicate [replicates, budgets]."""
+    how = compute.Options(floor=options.floor)
+    if options.floor is not None and options.floor >= np.exp(log_l.min()):
+        raise CannotFit(f"The floor {options.floor:g} is not below the least loss of the budgets.")
+
+    def named(found: dict[str, Floats]) -> dict[str, Floats]:
+        return {"E": found["E"], "k_l": found["a"], "c": -found["b"]}
+
+    one = named(compute.solve(log_c, log_l[None], None, how).params())
+    params = {name: float(values[0]) for name, values in one.items()}
+    if drawn is None:
+        return params, {}
+    there = np.isfinite(drawn)
+    filled = np.where(there, drawn, log_l)
+    return params, named(compute.solve(log_c, filled, there.astype(np.float64), how).params())
+
+
 predict = frontier.predict
 
 LAW = Law(
     name=NAME,
-    formula="N*(C) = k_n C^a, D*(C) = k_d C^b, L*(C) = k_l C^c",
+    formula="N*(C) = k_n C^a, D*(C) = k_d C^b, L*(C) = E + k_l C^c",
     source="Hoffmann et al. 2022, section 3.2",
     options=Options,
     needs=("n", "d", "flops", "loss"),

@@ -116,8 +116,9 @@ def _grouped(
 
 
 def _pick(one: Budget, keep: Any) -> Budget:
-    parts = (one.x, one.log_n, one.log_d, one.log_cost, one.loss)
-    return Budget(one.flops, *(values[keep] for values in parts), tuple(one.rows[i] for i in keep))
+    rows = tuple(one.rows[i] for i in keep)
+    x, log_n, log_d, log_cost = (values[keep] for values in (one.x, one.log_n, one.log_d, one.log_cost))
+    return Budget(one.flops, x, log_n, log_d, log_cost, one.loss[keep], rows)
 
 
 def _one_a_size(one: Budget, options: Options, excluded: list[tuple[str, str]]) -> Budget:
@@ -136,7 +137,8 @@ def _one_a_size(one: Budget, options: Options, excluded: list[tuple[str, str]]) 
         count = np.bincount(size)
         parts = (one.x, one.log_n, one.log_d, one.log_cost, one.loss)
         names = [" ".join(one.rows[i] for i in np.flatnonzero(size == k)) for k in range(len(count))]
-        return Budget(one.flops, *(np.bincount(size, values) / count for values in parts), tuple(names))
+        x, log_n, log_d, log_cost, loss = (np.bincount(size, values) / count for values in parts)
+        return Budget(one.flops, x, log_n, log_d, log_cost, loss, tuple(names))
     lost = sorted(set(range(len(one.x))) - set(keep.tolist()))
     told = "nearer to its budget" if options.per_size == "nearest" else "lower"
     excluded += [(one.rows[i], f"another row of its size and budget is {told}") for i in lost]

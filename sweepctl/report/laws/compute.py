@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from sweepctl.laws import compute
-from sweepctl.laws.law import Fit, percentile_interval
+from sweepctl.laws.law import Fit, Floats, percentile_interval
 from sweepctl.report.laws.panel import Panel, logarithmic
 
 
@@ -22,7 +22,7 @@ def panels(made: Fit) -> list[Panel]:
         bands = [percentile_interval(compute.loss(made.arrays(), value)) for value in grid]
     low, high = np.array(bands).T
 
-    def points(ax: Axes, y: np.ndarray) -> None:
+    def points(ax: Axes, y: Floats) -> None:
         ax.plot(c[fitted], y[fitted], "o", color="tab:blue", ms=5, label="fitted")
         if not fitted.all():
             ax.plot(c[~fitted], y[~fitted], "D", color="tab:red", mfc="none", ms=5, label="not fitted")

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from sweepctl.laws.law import Fit
+from sweepctl.laws.law import Fit, Floats
 from sweepctl.report.laws.panel import Panel, logarithmic
 
 
@@ -19,7 +21,7 @@ def panels(made: Fit) -> list[Panel]:
     grid = np.geomspace(every.min(), every.max() * 3, 60)
     one = made.params
 
-    def color(size: float) -> tuple[float, float, float, float]:
+    def color(size: float) -> Any:
         share = np.log(size / sizes.min()) / max(1e-9, np.log(sizes.max() / sizes.min()))
         return plt.get_cmap("viridis")(0.9 * share)
 
@@ -32,13 +34,13 @@ def panels(made: Fit) -> list[Panel]:
         ax.plot(c, loss, "o", ms=4, mfc="none", color="tab:red", label="envelope")
         logarithmic(ax, "x", "FLOPs C")
         ax.set(yscale="log", ylabel="loss (nats a token)", title=f"L* ~ C^{one['c']:.3f}")
-        span = np.array([losses.min(), losses.max()])
-        ticks = np.unique(np.round(np.geomspace(*span, 6), 1 if np.ptp(span) > 0.6 else 2))
+        low, high = float(losses.min()), float(losses.max())
+        ticks = np.unique(np.round(np.geomspace(low, high, 6), 1 if high - low > 0.6 else 2))
         ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         ax.minorticks_off()
         ax.legend(fontsize=8)
 
-    def line(values: np.ndarray, exponent: str, factor: str, label: str, name: str) -> Panel:
+    def line(values: Floats, exponent: str, factor: str, label: str, name: str) -> Panel:
         def panel(ax: Axes) -> None:
             ax.plot(grid, one[factor] * grid ** one[exponent], lw=1, color="black")
             ax.scatter(c, values, c=[color(size) for size in n], s=22, zorder=3)
