@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-ARGUMENTS = ["--law", "compute", "--at", "flops=1e24"]
+ARGUMENTS = ["--law", "compute", "--row", "name", "--at", "flops=1e24"]
 
 
 def table() -> pd.DataFrame:
