@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from sweepctl.laws import critical_batch, hyperparameters, isoflop, parametric
+from sweepctl.laws import compute, critical_batch, envelope, hyperparameters, isoflop, parametric
 from sweepctl.laws.law import Law
 
-LAWS: dict[str, Law] = {
-    law.name: law for law in (critical_batch.LAW, hyperparameters.LAW, isoflop.LAW, parametric.LAW)
-}
+_MODULES = (
+    envelope,
+    isoflop,
+    parametric,
+    hyperparameters,
+    critical_batch,
+    compute,
+)
+LAWS: dict[str, Law] = {module.LAW.name: module.LAW for module in _MODULES}

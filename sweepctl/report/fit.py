@@ -19,6 +19,9 @@ from sweepctl.predict.stage import Scored
 from sweepctl.report.console import count, duration, flops, interval, many, percent, show_json, table
 from sweepctl.store.files import storage, write_text
 
+DEVIATIONS = 16
+"""Rows of a table of deviations on the screen."""
+
 
 def show_laws(out: Console, json_file: str | None) -> None:
     """Every law with its formula, source, columns, targets and options."""
@@ -97,10 +100,27 @@ def show_fit(out: Console, made: Fit) -> None:
             f"  C = {flops(minimum['flops'])}: N* = {count(minimum['n'])}, D* = {count(minimum['d'])}, "
             f"L* = {minimum['loss']:.4f} ({minimum['points']} sizes)"
         )
+    _show_deviations(out, made)
     if made.flags:
         out.print(f"  [yellow]flags: {', '.join(made.flags)}[/]")
     _show_answers(out, made)
     out.print()
+
+
+def _show_deviations(out: Console, made: Fit) -> None:
+    """How far rows lie from the law in percent: all of a few, the largest of many."""
+    rows = sorted(made.details.get("deviations", []), key=lambda row: row["flops"])
+    told = "how far rows lie from the law"
+    if len(rows) > DEVIATIONS:
+        told += f", the {DEVIATIONS} largest of {len(rows)}"
+        rows = sorted(rows, key=lambda row: -abs(row["deviation"]))[:DEVIATIONS]
+    if rows:
+        shown = [
+            [row["row"], flops(row["flops"]), f"{row['loss']:.4f}", f"{row['law']:.4f}",
+             percent(row["deviation"] / 100), "" if row["fitted"] else "not fitted"]
+            for row in rows
+        ]  # fmt: skip
+        out.print(table(told, ["row", "C", "loss", "law", "deviation", ""], shown))
 
 
 def _show_answers(out: Console, made: Fit) -> None:
