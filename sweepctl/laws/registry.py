@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sweepctl.laws import isoflop, parametric
+from sweepctl.laws import isoflop, overtraining, parametric
 from sweepctl.laws.law import Law
 
-LAWS: dict[str, Law] = {law.name: law for law in (isoflop.LAW, parametric.LAW)}
+LAWS: dict[str, Law] = {law.name: law for law in (isoflop.LAW, parametric.LAW, overtraining.LAW)}
