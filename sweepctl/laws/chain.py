@@ -66,8 +66,8 @@ def mean_errors(checked: Sequence[Checked]) -> dict[str, float]:
 
 
 def spread(squares: float, freedom: int, replicates: int, seed: int) -> tuple[float, Floats]:
-    """The standard deviation of a scatter and draws of it [replicates], from its sum of squares: that sum over
-    a chi-squared with as many degrees of freedom, so that what is drawn with it has Student's tails."""
+    """The standard deviation of a scatter and draws of it [replicates], from its sum of squares: that sum
+    over a chi-squared with as many degrees of freedom, so that what is drawn with it has Student's tails."""
     draw = np.random.Generator(np.random.PCG64(seed))
     freedom = max(1, freedom)
     return float(np.sqrt(squares / freedom)), np.sqrt(squares / draw.chisquare(freedom, replicates))

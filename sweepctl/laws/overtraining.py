@@ -2,8 +2,8 @@
 2403.08540): L(C, M) = E + (a M^eta + b M^-eta) C^-eta with M = D / N tokens a parameter (equation 4), and
 error = epsilon - k exp(-gamma L) (equation 5).
 
-Both are fitted by least squares, unweighted and without bounds, as the authors' released code does; there it is
-started from 128 points, here the one parameter that is not linear (eta, gamma) is searched and the others
+Both are fitted by least squares, unweighted and without bounds, as the authors' released code does; there it
+is started from 128 points, here the one parameter that is not linear (eta, gamma) is searched and the others
 solved for, which finds the least itself. The second step is fitted to measured losses.
 
 At C FLOPs the loss is least at M = (b / a)^(1 / (2 eta)), the same at every C.
@@ -11,11 +11,10 @@ At C FLOPs the loss is least at M = (b / a)^(1 / (2 eta)), the same at every C.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from sweepctl.laws import chain, linear, profile
 from sweepctl.laws.law import (
@@ -25,7 +24,6 @@ from sweepctl.laws.law import (
     Floats,
     Law,
     Observations,
-    Prediction,
     Resampling,
     Target,
     claim,
@@ -117,8 +115,8 @@ def error(params: Any, value: Any) -> Any:
 def predict(made: Fit, target: Target) -> dict[str, Estimate]:
     """Loss and error of a run at (N, D), or at C FLOPs with one of N, D and M; at C alone, of the best M.
 
-    The interval of the error is the chain's: both steps' parameters and the scatter around the second; that of
-    a new run adds the scatter around the first.
+    The interval of the error is the chain's: both steps' parameters and the scatter around the second; that
+    of a new run adds the scatter around the first.
     """
     c, m = _place(made, target)
     one, drawn = made.params, made.arrays()

@@ -6,13 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from sweepctl.laws import overtraining
-from sweepctl.laws.law import CannotFit, Observations
+from sweepctl.laws.law import Observations
 from sweepctl.laws.overtraining import Options
-from tests.laws.common import SHARED
 
 C4 = {"E": 1.51, "a": 141.0, "b": 190.0, "eta": 0.121, "epsilon": 0.850, "k": 2.08, "gamma": 0.756}
 """As Gadre et al. print them for models trained on C4 (arXiv 2403.08540, tables of the appendix)."""
