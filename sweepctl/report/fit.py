@@ -112,6 +112,19 @@ def _show_answers(out: Console, made: Fit) -> None:
             for name, value in prediction.items() if name not in ("at", "intervals")
         ]  # fmt: skip
         out.print(table(f"at {at}", ["", "value", "95 % interval"], rows))
+    if made.details.get("targets"):
+        rows = [
+            [
+                row["row"],
+                row["quantity"],
+                f"{row['predicted']:.5g}",
+                f"{row['actual']:.5g}",
+                percent(row["error"]),
+            ]
+            for row in made.details["targets"]
+        ]
+        columns = ["row", "", "predicted", "measured", "error"]
+        out.print(table("rows that were only predicted", columns, rows))
     if made.held_out:
         rows = [
             [row["row"], f"{row['fitted_up_to']:.3g}", *(f"{row[k]:.4f}" for k in ("predicted", "measured")),
@@ -141,7 +154,7 @@ def estimate(made: Fit, name: str, value: float) -> tuple[str, str]:
     """A parameter and its interval in words: four digits only of what the runs identify."""
     told = bounds(made.intervals.get(name))
     if f"at_bound:{name}" in made.flags:
-        return "at its bound, 0", ""
+        return f"at its bound, {value if abs(value) > 0.1 else 0:.4g}", ""
     return ("not identified" if f"not_identified:{name}" in made.flags else f"{value:.4g}"), told
 
 
