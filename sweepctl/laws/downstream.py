@@ -30,7 +30,7 @@ from sweepctl.laws.law import (
     claim,
     option,
 )  # fmt: skip
-from sweepctl.laws.parametric import Objective
+from sweepctl.laws.parametric_search import Objective
 
 NAME = "downstream"
 MIN_POINTS = 5

@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sweepctl.laws import linear, parametric, profile
+from sweepctl.laws import linear, parametric_search, profile
 from sweepctl.laws.law import CannotFit, Floats
+from sweepctl.laws.parametric import loss as loss_at
 
 Form = Literal["nd", "flops", "log_flops"]
-NAMES = {"nd": parametric.PARAMS, "flops": ("E", "A", "alpha"), "log_flops": ("intercept", "slope")}
+NAMES = {"nd": parametric_search.PARAMS, "flops": ("E", "A", "alpha"), "log_flops": ("intercept", "slope")}
 LEAST = {"nd": 6, "flops": 4, "log_flops": 3}
 EXPONENTS = (0.005, 2.0)
 
@@ -22,7 +23,7 @@ class Choice:
     """The options of the downstream law that are about this step."""
 
     form: Form
-    objective: parametric.Objective
+    objective: parametric_search.Objective
     delta: float
     bounds: Literal["nonnegative", "none"]
 
@@ -41,7 +42,7 @@ class Solved:
 def value(form: str, params: Any, at: Mapping[str, Any]) -> Any:
     """The task loss at n, d or flops, in the unit it was fitted in; arguments broadcast."""
     if form == "nd":
-        return parametric.loss(params, at["n"], at["d"])
+        return loss_at(params, at["n"], at["d"])
     if form == "flops":
         return params["E"] + params["A"] * at["flops"] ** -params["alpha"]
     return params["intercept"] + params["slope"] * np.log10(at["flops"])
@@ -75,27 +76,28 @@ def solve(ends: Mapping[str, Floats], choice: Choice, weights: Floats) -> Solved
 
 
 def _by_size(ends: Mapping[str, Floats], choice: Choice, weights: Floats) -> Solved:
-    options = parametric.Options(
+    options = parametric_search.Options(
         replicates=0, objective=choice.objective, delta=choice.delta, bounds=choice.bounds
     )
     n, d, loss = ends["n"], ends["d"], ends["task_loss"]
-    found = parametric.solve(n, d, loss, options)
-    params = dict(zip(parametric.PARAMS, found.parameters[0].tolist(), strict=True))
+    found = parametric_search.solve(n, d, loss, options)
+    params = dict(zip(parametric_search.PARAMS, found.parameters[0].tolist(), strict=True))
     samples: dict[str, Floats] = {}
     if len(weights):
-        drawn = parametric.solve(n, d, loss, options, weights).parameters
+        drawn = parametric_search.refit(n, d, loss, options, found, weights).parameters
         drawn = np.where(((weights > 0).sum(axis=1) >= len(params))[:, None], drawn, np.nan)
-        samples = dict(zip(parametric.PARAMS, drawn.T, strict=True))
+        samples = dict(zip(parametric_search.PARAMS, drawn.T, strict=True))
     flags = []
     if choice.bounds == "nonnegative":
         least = {"E": 0.0, "A": 1.0, "B": 1.0, "alpha": 0.0, "beta": 0.0}
         flags += [f"at_bound:{name}" for name, low in least.items() if params[name] <= low + 1e-9]
     if abs(np.corrcoef(np.log(n), np.log(d))[0, 1]) > 0.98:
         flags.append("collinear:n_d")
-    flags += [
-        f"not_identified:{name}"
-        for name, values in (("alpha", n), ("beta", d)) if len(np.unique(values)) < 3
-    ]  # fmt: skip
+    flat = {name for name, wide in zip(("E", "A", "B", "alpha", "beta"), found.spread, strict=True)
+            if not np.isfinite(wide)}  # fmt: skip
+    flat |= {name for name, values in (("alpha", n), ("beta", d)) if len(np.unique(values)) < 3}
+    flags += [f"not_identified:{name}" for name in parametric_search.PARAMS
+              if name in flat and f"at_bound:{name}" not in flags]  # fmt: skip
     return Solved(params, samples, float(found.objectives[0]), found.starts, flags)
 
 
@@ -105,7 +107,7 @@ def _by_power(ends: Mapping[str, Floats], choice: Choice, weights: Floats) -> So
 
     def columns(alpha: Floats) -> Floats:
         falling = np.exp(-alpha[:, None] * (log_c - center))
-        return np.stack([np.ones_like(falling), falling], axis=2)
+        return np.stack([np.ones_like(falling), falling])
 
     grid = np.geomspace(*EXPONENTS, 60)
     least = np.zeros(2) if choice.bounds == "nonnegative" else None

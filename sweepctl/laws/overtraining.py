@@ -171,7 +171,7 @@ def _fit_loss(rows: Observations, flops: Floats, options: Options, weights: Floa
 
     def columns(eta: Floats) -> Floats:
         up, down = (np.exp(eta[:, None] * (sign * log_m - log_c)) for sign in (1, -1))
-        return np.stack([np.ones_like(up), up, down], axis=2)
+        return np.stack([np.ones_like(up), up, down])
 
     scale = rows.loss if options.scale == "relative" else np.ones(len(rows))
     least = np.zeros(3) if options.bounds == "nonnegative" else None
@@ -184,7 +184,7 @@ def _fit_error(used: Observations, options: Options, weights: Floats | None) -> 
 
     def columns(gamma: Floats) -> Floats:
         falling = -np.exp(-gamma[:, None] * measured)
-        return np.stack([np.ones_like(falling), falling], axis=2)
+        return np.stack([np.ones_like(falling), falling])
 
     names = ("epsilon", "k", "gamma")
     scale = np.ones(len(used))
@@ -196,13 +196,14 @@ def _fit_step(
     names: tuple[str, ...], options: Options, weights: Floats | None, noise: float | None,
 ) -> Step:  # fmt: skip
     """Target [rows] on the columns by least squares of residuals over `scale`, and its replicates."""
-    grid = np.geomspace(*ends, POINTS)
+    grid = np.geomspace(ends[0], ends[1], POINTS)
     precision = scale[None] ** -2.0
     found = profile.search(columns, target[None], precision, grid, least, iterations=70)
-    fitted = np.einsum("rk,k->r", columns(found.theta)[0], found.coefficients[0])
+    design = columns(found.theta)[:, 0].T
+    fitted = design @ found.coefficients[0]
     params = dict(zip(names, [*found.coefficients[0].tolist(), float(found.theta[0])], strict=True))
     seed = options.seed + 7 * len(names)
-    empty = int(profile.null_columns(columns(found.theta)[0] / scale[:, None]).any())
+    empty = int(profile.null_columns(design / scale[:, None]).any())
     freedom = len(target) - len(names) + empty
     sigma, sigmas = chain.spread(float(found.squares[0]), freedom, options.replicates, seed)
     if noise is not None:

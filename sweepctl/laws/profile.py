@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sweepctl.laws.law import Floats
+from sweepctl.laws.law import Floats, Mask
 
 Columns = Callable[[Floats], Floats]
-"""Values of the non-linear parameter [m] -> the columns of the linear ones [m, rows, k]."""
+"""Values of the non-linear parameter [m] -> the columns of the linear ones [k, m, rows]."""
 
 GOLDEN = (5**0.5 - 1) / 2
 
@@ -77,11 +77,10 @@ def _heights(
     """The squares left at one theta: [replicates]; one factorization where all replicates weigh alike."""
     free = least is None or not np.isfinite(least).any()
     if free and len(targets) > 1 and (weights == weights[0]).all():
-        root = np.sqrt(weights[0])
-        design = columns(np.array([theta]))[0] * root[:, None]
-        u, values, _ = np.linalg.svd(design / np.maximum(np.linalg.norm(design, axis=0), 1e-300), False)
-        basis, target = u[:, values > 1e-11 * values[0]], targets * root
-        return np.asarray(np.sum((target - (target @ basis) @ basis.T) ** 2, axis=1))
+        root = np.sqrt(weights[:1])
+        basis = np.concatenate(_orthonormal(columns(np.array([theta])) * root)[0])
+        target = targets * root
+        return np.asarray(np.sum((target - (target @ basis.T) @ basis) ** 2, axis=1))
     return _linear(columns, np.full(len(targets), theta), targets, weights, least)[1]
 
 
@@ -90,45 +89,66 @@ def _linear(
 ) -> tuple[Floats, Floats]:
     """The linear parameters at theta [replicates] and the squares left: [replicates, k], [replicates]."""
     root = np.sqrt(weights)
-    design, target = columns(theta) * root[:, :, None], targets * root
+    design, target = columns(theta) * root, targets * root
     found, squares = _solve(design, target)
     if least is None or not np.isfinite(least).any():
         return found, squares
     bad = np.flatnonzero((found < least - 1e-12 * np.abs(found)).any(axis=1))
     if bad.size:
-        found[bad], squares[bad] = _bounded(design[bad], target[bad], least)
+        found[bad], squares[bad] = _bounded(design[:, bad], target[bad], least)
     return found, squares
 
 
 def _bounded(design: Floats, target: Floats, least: Floats) -> tuple[Floats, Floats]:
     """The best over every choice of bounded parameters that stay at their bounds; [m, k], [m]."""
-    m, k = design.shape[0], design.shape[2]
-    best, squares = np.tile(np.where(np.isfinite(least), least, 0.0), (m, 1)), np.full(m, np.inf)
-    bounded = np.flatnonzero(np.isfinite(least))
+    k, m = design.shape[:2]
+    held_at = np.where(np.isfinite(least), least, 0.0)
+    best, squares = np.tile(held_at, (m, 1)), np.full(m, np.inf)
+    bounded = [int(i) for i in np.flatnonzero(np.isfinite(least))]
     for number in range(1, len(bounded) + 1):
         for held in itertools.combinations(bounded, number):
             free = [i for i in range(k) if i not in held]
-            left = target - design[:, :, list(held)] @ least[list(held)]
-            found = np.tile(np.where(np.isfinite(least), least, 0.0), (m, 1))
-            if free:
-                found[:, free], value = _solve(design[:, :, free], left)
-            else:
-                value = np.sum(left**2, axis=1)
+            left = target - np.einsum("k,kmr->mr", held_at[list(held)], design[list(held)])
+            found = np.tile(held_at, (m, 1))
+            found[:, free], value = _solve(design[free], left)
             better = (found >= least).all(axis=1) & (value < squares)
             best[better], squares[better] = found[better], value[better]
     return best, squares
 
 
 def _solve(design: Floats, target: Floats) -> tuple[Floats, Floats]:
-    """Ordinary least squares [m, rows, k] by QR, of least norm where the columns are dependent."""
-    norms = np.linalg.norm(design, axis=1)
-    norms = np.where(norms > 0, norms, 1.0)
-    q, r = np.linalg.qr(design / norms[:, None, :])
-    u, values, vt = np.linalg.svd(r)
-    kept = values > 1e-11 * values[:, :1]
-    inverse = np.where(kept, 1 / np.where(kept, values, 1.0), 0.0)
-    basis = q @ u[:, :, : values.shape[1]]
-    share = np.einsum("mrk,mr->mk", basis, target) * kept
-    left = target - np.einsum("mrk,mk->mr", basis, share)
-    found = np.einsum("mki,mk->mi", vt[:, : values.shape[1]], inverse * share) / norms
-    return found, np.sum(left**2, axis=1)
+    """Ordinary least squares of target [m, rows] on design [k, m, rows]: [m, k] and the squares left [m]. A
+    column that depends on those before it gets 0."""
+    basis, right, kept = _orthonormal(design)
+    k, left = len(basis), target
+    found = np.zeros((target.shape[0], k))
+    for _ in range(2):
+        for j in range(k):
+            share = np.einsum("mr,mr->m", basis[j], left)
+            found[:, j] += share
+            left = left - share[:, None] * basis[j]
+    for j in reversed(range(k)):
+        for i in range(j + 1, k):
+            found[:, j] -= right[j, i] * found[:, i]
+        found[:, j] = np.where(kept[j], found[:, j] / right[j, j], 0.0)
+    return found, np.einsum("mr,mr->m", left, left)
+
+
+def _orthonormal(design: Floats) -> tuple[Floats, Floats, Mask]:
+    """Gram and Schmidt, twice (Giraud et al. 2005): the basis [k, m, rows], the triangle [k, k, m], and which
+    columns are not dependent on those before them [k, m]; the basis of those that are is 0."""
+    k, m = design.shape[:2]
+    basis, right, kept = np.zeros_like(design), np.zeros((k, k, m)), np.zeros((k, m), dtype=bool)
+    for j in range(k):
+        v = design[j]
+        size = np.sqrt(np.einsum("mr,mr->m", v, v))
+        for _ in range(2 if j else 0):
+            for i in range(j):
+                share = np.einsum("mr,mr->m", basis[i], v)
+                right[i, j] += share
+                v = v - share[:, None] * basis[i]
+        left = np.sqrt(np.einsum("mr,mr->m", v, v))
+        kept[j] = left > 1e-11 * size
+        right[j, j] = np.where(kept[j], left, 1.0)
+        basis[j] = v * (kept[j] / right[j, j])[:, None]
+    return basis, right, kept

@@ -45,7 +45,7 @@ def starts(x: Floats, y: Floats, bounds: Floats) -> Floats:
         for steep in (2.0, 6.0, 18.0)
         for a, b in ((y.min() - y.max(), y.max()), (-1.0, 1.0), (-0.5, 0.9))
     ]
-    return np.clip(np.array(found), bounds[0], bounds[1])
+    return np.asarray(np.clip(np.array(found), bounds[0], bounds[1]))
 
 
 def solve(

@@ -31,8 +31,9 @@ def panels(made: Fit) -> list[Panel]:
                     grid, first_step.value(form, made.params, at), lw=1, color=color, label=count(float(n))
                 )
             ax.scatter(x, y, c=shades(sizes[: len(x)], sizes), s=20, zorder=3)
+            edges = shades(sizes[len(x) :], sizes).tolist()
             ax.scatter([row["d"] for row in known], [row["actual"] for row in known], marker="D", s=30,
-                       facecolors="none", edgecolors=shades(sizes[len(x) :], sizes), zorder=3)  # fmt: skip
+                       facecolors="none", edgecolors=edges, zorder=3)  # fmt: skip
             ax.legend(title="parameters N", fontsize=7, title_fontsize=7)
         else:
             ax.plot(grid, first_step.value(form, made.params, {"flops": grid}), lw=1, color="black")

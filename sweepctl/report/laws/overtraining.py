@@ -34,7 +34,7 @@ def panels(made: Fit) -> list[Panel]:
         if losses:
             x, ratios, y = np.array(losses).T
             colors = shades(ratios, m)
-            ax.scatter(x, y, facecolors="none", edgecolors=colors, marker="D", s=34, zorder=3)
+            ax.scatter(x, y, facecolors="none", edgecolors=colors.tolist(), marker="D", s=34, zorder=3)
         logarithmic(ax, "x", "FLOPs C")
         ax.set(ylabel="loss (nats a token)", title="fitted (dots), only predicted (diamonds)")
         ax.legend(title="tokens a parameter", fontsize=7, title_fontsize=7)
