@@ -60,7 +60,7 @@ def mean_errors(checked: Sequence[Checked]) -> dict[str, float]:
     """Mean relative error, without its sign, of every quantity over the target rows."""
     found: dict[str, list[float]] = {}
     for one in checked:
-        if one.actual:
+        if one.actual and np.isfinite(one.predicted):
             found.setdefault(one.quantity, []).append(abs(one.predicted / one.actual - 1))
     return {"error_of_" + name.replace(" ", "_"): float(np.mean(all_)) for name, all_ in found.items()}
 

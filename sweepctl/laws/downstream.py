@@ -152,14 +152,18 @@ def predict(made: Fit, target: Target) -> dict[str, Estimate]:
 
     The interval of the accuracy is the chain's: the parameters of both steps, and the scatter of runs around
     the second. The interval of a new run adds the scatter around the first.
+
+    Raises:
+        CannotFit: only C is given, and step 1 goes by N and D.
     """
     at = dict(target)
     if "flops" not in at:
         at["flops"] = 6 * at["n"] * at["d"]
     form = made.protocol["step1"]
     if form == "nd" and "n" not in at:
-        nothing = Estimate(float("nan"), (float("nan"), float("nan")))
-        return {"task_loss": nothing, "accuracy": nothing}
+        raise CannotFit(
+            "Step 1 was fitted to N and D and predicts at n=...,d=...; with step1=flops at flops=...."
+        )
     one, drawn = made.params, made.arrays()
     draw = np.random.Generator(np.random.PCG64(made.protocol["seed"] + 2))
     with np.errstate(all="ignore"):

@@ -147,5 +147,18 @@ def _by_line(ends: Mapping[str, Floats], weights: Floats) -> Solved:
     if len(weights):
         enough = (weights > 0).sum(axis=1) >= 2
         drawn = natural(linear.least_squares(design, loss, weights))
-        samples = {name: np.where(enough, values, np.nan) for name, values in drawn.items()}
+        wide = _expansion(len(loss), 2)
+        samples = {
+            name: np.where(enough, params[name] + wide * (values - params[name]), np.nan)
+            for name, values in drawn.items()
+        }
     return Solved(params, samples, float(left @ left), (1, 1))
+
+
+def _expansion(rows: int, parameters: int) -> float:
+    """By how much replicates of a straight line are spread so that their percentiles cover as Student's t
+    does (expanded percentile intervals, Hesterberg 2015, The American Statistician 69)."""
+    from scipy.special import stdtrit
+
+    freedom = rows - parameters
+    return float(np.sqrt(rows / freedom) * stdtrit(freedom, 0.975) / 1.959964)

@@ -11,7 +11,7 @@ At C FLOPs the loss is least at M = (b / a)^(1 / (2 eta)), the same at every C.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -66,7 +66,8 @@ class Options(Resampling):
 @dataclass(frozen=True)
 class Step:
     """One of the two fits: its parameters at the optimum and of every replicate, `fitted` values [rows], the
-    relative or absolute scatter around them with draws of it, and the minima of the profile."""
+    scatter around them (of losses as a share) with draws of it, the minima of the profile, and the linear
+    parameters that the rows do not tell apart."""
 
     params: dict[str, float]
     samples: dict[str, Floats]
@@ -75,6 +76,7 @@ class Step:
     scatter: float
     scatters: Floats
     minima: int
+    lost: frozenset[str]
 
 
 def fit(data: Observations, options: Options) -> Fit:
@@ -94,7 +96,7 @@ def fit(data: Observations, options: Options) -> Fit:
     first = _fit_loss(rows, flops, options, None if weights is None else weights[:, fitted])
     second = _fit_error(used, options, weights) if "error" in used else None
     made = _assemble(used, options, rows, flops, factor, first, second)
-    made.flags = _flags(made, rows, flops, options, second, used)
+    made.flags = _flags(made, rows, options, first, second)
     chain_ = _check(made, data.take(np.flatnonzero(roles[chain.TARGET])))
     made.details["targets"] = [one.told() for one in chain_]
     made.derived |= chain.mean_errors(chain_)
@@ -116,7 +118,7 @@ def predict(made: Fit, target: Target) -> dict[str, Estimate]:
     """Loss and error of a run at (N, D), or at C FLOPs with one of N, D and M; at C alone, of the best M.
 
     The interval of the error is the chain's: both steps' parameters and the scatter around the second; that
-    of a new run adds the scatter around the first.
+    of a new run adds the scatter around the first. NaN where the runs, all at one M, say nothing of this one.
     """
     c, m = _place(made, target)
     one, drawn = made.params, made.arrays()
@@ -130,6 +132,8 @@ def predict(made: Fit, target: Target) -> dict[str, Estimate]:
         found["d"] = estimate(np.sqrt(c / factor * m), np.sqrt(c / factor * drawn_m))
     with np.errstate(all="ignore"):
         value, draws = loss(one, c, m), loss(drawn, c, drawn_m)
+        if not _known(made, m):
+            value, draws = np.nan, np.full(draws.shape, np.nan)
         draw = np.random.Generator(np.random.PCG64(made.protocol["seed"] + 2))
         runs = draws * np.exp(drawn.get("noise", 0.0) * draw.standard_normal(draws.shape))
         found["loss"] = chain.scattered(value, draws, runs)
@@ -173,10 +177,26 @@ def _fit_loss(rows: Observations, flops: Floats, options: Options, weights: Floa
         up, down = (np.exp(eta[:, None] * (sign * log_m - log_c)) for sign in (1, -1))
         return np.stack([np.ones_like(up), up, down])
 
-    scale = rows.loss if options.scale == "relative" else np.ones(len(rows))
+    unit = float(np.exp(np.log(rows.loss).mean()))
+    target = rows.loss / unit
+    scale = target if options.scale == "relative" else np.ones(len(rows))
     least = np.zeros(3) if options.bounds == "nonnegative" else None
     names = ("E", "a", "b", "eta")
-    return _fit_step(columns, rows.loss, scale, options.eta, least, names, options, weights, options.noise)
+    step = _fit_step(columns, target, scale, options.eta, least, names, options, weights, True)
+    return _rescaled(step, unit, options)
+
+
+def _rescaled(step: Step, unit: float, options: Options) -> Step:
+    """Step 1 of losses over a unit as one of the losses themselves."""
+    factor = {"E": unit, "a": unit, "b": unit}
+    squares = step.squares * unit * unit if options.scale == "loss" else step.squares
+    return replace(
+        step,
+        params={name: value * factor.get(name, 1.0) for name, value in step.params.items()},
+        samples={name: values * factor.get(name, 1.0) for name, values in step.samples.items()},
+        fitted=step.fitted * unit,
+        squares=squares,
+    )
 
 
 def _fit_error(used: Observations, options: Options, weights: Floats | None) -> Step:
@@ -188,14 +208,15 @@ def _fit_error(used: Observations, options: Options, weights: Floats | None) -> 
 
     names = ("epsilon", "k", "gamma")
     scale = np.ones(len(used))
-    return _fit_step(columns, used["error"], scale, options.gamma, None, names, options, weights, None)
+    return _fit_step(columns, used["error"], scale, options.gamma, None, names, options, weights, False)
 
 
 def _fit_step(
     columns: profile.Columns, target: Floats, scale: Floats, ends: tuple[float, ...], least: Floats | None,
-    names: tuple[str, ...], options: Options, weights: Floats | None, noise: float | None,
+    names: tuple[str, ...], options: Options, weights: Floats | None, relative: bool,
 ) -> Step:  # fmt: skip
-    """Target [rows] on the columns by least squares of residuals over `scale`, and its replicates."""
+    """Target [rows] on the columns by least squares of residuals over `scale`, and its replicates. The noise
+    of copies is relative to the fitted values where `relative`: losses scatter by a share of themselves."""
     grid = np.geomspace(ends[0], ends[1], POINTS)
     precision = scale[None] ** -2.0
     found = profile.search(columns, target[None], precision, grid, least, iterations=70)
@@ -203,12 +224,14 @@ def _fit_step(
     fitted = design @ found.coefficients[0]
     params = dict(zip(names, [*found.coefficients[0].tolist(), float(found.theta[0])], strict=True))
     seed = options.seed + 7 * len(names)
-    empty = int(profile.null_columns(design / scale[:, None]).any())
-    freedom = len(target) - len(names) + empty
-    sigma, sigmas = chain.spread(float(found.squares[0]), freedom, options.replicates, seed)
-    if noise is not None:
-        sigma, sigmas = noise, np.full(options.replicates, noise)
-        scale = fitted
+    gone = profile.null_columns(design / scale[:, None])
+    lost = frozenset(name for name, one in zip(names, gone, strict=False) if one)
+    freedom = len(target) - len(names) + bool(lost)
+    size = np.abs(fitted) if relative else np.ones(len(target))
+    off = (target - fitted) / size
+    sigma, sigmas = chain.spread(float(off @ off), freedom, options.replicates, seed)
+    if relative and options.noise is not None:
+        sigma, sigmas = options.noise, np.full(options.replicates, options.noise)
     samples: dict[str, Floats] = {}
     if options.replicates:
         copies, precision = (
@@ -217,14 +240,14 @@ def _fit_step(
         )
         if weights is None:
             draw = np.random.Generator(np.random.PCG64(seed + 1))
-            copies = fitted + scale * sigmas[:, None] * draw.standard_normal(copies.shape)
+            copies = fitted + size * sigmas[:, None] * draw.standard_normal(copies.shape)
         else:
             precision = precision * weights
         again = profile.search(columns, copies, precision, grid, least, iterations=25)
         short = (precision > 0).sum(axis=1) < len(names)
         parts = [*again.coefficients.T, again.theta]
         samples = {name: np.where(short, np.nan, part) for name, part in zip(names, parts, strict=True)}
-    return Step(params, samples, fitted, float(found.squares[0]), sigma, sigmas, found.minima)
+    return Step(params, samples, fitted, float(found.squares[0]), sigma, sigmas, found.minima, lost)
 
 
 def _assemble(
@@ -232,12 +255,9 @@ def _assemble(
     second: Step | None,
 ) -> Fit:  # fmt: skip
     samples = dict(first.samples)
-    share = 1.0
-    if options.noise is None and options.scale == "loss":
-        share = float(1 / np.exp(np.log(rows.loss).mean()))
-    derived = {"flops_per_nd": factor, "noise": first.scatter * share, "minima": first.minima}
+    derived = {"flops_per_nd": factor, "noise": first.scatter, "minima": first.minima}
     if samples:
-        samples["noise"] = first.scatters * share
+        samples["noise"] = first.scatters
     params = dict(first.params)
     details: dict[str, Any] = {
         "points": {"flops": flops.tolist(), "m": (rows.d / rows.n).tolist(), "loss": rows.loss.tolist()}
@@ -273,6 +293,14 @@ def _best(params: Any) -> Any:
         return ratio ** (1 / (2 * np.asarray(params["eta"])))
 
 
+def _known(made: Fit, m: Any) -> Any:
+    """Whether the law says anything at M: runs at one M tell nothing of others."""
+    if not {"not_identified:a", "not_identified:b"} <= set(made.flags) or "not_identified:E" in made.flags:
+        return True
+    fitted = made.details["points"]["m"]
+    return bool(min(fitted) / 1.01 <= m <= max(fitted) * 1.01)
+
+
 def _place(made: Fit, target: Target) -> tuple[float, float | None]:
     """(C, M) of a target; no M where only C is given."""
     factor = made.derived["flops_per_nd"]
@@ -288,18 +316,12 @@ def _place(made: Fit, target: Target) -> tuple[float, float | None]:
     return c, target["d"] ** 2 * factor / c if "d" in target else None
 
 
-def _flags(
-    made: Fit, rows: Observations, flops: Floats, options: Options, second: Step | None, used: Observations
-) -> list[str]:
+def _flags(made: Fit, rows: Observations, options: Options, first: Step, second: Step | None) -> list[str]:
     flags = []
-    eta = made.params["eta"]
-    log_m, log_c = np.log(rows.d / rows.n), np.log(flops)
-    design = np.stack([np.ones(len(rows)), *(np.exp(eta * (s * log_m - log_c)) for s in (1, -1))], axis=1)
-    lost = profile.null_columns(design)
-    names = {name for name, gone in zip(("E", "a", "b"), lost, strict=True) if gone}
-    if _at_end(eta, options.eta):
+    names = set(first.lost | (second.lost if second is not None else frozenset()))
+    if _at_end(made.params["eta"], options.eta):
         names |= {"eta", "E", "a", "b"}
-    if second is not None and _at_end(made.params["gamma"], options.gamma):
+    if second is not None and (second.lost or _at_end(made.params["gamma"], options.gamma)):
         names |= {"gamma", "k", "epsilon"}
     if "m_best" in made.derived and names & {"a", "b"}:
         names.add("m_best")
@@ -322,7 +344,7 @@ def _check(made: Fit, targets: Observations) -> list[chain.Checked]:
     for i, row in enumerate(targets.rows):
         n, d, measured = float(targets.n[i]), float(targets.d[i]), float(targets.loss[i])
         c = float(targets.flops[i]) if made.protocol["compute"] == "column" else 6 * n * d
-        value = float(loss(made.params, c, d / n))
+        value = float(loss(made.params, c, d / n)) if _known(made, d / n) else float("nan")
         found.append(chain.Checked(row, n, d, "loss", value, measured))
         if "gamma" in made.params:
             actual = float(targets["error"][i])

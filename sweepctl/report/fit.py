@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from rich.console import Console
 from rich.table import Table
 
+from sweepctl.collect.fits import finite
 from sweepctl.laws.law import Fit, Law
 from sweepctl.laws.registry import LAWS
 from sweepctl.predict.recipe import Recipe
@@ -164,15 +165,6 @@ def fit_json(made: Fit) -> dict[str, Any]:
     found.pop("samples")
     clean: dict[str, Any] = finite(found)
     return clean
-
-
-def finite(value: Any) -> Any:
-    """The same with None for numbers that JSON has no word for."""
-    if isinstance(value, dict):
-        return {key: finite(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_fit_json(file: str, value: Any) -> None:

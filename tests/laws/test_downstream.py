@@ -82,14 +82,14 @@ def test_intervals_cover() -> None:
         form = ("nd", "flops", "log_flops", "flops", "log_flops")[seed % 5]
         truth = float(first_step.value(form, STEPS[form], at))
         data = ladder(form, noise=0.006, seed=seed)
-        made = downstream.fit(data, Options(step1=form, replicates=100, seed=1000 + seed, anchor=False))
+        made = downstream.fit(data, Options(step1=form, replicates=200, seed=1000 + seed, anchor=False))
         found = downstream.predict(made, {"n": at["n"], "d": at["d"]})
         draw = np.random.default_rng(2000 + seed)
         loss = truth * np.exp(0.006 * draw.standard_normal())
         accuracy = float(sigmoid.value(CURVE, loss)) + 0.006 * draw.standard_normal()
-        held.setdefault("task loss", []).append(_inside(truth, found["task_loss"].interval))
+        held.setdefault("parameters", []).append(_inside(truth, found["task_loss"].interval))
         for name, value in (("task_loss", loss), ("accuracy", accuracy)):
-            held.setdefault(f"{name} of a run", []).append(_inside(value, found[name].run_interval))  # type: ignore[attr-defined]
+            held.setdefault("a run", []).append(_inside(value, found[name].run_interval))  # type: ignore[attr-defined]
         for name, value in STEPS[form].items():
             held.setdefault("parameters", []).append(_inside(value, made.intervals[name]))
     for name, inside in held.items():
@@ -238,3 +238,9 @@ def test_the_olmo_ladder(task: str, bpb: float, at_true: float, chained: float, 
     at = downstream.predict(made, {"n": 13202396160, "d": 5000088518656})
     assert at["accuracy"].value == pytest.approx(chained, abs=2e-5)
     assert made.derived["runs"] == 16 and len(made.rows_excluded) == 13
+
+
+def test_a_law_of_size_does_not_answer_for_compute() -> None:
+    made = downstream.fit(ladder("nd"), Options(replicates=5))
+    with pytest.raises(CannotFit, match="step1=flops"):
+        downstream.predict(made, {"flops": 1e22})
