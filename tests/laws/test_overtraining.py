@@ -20,7 +20,7 @@ from sweepctl.laws.overtraining import Options
 from tests.laws.common import SHARED
 
 C4 = {"E": 1.51, "a": 141.0, "b": 190.0, "eta": 0.121, "epsilon": 0.850, "k": 2.08, "gamma": 0.756}
-"""As Gadre et al. print them for models trained on C4 (arXiv 2403.08540, tables of the appendix)."""
+"""What the code that Gadre et al. released gives for models trained on C4, rounded."""
 FIVE = np.array([(1.06e7, 20), (1.06e7, 320), (7.89e7, 20), (1.54e8, 20), (4.12e8, 20)])
 GRID = np.array([(n, m) for n in (1e7, 8e7, 1.5e8, 4e8) for m in (10, 20, 80, 320)])
 
