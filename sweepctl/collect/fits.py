@@ -188,8 +188,21 @@ def save(sweep: Sweep, made: Fit) -> Path:
     path = sweep.folder / "fits" / f"{made.law}.json"
     with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, dataclasses.asdict(made))
+    write_json(path, finite(dataclasses.asdict(made)))
     return path
+
+
+def finite(value: Any) -> Any:
+    """The same with None for numbers that JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _number(value: Any) -> float:
+    return float("nan") if value is None else float(value)
 
 
 def kept(sweep: Sweep) -> dict[str, Fit]:
@@ -206,7 +219,9 @@ def load(sweep: Sweep, name: str) -> Fit:
     path = sweep.folder / "fits" / f"{name}.json"
     try:
         raw = read_json(path)
-        raw["intervals"] = {key: tuple(value) for key, value in raw["intervals"].items()}
+        raw["intervals"] = {key: tuple(map(_number, value)) for key, value in raw["intervals"].items()}
+        for part in ("params", "derived"):
+            raw[part] = {key: _number(value) for key, value in raw[part].items()}
         return Fit(**raw)
     except FileNotFoundError:
         raise RequestError(

@@ -2,7 +2,16 @@
 
 from __future__ import annotations
 
-from sweepctl.laws import compute, critical_batch, envelope, hyperparameters, isoflop, parametric
+from sweepctl.laws import (
+    compute,
+    critical_batch,
+    downstream,
+    envelope,
+    hyperparameters,
+    isoflop,
+    overtraining,
+    parametric,
+)
 from sweepctl.laws.law import Law
 
 _MODULES = (
@@ -11,6 +20,8 @@ _MODULES = (
     parametric,
     hyperparameters,
     critical_batch,
+    overtraining,
+    downstream,
     compute,
 )
 LAWS: dict[str, Law] = {module.LAW.name: module.LAW for module in _MODULES}

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from rich.console import Console
 from rich.table import Table
 
+from sweepctl.collect.fits import finite
 from sweepctl.laws.law import Fit, Law
 from sweepctl.laws.registry import LAWS
 from sweepctl.predict.recipe import Recipe
@@ -132,6 +133,19 @@ def _show_answers(out: Console, made: Fit) -> None:
             for name, value in prediction.items() if name not in ("at", "intervals")
         ]  # fmt: skip
         out.print(table(f"at {at}", ["", "value", "95 % interval"], rows))
+    if made.details.get("targets"):
+        rows = [
+            [
+                row["row"],
+                row["quantity"],
+                f"{row['predicted']:.5g}",
+                f"{row['actual']:.5g}",
+                percent(row["error"]),
+            ]
+            for row in made.details["targets"]
+        ]
+        columns = ["row", "", "predicted", "measured", "error"]
+        out.print(table("rows that were only predicted", columns, rows))
     if made.held_out:
         rows = [
             [row["row"], f"{row['fitted_up_to']:.3g}", *(f"{row[k]:.4f}" for k in ("predicted", "measured")),
@@ -161,7 +175,7 @@ def estimate(made: Fit, name: str, value: float) -> tuple[str, str]:
     """A parameter and its interval in words: four digits only of what the runs identify."""
     told = bounds(made.intervals.get(name))
     if f"at_bound:{name}" in made.flags:
-        return "at its bound, 0", ""
+        return f"at its bound, {value if abs(value) > 0.1 else 0:.4g}", ""
     return ("not identified" if f"not_identified:{name}" in made.flags else f"{value:.4g}"), told
 
 
@@ -171,15 +185,6 @@ def fit_json(made: Fit) -> dict[str, Any]:
     found.pop("samples")
     clean: dict[str, Any] = finite(found)
     return clean
-
-
-def finite(value: Any) -> Any:
-    """The same with None for numbers that JSON has no word for."""
-    if isinstance(value, dict):
-        return {key: finite(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_fit_json(file: str, value: Any) -> None:
