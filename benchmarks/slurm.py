@@ -13,149 +13,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import shutil
 import signal
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "launchers" / "slurmbox"))
-from box import Box, search_path  # noqa: E402
-
-COUNTED = ("sbatch", "scontrol", "squeue", "scancel", "sacct", "sinfo", "sdiag")
-BASE = [
-    *("data=synthetic", "stages={}", "precision=fp32", "budget.flops=[]", "budget.max_tokens=null"),
-    *(
-        "budget.min_tokens_per_parameter=0",
-        "budget.min_steps=0",
-        "batch.context=32",
-        "validation.tokens=2048",
-    ),
-    *("validation.curve_tokens=512", "validation.curve_per_octave=1"),
-]
-SITE = ["resources.gpus_per_node=1", "resources.cpus_per_task=1", "execution.device=cpu"]
-SMALL = ["ladder.depths=[2]", "batch.tokens=64"]
-BEGIN = 'setup=["date +%s.%N > $SWEEPCTL_ARRAY/tasks/$SLURM_ARRAY_TASK_ID.script"]'
-"""Notes when a task's batch script begins."""
-
-
-@dataclass
-class Site:
-    """A box, a workspace with a corpus, and Slurm's commands in wrappers that note every call."""
-
-    folder: Path
-    box: Box
-
-    @property
-    def environment(self) -> dict[str, str]:
-        found = self.box.environment()
-        return found | {
-            "PATH": f"{self.folder / 'bin'}{os.pathsep}{found['PATH']}",
-            "PYTHONPATH": str(ROOT),
-            "SWEEPCTL_HOME": str(self.folder / "sweeps"),
-            "OMP_NUM_THREADS": "1",
-        }
-
-    def ask(self, *command: str) -> str:
-        """What a command prints."""
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True)
-        if done.returncode:
-            raise SystemExit(f"{' '.join(command)}: {done.stderr.strip()}")
-        return done.stdout.strip()
-
-    def calls(self) -> list[tuple[float, str, str]]:
-        """When, which command, with what: everything since the last `forget`."""
-        lines = (self.folder / "calls").read_text().splitlines()
-        return [(float(at), name, rest) for at, name, rest in (line.split(" ", 2) for line in lines)]
-
-    def forget(self) -> None:
-        (self.folder / "calls").write_text("")
-
-    def plan(self, name: str, *overrides: str) -> int:
-        """Plan a study in the workspace; its jobs."""
-        from sweepctl.data.shards import read_index
-        from sweepctl.plan.expand import CorpusFacts, expand
-        from sweepctl.spec.compose import compose_study
-        from sweepctl.store.workspace import Workspace
-
-        workspace = Workspace(self.folder / "sweeps")
-        index = read_index(workspace.corpus("synthetic"))
-        study = compose_study([f"name={name}", *BASE, *overrides])
-        plan = expand(study, "all", CorpusFacts(index.hash, index.vocab_size, index.splits["train"].tokens))
-        workspace.sweep(name).save({"all": plan})
-        return len(plan.jobs)
-
-    def launch(self, name: str, *words: str) -> float:
-        """Seconds of `sweepctl launch NAME --on slurm`."""
-        began = time.perf_counter()
-        self.ask(sys.executable, "-m", "sweepctl", "launch", name, "--on", "slurm", *SITE, *words)
-        return time.perf_counter() - began
-
-    def board(self, name: str) -> Any:
-        from sweepctl.store.board import Board
-        from sweepctl.store.workspace import Workspace
-
-        sweep = Workspace(self.folder / "sweeps").sweep(name)
-        return Board(sweep, sweep.plans())
-
-    def arrays(self, name: str) -> list[Path]:
-        """Folders of what was submitted."""
-        return list((self.folder / "sweeps" / name / "slurm" / "arrays").iterdir())
-
-    def drain(self) -> None:
-        """Wait until the queue is empty."""
-        until(lambda: not self.ask("squeue", "-h", "-t", "PD,R,CG,S,CF"))
-
-
-@contextmanager
-def site(*settings: str) -> Iterator[Site]:
-    """A box of its own with 3 nodes, ended afterwards."""
-    from sweepctl.data.corpora import prepare_synthetic
-
-    with tempfile.TemporaryDirectory(prefix="slurmbench-") as name:
-        folder = Path(name)
-        (folder / "bin").mkdir()
-        for command in COUNTED:
-            real, shim = shutil.which(command, path=search_path()), folder / "bin" / command
-            shim.write_text(
-                f'#!/bin/sh\necho "$(date +%s.%N) {command} $*" >> {folder}/calls\nexec {real} "$@"\n'
-            )
-            shim.chmod(0o755)
-        epilog = folder / "epilog"
-        epilog.write_text(f"#!/bin/sh\ndate +%s.%N >> {folder}/ends\n")
-        epilog.chmod(0o755)
-        found = Site(folder, Box(folder / "box", 3, "\n".join([f"Epilog={epilog}", *settings])))
-        found.forget()
-        prepare_synthetic(folder / "sweeps" / "data" / "synthetic", 0, 8_000_000, 100_000)
-        try:
-            found.box.up()
-            yield found
-        finally:
-            found.box.down()
-
-
-def until(true: Callable[[], Any], patience_s: float = 600.0) -> Any:
-    """Wait for something; what it is."""
-    deadline = time.monotonic() + patience_s
-    while not (found := true()):
-        if time.monotonic() > deadline:
-            raise SystemExit(f"waited for more than {patience_s:.0f} s")
-        time.sleep(0.2)
-    return found
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "worst": max(values)}
+from benchmarks import mechanisms
+from benchmarks.slurm_site import BEGIN, SMALL, Site, daemons, site, spread, until
 
 
 def submission() -> dict[str, Any]:
@@ -339,122 +208,6 @@ def _rpcs(text: str) -> dict[str, int]:
     return found
 
 
-CHECKPOINTS, EVERY_S, TAIL_S = 8, 3.37, 3.0
-NOTE = "date +%s.%N >"
-
-
-@dataclass(frozen=True)
-class Mechanism:
-    """How branches begin. `submit` sends everything that is sent in advance; `reached` is what the trunk's
-    script does after checkpoint $i."""
-
-    name: str
-    on_nodes: str
-    slots: str
-    submit: Callable[[Site, Path, str], None]
-    reached: str = ":"
-
-
-def _sbatch(here: Site, folder: Path, script: str, *options: str) -> str:
-    return here.ask(
-        *("sbatch", "--parsable", f"--output={folder}/%A_%a.out", "--cpus-per-task=1", "--mem=100"),
-        *options, "--wrap", script,
-    ).split(";")[0]  # fmt: skip
-
-
-BRANCH = "; ".join(
-    [
-        "i=${B:-$SLURM_ARRAY_TASK_ID}",
-        f"{NOTE} FOLDER/start.$i",
-        "until [ -e FOLDER/ck.$i ]; do sleep 1; done",
-        f"{NOTE} FOLDER/work.$i",
-        "sleep 1",
-    ]
-)
-ALL = f"--array=1-{CHECKPOINTS}"
-
-
-def _trunk(folder: Path, reached: str) -> str:
-    """A trunk that takes EVERY_S from checkpoint to checkpoint, and goes on after the last."""
-    return (
-        f"{NOTE} {folder}/trunk.start; for i in $(seq {CHECKPOINTS}); do sleep {EVERY_S}; "
-        f"{NOTE} {folder}/ck.$i.tmp; mv {folder}/ck.$i.tmp {folder}/ck.$i; {reached}; done; sleep {TAIL_S}; "
-        f"{NOTE} {folder}/trunk.end"
-    )
-
-
-def _held(here: Site, folder: Path, branch: str) -> None:
-    array = _sbatch(here, folder, branch, "--hold", ALL)
-    _sbatch(here, folder, _trunk(folder, f"scontrol release {array}_$i"))
-
-
-def _from_inside(here: Site, folder: Path, branch: str) -> None:
-    (folder / "branch.sh").write_text(f"#!/bin/sh\n{branch}\n")
-    call = f"B=$i sbatch --parsable --output={folder}/b%A.out --cpus-per-task=1 --mem=100 {folder}/branch.sh"
-    _sbatch(here, folder, _trunk(folder, call))
-
-
-def _after(word: str) -> Callable[[Site, Path, str], None]:
-    def submit(here: Site, folder: Path, branch: str) -> None:
-        trunk = _sbatch(here, folder, _trunk(folder, ":"))
-        _sbatch(here, folder, branch, ALL, f"--dependency={word}:{trunk}")
-
-    return submit
-
-
-def _in_pieces(here: Site, folder: Path, branch: str) -> None:
-    """The trunk ends at every checkpoint: task i of its array is the piece that leads to checkpoint i."""
-    piece = (
-        f"i=$SLURM_ARRAY_TASK_ID; {NOTE} {folder}/piece.$i; sleep {EVERY_S}; "
-        f"{NOTE} {folder}/ck.$i.tmp; mv {folder}/ck.$i.tmp {folder}/ck.$i"
-    )
-    trunk = _sbatch(here, folder, piece, f"{ALL}%1")
-    _sbatch(here, folder, branch, ALL, f"--dependency=aftercorr:{trunk}")
-
-
-MECHANISMS = (
-    Mechanism("held, released by the trunk's task (the default)", "no", "yes", _held),
-    Mechanism("sbatch from inside the trunk's task", "no", "no", _from_inside),
-    Mechanism("afterok on the trunk", "yes", "yes", _after("afterok")),
-    Mechanism("afterany on the trunk (commands_on_nodes: false)", "yes", "yes", _after("afterany")),
-    Mechanism("aftercorr, the trunk cut into an array of pieces", "yes", "yes", _in_pieces),
-    Mechanism("after, tasks wait (commands_on_nodes: false, wait_min)", "yes", "yes", _after("after")),
-)
-
-
-def mechanisms() -> list[dict[str, Any]]:
-    """Every mechanism with the same trunk: a script that sleeps, with a branch a checkpoint."""
-    rows = []
-    with site() as here:
-        for number, one in enumerate(MECHANISMS):
-            folder = here.folder / f"mechanism{number}"
-            folder.mkdir()
-            here.forget()
-            one.submit(here, folder, BRANCH.replace("FOLDER", str(folder)))
-            paths = [folder / f"work.{i + 1}" for i in range(CHECKPOINTS)]
-            until(lambda paths=paths: all(path.exists() and path.read_text().strip() for path in paths), 120)
-            calls = [name for _, name, _ in here.calls()]
-            here.drain()
-
-            def at(kind: str, i: int, folder: Path = folder) -> float:
-                return float((folder / f"{kind}.{i}").read_text())
-
-            each = range(1, CHECKPOINTS + 1)
-            pieces = [at("piece", i + 1) - at("ck", i) for i in each if (folder / f"piece.{i + 1}").exists()]
-            rows.append(
-                {
-                    "mechanism": one.name,
-                    "latency": spread([at("work", i) - at("ck", i) for i in each]),
-                    "calls_a_branch": len(calls) / CHECKPOINTS,
-                    "idle_s_a_branch": statistics.mean(at("work", i) - at("start", i) for i in each),
-                    "trunk_stands_s": statistics.median(pieces) if pieces else 0.0,
-                    "without_commands_on_nodes": one.on_nodes,
-                    "slots_in_advance": one.slots,
-                }
-            )
-    return rows
-
-
 def _print_submission(r: dict[str, Any]) -> None:
     calls = ", ".join(f"{n} {name}" for name, n in r["calls"].items())
     print(
@@ -505,26 +258,12 @@ def _print_idle(r: dict[str, Any]) -> None:
     print(", ".join(f"{n} {name}" for name, n in r["controller"].items()))
 
 
-def _print_mechanisms(rows: list[dict[str, Any]]) -> None:
-    print(f"  a checkpoint every {EVERY_S:g} s, {CHECKPOINTS} of them, {TAIL_S:g} s more after the last")
-    print(
-        "  | | latency, s (worst) | calls a branch | idle, s a branch | trunk stands, s | "
-        "no commands on nodes | slots in advance |"
-    )
-    for r in rows:
-        print(
-            f"  | {r['mechanism']} | {r['latency']['median']:.2f} ({r['latency']['worst']:.2f}) | "
-            f"{r['calls_a_branch']:.2f} | {r['idle_s_a_branch']:.1f} | {r['trunk_stands_s']:.2f} | "
-            f"{r['without_commands_on_nodes']} | {r['slots_in_advance']} |"
-        )
-
-
 PARTS: dict[str, tuple[Callable[[], Any], Callable[[Any], None]]] = {
     "submission": (submission, _print_submission),
     "branches": (branches, _print_branches),
     "overhead": (overhead, _print_overhead),
     "idle": (idle, _print_idle),
-    "mechanisms": (mechanisms, _print_mechanisms),
+    "mechanisms": (mechanisms.mechanisms, mechanisms.show),
 }
 
 
@@ -542,7 +281,7 @@ def main() -> None:
     from benchmarks.side_by_side import machine
 
     version = subprocess.run(
-        ["slurmctld", "-V"], capture_output=True, text=True, env=_daemons()
+        ["slurmctld", "-V"], capture_output=True, text=True, env=daemons()
     ).stdout.strip()
     results = {}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the box is ended all the same
@@ -557,10 +296,6 @@ def main() -> None:
             sys.stdout.flush()
     if arguments.json:
         print(json.dumps({"machine": machine(), "slurm": version, **results}, indent=1))
-
-
-def _daemons() -> dict[str, str]:
-    return {**os.environ, "PATH": search_path()}
 
 
 if __name__ == "__main__":

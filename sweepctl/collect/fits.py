@@ -106,9 +106,16 @@ def fit(chosen: Law, data: Observations, options: dict[str, Any]) -> Fit:
 
 
 def predict(chosen: Law, made: Fit, targets: list[dict[str, float]]) -> None:
-    """Put predictions at the targets on the fit."""
+    """Put predictions at the targets on the fit.
+
+    Raises:
+        RequestError: this fit has no prediction for a target.
+    """
     for target in targets:
-        found = chosen.predict(made, target)
+        try:
+            found = chosen.predict(made, target)
+        except CannotFit as error:
+            raise RequestError(str(error)) from None
         row: dict[str, Any] = {"at": target, **{name: one.value for name, one in found.items()}}
         row["intervals"] = {name: list(one.interval) for name, one in found.items()}
         for name, one in found.items():
@@ -207,8 +214,21 @@ def save(sweep: Sweep, made: Fit) -> Path:
     path = sweep.folder / "fits" / f"{made.law}.json"
     with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, dataclasses.asdict(made))
+    write_json(path, finite(dataclasses.asdict(made)))
     return path
+
+
+def finite(value: Any) -> Any:
+    """The same with None for numbers that JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _number(value: Any) -> float:
+    return float("nan") if value is None else float(value)
 
 
 def kept(sweep: Sweep) -> dict[str, Fit]:
@@ -225,7 +245,9 @@ def load(sweep: Sweep, name: str) -> Fit:
     path = sweep.folder / "fits" / f"{name}.json"
     try:
         raw = read_json(path)
-        raw["intervals"] = {key: tuple(value) for key, value in raw["intervals"].items()}
+        raw["intervals"] = {key: tuple(map(_number, value)) for key, value in raw["intervals"].items()}
+        for part in ("params", "derived"):
+            raw[part] = {key: _number(value) for key, value in raw[part].items()}
         return Fit(**raw)
     except FileNotFoundError:
         raise RequestError(

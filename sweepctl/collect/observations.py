@@ -80,7 +80,9 @@ def observations(frame: pd.DataFrame, law: Law, reading: Reading) -> Observation
     names = _names(frame, reading.row)
     reasons = _reasons(frame, law, reading)
     numbers = [role for role in used if role in NUMBERS]
-    needed = used[[role for role in numbers if role not in (*law.takes, *law.partial)]]
+    needed = used[
+        [r for r in numbers if r not in law.partial and (r not in law.takes or r in reading.columns)]
+    ]
     reasons[(reasons == "") & needed.isna().any(axis=1)] = "no " + _first_absent(needed)
     reasons[(reasons == "") & frame.astype(str).duplicated()] = "it repeats another row"
     kept = used[reasons == ""].assign(row=names)

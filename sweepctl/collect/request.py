@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from sweepctl.collect import fits
 from sweepctl.collect.observations import Reading, observations, read_table, select
@@ -54,22 +55,26 @@ class Source:
     def observations(self, law: Law, accounting: Accounting | None = None) -> Observations:
         """The rows that the law is meant for, under an accounting or, without one, the study's own."""
         reading, frame = self.request.reading, self._frames["runs"]
+        if accounting is not None:  # it says what N and C are
+            others = {role: c for role, c in reading.columns.items() if role not in ("n", "flops")}
+            reading = dataclasses.replace(reading, columns=others)
         if self.sweep is not None:
             accounting = accounting or next(iter(self._plans.values())).accounting
             frame = fits.sweep_table(self._plans, self._frames, law)
         if accounting is not None:
-            for column in (f"n_{accounting.parameters}", f"flops_{accounting.flops}"):
-                if column not in frame.columns:
-                    raise RequestError(
-                        f"--accounting {accounting.parameters}/{accounting.flops} needs the column {column}."
-                    )
-            named = fits.sweep_reading(accounting, reading)
-            columns = {
-                role: c for role, c in named.columns.items() if c in frame.columns or role in reading.columns
-            }
-            row = named.row if named.row in frame.columns else reading.row
-            reading = dataclasses.replace(named, columns=columns, row=row)
+            reading = self._counted_by(accounting, reading, frame)
         return observations(select(frame, self.request.where), law, reading)
+
+    def _counted_by(self, accounting: Accounting, reading: Reading, frame: pd.DataFrame) -> Reading:
+        """The reading under an accounting, of the columns that the table has."""
+        named = fits.sweep_reading(accounting, reading)
+        for role in ("n", "flops"):
+            if named.columns[role] not in frame.columns:
+                counted = f"{accounting.parameters}/{accounting.flops}"
+                raise RequestError(f"--accounting {counted} needs the column {named.columns[role]}.")
+        there = {r: c for r, c in named.columns.items() if c in frame.columns or r in reading.columns}
+        row = named.row if named.row in frame.columns else reading.row
+        return dataclasses.replace(named, columns=there, row=row)
 
     def counted(self) -> list[Accounting]:
         """The accountings that the table holds the columns of."""

@@ -14,8 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sweepctl.laws import holdout, linear, parametric
-from sweepctl.laws.curve_forms import Design, Tissue, refine
+from sweepctl.laws import compute, parametric
 from sweepctl.laws.law import (
     CannotFit,
     Estimate,
@@ -28,7 +27,6 @@ from sweepctl.laws.law import (
     claim,
     estimate,
     option,
-    percentile_interval,
 )  # fmt: skip
 
 NAME = "compare"
@@ -45,12 +43,17 @@ class Options(Resampling):
     law: Literal["compute", "parametric"] = option(
         "compute", "L(C) of the losses, or the least of L(N, D) at C = 6 N D"
     )
-    floor: Literal["zero", "free"] = option("zero", "E of the compute law: none, or fitted")
-    delta: float = option(1e-3, "Huber's delta on log residuals; without E it is least squares of logs")
+    floor: float | None = option(0.0, "E of the compute law in nats; 0 is a pure power law; none: fitted")
+    objective: Literal["squares", "huber"] = option("squares", "of log residuals (compute)")
+    delta: float = option(1e-3, "where a Huber loss turns from square to absolute")
     baseline: str | None = option(None, "the group that others are held against; none: the first")
     flops: float | None = option(None, "where; none: the largest FLOPs that every group reached")
-    rows: Literal["least", "all"] = option(
-        "least", "of a group's rows at about equal FLOPs the least loss, or all (compute)"
+    rows: Literal["all", "best"] = option(
+        "best", "rows of a group: all, or the least loss of each budget (compute)"
+    )
+    tolerance: float = option(0.1, "with rows=best, share in FLOPs within which rows are of a budget")
+    intervals: Literal["copies", "rows"] = option(
+        "copies", "replicates: copies of the law with its scatter, or rows drawn with replacement (compute)"
     )
 
     def __post_init__(self) -> None:
@@ -63,16 +66,14 @@ class Options(Resampling):
 
 @dataclass(frozen=True)
 class Group:
-    """One group's L(C) = E + a C^-b: the parameters that are shown, and replicates of E, a and b [replicates]
-    beside more of its own; `low` and `high` bound its FLOPs; `flags` are without its name."""
+    """One group's fit, with E, a and b of its L(C) = E + a C^-b among `params` and `samples` (name ->
+    [replicates]); `low` and `high` bound its FLOPs."""
 
+    made: Fit
     params: dict[str, float]
     samples: dict[str, Floats]
     low: float
     high: float
-    objective: float
-    starts: tuple[int, int]
-    flags: tuple[str, ...] = ()
 
 
 def fit(data: Observations, options: Options) -> Fit:
@@ -87,28 +88,28 @@ def fit(data: Observations, options: Options) -> Fit:
     baseline = options.baseline if options.baseline is not None else names[0]
     if baseline not in names:
         raise CannotFit(f"The baseline {baseline!r} is none of the groups {', '.join(names)}.")
-    if options.law == "compute" and options.rows == "least":
-        data = _least(data)
     groups: dict[str, Group] = {}
     for i, (name, rows) in enumerate(data.groups("group").items()):
+        part = dataclasses.replace(data.take(rows), excluded=())
         try:
-            groups[name] = _group(data.take(rows), dataclasses.replace(options, seed=options.seed + i))
+            groups[name] = _group(part, dataclasses.replace(options, seed=options.seed + i))
         except CannotFit as error:
             raise CannotFit(f"Group {name}: {error}") from None
-    how = "nothing" if not options.replicates else "resampled runs of each group"
-    if "run" not in data.labels or options.law == "parametric":
-        how = how.replace("runs", "rows")
+    fits = [one.made for one in groups.values()]
+    how = "copies of each group's law" if options.law == "compute" and options.intervals == "copies" else None
     made = claim(
         NAME, data, options,
         {f"{name}.{key}": value for name, one in groups.items() for key, value in one.params.items()},
-        sum(one.objective for one in groups.values()),
+        sum(one.objective for one in fits),
         {f"{name}.{key}": values for name, one in groups.items() for key, values in one.samples.items()},
-        how,
-        (sum(one.starts[0] for one in groups.values()), sum(one.starts[1] for one in groups.values())),
+        how or "resampled rows of each group",
+        (sum(one.starts["tried"] for one in fits), sum(one.starts["agreeing"] for one in fits)),
     )  # fmt: skip
+    made.rows_used = [row for one in fits for row in one.rows_used]
+    made.rows_excluded += [row for one in fits for row in one.rows_excluded]
     made.protocol["baseline"] = baseline
     made.details = _details(data, groups, baseline)
-    made.flags = [_of(flag, name) for name, one in groups.items() for flag in one.flags]
+    made.flags = [_of(flag, name) for name, one in groups.items() for flag in one.made.flags]
     flops = options.flops or min(one.high for one in groups.values())
     _answer(made, flops)
     return made
@@ -120,95 +121,16 @@ def _of(flag: str, group: str) -> str:
     return f"{kind}:{group}.{what}" if colon else f"{kind}:{group}"
 
 
-def _least(data: Observations) -> Observations:
-    """Of the rows of a group at about equal FLOPs the one of least loss."""
-    keep = np.zeros(len(data), dtype=bool)
-    for rows in data.groups("group").values():
-        level = holdout.levels(data.flops[rows])
-        for one in range(int(level.max()) + 1):
-            there = rows[level == one]
-            keep[there[np.argmin(data.loss[there])]] = True
-    return data.keep(keep, "a lower loss of its group at about the same FLOPs")
-
-
 def _group(data: Observations, options: Options) -> Group:
     if options.law == "parametric":
         return _parametric(data, options)
-    parameters = 3 if options.floor == "free" else 2
-    levels = int(holdout.levels(data.flops).max()) + 1
-    if levels < parameters + 1:
-        raise CannotFit(
-            f"L(C) has {parameters} parameters and needs losses at {parameters + 1} FLOPs at least; there "
-            f"are {levels}."
-        )
-    weights = None
-    if options.replicates:
-        runs = data.labels.get("run", data.rows)
-        numbers = np.unique(np.array(runs), return_inverse=True)[1]
-        weights = linear.resample_groups(numbers, options.replicates, options.seed)
-        weights = weights[[len(np.unique(data.flops[row > 0])) > parameters for row in weights]]
-    solve = _free if options.floor == "free" else _zero
-    values, drawn, objective, starts = solve(data, options, weights)
-    params = dict(zip(("E", "a", "b"), values, strict=True))
-    spread = np.sqrt(len(data) / (len(data) - parameters))
-    samples = _widened(values, drawn, spread) if len(drawn) else {}
-    if options.floor == "zero":
-        del params["E"]
-        samples.pop("E", None)
-    flags = []
-    if options.floor == "free":
-        if params["E"] < 0.02 * data.loss.min():
-            flags.append("at_bound:E")
-        elif samples and np.ptp(percentile_interval(samples["E"])) > 0.5 * data.loss.min():
-            flags.append("not_identified:E")
-    return Group(params, samples, data.flops.min(), data.flops.max(), objective, starts, tuple(flags))
-
-
-def _widened(values: Floats, drawn: Floats, spread: float) -> dict[str, Floats]:
-    """Replicates [replicates, 3] moved away from the estimate by the degrees of freedom that the fit took;
-    E stays above 0 and a and b move on a logarithmic scale."""
-    log, one = np.log(np.maximum(drawn[:, 1:], 1e-300)), np.log(values[1:])
-    moved = np.exp(one + spread * (log - one))
-    floor = np.maximum(values[0] + spread * (drawn[:, 0] - values[0]), 0.0)
-    return {"E": floor, "a": moved[:, 0], "b": moved[:, 1]}
-
-
-Solution = tuple[Floats, Floats, float, tuple[int, int]]
-"""E, a, b [3]; their replicates [replicates, 3]; the objective; starts tried and agreeing."""
-
-
-def _zero(data: Observations, options: Options, weights: Floats | None) -> Solution:
-    """L = a C^-b by least squares of logarithms."""
-    factor, exponents = linear.power_law({"flops": data.flops}, data.loss)
-    values = np.array([0.0, float(factor), -float(exponents["flops"])])
-    residuals = np.log(values[1]) - values[2] * np.log(data.flops) - np.log(data.loss)
-    drawn = np.empty((0, 3))
-    if weights is not None:
-        factors, slopes = linear.power_law({"flops": data.flops}, data.loss, weights)
-        drawn = np.stack([np.zeros(len(factors)), factors, -slopes["flops"]], axis=1)
-    if values[2] <= 0:
-        raise CannotFit("its loss does not fall with FLOPs.")
-    return values, drawn[drawn[:, 2] > 0] if len(drawn) else drawn, float(np.sum(residuals**2)), (1, 1)
-
-
-def _free(data: Observations, options: Options, weights: Floats | None) -> Solution:
-    """L = E + a C^-b by the sum of Huber losses of log residuals."""
-    form = Tissue(float(np.exp(np.log(data.flops).mean())), 0.0, (0.03, 0.06, 0.1, 0.15, 0.2, 0.3, 0.5))
-    design = Design(data.flops, np.zeros(len(data)))
-    log_loss = np.log(data.loss)
-    x, f = refine(form, design, log_loss, form.starts(design, data.loss), options.delta)
-    best = int(np.argmin(f))
-
-    def natural(found: Floats) -> Floats:
-        one = form.natural(found)
-        return np.stack([one["L0"], one["A"], one["alpha"]], axis=1)
-
-    drawn = np.empty((0, 3))
-    if weights is not None and len(weights):
-        start = np.repeat(x[best : best + 1], len(weights), axis=0)
-        drawn = natural(refine(form, design, log_loss, start, options.delta, weights, 150, 1e-10)[0])
-    agreeing = int(np.sum(f <= f[best] * (1 + 1e-6) + 1e-9))
-    return natural(x[best : best + 1])[0], drawn, float(f[best] * options.delta**2), (len(f), agreeing)
+    chosen = compute.Options(
+        replicates=options.replicates, seed=options.seed, floor=options.floor, objective=options.objective,
+        delta=options.delta, rows=options.rows, tolerance=options.tolerance, intervals=options.intervals,
+    )  # fmt: skip
+    made = compute.fit(data, chosen)
+    samples = made.arrays() if made.samples else {}
+    return Group(made, dict(made.params), samples, data.flops.min(), data.flops.max())
 
 
 def _parametric(data: Observations, options: Options) -> Group:
@@ -220,15 +142,11 @@ def _parametric(data: Observations, options: Options) -> Group:
     def reduced(one: dict[str, Any]) -> dict[str, Any]:
         n, d = parametric.optimum(one, 1.0)
         alpha, beta = one["alpha"], one["beta"]
-        return {"a": parametric.loss(one, n, d) - one["E"], "b": alpha * beta / (alpha + beta)}
+        return {**one, "a": parametric.loss(one, n, d) - one["E"], "b": alpha * beta / (alpha + beta)}
 
-    samples = made.arrays() if made.samples else {}
-    flags = tuple(flag for flag in made.flags if not flag.startswith("repeated"))
+    samples = reduced(made.arrays()) if made.samples else {}
     c = 6 * data.n * data.d
-    starts = (made.starts["tried"], made.starts["agreeing"])
-    params = {**made.params, **reduced(made.params)}
-    samples = {**samples, **reduced(samples)} if samples else {}
-    return Group(params, samples, float(c.min()), float(c.max()), made.objective, starts, flags)
+    return Group(made, reduced(made.params), samples, float(c.min()), float(c.max()))
 
 
 def _details(data: Observations, groups: dict[str, Group], baseline: str) -> dict[str, Any]:
@@ -275,7 +193,7 @@ def predict(made: Fit, target: Target) -> dict[str, Estimate]:
 
 
 def _together(made: Fit) -> dict[str, Floats]:
-    """Replicates of all groups, as many of each: one more than another where some had no fit."""
+    """Replicates of all groups, as many of each as of the group with fewest."""
     drawn = made.arrays()
     count = min(len(values) for values in drawn.values())
     return {name: values[:count] for name, values in drawn.items()}
@@ -317,7 +235,7 @@ LAW = Law(
     source="MiniMax-01 2025, scaling laws of its architectures",
     options=Options,
     needs=("group", "loss", "flops"),
-    takes=("n", "d", "run"),
+    takes=("n", "d"),
     fit=fit,
     predict=predict,
     targets=(("flops",),),

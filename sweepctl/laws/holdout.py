@@ -13,13 +13,14 @@ TOLERANCE = 0.1
 """Values of a role within this share of each other are one level."""
 
 
-def levels(values: Floats) -> NDArray[np.int64]:
-    """The number of each row's level from 0 on, in rising order of the values [rows]."""
+def levels(values: Floats, tolerance: float = TOLERANCE) -> NDArray[np.int64]:
+    """The number of each row's level from 0 on, in rising order of the values [rows]; values within the
+    tolerance of the least of their level are of it."""
     order = np.argsort(values, kind="stable")
     found = np.zeros(len(values), dtype=np.int64)
     first, level = -np.inf, -1
     for i in order:
-        if values[i] > first * (1 + TOLERANCE) or level < 0:
+        if values[i] > first * (1 + tolerance) or level < 0:
             first, level = values[i], level + 1
         found[i] = level
     return found
@@ -34,8 +35,13 @@ def hold_out(
     row: what it was fitted below, where it is, `predicted`, `measured` and `error` (their ratio minus one).
 
     Raises:
-        CannotFit: fewer levels than that, or the rest does not carry the law.
+        CannotFit: fewer levels than that, the rest does not carry the law, or the law predicts the least
+            loss of a budget and not flops are held out.
     """
+    if law.held_out == "best" and role != "flops":
+        raise CannotFit(
+            f"{law.name} predicts the least loss at a budget, so only whole budgets can be held out: flops=K."
+        )
     place = levels(data[role])
     top = int(place.max()) + 1
     if top <= count:

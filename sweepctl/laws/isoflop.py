@@ -1,161 +1,149 @@
-"""Method 2: at each FLOP budget a parabola of loss over log N; its vertices give N*(C) and D*(C) as power
-laws (Hoffmann et al. 2022, arXiv 2203.15556, section 3.2).
+"""Method 2: at each FLOP budget the minimum of loss over size; power laws through the minima give N*(C),
+D*(C) and L*(C) (Hoffmann et al. 2022, arXiv 2203.15556, section 3.2).
 
-A budget whose parabola opens downwards, or whose vertex lies outside the sizes that were trained, has no
-minimum that was measured: it is left out and flagged. Intervals come from noisy copies of the losses
-(Porian et al. 2024, arXiv 2406.19146, appendix): every copy is fitted anew, budgets without a minimum in at
-least half of the copies are dropped, and budgets weigh by the inverse variance of their log N*.
+The curve through a budget is a parabola in log N, or in log D (Llama Team 2024, arXiv 2407.21783, section
+3.2.1), or in the log of M, FLOPs a token (DeepSeek-AI 2024, arXiv 2401.02954, section 3.2), or an Akima
+spline of log L (Porian et al. 2024, arXiv 2406.19146, appendix). With N the active parameters and C counted
+accordingly it is that of Hunyuan-Large (Sun et al. 2024, arXiv 2411.02265, section 2.2).
+
+A budget whose parabola opens downwards, or whose minimum lies outside the sizes that were trained, has no
+minimum that was measured: it is left out and flagged, as is one without a minimum in half of its replicates.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
-from sweepctl.laws import parametric
-from sweepctl.laws.law import (
-    CannotFit,
-    Estimate,
-    Fit,
-    Floats,
-    Law,
-    Observations,
-    Resampling,
-    Target,
-    estimate,
-    option,
-    percentile_interval,
-)  # fmt: skip
+from sweepctl.laws import compute, frontier, parametric
+from sweepctl.laws.isoflop_budgets import MIN_POINTS, Budget, budgets, check, drawn_curve, vertices
+from sweepctl.laws.law import CannotFit, Fit, Floats, Law, Observations, Resampling, claim, option
 
 NAME = "isoflop"
-MIN_POINTS = 3
+FLOOR = 4
+"""Budgets that a floor of L*(C) needs."""
+
+JUDGES = 200
+"""Replicates that judge a budget where none were asked for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options(Resampling):
     """Every choice of the protocol."""
 
-    tolerance: float = option(0.1, "budgets within this share of each other in FLOPs are one")
-    loss: Literal["raw", "log"] = option("raw", "what the parabola is fitted to")
+    curve: Literal["quadratic", "akima"] = option("quadratic", "through the losses of a budget")
+    over: Literal["n", "d", "m"] = option(
+        "n", "the curve runs over parameters, tokens or FLOPs a token C / D"
+    )
+    loss: Literal["raw", "log"] = option("raw", "what the curve is fitted to")
+    budgets: tuple[float, ...] | None = option(None, "FLOPs that rows are snapped to; none: groups of rows")
+    tolerance: float = option(0.1, "share in FLOPs within which rows are of a budget")
+    per_size: Literal["nearest", "best", "mean", "all"] = option(
+        "nearest", "of rows of one size in a budget: the nearest in FLOPs (of equals the best), ..."
+    )
+    window: int | None = option(None, "sizes used each side of the least loss; none: all")
+    edges: Literal["drop", "keep"] = option("drop", "budgets with a minimum outside the sizes trained")
+    optimum: Literal["losses", "median"] = option(
+        "losses", "a budget's minimum: of its losses, or the median of its replicates"
+    )
+    weights: Literal["equal", "spread"] = option(
+        "equal", "of budgets in the power laws: equal, or the inverse variance of their log minima"
+    )
+    floor: float | None = option(
+        None, "E of L* = E + k_l C^c in nats; 0 is a pure power law; none: fitted, of four budgets or more"
+    )
+    intervals: Literal["copies", "rows"] = option(
+        "copies", "replicates: copies of the losses with noise, or rows drawn again inside each budget"
+    )
     noise: float | None = option(
         None, "s.d. of log loss between equal runs; none: the scatter around the parametric law"
     )
 
     def __post_init__(self) -> None:
         Resampling.__post_init__(self)
-        if not 0 < self.tolerance < 1:
-            raise CannotFit(f"isoflop needs a tolerance between 0 and 1; it is {self.tolerance:g}.")
-        if self.noise is not None and self.noise < 0:
-            raise CannotFit(f"isoflop needs a noise of at least 0, or none; it is {self.noise:g}.")
+        check(self)
 
 
 @dataclass(frozen=True)
-class Budget:
-    """The runs of one FLOP budget: `flops` their geometric mean, the rest [points]."""
+class Minimum:
+    """The minimum of a budget, in natural logarithms: role -> value, with role n, d, m or loss; the same of
+    its replicates [replicates], NaN where one has no minimum; and the s.d. of where it is."""
 
-    flops: float
-    log_n: Floats
-    log_d: Floats
-    loss: Floats
-    rows: tuple[str, ...]
+    budget: Budget
+    logs: dict[str, float]
+    drawn: dict[str, Floats]
+    spread: float
 
 
 def fit(data: Observations, options: Options) -> Fit:
-    """N*(C), D*(C) and L*(C) with 95 % intervals from noisy copies.
+    """N*(C), D*(C) and L*(C) with 95 % intervals from replicates of every budget.
 
     Raises:
         CannotFit: fewer than two budgets have a minimum.
     """
     groups, excluded = budgets(data, options)
-    noise, source = _noise(data, options)
+    noise, source = _noise(data, options) if options.intervals == "copies" else (0.0, "not used")
+    draw = np.random.Generator(np.random.PCG64(options.seed))
+    kept: list[Minimum] = []
     flags: list[str] = []
-    kept, spreads = [], []
-    copies = _noisy_copies(groups, noise, options)
-    for group, drawn in zip(groups, copies, strict=True):
-        log_n, _, problem = vertex(group, group.loss[None], options.loss)
-        inside = np.isfinite(drawn)
-        if problem[0]:
-            flags.append(f"{problem[0]}_minimum:{group.flops:.3g}")
-            excluded += [(row, f"its budget's minimum is {problem[0]}") for row in group.rows]
-        elif options.replicates and inside.mean() < 0.5:
-            flags.append(f"noisy_minimum:{group.flops:.3g}")
-            excluded += [(row, "its budget has no minimum in half of its noisy copies") for row in group.rows]
+    told: list[dict[str, Any]] = []
+    for group in groups:
+        made, problem = _minimum(group, options, noise, draw)
+        if problem:
+            flags.append(f"{problem}_minimum:{group.flops:.3g}")
+        if made is None:
+            reason = {"concave": "is concave", "edge": "lies outside the sizes trained"}.get(
+                problem, "is absent in half of its replicates"
+            )
+            excluded += [(row, f"the minimum of its budget {reason}") for row in group.rows]
         else:
-            kept.append((group, float(log_n[0]), drawn))
-            spreads.append(float(np.std(drawn[inside])) if options.replicates else 1.0)
+            kept.append(made)
+        told.append(_told(group, options, made is not None, problem))
     if len(kept) < 2:
         raise CannotFit(
             f"isoFLOP needs minima at two budgets at least; {len(groups)} have {MIN_POINTS} sizes or more, "
             f"{len(kept)} of them a minimum inside the sizes trained."
         )
-    return _assemble(data, options, kept, np.array(spreads), excluded, flags, noise, source)
+    made_fit = _assemble(data, options, kept, excluded)
+    made_fit.protocol |= {"noise": noise, "noise_from": source}
+    made_fit.details["budgets"] = told
+    made_fit.flags = flags + (["two_budgets"] if len(kept) == 2 else [])
+    if options.floor is None:
+        low, _ = made_fit.intervals.get("E", (made_fit.params.get("E", 0.0), 0.0))
+        made_fit.flags += ["not_identified:E"] if not low > 0 else []
+    return made_fit
 
 
-def budgets(data: Observations, options: Options) -> tuple[list[Budget], list[tuple[str, str]]]:
-    """Rows grouped by FLOPs within the tolerance, in rising order, and the rows of too small groups."""
-    order = np.argsort(data.flops)
-    groups: list[list[int]] = []
-    for i in order:
-        if groups and data.flops[i] <= data.flops[groups[-1][0]] * (1 + options.tolerance):
-            groups[-1].append(int(i))
-        else:
-            groups.append([int(i)])
-    found, excluded = [], list(data.excluded)
-    for group in groups:
-        sizes = len(np.unique(data.n[group]))
-        if sizes < MIN_POINTS:
-            reason = f"its budget was trained at {sizes} of the {MIN_POINTS} sizes a parabola needs"
-            excluded += [(data.rows[i], reason) for i in group]
-            continue
-        found.append(
-            Budget(
-                float(np.exp(np.log(data.flops[group]).mean())),
-                np.log(data.n[group]),
-                np.log(data.d[group]),
-                data.loss[group],
-                tuple(data.rows[i] for i in group),
-            )
-        )
-    return found, excluded
-
-
-def vertex(group: Budget, losses: Floats, scale: str) -> tuple[Floats, Floats, list[str]]:
-    """The minimum of the parabola through each row of `losses` [copies, points].
-
-    Returns log N* [copies], the loss there [copies], and for each copy what is wrong with its minimum:
-    'concave', 'edge' or nothing. log N* is NaN where something is.
-    """
-    center = group.log_n.mean()
-    x = group.log_n - center
-    design = np.stack([x**2, x, np.ones_like(x)], axis=1)
-    target = np.log(losses) if scale == "log" else losses
-    coefficients = np.linalg.lstsq(design, target.T, rcond=None)[0]
-    bend, tilt, level = coefficients
-    with np.errstate(divide="ignore", invalid="ignore"):
-        at = -tilt / (2 * bend)
-        bottom = level - tilt**2 / (4 * bend)
-    problems = [
-        "concave" if b <= 0 else "edge" if not x.min() <= a <= x.max() else ""
-        for a, b in zip(at, bend, strict=True)
-    ]
-    bad = np.array([bool(problem) for problem in problems])
-    log_n = np.where(bad, np.nan, at + center)
-    return log_n, np.exp(bottom) if scale == "log" else bottom, problems
-
-
-def predict(made: Fit, target: Target) -> dict[str, Estimate]:
-    """N*, D*, tokens a parameter and the least loss at C FLOPs, by the power laws through the minima."""
-    c, one, drawn = target["flops"], made.params, made.arrays()
-    n, d = one["k_n"] * c ** one["a"], one["k_d"] * c ** one["b"]
-    drawn_n, drawn_d = drawn["k_n"] * c ** drawn["a"], drawn["k_d"] * c ** drawn["b"]
-    return {
-        "n": estimate(n, drawn_n),
-        "d": estimate(d, drawn_d),
-        "tokens_per_parameter": estimate(d / n, drawn_d / drawn_n),
-        "loss": estimate(one["k_l"] * c ** one["c"], drawn["k_l"] * c ** drawn["c"]),
-    }
+def _minimum(
+    group: Budget, options: Options, noise: float, draw: np.random.Generator
+) -> tuple[Minimum | None, str]:
+    """A budget's minimum, or nothing; and what is wrong with it: concave, edge or noisy."""
+    copies = options.replicates or JUDGES
+    if options.intervals == "copies":
+        noisy = group.loss * np.exp(noise * draw.standard_normal((copies, len(group.loss))))
+        found = vertices(group, noisy, options)
+    else:
+        points = len(group.loss)
+        weights = draw.multinomial(points, np.full(points, 1 / points), size=copies).astype(np.float64)
+        found = vertices(group, group.loss[None], options, weights)
+    one = vertices(group, group.loss[None], options)
+    problem = str(one.problem[0])
+    if problem == "concave" or (problem == "edge" and options.edges == "drop"):
+        return None, problem
+    lost = (found.problem == "concave") | ((found.problem == "edge") & (options.edges == "drop"))
+    if np.mean(found.problem == "") < 0.5 and options.edges == "drop":
+        return None, "noisy"
+    at = np.where(lost, np.nan, found.at)
+    low = np.where(lost | (found.loss <= 0), np.nan, found.loss)
+    drawn = {**group.split(at, options.over), "loss": np.log(low)}
+    logs = {**group.split(one.at[0], options.over), "loss": float(np.log(one.loss[0]))}
+    if options.optimum == "median":
+        logs = {role: np.nanmedian(values) for role, values in drawn.items()}
+    # As in Porian et al., replicates without a minimum count against a budget.
+    spread = float(np.nanstd(at) / max(1e-9, np.mean(~lost)))
+    return Minimum(group, {k: float(v) for k, v in logs.items()}, drawn, spread), problem
 
 
 def _noise(data: Observations, options: Options) -> tuple[float, str]:
@@ -164,98 +152,82 @@ def _noise(data: Observations, options: Options) -> tuple[float, str]:
     try:
         made = parametric.fit(data, parametric.Options(replicates=0))
     except CannotFit:
-        return 0.005, "assumed: too few rows for the parametric law's residuals"
-    freedom = max(1, len(made.residuals) - len(parametric.PARAMS))
+        return 0.005, "assumed: the rows do not carry the parametric law"
+    freedom = max(1, len(made.residuals) - len(made.params))
     return float(np.sqrt(np.sum(np.square(made.residuals)) / freedom)), "residuals of the parametric law"
 
 
-def _noisy_copies(groups: list[Budget], noise: float, options: Options) -> list[Floats]:
-    """log N* of every copy of every group, NaN where the copy has no minimum: [groups][copies]."""
-    draw = np.random.Generator(np.random.PCG64(options.seed))
-    copies = []
-    for group in groups:
-        shape = (options.replicates, len(group.loss))
-        noisy = group.loss * np.exp(noise * draw.standard_normal(shape))
-        copies.append(vertex(group, noisy, options.loss)[0] if options.replicates else np.empty(0))
-    return copies
+def _told(group: Budget, options: Options, used: bool, problem: str) -> dict[str, Any]:
+    """What a picture shows of a budget."""
+    grid, loss = drawn_curve(group, options)
+    return {
+        "flops": group.flops, "used": used, "problem": problem, "x": np.exp(group.x).tolist(),
+        "n": np.exp(group.log_n).tolist(), "d": np.exp(group.log_d).tolist(), "loss": group.loss.tolist(),
+        "rows": list(group.rows), "curve": {"x": np.exp(grid).tolist(), "loss": loss.tolist()},
+    }  # fmt: skip
 
 
 def _assemble(
-    data: Observations, options: Options, kept: list[tuple[Budget, float, Floats]], spreads: Floats,
-    excluded: list[tuple[str, str]], flags: list[str], noise: float, source: str,
-) -> Fit:  # fmt: skip
-    log_c = np.log([group.flops for group, _, _ in kept])
-    weights = 1 / np.maximum(spreads, 1e-9)
-    minima = [vertex(group, group.loss[None], options.loss) for group, _, _ in kept]
-    log_n = np.array([found for _, found, _ in kept])
-    log_d = np.array([_log_d(group, found) for group, found, _ in kept])
-    log_l = np.log([float(bottom[0]) for _, bottom, _ in minima])
-    params = _powers(log_c, log_n, log_d, log_l, weights)
-    samples: dict[str, list[float]] = {}
-    if options.replicates:
-        samples = _sample(log_c, kept, log_l, weights, noise, options)
-    intervals = {name: percentile_interval(np.asarray(values)) for name, values in samples.items()}
-    return Fit(
-        law=NAME,
-        protocol={**asdict(options), "noise": noise, "noise_from": source,
-                  "intervals": "95 % percentiles over noisy copies"},
-        accounting=dict(data.accounting),
-        params=params,
-        intervals=intervals,
-        objective=float(np.sum((weights * (log_n - np.log(params["k_n"]) - params["a"] * log_c)) ** 2)),
-        rows_used=[row for group, _, _ in kept for row in group.rows],
-        rows_excluded=[{"row": row, "reason": reason} for row, reason in excluded],
-        starts={"tried": 1, "agreeing": 1},
-        flags=flags + (["two_budgets"] if len(kept) == 2 else []),
-        derived={"budgets": len(kept)},
-        details={
-            "minima": [
-                {"flops": group.flops, "n": float(np.exp(n)), "d": float(np.exp(d)),
-                 "loss": float(np.exp(bottom)), "points": len(group.rows)}
-                for (group, n, _), d, bottom in zip(kept, log_d, log_l, strict=True)
-            ]
-        },
-        samples=samples,
+    data: Observations, options: Options, kept: list[Minimum], excluded: list[tuple[str, str]]
+) -> Fit:
+    roles = ("n", "d", "loss", *(("m",) if options.over == "m" else ()))
+    log_c = np.log([one.budget.flops for one in kept])
+    spreads = np.array([one.spread for one in kept])
+    weights = np.ones(len(kept))
+    if options.weights == "spread":
+        weights = 1 / np.maximum(spreads, max(1e-9, 1e-3 * spreads.max())) ** 2
+    logs = {role: np.array([one.logs[role] for one in kept]) for role in roles}
+    drawn = {role: np.stack([one.drawn[role] for one in kept], axis=1) for role in roles}
+    params = {name: float(value) for name, value in frontier.powers(log_c, logs, weights).items()}
+    samples = frontier.powers(log_c, drawn, weights) if options.replicates else {}
+    if options.floor != 0 and len(kept) >= FLOOR:
+        one, many = _floored(log_c, logs["loss"], drawn["loss"] if samples else None, options)
+        params, samples = params | one, samples | many
+    samples = frontier.whole(samples)
+    off = logs["n"] - np.log(params["k_n"]) - params["a"] * log_c
+    rows = [row for one in kept for row in one.budget.rows]
+    minima = [
+        {
+            "flops": one.budget.flops, **{role: float(np.exp(one.logs[role])) for role in roles},
+            "points": len(one.budget.rows), "spread": one.spread,
+        }
+        for one in kept
+    ]  # fmt: skip
+    made = claim(
+        NAME, data, options, params, float(np.sum(weights * off**2)), samples,
+        "noisy copies" if options.intervals == "copies" else "rows of each budget",
+        derived={"budgets": len(kept)}, details={"minima": minima},
     )  # fmt: skip
+    made.rows_used = rows
+    made.rows_excluded = [{"row": row, "reason": reason} for row, reason in excluded]
+    return made
 
 
-def _log_d(group: Budget, log_n: Any) -> Any:
-    """log D at a size of this budget: the runs' own D, interpolated over log N (linear where C = 6 N D)."""
-    order = np.argsort(group.log_n)
-    return np.interp(log_n, group.log_n[order], group.log_d[order])
+def _floored(
+    log_c: Floats, log_l: Floats, drawn: Floats | None, options: Options
+) -> tuple[dict[str, float], dict[str, Floats]]:
+    """L* = E + k_l C^c through the minima, and through those of each replicate [replicates, budgets]."""
+    how = compute.Options(floor=options.floor)
+    if options.floor is not None and options.floor >= np.exp(log_l.min()):
+        raise CannotFit(f"The floor {options.floor:g} is not below the least loss of the budgets.")
+
+    def named(found: dict[str, Floats]) -> dict[str, Floats]:
+        return {"E": found["E"], "k_l": found["a"], "c": -found["b"]}
+
+    one = named(compute.solve(log_c, log_l[None], None, how).params())
+    params = {name: float(values[0]) for name, values in one.items()}
+    if drawn is None:
+        return params, {}
+    there = np.isfinite(drawn)
+    filled = np.where(there, drawn, log_l)
+    return params, named(compute.solve(log_c, filled, there.astype(np.float64), how).params())
 
 
-def _powers(log_c: Floats, log_n: Floats, log_d: Floats, log_l: Floats, weights: Floats) -> dict[str, float]:
-    found: dict[str, float] = {}
-    for exponent, factor, values in (("a", "k_n", log_n), ("b", "k_d", log_d), ("c", "k_l", log_l)):
-        slope, level = np.polyfit(log_c, values, 1, w=weights)
-        found |= {exponent: float(slope), factor: float(np.exp(level))}
-    return found
-
-
-def _sample(
-    log_c: Floats, kept: list[tuple[Budget, float, Floats]], log_l: Floats, weights: Floats, noise: float,
-    options: Options,
-) -> dict[str, list[float]]:  # fmt: skip
-    """The power laws of every noisy copy. A copy in which a budget has no minimum goes without it."""
-    draw = np.random.Generator(np.random.PCG64(options.seed + 1))
-    found: dict[str, list[float]] = {name: [] for name in ("a", "k_n", "b", "k_d", "c", "k_l")}
-    for copy in range(options.replicates):
-        log_n = np.array([drawn[copy] for _, _, drawn in kept])
-        there = np.isfinite(log_n)
-        if there.sum() < 2:
-            continue
-        log_d = np.array([_log_d(group, n) for (group, _, _), n in zip(kept, log_n, strict=True)])
-        level = log_l + noise * draw.standard_normal(len(log_l)) / np.sqrt(MIN_POINTS)
-        powers = _powers(log_c[there], log_n[there], log_d[there], level[there], weights[there])
-        for name, value in powers.items():
-            found[name].append(value)
-    return found
-
+predict = frontier.predict
 
 LAW = Law(
     name=NAME,
-    formula="N*(C) = k_n C^a, D*(C) = k_d C^b, L*(C) = k_l C^c",
+    formula="N*(C) = k_n C^a, D*(C) = k_d C^b, L*(C) = E + k_l C^c",
     source="Hoffmann et al. 2022, section 3.2",
     options=Options,
     needs=("n", "d", "flops", "loss"),

@@ -212,7 +212,7 @@ class Fit:
         """The samples as arrays: name -> [replicates]; of a law without replicates, its parameters: [1]."""
         if not self.samples:
             return {name: np.array([value]) for name, value in self.params.items()}
-        return {name: np.asarray(values) for name, values in self.samples.items()}
+        return {name: np.asarray(values, dtype=np.float64) for name, values in self.samples.items()}
 
 
 Target = Mapping[str, float]

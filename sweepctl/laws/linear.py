@@ -34,11 +34,12 @@ def power_law(
     """target = factor x product of predictor^exponent, by least squares on natural logarithms.
 
     predictors: name -> [rows]; target: [rows]; weights: [replicates, rows] or None. Returns the factor and
-    the exponent of each predictor: scalars, or [replicates].
+    the exponent of each predictor: scalars, or [replicates]. A predictor that does not vary gets exponent 0.
     """
     logs = {name: np.log(np.asarray(values, dtype=np.float64)) for name, values in predictors.items()}
     centers = {name: values.mean() for name, values in logs.items()}
     design = np.stack([np.ones(len(target)), *(logs[name] - centers[name] for name in logs)], axis=1)
+    design[:, np.abs(design).max(axis=0) < 1e-9] = 0.0  # rounding is no slope
     found = least_squares(design, np.log(np.asarray(target, dtype=np.float64)), weights)
     exponents = {name: found[..., place + 1] for place, name in enumerate(logs)}
     level = found[..., 0] - sum(exponents[name] * centers[name] for name in logs)

@@ -2,7 +2,30 @@
 
 from __future__ import annotations
 
-from sweepctl.laws import compare, curve, isoflop, parametric
+from sweepctl.laws import (
+    compare,
+    compute,
+    critical_batch,
+    curve,
+    downstream,
+    envelope,
+    hyperparameters,
+    isoflop,
+    overtraining,
+    parametric,
+)
 from sweepctl.laws.law import Law
 
-LAWS: dict[str, Law] = {law.name: law for law in (isoflop.LAW, parametric.LAW, curve.LAW, compare.LAW)}
+_MODULES = (
+    envelope,
+    isoflop,
+    parametric,
+    hyperparameters,
+    critical_batch,
+    overtraining,
+    downstream,
+    compute,
+    curve,
+    compare,
+)
+LAWS: dict[str, Law] = {module.LAW.name: module.LAW for module in _MODULES}

@@ -12,12 +12,16 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from rich.console import Console
 from rich.table import Table
 
+from sweepctl.collect.fits import finite
 from sweepctl.laws.law import Fit, Law
 from sweepctl.laws.registry import LAWS
 from sweepctl.predict.recipe import Recipe
 from sweepctl.predict.stage import Scored
 from sweepctl.report.console import count, duration, flops, interval, many, percent, show_json, table
 from sweepctl.store.files import storage, write_text
+
+DEVIATIONS = 16
+"""Rows of a table of deviations on the screen."""
 
 
 def show_laws(out: Console, json_file: str | None) -> None:
@@ -98,10 +102,27 @@ def show_fit(out: Console, made: Fit) -> None:
             f"  C = {flops(minimum['flops'])}: N* = {count(minimum['n'])}, D* = {count(minimum['d'])}, "
             f"L* = {minimum['loss']:.4f} ({minimum['points']} sizes)"
         )
+    _show_deviations(out, made)
     if made.flags:
         out.print(f"  [yellow]flags: {', '.join(made.flags)}[/]")
     _show_answers(out, made)
     out.print()
+
+
+def _show_deviations(out: Console, made: Fit) -> None:
+    """How far rows lie from the law in percent: all of a few, the largest of many."""
+    rows = sorted(made.details.get("deviations", []), key=lambda row: row["flops"])
+    told = "how far rows lie from the law"
+    if len(rows) > DEVIATIONS:
+        told += f", the {DEVIATIONS} largest of {len(rows)}"
+        rows = sorted(rows, key=lambda row: -abs(row["deviation"]))[:DEVIATIONS]
+    if rows:
+        shown = [
+            [row["row"], flops(row["flops"]), f"{row['loss']:.4f}", f"{row['law']:.4f}",
+             percent(row["deviation"] / 100), "" if row["fitted"] else "not fitted"]
+            for row in rows
+        ]  # fmt: skip
+        out.print(table(told, ["row", "C", "loss", "law", "deviation", ""], shown))
 
 
 def _show_answers(out: Console, made: Fit) -> None:
@@ -120,6 +141,19 @@ def _show_answers(out: Console, made: Fit) -> None:
             for name, ends in prediction["intervals"].items() if name not in prediction
         ]  # fmt: skip
         out.print(table(f"at {at}", ["", "value", "95 % interval"], rows))
+    if made.details.get("targets"):
+        rows = [
+            [
+                row["row"],
+                row["quantity"],
+                f"{row['predicted']:.5g}",
+                f"{row['actual']:.5g}",
+                percent(row["error"]),
+            ]
+            for row in made.details["targets"]
+        ]
+        columns = ["row", "", "predicted", "measured", "error"]
+        out.print(table("rows that were only predicted", columns, rows))
     if made.held_out:
         rows = [
             [row["row"], f"{row['fitted_up_to']:.3g}", *(f"{row[k]:.4f}" for k in ("predicted", "measured")),
@@ -149,7 +183,7 @@ def estimate(made: Fit, name: str, value: float) -> tuple[str, str]:
     """A parameter and its interval in words: four digits only of what the runs identify."""
     told = bounds(made.intervals.get(name))
     if f"at_bound:{name}" in made.flags:
-        return "at its bound, 0", ""
+        return f"at its bound, {value if abs(value) > 0.1 else 0:.4g}", ""
     return ("not identified" if f"not_identified:{name}" in made.flags else f"{value:.4g}"), told
 
 
@@ -159,15 +193,6 @@ def fit_json(made: Fit) -> dict[str, Any]:
     found.pop("samples")
     clean: dict[str, Any] = finite(found)
     return clean
-
-
-def finite(value: Any) -> Any:
-    """The same with None for numbers that JSON has no word for."""
-    if isinstance(value, dict):
-        return {key: finite(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_fit_json(file: str, value: Any) -> None:

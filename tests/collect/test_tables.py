@@ -142,7 +142,7 @@ def test_seeds_are_averaged_before_the_best_is_chosen() -> None:
         (lambda t: observations.observations(t, PARAMETRIC, Reading({"n": "N"})), "N"),
         (lambda t: observations.select(t, "n >"), "does not work on this table"),
         (lambda t: observations.select(t, "nosuch > 3"), "nosuch"),
-        (lambda t: fits.fit("nosuch", None, {}), "nosuch"),  # type: ignore[arg-type]
+        (lambda t: fits.law("nosuch"), "nosuch"),
         (lambda t: fits.read_options(["delta"]), "is not key=value"),
         (
             lambda t: fits.fit(PARAMETRIC, observations.observations(t, PARAMETRIC, READING), {"nosuch": 1}),

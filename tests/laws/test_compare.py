@@ -42,9 +42,9 @@ def truth(name: str, flops: float, levels: dict = LEVELS) -> tuple[float, float]
     return loss - floor - factor * flops**-exponent, needed / flops
 
 
-@pytest.mark.parametrize("floor", ["zero", "free"])
-def test_known_laws_come_back(floor: str) -> None:
-    levels = {name: (1.5 * (floor == "free"), a, b) for name, (_, a, b) in LEVELS.items()}
+@pytest.mark.parametrize("floor", [0.0, None])
+def test_known_laws_come_back(floor: float | None) -> None:
+    levels = {name: (1.5 * (floor is None), a, b) for name, (_, a, b) in LEVELS.items()}
     made = compare.fit(table(levels=levels), Options(floor=floor, replicates=0))
     for name, (e, a, b) in levels.items():
         assert made.params[f"{name}.a"] == pytest.approx(a, rel=1e-3)
@@ -80,18 +80,18 @@ def test_the_parametric_law_at_its_best_sizes() -> None:
     assert made.derived["sparse.compute_ratio"] > 1
 
 
-@pytest.mark.parametrize("floor", ["zero", "free"])
-def test_intervals_cover(floor: str) -> None:
+@pytest.mark.parametrize("floor", [0.0, None])
+def test_intervals_cover(floor: float | None) -> None:
     levels, c = LEVELS, C
-    if floor == "free":
+    if floor is None:
         levels = {name: (1.5, 1500 * a, 3 * b) for name, (_, a, b) in LEVELS.items()}
         c = np.geomspace(1e18, 1e22, 16)
     held = dict.fromkeys(("hybrid.loss_difference", "hybrid.compute_ratio", "linear.loss_difference",
                           "linear.compute_ratio", "softmax.b", "hybrid.a"), 0)  # fmt: skip
     true = {"softmax.b": levels["softmax"][2], "hybrid.a": levels["hybrid"][1]}
-    trials = 150 if floor == "zero" else 50
+    trials = 150 if floor == 0 else 50
     for seed in range(trials):
-        data = table(0.004 if floor == "zero" else 0.001, seed, levels, c)
+        data = table(0.004 if floor == 0 else 0.001, seed, levels, c)
         made = compare.fit(data, Options(floor=floor, replicates=200, seed=seed))
         flops = made.derived["flops"]
         for name in ("hybrid", "linear"):
@@ -116,7 +116,7 @@ def test_what_is_not_resolved_or_not_measured_is_flagged() -> None:
 def test_a_loss_that_the_baseline_never_reaches() -> None:
     levels = {"high": (2.0, 20.0, 0.1), "low": (1.0, 20.0, 0.1)}
     made = compare.fit(
-        table(1e-3, 0, levels, np.geomspace(1e18, 1e22, 16)), Options(floor="free", replicates=50)
+        table(1e-3, 0, levels, np.geomspace(1e18, 1e22, 16)), Options(floor=None, replicates=50)
     )
     assert made.derived["low.compute_ratio"] == compare.NEVER
     assert made.intervals["low.compute_ratio"][1] == compare.NEVER
@@ -162,15 +162,15 @@ def test_the_baseline_turns_the_sign() -> None:
 
 def test_refusals_are_one_sentence() -> None:
     short = np.concatenate([C, [1e21, 1e22]])
-    assert "at_bound:softmax.E" in compare.fit(table(c=short), Options(floor="free", replicates=0)).flags
+    assert "at_bound:softmax.E" in compare.fit(table(c=short), Options(floor=None, replicates=0)).flags
     data = table()
     for changed, options, told in (
         (table(levels={"one": LEVELS["softmax"]}), {}, "two groups at least; there is 1"),
         (data, {"baseline": "none"}, "'none' is none of the groups softmax, hybrid, linear"),
-        (table(c=C[:2]), {}, "Group softmax: L.C. has 2 parameters and needs losses at 3 FLOPs"),
-        (table(c=C[:3]), {"floor": "free"}, "needs losses at 4 FLOPs"),
+        (table(c=C[:2]), {}, "Group softmax: L.C. with a fixed floor needs 3 budgets"),
+        (table(c=C[:3]), {"floor": None}, "needs 4 budgets"),
         (table(c=np.full(5, 1e20)), {}, "there are 1"),
-        (table(levels={"a": (0, 1.0, 0.0), "b": (0, 1.0, -0.1)}), {}, "does not fall with FLOPs"),
+        (table(levels={"a": (0, 1.0, 0.0), "b": (0, 1.0, -0.1)}), {}, "do not fall with FLOPs"),
         (data, {"law": "parametric"}, "Group softmax: .*missing"),
     ):
         with pytest.raises(CannotFit, match=told):

@@ -115,7 +115,7 @@ def test_a_recipe_for_a_budget_is_on_the_ladder_and_at_the_optimum(planned: Plan
     board = planned(name="recipe")
     found = predict_target(board.sweep, law, flops=1e12, n=None, d=None, rate=1e9)
     assert found.optimum is not None
-    best = found.optimum["n"][0]
+    best = found.optimum["n"].value
     assert found.shape.d_model == 8 * found.shape.n_layers and 0.5 < found.n / best < 2
     assert found.d == found.steps * 64 and found.flops == pytest.approx(1e12, rel=0.01)
     assert found.device_hours == pytest.approx(found.flops_exact / 1e9 / 3600)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from sweepctl.laws.law import Floats
 from sweepctl.report.console import count
 
 Panel = Callable[[Axes], None]
@@ -20,3 +23,17 @@ def logarithmic(ax: Axes, axis: str, label: str) -> None:
     one.set_major_locator(LogLocator(10, numticks=8))
     one.set_major_formatter(FuncFormatter(lambda value, _: count(value) if value < 1e15 else f"{value:.0e}"))
     one.set_minor_formatter(NullFormatter())
+
+
+def spaced(values: Floats, most: int = 6) -> Floats:
+    """The values, or where they are many as many others, evenly spread over their range in logarithms."""
+    if len(values) <= most:
+        return values
+    return np.asarray(np.geomspace(values.min(), values.max(), most))
+
+
+def shades(values: Floats, among: Floats) -> Floats:
+    """A colour for each value by the place of its logarithm among all: [values, 4]."""
+    low, high = np.log(among.min()), np.log(among.max())
+    share = (np.log(values) - low) / max(1e-9, high - low)
+    return np.asarray(plt.get_cmap("viridis")(0.9 * np.clip(share, 0, 1)))

@@ -1,0 +1,79 @@
+"""What laws in two steps share: which rows each step fits, and how far off the chain is where it is known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sweepctl.laws.law import CannotFit, Floats, Mask, Observations, Prediction, percentile_interval
+
+FIT, TASK, TARGET = "fit", "task", "target"
+ROLES = {
+    FIT: "both steps are fitted to it",
+    TASK: "only the second step is fitted to it",
+    TARGET: "it is only predicted",
+}
+"""What the column `role` may say of a row. Llama 3 (arXiv 2407.21783, section 3.2.1) and Gadre et al. (arXiv
+2403.08540, section 3) fit the second step to models that the first one leaves out."""
+
+
+@dataclass(frozen=True)
+class Checked:
+    """One quantity of one row that the law was not fitted to: what it said, and what was measured."""
+
+    row: str
+    n: float
+    d: float
+    quantity: str
+    predicted: float
+    actual: float
+
+    def told(self) -> dict[str, Any]:
+        """For a fit's details; `error` is predicted over actual, minus one (NaN where the latter is 0)."""
+        error = self.predicted / self.actual - 1 if self.actual else float("nan")
+        return {
+            "row": self.row, "n": self.n, "d": self.d, "quantity": self.quantity,
+            "predicted": self.predicted, "actual": self.actual, "error": error,
+        }  # fmt: skip
+
+
+def roles(data: Observations) -> dict[str, Mask]:
+    """Role -> which rows have it [rows]; every row is fitted where no column says otherwise.
+
+    Raises:
+        CannotFit: the column says something else, or no row is fitted.
+    """
+    named = np.array(data.labels.get("role", (FIT,) * len(data)), dtype=object)
+    unknown = sorted({str(name) for name in named} - set(ROLES))
+    if unknown:
+        raise CannotFit(f"A row's role is {', '.join(ROLES)}; one is {unknown[0]!r}.")
+    found = {role: np.asarray(named == role, dtype=bool) for role in ROLES}
+    if not found[FIT].any():
+        raise CannotFit(f"None of the {len(data)} rows has the role fit.")
+    return found
+
+
+def mean_errors(checked: Sequence[Checked]) -> dict[str, float]:
+    """Mean relative error, without its sign, of every quantity over the target rows."""
+    found: dict[str, list[float]] = {}
+    for one in checked:
+        if one.actual and np.isfinite(one.predicted):
+            found.setdefault(one.quantity, []).append(abs(one.predicted / one.actual - 1))
+    return {"error_of_" + name.replace(" ", "_"): float(np.mean(all_)) for name, all_ in found.items()}
+
+
+def spread(squares: float, freedom: int, replicates: int, seed: int) -> tuple[float, Floats]:
+    """The standard deviation of a scatter and draws of it [replicates], from its sum of squares: that sum
+    over a chi-squared with as many degrees of freedom, so that what is drawn with it has Student's tails."""
+    draw = np.random.Generator(np.random.PCG64(seed))
+    freedom = max(1, freedom)
+    return float(np.sqrt(squares / freedom)), np.sqrt(squares / draw.chisquare(freedom, replicates))
+
+
+def scattered(value: Any, draws: Floats, noisy: Floats) -> Prediction:
+    """A prediction with the intervals of its draws and, for a new run, of its draws with scatter."""
+    law, run = percentile_interval(draws), percentile_interval(noisy)
+    return Prediction(float(value), law, (min(law[0], run[0]), max(law[1], run[1])))

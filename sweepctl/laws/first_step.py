@@ -1,0 +1,164 @@
+"""The first step of the downstream law: a task's loss by parameters and tokens, or by compute."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from sweepctl.laws import linear, parametric_search, profile
+from sweepctl.laws.law import CannotFit, Floats
+from sweepctl.laws.parametric import loss as loss_at
+
+Form = Literal["nd", "flops", "log_flops"]
+NAMES = {"nd": parametric_search.PARAMS, "flops": ("E", "A", "alpha"), "log_flops": ("intercept", "slope")}
+LEAST = {"nd": 6, "flops": 4, "log_flops": 3}
+EXPONENTS = (0.005, 2.0)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The options of the downstream law that are about this step."""
+
+    form: Form
+    objective: parametric_search.Objective
+    delta: float
+    bounds: Literal["nonnegative", "none"]
+
+
+@dataclass(frozen=True)
+class Solved:
+    """Its parameters at the optimum and of every replicate, the objective there; starts tried, agreeing."""
+
+    params: dict[str, float]
+    samples: dict[str, Floats]
+    objective: float
+    starts: tuple[int, int]
+    flags: list[str] = field(default_factory=list)
+
+
+def value(form: str, params: Any, at: Mapping[str, Any]) -> Any:
+    """The task loss at n, d or flops, in the unit it was fitted in; arguments broadcast."""
+    if form == "nd":
+        return loss_at(params, at["n"], at["d"])
+    if form == "flops":
+        return params["E"] + params["A"] * at["flops"] ** -params["alpha"]
+    return params["intercept"] + params["slope"] * np.log10(at["flops"])
+
+
+def solve(ends: Mapping[str, Floats], choice: Choice, weights: Floats) -> Solved:
+    """The step fitted to runs: `ends` are n, d or flops and task_loss [runs], weights [replicates, runs].
+
+    Raises:
+        CannotFit: too few runs or values of what it goes by, or no column of it.
+    """
+    names, loss = NAMES[choice.form], ends["task_loss"]
+    roles = ("n", "d") if choice.form == "nd" else ("flops",)
+    for role in roles:
+        if role not in ends:
+            raise CannotFit(f"Step 1 is {choice.form} and needs a column of {role}: name it with --{role}.")
+    if len(loss) < LEAST[choice.form]:
+        raise CannotFit(
+            f"Step 1 has {len(names)} parameters and needs {LEAST[choice.form]} runs; there are {len(loss)}."
+        )
+    for role in roles:
+        needed = 2 if choice.form == "nd" else len(names)
+        if len(np.unique(ends[role])) < needed:
+            found = len(np.unique(ends[role]))
+            raise CannotFit(f"Step 1 needs runs at {needed} values of {role}; there are {found}.")
+    if np.ptp(loss) < 1e-9:
+        raise CannotFit(f"The runs all end at the task loss {loss[0]:g}: there is no law to fit.")
+    if choice.form == "nd":
+        return _by_size(ends, choice, weights)
+    return _by_power(ends, choice, weights) if choice.form == "flops" else _by_line(ends, weights)
+
+
+def _by_size(ends: Mapping[str, Floats], choice: Choice, weights: Floats) -> Solved:
+    options = parametric_search.Options(
+        replicates=0, objective=choice.objective, delta=choice.delta, bounds=choice.bounds
+    )
+    n, d, loss = ends["n"], ends["d"], ends["task_loss"]
+    found = parametric_search.solve(n, d, loss, options)
+    params = dict(zip(parametric_search.PARAMS, found.parameters[0].tolist(), strict=True))
+    samples: dict[str, Floats] = {}
+    if len(weights):
+        drawn = parametric_search.refit(n, d, loss, options, found, weights).parameters
+        drawn = np.where(((weights > 0).sum(axis=1) >= len(params))[:, None], drawn, np.nan)
+        samples = dict(zip(parametric_search.PARAMS, drawn.T, strict=True))
+    flags = []
+    if choice.bounds == "nonnegative":
+        least = {"E": 0.0, "A": 1.0, "B": 1.0, "alpha": 0.0, "beta": 0.0}
+        flags += [f"at_bound:{name}" for name, low in least.items() if params[name] <= low + 1e-9]
+    if abs(np.corrcoef(np.log(n), np.log(d))[0, 1]) > 0.98:
+        flags.append("collinear:n_d")
+    flat = {name for name, wide in zip(("E", "A", "B", "alpha", "beta"), found.spread, strict=True)
+            if not np.isfinite(wide)}  # fmt: skip
+    flat |= {name for name, values in (("alpha", n), ("beta", d)) if len(np.unique(values)) < 3}
+    flags += [f"not_identified:{name}" for name in parametric_search.PARAMS
+              if name in flat and f"at_bound:{name}" not in flags]  # fmt: skip
+    return Solved(params, samples, float(found.objectives[0]), found.starts, flags)
+
+
+def _by_power(ends: Mapping[str, Floats], choice: Choice, weights: Floats) -> Solved:
+    loss, log_c = ends["task_loss"], np.log(ends["flops"])
+    center = log_c.mean()
+
+    def columns(alpha: Floats) -> Floats:
+        falling = np.exp(-alpha[:, None] * (log_c - center))
+        return np.stack([np.ones_like(falling), falling])
+
+    grid = np.geomspace(*EXPONENTS, 60)
+    least = np.zeros(2) if choice.bounds == "nonnegative" else None
+    one = profile.search(columns, loss[None], np.ones((1, len(loss))), grid, least, 70)
+    drawn = profile.search(columns, np.tile(loss, (len(weights), 1)), weights, grid, least, 25) \
+        if len(weights) else None  # fmt: skip
+
+    def natural(found: profile.Profiled) -> dict[str, Floats]:
+        e, a = found.coefficients.T
+        return {"E": e, "A": a * np.exp(found.theta * center), "alpha": found.theta}
+
+    params = {name: float(values[0]) for name, values in natural(one).items()}
+    samples: dict[str, Floats] = {}
+    if drawn is not None:
+        enough = (weights > 0).sum(axis=1) >= 3
+        samples = {name: np.where(enough, values, np.nan) for name, values in natural(drawn).items()}
+    flags = []
+    if params["alpha"] <= EXPONENTS[0] * 1.01 or params["alpha"] >= EXPONENTS[1] / 1.01:
+        flags += [f"not_identified:{name}" for name in ("E", "A", "alpha")]
+    elif least is not None and params["E"] <= 0:
+        flags.append("at_bound:E")
+    return Solved(params, samples, float(one.squares[0]), (one.minima, 1), flags)
+
+
+def _by_line(ends: Mapping[str, Floats], weights: Floats) -> Solved:
+    loss, x = ends["task_loss"], np.log10(ends["flops"])
+    center = x.mean()
+    design = np.stack([np.ones_like(x), x - center], axis=1)
+
+    def natural(found: Floats) -> dict[str, Floats]:
+        return {"intercept": found[..., 0] - found[..., 1] * center, "slope": found[..., 1]}
+
+    found = linear.least_squares(design, loss)
+    left = loss - design @ found
+    params = {name: float(one) for name, one in natural(found).items()}
+    samples: dict[str, Floats] = {}
+    if len(weights):
+        enough = (weights > 0).sum(axis=1) >= 2
+        drawn = natural(linear.least_squares(design, loss, weights))
+        wide = _expansion(len(loss), 2)
+        samples = {
+            name: np.where(enough, params[name] + wide * (values - params[name]), np.nan)
+            for name, values in drawn.items()
+        }
+    return Solved(params, samples, float(left @ left), (1, 1))
+
+
+def _expansion(rows: int, parameters: int) -> float:
+    """By how much replicates of a straight line are spread so that their percentiles cover as Student's t
+    does (expanded percentile intervals, Hesterberg 2015, The American Statistician 69)."""
+    from scipy.special import stdtrit
+
+    freedom = rows - parameters
+    return float(np.sqrt(rows / freedom) * stdtrit(freedom, 0.975) / 1.959964)

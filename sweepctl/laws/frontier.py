@@ -1,0 +1,72 @@
+"""What the laws of compute-optimal training share: N*(C), D*(C) and L*(C) as power laws of C.
+
+N* = k_n C^a, D* = k_d C^b, L* = E + k_l C^c with E = 0 where there is no floor, with C in FLOPs, L in nats
+a token and natural logarithms: the intercept of log N* over log C is log k_n. M* = k_m C^a_m are FLOPs a
+token (DeepSeek-AI 2024, arXiv 2401.02954, section 3.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from sweepctl.laws.law import Estimate, Fit, Floats, Target, estimate
+
+NAMES = {"n": ("a", "k_n"), "d": ("b", "k_d"), "loss": ("c", "k_l"), "m": ("a_m", "k_m")}
+"""What is a power of C -> its exponent and its factor."""
+
+
+def powers(log_c: Floats, logs: Mapping[str, Floats], weights: Floats) -> dict[str, Floats]:
+    """Exponent and factor of every role by weighted least squares on natural logarithms.
+
+    log_c: [points]; logs: role -> [points] or [replicates, points], NaN where there is none; weights of the
+    squares: [points] or [replicates, points]. Returns scalars or [replicates] by name; NaN where fewer than
+    two values of C have weight.
+    """
+    found: dict[str, Floats] = {}
+    middle = log_c.mean()
+    x = log_c - middle
+    for role, values in logs.items():
+        there = np.isfinite(values)
+        w, y = np.where(there, weights, 0.0), np.where(there, values, 0.0)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            share = w / w.sum(-1, keepdims=True)
+            mean_x, mean_y = (share * x).sum(-1), (share * y).sum(-1)
+            off = x - mean_x[..., None]
+            spread = (share * off**2).sum(-1)
+            slope = (share * off * y).sum(-1) / np.where(spread > 1e-12, spread, np.nan)
+            exponent, factor = NAMES[role]
+            found[exponent] = slope
+            found[factor] = np.exp(mean_y - slope * (mean_x + middle))
+    return found
+
+
+def whole(samples: Mapping[str, Floats]) -> dict[str, Floats]:
+    """The replicates in which every parameter is a finite number."""
+    if not samples:
+        return {}
+    good = np.all([np.isfinite(values) for values in samples.values()], axis=0)
+    return {name: values[good] for name, values in samples.items()}
+
+
+def predict(made: Fit, target: Target) -> dict[str, Estimate]:
+    """N*, D*, tokens a parameter, the least loss and, where the law was fitted over them, FLOPs a token at
+    target["flops"] FLOPs."""
+    c, one, drawn = target["flops"], made.params, made.arrays()
+
+    def at(role: str, values: Mapping[str, Any]) -> Any:
+        exponent, factor = NAMES[role]
+        return values[factor] * c ** values[exponent]
+
+    floor, floors = one.get("E", 0.0), drawn.get("E", 0.0)
+    found = {role: estimate(at(role, one), at(role, drawn)) for role in ("n", "d")}
+    ratio, ratios = at("d", one) / at("n", one), at("d", drawn) / at("n", drawn)
+    found |= {
+        "tokens_per_parameter": estimate(ratio, ratios),
+        "loss": estimate(floor + at("loss", one), floors + at("loss", drawn)),
+    }
+    if "a_m" in one:
+        found["flops_per_token"] = estimate(at("m", one), at("m", drawn))
+    return found

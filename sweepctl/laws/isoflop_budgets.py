@@ -1,0 +1,260 @@
+"""The budgets of method 2: rows to budgets, and the minimum of each budget's curve."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.interpolate import Akima1DInterpolator
+
+from sweepctl.laws import linear
+from sweepctl.laws.law import CannotFit, Floats, Observations
+
+if TYPE_CHECKING:
+    from sweepctl.laws.isoflop import Options
+
+MIN_POINTS = 3
+SAME = {"quadratic": 1e-9, "akima": 1e-3}
+"""Sizes within this share of each other are one: an interpolation needs them well apart."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The runs of one FLOP budget of `flops` FLOPs. [points], in rising order of x: `x` is the log of what
+    the curve runs over, `log_n` and `log_d` of parameters and tokens, `log_cost` of FLOPs; `loss` in nats."""
+
+    flops: float
+    x: Floats
+    log_n: Floats
+    log_d: Floats
+    log_cost: Floats
+    loss: Floats
+    rows: tuple[str, ...]
+
+    def split(self, x: Any, over: str) -> dict[str, Any]:
+        """log N, log D and log M (FLOPs a token) of a run at x that costs exactly the budget.
+
+        What is not x is read off the budget's own runs: log M and log N are piecewise straight over x, and
+        D = C / M. Where C = 6 N D this is exact.
+        """
+        log_c = np.log(self.flops)
+        at_m = x if over == "m" else read_off(x, self.x, self.log_cost - self.log_d)
+        log_d = x if over == "d" else log_c - at_m
+        log_n = x if over == "n" else log_c - read_off(x, self.x, self.log_cost - self.log_n)
+        if over == "m":
+            log_n = read_off(x, self.x, self.log_n)
+        return {"n": log_n, "d": log_d, "m": log_c - log_d}
+
+
+@dataclass(frozen=True)
+class Vertices:
+    """The minimum of every copy of a budget's curve, each [copies]: where (log), the loss there, and what is
+    wrong with it: 'concave', 'edge' or ''."""
+
+    at: Floats
+    loss: Floats
+    problem: Any
+
+
+def read_off(at: Any, x: Floats, y: Floats) -> Any:
+    """y at `at`, straight between the points and beyond them; points of equal x are averaged."""
+    known, place = np.unique(x, return_inverse=True)
+    mean = np.bincount(place, y) / np.bincount(place)
+    if len(known) == 1:
+        return np.full_like(np.asarray(at, dtype=np.float64), mean[0])
+    slopes = np.diff(mean) / np.diff(known)
+    below, above = np.minimum(at - known[0], 0.0), np.maximum(at - known[-1], 0.0)
+    return np.interp(at, known, mean) + slopes[0] * below + slopes[-1] * above
+
+
+def budgets(data: Observations, options: Options) -> tuple[list[Budget], list[tuple[str, str]]]:
+    """Budgets in rising order, and the rows that are in none: too far from a budget, not the row kept of
+    their size, outside the window, or in a budget of fewer than three sizes."""
+    found, excluded = [], list(data.excluded)
+    for flops, rows in _grouped(data, options, excluded):
+        log_c, log_n, log_d = (np.log(v[rows]) for v in (data.flops, data.n, data.d))
+        x = {"n": log_n, "d": log_d, "m": log_c - log_d}[options.over]
+        order = np.argsort(x, kind="stable")
+        names = [data.rows[rows[i]] for i in order]
+        made = Budget(
+            flops, x[order], log_n[order], log_d[order], log_c[order], data.loss[rows][order], tuple(names)
+        )
+        made = _windowed(_one_a_size(made, options, excluded), options, excluded)
+        sizes = len(np.unique(np.round(made.x, 9)))
+        if sizes < MIN_POINTS:
+            reason = f"its budget was trained at {sizes} of the {MIN_POINTS} sizes a parabola needs"
+            excluded += [(row, reason) for row in made.rows]
+            continue
+        found.append(made)
+    return found, excluded
+
+
+def _grouped(
+    data: Observations, options: Options, excluded: list[tuple[str, str]]
+) -> list[tuple[float, list[int]]]:
+    """FLOPs of each budget and its rows: the nearest of the budgets named, or rows within the tolerance of
+    the least of their group, at their geometric mean."""
+    if options.budgets:
+        nominal = np.array(sorted(set(options.budgets)))
+        off = np.abs(data.flops[:, None] / nominal - 1)
+        place = off.argmin(1)
+        near = off[np.arange(len(data)), place] <= options.tolerance
+        excluded += [
+            (data.rows[i], f"no budget within {options.tolerance:.0%} of its FLOPs")
+            for i in np.flatnonzero(~near)
+        ]
+        groups = [np.flatnonzero(near & (place == k)).tolist() for k in range(len(nominal))]
+        return [(float(c), rows) for c, rows in zip(nominal, groups, strict=True) if rows]
+    groups = []
+    for i in np.argsort(data.flops, kind="stable"):
+        if groups and data.flops[i] <= data.flops[groups[-1][0]] * (1 + options.tolerance):
+            groups[-1].append(int(i))
+        else:
+            groups.append([int(i)])
+    return [(float(np.exp(np.log(data.flops[rows]).mean())), rows) for rows in groups]
+
+
+def _pick(one: Budget, keep: Any) -> Budget:
+    rows = tuple(one.rows[i] for i in keep)
+    x, log_n, log_d, log_cost = (values[keep] for values in (one.x, one.log_n, one.log_d, one.log_cost))
+    return Budget(one.flops, x, log_n, log_d, log_cost, one.loss[keep], rows)
+
+
+def _one_a_size(one: Budget, options: Options, excluded: list[tuple[str, str]]) -> Budget:
+    """What `per_size` makes of several rows of one size."""
+    starts = np.diff(one.x, prepend=-np.inf) > SAME[options.curve]
+    size = np.cumsum(starts) - 1
+    if options.per_size == "all" or starts.all():
+        return one
+    off = np.round(np.abs(np.expm1(one.log_cost - np.log(one.flops))), 6)
+    if options.per_size == "nearest":
+        order = np.lexsort((one.loss, off, size))
+    else:
+        order = np.lexsort((off, one.loss, size))
+    keep = order[np.diff(size[order], prepend=-1) > 0]
+    if options.per_size == "mean":
+        count = np.bincount(size)
+        parts = (one.x, one.log_n, one.log_d, one.log_cost, one.loss)
+        names = [" ".join(one.rows[i] for i in np.flatnonzero(size == k)) for k in range(len(count))]
+        x, log_n, log_d, log_cost, loss = (np.bincount(size, values) / count for values in parts)
+        return Budget(one.flops, x, log_n, log_d, log_cost, loss, tuple(names))
+    lost = sorted(set(range(len(one.x))) - set(keep.tolist()))
+    told = "nearer to its budget" if options.per_size == "nearest" else "lower"
+    excluded += [(one.rows[i], f"another row of its size and budget is {told}") for i in lost]
+    return _pick(one, keep)
+
+
+def _windowed(one: Budget, options: Options, excluded: list[tuple[str, str]]) -> Budget:
+    """The sizes within the window around the least loss."""
+    if options.window is None:
+        return one
+    size = np.cumsum(np.diff(one.x, prepend=-np.inf) > SAME[options.curve]) - 1
+    inside = np.abs(size - size[int(one.loss.argmin())]) <= options.window
+    why = f"more than {options.window} sizes from the least loss of its budget"
+    excluded += [(one.rows[i], why) for i in np.flatnonzero(~inside)]
+    return _pick(one, np.flatnonzero(inside))
+
+
+def vertices(one: Budget, losses: Floats, options: Options, weights: Floats | None = None) -> Vertices:
+    """The minimum of the curve through each row of `losses` [copies, points], or, with weights [copies,
+    points] of the squares, through the losses of one row again and again."""
+    y = np.log(losses) if options.loss == "log" else losses
+    if options.curve == "quadratic":
+        found = _parabola(one.x, y, weights)
+    elif weights is None:
+        found = _akima(one.x, y)
+    else:
+        found = _akima_of_some(one.x, y[0], weights > 0)
+    return Vertices(found.at, np.exp(found.loss) if options.loss == "log" else found.loss, found.problem)
+
+
+def _parabola(x: Floats, y: Floats, weights: Floats | None) -> Vertices:
+    """The vertex of the parabola of least squares."""
+    middle, half = x.mean(), max(np.ptp(x) / 2, 1e-12)
+    u = (x - middle) / half
+    design = np.stack([u**2, u, np.ones_like(u)], axis=1)
+    if weights is None:
+        bend, tilt, level = np.linalg.lstsq(design, y.T, rcond=None)[0]
+        few = np.zeros(len(y), dtype=bool)
+        low, high = np.full(len(y), u.min()), np.full(len(y), u.max())
+    else:
+        bend, tilt, level = linear.least_squares(design, y[0], weights).T
+        there = weights > 0
+        new_size = np.diff(u, prepend=-np.inf) > SAME["quadratic"]
+        size = np.cumsum(new_size) - 1
+        few = np.array([len(np.unique(size[one])) < MIN_POINTS for one in there])
+        low, high = np.where(there, u, np.inf).min(1), np.where(there, u, -np.inf).max(1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        at = -tilt / (2 * bend)
+        bottom = level - tilt**2 / (4 * bend)
+    concave = few | ~(bend > 1e-10 * np.abs(y).max())
+    problem = np.where(concave, "concave", np.where((at < low) | (at > high), "edge", ""))
+    with np.errstate(invalid="ignore"):
+        return Vertices(np.where(concave, np.nan, at * half + middle), bottom, problem)
+
+
+def _akima(x: Floats, y: Floats) -> Vertices:
+    """The lowest point of the Akima spline, exactly: a root of a piece's derivative, or an end."""
+    spline = Akima1DInterpolator(x, y.T)
+    cubic, square, slope, level = spline.c  # [pieces, copies]
+    width = np.diff(x)[:, None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        root = np.sqrt(square**2 - 3 * cubic * slope)
+        # The stable form of the larger root, where the second derivative is positive.
+        step = -slope / (square + root)
+        inside = np.isfinite(step) & (step >= -1e-12 * width) & (step <= width * (1 + 1e-12))
+        value = np.where(inside, ((cubic * step + square) * step + slope) * step + level, np.inf)
+    best = value.argmin(0)
+    copy = np.arange(y.shape[0])
+    bottom, at = value[best, copy], (x[:-1, None] + step)[best, copy]
+    ends = y[:, [0, -1]]
+    end = ends.argmin(1)
+    edge = ends[copy, end] <= bottom
+    at = np.where(edge, x[[0, -1]][end], at)
+    return Vertices(at, np.where(edge, ends[copy, end], bottom), np.where(edge, "edge", ""))
+
+
+def _akima_of_some(x: Floats, y: Floats, there: Any) -> Vertices:
+    """The same through each subset of the points: there [copies, points]."""
+    known: dict[bytes, tuple[float, float, str]] = {}
+    for one in there:
+        key = one.tobytes()
+        if key in known:
+            continue
+        if one.sum() < MIN_POINTS:
+            known[key] = (np.nan, np.nan, "concave")
+        else:
+            found = _akima(x[one], y[None, one])
+            known[key] = (float(found.at[0]), float(found.loss[0]), str(found.problem[0]))
+    at, loss, problem = zip(*(known[one.tobytes()] for one in there), strict=True)
+    return Vertices(np.array(at), np.array(loss), np.array(problem))
+
+
+def drawn_curve(one: Budget, options: Options, points: int = 40) -> tuple[Floats, Floats]:
+    """The curve through a budget's losses, for a picture: log x [points], loss [points]."""
+    grid = np.linspace(one.x.min(), one.x.max(), points)
+    y = np.log(one.loss) if options.loss == "log" else one.loss
+    if options.curve == "akima":
+        found = Akima1DInterpolator(one.x, y)(grid)
+    else:
+        found = np.polyval(np.polyfit(one.x - one.x.mean(), y, 2), grid - one.x.mean())
+    return grid, np.exp(found) if options.loss == "log" else found
+
+
+def check(options: Options) -> None:
+    """Options that contradict each other.
+
+    Raises:
+        CannotFit: they do.
+    """
+    if not 0 < options.tolerance < 1:
+        raise CannotFit(f"isoflop needs a tolerance between 0 and 1; it is {options.tolerance:g}.")
+    if options.noise is not None and options.noise < 0:
+        raise CannotFit(f"isoflop needs a noise of at least 0, or none; it is {options.noise:g}.")
+    if options.window is not None and options.window < 1:
+        raise CannotFit(f"isoflop needs a window of at least 1 size, or none; it is {options.window}.")
+    if options.budgets and min(options.budgets) <= 0:
+        raise CannotFit("isoflop needs budgets above 0 FLOPs.")
+    if options.curve == "akima" and options.per_size == "all":
+        raise CannotFit("isoflop with curve=akima takes one row a size: per_size nearest, best or mean.")

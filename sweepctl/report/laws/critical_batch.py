@@ -1,0 +1,85 @@
+"""Critical batch: steps against batch with both definitions marked, and how the critical batch grows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
+
+from sweepctl.laws.critical_batch import DEFINITIONS, predict
+from sweepctl.laws.law import Fit
+from sweepctl.report.laws.panel import Panel, logarithmic
+
+LABELS = {"loss": "loss (nats a token)", "n": "parameters N", "d": "tokens D"}
+TOLD = {"B_crit": "B_crit = E_min / S_min", "B_overhead": "B_overhead", "batch": "best batch"}
+COLORS = {"B_crit": "tab:red", "B_overhead": "tab:blue", "batch": "tab:red"}
+
+
+def panels(made: Fit) -> list[Panel]:
+    """Steps against batch where there are curves; critical batches over what they follow, if anything."""
+    found: list[Panel] = []
+    if made.details.get("curves"):
+        found.append(lambda ax: _steps(ax, made))
+    if made.details["over"]:
+        found.append(lambda ax: _growth(ax, made))
+    return found
+
+
+def _steps(ax: Axes, made: Fit) -> None:
+    curves = made.details["curves"]
+    colors = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(curves)))
+    for curve, color in zip(curves, colors, strict=True):
+        batch, steps = np.asarray(curve["batch"]), np.asarray(curve["steps"])
+        grid = np.geomspace(batch.min() / 1.5, batch.max() * 1.5, 60)
+        ax.plot(grid, curve["S_min"] + curve["E_min"] / grid, lw=1, color=color, label=curve["curve"])
+        ax.plot(batch, steps, "o", ms=3.5, color=color)
+        if not curve["not_identified"]:
+            for name, marker in (("B_crit", "D"), ("B_overhead", "s")):
+                at = curve["S_min"] + curve["E_min"] / curve[name]
+                ax.plot(curve[name], at, marker, ms=7, mfc="none", mec=COLORS[name])
+    for name, marker in (("B_crit", "D"), ("B_overhead", "s")):
+        ax.plot([], [], marker, ms=7, mfc="none", mec=COLORS[name], ls="none", label=TOLD[name])
+    logarithmic(ax, "x", "batch (tokens)")
+    logarithmic(ax, "y", "steps to the target loss")
+    ax.legend(fontsize=7, frameon=False)
+    ax.set_title("S(B) = S_min + E_min / B", fontsize=9)
+
+
+def _growth(ax: Axes, made: Fit) -> None:
+    over = made.details["over"]
+    role = over[0]
+    names = DEFINITIONS if made.details.get("curves") else ("batch",)
+    rows: list[dict[str, Any]] = [
+        row for row in made.details.get("curves", []) if not row["not_identified"]
+    ] or _rows(made)
+    x = np.array([row[role] for row in rows])
+    grid = np.geomspace(x.min() / 1.2, x.max() * 1.2, 40)
+    held = {one: float(np.exp(np.mean([np.log(row[one]) for row in rows]))) for one in over[1:]}
+    for name in names:
+        ends = [made.intervals.get(f"{name}{row.get('suffix', '')}") for row in rows]
+        y = np.array([row[name] for row in rows])
+        ax.plot(x, y, "o", ms=4, color=COLORS[name])
+        for at, end in zip(x, ends, strict=True):
+            if end is not None and len(names) > 1:
+                ax.plot([at, at], end, lw=1, color=COLORS[name])
+        found = [predict(made, {role: float(value), **held})[name] for value in grid]
+        ax.plot(grid, [one.value for one in found], lw=1.2, color=COLORS[name], label=TOLD[name])
+        low, high = np.array([one.interval for one in found]).T
+        ax.fill_between(grid, low, high, color=COLORS[name], alpha=0.15, lw=0)
+    logarithmic(ax, "x", LABELS[role])
+    if role == "loss":
+        ax.xaxis.set_major_locator(LogLocator(10, subs=(1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 7.0)))
+        ax.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    logarithmic(ax, "y", "critical batch (tokens)" if len(names) > 1 else "best batch (tokens)")
+    ax.yaxis.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0)))
+    ax.legend(fontsize=7, frameon=False)
+    rest = f", {', '.join(over[1:]).upper()} at its mean" if over[1:] else ""
+    ax.set_title(f"over {role.upper() if role != 'loss' else role}{rest}", fontsize=9)
+
+
+def _rows(made: Fit) -> list[dict[str, Any]]:
+    points = made.details["points"]
+    return [dict(zip(points, row, strict=True)) for row in zip(*points.values(), strict=True)]
