@@ -11,7 +11,7 @@ b = alpha / (alpha + beta) and G = (alpha A / (beta B))^(1 / (alpha + beta)) (eq
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,13 +34,19 @@ from sweepctl.laws.optimize import Minima, minimize
 
 NAME = "parametric"
 PARAMS = ("E", "A", "B", "alpha", "beta")
+Objective = Literal["huber_log", "lad_log", "squares_log", "squares"]
 
 
 @dataclass(frozen=True, slots=True)
 class Options(Resampling):
     """Every choice of the protocol."""
 
+    objective: Objective = option(
+        "huber_log", "sum of Huber losses, absolutes or squares of log residuals; squares of L"
+    )
     delta: float = option(1e-3, "where the Huber loss turns from square to absolute")
+    starts: Literal["grid", "hoffmann"] = option("grid", "49 with E, A, B solved for, or the 4,500 published")
+    bounds: Literal["none", "nonnegative"] = option("none", "nonnegative: log A, log B, alpha, beta, E >= 0")
     exponents: tuple[float, ...] = option(
         (0.1, 0.2, 0.35, 0.5, 0.7, 1.0, 1.4), "alpha and beta of the starts"
     )
@@ -94,6 +100,38 @@ def fit(data: Observations, options: Options) -> Fit:
         low, high = percentile_interval(samples["beta"] / (samples["alpha"] + samples["beta"]))
         made.intervals |= {"a": (low, high), "b": (1 - high, 1 - low)}
     return made
+
+
+@dataclass(frozen=True)
+class Solved:
+    """Minima of the objective: `parameters` [1 or replicates, 5] in the order of PARAMS, `objectives` there
+    [1 or replicates] in the protocol's own units, and of the search how many starts were tried and agree."""
+
+    parameters: Floats
+    objectives: Floats
+    starts: tuple[int, int]
+
+
+def solve(n: Floats, d: Floats, loss: Floats, options: Options, weights: Floats | None = None) -> Solved:
+    """The parameters that minimize the objective over rows: n, d, loss [rows].
+
+    Without weights, from every start; with weights [replicates, rows], which multiply the rows' terms, each
+    replicate from the optimum of the unweighted rows.
+    """
+    if (options.objective, options.starts, options.bounds) != ("huber_log", "grid", "none"):
+        raise CannotFit("not there yet")
+    frame = _Frame(Observations.of(n=n, d=d, loss=loss))
+    found = _search(frame, options)
+    best = int(np.argmin(found.f))
+    starts = len(found.f), int(np.sum(found.f <= found.f[best] * (1 + 1e-6) + 1e-9))
+    if weights is None:
+        return Solved(frame.natural(found.x[[best]]), found.f[[best]] * options.delta**2, starts)
+    again = minimize(
+        lambda x, which: _fenced(frame, x, options.delta, weights[which]),
+        np.tile(found.x[best], (len(weights), 1)),
+        max_iterations=300,
+    )
+    return Solved(frame.natural(again.x), again.f * options.delta**2, starts)
 
 
 def loss(params: dict[str, Any], n: Any, d: Any) -> Any:
