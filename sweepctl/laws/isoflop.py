@@ -165,7 +165,7 @@ def _noise(data: Observations, options: Options) -> tuple[float, str]:
         made = parametric.fit(data, parametric.Options(replicates=0))
     except CannotFit:
         return 0.005, "assumed: too few rows for the parametric law's residuals"
-    freedom = max(1, len(made.residuals) - len(parametric.PARAMS))
+    freedom = max(1, len(made.residuals) - len(made.params))
     return float(np.sqrt(np.sum(np.square(made.residuals)) / freedom)), "residuals of the parametric law"
 
 
