@@ -207,7 +207,9 @@ def _flags(data: Observations, made: Fit, whole: Solved) -> list[str]:
         unknown |= {"E", "A", "alpha"}
     if len(np.unique(data.d)) < 3:
         unknown |= {"E", "B", "beta"}
-    flags += [f"not_identified:{name}" for name in PARAMS if name in unknown]
+    if unknown & {"alpha", "beta"}:
+        unknown |= set(_derived(made.params))
+    flags += [f"not_identified:{name}" for name in (*PARAMS, *_derived(made.params)) if name in unknown]
     params = made.params
     if params["E"] < 0.02 * data.loss.min():
         flags.append("at_bound:E")

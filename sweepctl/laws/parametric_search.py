@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -99,7 +99,8 @@ def refit(n: Floats, d: Floats, loss: Floats, options: Options, whole: Solved, w
     """What `solve` gives with weights, from what it gave without."""
     scene = _Scene(np.log(n), np.log(d), loss, options)
     again = scene.again(scene.variables(whole.parameters[0]), weights)
-    return replace(whole, parameters=scene.natural(again.x), objectives=scene.own_units(again.f))
+    scale = NEARLY_ABSOLUTE if options.objective == "lad_log" else 1.0
+    return replace(whole, parameters=scene.natural(again.x), objectives=scene.own_units(again.f) / scale)
 
 
 class _Scene:
@@ -127,7 +128,8 @@ class _Scene:
         logs = replace(self.points, kind="log")
         if self.options.starts == "grid":
             pairs = np.array(list(product(self.options.exponents, repeat=2)))
-            return self._finish(linear(logs, pairs[:, 0], pairs[:, 1])), 0
+            x = linear(logs, pairs[:, 0], pairs[:, 1])
+            return self._finish(descend(logs, x, self.box, gauss=True, tolerance=1e-6, iterations=12).x), 0
         whole = descend(logs, self.published(), self.box, gauss=True, tolerance=1e-5, iterations=20)
         far = whole.f > 2 * whole.f.min() + 1e-28
         x = whole.x.copy()
@@ -222,21 +224,22 @@ def _least_absolute(points: Points, x: Floats, box: Box) -> tuple[Floats, float]
     """A local minimum of the sum of absolute residuals from x [5]: linear programs of linearized residuals
     within a shrinking reach (Osborne and Watson 1971)."""
     from scipy.optimize import linprog
-    from scipy.sparse import csr_array
+    from scipy.sparse import block_array, csr_array, eye_array
 
     count, reach = points.n.size, 0.1
     residual, columns = points.jacobian(x)
     f = float(np.abs(residual).sum())
     cost = np.concatenate([np.zeros(5), np.ones(count)])
     wide = box.shift != (0.0, 0.0)
-    slack = np.eye(count)
+    slack: Any = eye_array(count)
     for _ in range(60):
-        matrix = csr_array(np.block([[columns, -slack], [-columns, -slack]]))
+        part = csr_array(columns)
+        matrix: Any = block_array([[part, -slack], [-part, -slack]], format="csr")
         sides = np.concatenate([-residual, residual])
         limits = reach * np.where(np.array([0, wide, wide, 0, 0]), 100.0, 1 + np.abs(x))
         low, high = np.full(5 + count, 0.0), np.full(5 + count, np.inf)
         low[:5], high[:5] = np.maximum(box.low - x, -limits), np.minimum(box.high - x, limits)
-        found = linprog(cost, matrix, sides, bounds=np.stack([low, high], axis=1))
+        found = linprog(cost, matrix, sides, bounds=list(zip(low.tolist(), high.tolist(), strict=True)))
         if found.x is None or found.fun is None:
             break
         trial = np.clip(x + found.x[:5], box.low, box.high)

@@ -141,7 +141,7 @@ def estimate(made: Fit, name: str, value: float) -> tuple[str, str]:
     """A parameter and its interval in words: four digits only of what the runs identify."""
     told = bounds(made.intervals.get(name))
     if f"at_bound:{name}" in made.flags:
-        return "at its bound, 0", ""
+        return f"{value:.4g}, at its bound", ""
     return ("not identified" if f"not_identified:{name}" in made.flags else f"{value:.4g}"), told
 
 
