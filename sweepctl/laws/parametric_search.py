@@ -67,7 +67,7 @@ class Solved:
     the objective's own units; `starts` how many were tried and how many ended at the best minimum, to a
     millionth of the objective; `restarted`, how many of those had to be solved for E, A, B on the way.
     `spread` [5] are standard deviations of (log E, log A, log B, alpha, beta) by the curvature at the optimum
-    of all rows and the scatter around it, infinite where it is flat.
+    of all rows and the scatter around it (its median where the objective is robust), infinite where flat.
     """
 
     parameters: Floats
@@ -77,6 +77,7 @@ class Solved:
     spread: Floats
 
 
+@np.errstate(all="ignore")
 def solve(n: Floats, d: Floats, loss: Floats, options: Options, weights: Floats | None = None) -> Solved:
     """The parameters that minimize the objective over rows: n, d, loss [rows].
 
@@ -95,6 +96,7 @@ def solve(n: Floats, d: Floats, loss: Floats, options: Options, weights: Floats 
     return whole if weights is None else refit(n, d, loss, options, whole, weights)
 
 
+@np.errstate(all="ignore")
 def refit(n: Floats, d: Floats, loss: Floats, options: Options, whole: Solved, weights: Floats) -> Solved:
     """What `solve` gives with weights, from what it gave without."""
     scene = _Scene(np.log(n), np.log(d), loss, options)
@@ -168,8 +170,7 @@ class _Scene:
     def natural(self, x: Floats) -> Floats:
         """[rows, 5] in the order of PARAMS, losses in their own units again."""
         e, a, b, alpha, beta = x.T
-        with np.errstate(over="ignore"):
-            big_a, big_b = np.exp(a + alpha * self.shift[0]), np.exp(b + beta * self.shift[1])
+        big_a, big_b = np.exp(a + alpha * self.shift[0]), np.exp(b + beta * self.shift[1])
         return np.stack([e * self.unit, big_a * self.unit, big_b * self.unit, alpha, beta], axis=1)
 
     def variables(self, parameters: Floats) -> Floats:
@@ -191,14 +192,14 @@ class _Scene:
         columns[:, 0] *= max(x[0], 1e-300)
         columns[:, 3] += off[0] * columns[:, 1]
         columns[:, 4] += off[1] * columns[:, 2]
-        scatter = float(np.mean(residual**2)) * len(residual) / max(1, len(residual) - 5)
+        size = float(np.mean(residual**2))
+        if np.isfinite(self.delta):
+            size = min(size, float(1.4826 * np.median(np.abs(residual))) ** 2)
+        scatter = size * len(residual) / max(1, len(residual) - 5)
         values, vectors = np.linalg.eigh(columns.T @ columns)
         inverse = np.where(values > 1e-13 * values[-1], 1 / np.maximum(values, 1e-300), np.inf)
-        with np.errstate(invalid="ignore"):
-            parts = np.where(vectors**2 > 1e-16, vectors**2 * inverse, 0.0)
-        covariance = parts.sum(1)
-        with np.errstate(invalid="ignore"):
-            return np.asarray(np.where(np.isinf(covariance), np.inf, np.sqrt(scatter * covariance)))
+        covariance = np.where(vectors**2 > 1e-16, vectors**2 * inverse, 0.0).sum(1)
+        return np.asarray(np.where(np.isinf(covariance), np.inf, np.sqrt(scatter * covariance)))
 
 
 def _absolute(points: Points, ended: Minima, box: Box) -> Minima:
