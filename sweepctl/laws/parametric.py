@@ -228,7 +228,8 @@ def _wide(data: Observations, made: Fit, whole: Solved) -> list[str]:
     found = []
     for name in ("alpha", "beta"):
         low, high = made.intervals.get(name, (made.params[name],) * 2)
-        if high - low > 1.5 or high > 0.98 * STEEPEST or spread[name] > 0.5:
+        at_bound = not 0 < made.params[name] < STEEPEST
+        if at_bound or high - low > 1.5 or high > 0.98 * STEEPEST or spread[name] > 0.5:
             found.append(name)
     for name, exponent in (("A", "alpha"), ("B", "beta")):
         low, high = made.intervals.get(name, (made.params[name],) * 2)

@@ -1,10 +1,10 @@
 """The search behind the parametric law: from tables and options to minima of the objective.
 
 Losses are divided by their geometric mean and log N, log D shifted to their means beforehand, so that nothing
-depends on units. A search runs every start through three parts: E, A and B solved for at the start's
-exponents (of published starts only where their own descent stays far off); least squares of log residuals by
-Gauss and Newton (of published starts); then the objective itself. Replicates descend from the optimum of all
-rows.
+depends on units. A start of the grid is a pair of exponents with E, A and B solved for; a published start is
+taken as it is, and E, A and B are solved for only where its own descent stays far off. Both go on by least
+squares of log residuals (Gauss and Newton), then by the objective itself; starts that have met go on as one.
+Replicates descend from the optimum of all rows.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from itertools import product
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sweepctl.laws.law import CannotFit, Floats, Mask, Resampling, option
 from sweepctl.laws.surface import Box, Minima, Points, descend, linear
@@ -135,11 +136,12 @@ class _Scene:
         whole = descend(logs, self.published(), self.box, gauss=True, tolerance=1e-5, iterations=20)
         far = whole.f > 2 * whole.f.min() + 1e-28
         x = whole.x.copy()
-        x[far] = linear(logs, *np.clip(x[far, 3:], 0.05, 2).T)
-        whole = descend(logs, x, self.box, gauss=True, tolerance=1e-6, iterations=40)
-        _, first, which = np.unique(np.round(whole.x, 4), axis=0, return_index=True, return_inverse=True)
-        ended = self._finish(whole.x[first])
-        which = which.ravel()
+        if far.any():
+            x[far] = linear(logs, *np.clip(x[far, 3:], 0.05, 2).T)
+        first, to_first = _merge(x, 3)
+        x = descend(logs, x[first], self.box, gauss=True, tolerance=1e-6, iterations=40).x
+        second, to_second = _merge(x, 4)
+        ended, which = self._finish(x[second]), to_second[to_first]
         return Minima(ended.x[which], ended.f[which], ended.converged[which]), int(far.sum())
 
     def published(self) -> Floats:
@@ -202,6 +204,12 @@ class _Scene:
         return np.asarray(np.where(np.isinf(covariance), np.inf, np.sqrt(scatter * covariance)))
 
 
+def _merge(x: Floats, digits: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of x [rows, 5] one row for all that are alike to so many digits, and which each row became."""
+    _, first, which = np.unique(np.round(x, digits), axis=0, return_index=True, return_inverse=True)
+    return first, which.ravel()
+
+
 def _absolute(points: Points, ended: Minima, box: Box) -> Minima:
     """The minima of absolute deviations next to those of nearly absolute Huber losses, the best CANDIDATES of
     which are followed; the others count as they are, which is never below."""
@@ -230,6 +238,8 @@ def _least_absolute(points: Points, x: Floats, box: Box) -> tuple[Floats, float]
     count, reach = points.n.size, 0.1
     residual, columns = points.jacobian(x)
     f = float(np.abs(residual).sum())
+    if not (np.isfinite(residual).all() and np.isfinite(columns).all()):
+        return x, np.inf
     cost = np.concatenate([np.zeros(5), np.ones(count)])
     wide = box.shift != (0.0, 0.0)
     slack: Any = eye_array(count)

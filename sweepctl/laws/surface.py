@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sweepctl.laws.law import Floats, Mask
 
-CHUNK = 1 << 15
+CHUNK = 1 << 14
 """Numbers in an intermediate array: what stays in a core's cache."""
 SHRINK = 0.5
 """Factor of delta from one stage to the next."""
@@ -110,34 +110,23 @@ def _local(
     part: slice,
 ) -> None:  # fmt: skip
     residual, of_e, of_n, of_d = points.terms(x)
-    slope = np.clip(residual, -new, new)
-    bend = (slope == residual).astype(np.float64)
-    if weights is not None:
-        bend *= weights
-    weighted = slope if weights is None else slope * weights
-    made.at_new[part] = np.einsum("rp,rp->r", weighted, residual - 0.5 * slope)
-    if (old == new).all():
-        made.at_old[part] = made.at_new[part]
-    else:
-        before = np.clip(residual, -old, old)
-        value = before * (residual - 0.5 * before)
-        made.at_old[part] = (value if weights is None else value * weights).sum(1)
-    by_n, by_d = (weighted * of_n) @ points.by_n, (weighted * of_d) @ points.by_d
+    slope, bend, made.at_new[part] = _huber(residual, weights, new)
+    made.at_old[part] = made.at_new[part] if (old == new).all() else _huber(residual, weights, old)[2]
+    by_n, by_d = (slope * of_n) @ points.by_n, (slope * of_d) @ points.by_d
     made.gradient[:, part] = [
-        np.einsum("rp,rp->r", weighted, of_e), by_n[:, 0], by_d[:, 0], -by_n[:, 1], -by_d[:, 1],
+        np.einsum("rp,rp->r", slope, of_e), by_n[:, 0], by_d[:, 0], -by_n[:, 1], -by_d[:, 1],
     ]  # fmt: skip
     if points.kind == "log" and not gauss:
-        bend -= weighted
-    twice_n = (bend * of_n * of_n) @ points.by_n
-    twice_d = (bend * of_d * of_d) @ points.by_d
+        bend = (1.0 if bend is None else bend) - slope
+    bent_n, bent_d, bent_e = (of_n, of_d, of_e) if bend is None else (bend * of_n, bend * of_d, bend * of_e)
+    twice_n, twice_d = (bent_n * of_n) @ points.by_n, (bent_d * of_d) @ points.by_d
     if not gauss:
         twice_n += by_n
         twice_d += by_d
-    both = (bend * of_n * of_d) @ points.by_both
-    bend *= of_e
-    e_n, e_d = (bend * of_n) @ points.by_n[:, :2], (bend * of_d) @ points.by_d[:, :2]
+    both = (bent_n * of_d) @ points.by_both
+    e_n, e_d = (bent_e * of_n) @ points.by_n[:, :2], (bent_e * of_d) @ points.by_d[:, :2]
     entries = {
-        (0, 0): np.einsum("rp,rp->r", bend, of_e),
+        (0, 0): np.einsum("rp,rp->r", bent_e, of_e),
         (0, 1): e_n[:, 0], (0, 2): e_d[:, 0], (0, 3): -e_n[:, 1], (0, 4): -e_d[:, 1],
         (1, 1): twice_n[:, 0], (1, 2): both[:, 0], (1, 3): -twice_n[:, 1], (1, 4): -both[:, 2],
         (2, 2): twice_d[:, 0], (2, 3): -both[:, 1], (2, 4): -twice_d[:, 1],
@@ -145,6 +134,19 @@ def _local(
     }  # fmt: skip
     for (i, j), values in entries.items():
         made.hessian[i, j, part] = made.hessian[j, i, part] = values
+
+
+def _huber(residual: Floats, weights: Floats | None, delta: Floats) -> tuple[Floats, Floats | None, Floats]:
+    """Weighted first and second derivatives of the Huber loss [rows, points], the second None where it is 1
+    everywhere, and its sums [rows]; delta [rows, 1]."""
+    slope, bend = residual, weights
+    if np.isfinite(delta).any():
+        slope = np.clip(residual, -delta, delta)
+        inside = slope == residual
+        bend = inside.astype(np.float64) if weights is None else inside * weights
+    part = residual if slope is residual else 2 * residual - slope
+    weighted = slope if weights is None else slope * weights
+    return weighted, bend, 0.5 * np.einsum("rp,rp->r", weighted, part)
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,8 @@ def descend(
 ) -> Minima:  # fmt: skip
     """A minimum for every row of x [rows, 5], `start` [rows] being the delta that it begins with.
 
-    Trial points may overflow: callers silence numpy's warnings. A row is converged where a step is expected to lower its misfit by less than the share `tolerance`.
+    A row is converged where a step is expected to lower its misfit by less than the share `tolerance`. Trial
+    points may overflow: callers silence numpy's warnings.
     """
     state = _Descent(points, np.clip(x, box.low, box.high), box, delta, start, weights, gauss)
     for _ in range(iterations):
