@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,7 @@ def run_notebook(path: Path) -> None:
         "".join(cell["source"]) for cell in json.loads((path / "data_analysis.ipynb").read_text())["cells"]
     ]
     os.chdir(path)
-    names: dict[str, Any] = {"pd": pd, "np": np}
+    names: dict[str, Any] = {"pd": pd, "np": np, "grad": import_module("autograd").grad}
     seconds: dict[str, list[float]] = {}
     for name, mark in CELLS.items():
         source = next(text for text in cells if mark in text)
@@ -169,8 +170,9 @@ def show(found: dict[str, Any]) -> None:
     tried, agreeing = found["starts"]
     low, high = found["alpha_interval"]
     console.print(
-        f"{agreeing:,} of {tried:,} starts end at objective {found['objective']:.10e}; {found['restarted']:,} "
-        f"were solved for E, A and B on the way. alpha's interval {low:.4f} to {high:.4f}"
+        f"{agreeing:,} of {tried:,} starts end at objective {found['objective']:.10e}; "
+        f"{found['restarted']:,} were solved for E, A and B on the way. "
+        f"alpha's interval {low:.4f} to {high:.4f}"
     )
     if peer:
         tried, best = peer["answers"][SEARCH]

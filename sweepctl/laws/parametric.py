@@ -182,10 +182,12 @@ def predict_optimum(made: Fit, flops: float) -> dict[str, Estimate]:
     n, d = optimum(made.params, flops, per_token)
     samples = made.arrays()
     drawn_n, drawn_d = optimum(samples, flops, per_token)
+    with np.errstate(all="ignore"):
+        ratio = estimate(d / n, drawn_d / drawn_n)
     return {
         "n": estimate(n, drawn_n),
         "d": estimate(d, drawn_d),
-        "tokens_per_parameter": estimate(d / n, drawn_d / drawn_n),
+        "tokens_per_parameter": ratio,
         "loss": estimate(loss(made.params, n, d), loss(samples, drawn_n, drawn_d)),
     }
 

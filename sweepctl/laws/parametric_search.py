@@ -83,7 +83,8 @@ def solve(n: Floats, d: Floats, loss: Floats, options: Options, weights: Floats 
     """The parameters that minimize the objective over rows: n, d, loss [rows].
 
     Without weights, from every start. With weights [replicates, rows], which multiply the rows' terms, for
-    each replicate from the optimum of the unweighted rows; of lad_log then by Huber losses of delta 1e-5.
+    each replicate from the optimum of the unweighted rows; of lad_log then by Huber losses of delta 1e-5,
+    which come within some tenths of a percent of the least sum.
     """
     scene = _Scene(np.log(n), np.log(d), loss, options)
     ended, restarted = scene.search()
@@ -166,7 +167,8 @@ class _Scene:
     def again(self, x: Floats, weights: Floats) -> Minima:
         """Minima of reweighted rows, from the optimum of all."""
         size = np.abs(self.points.terms(x[None])[0][0])
-        start = max(self.delta, float(np.median(size))) if np.isfinite(self.delta) else np.inf
+        share = 0.9 if self.options.objective == "lad_log" else 0.5
+        start = float(np.quantile(size, share)) if np.isfinite(self.delta) else np.inf
         return descend(self.points, np.tile(x, (len(weights), 1)), self.box, self.delta, start, weights)
 
     def natural(self, x: Floats) -> Floats:
