@@ -151,15 +151,9 @@ def _noise(data: Observations, options: Options) -> tuple[float, str]:
         return options.noise, "as given"
     try:
         made = parametric.fit(data, parametric.Options(replicates=0))
-<<<<<<< HEAD
-    except (CannotFit, ArithmeticError):
-        return 0.005, "assumed: the rows do not carry the parametric law"
-    freedom = max(1, len(made.residuals) - len(parametric.PARAMS))
-=======
     except CannotFit:
-        return 0.005, "assumed: too few rows for the parametric law's residuals"
+        return 0.005, "assumed: the rows do not carry the parametric law"
     freedom = max(1, len(made.residuals) - len(made.params))
->>>>>>> law-downstream
     return float(np.sqrt(np.sum(np.square(made.residuals)) / freedom)), "residuals of the parametric law"
 
 
