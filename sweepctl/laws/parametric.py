@@ -46,12 +46,14 @@ def fit(data: Observations, options: Options) -> Fit:
     """The law with 95 % percentile intervals over resampled runs (where runs have several rows) or rows.
 
     Raises:
-        CannotFit: fewer than six rows, only one N or one D, losses that are all equal, or FLOPs that are to
-            be counted and do not rise with N.
+        CannotFit: fewer than six rows, only one N or one D, losses that are all equal, factors beyond what
+            numbers hold, or FLOPs that are to be counted and do not rise with N.
     """
     _refuse(data)
     per_token = token_flops(data) if options.flops == "counted" else SIX_N
     whole = solve(data.n, data.d, data.loss, options)
+    if not np.isfinite(whole.parameters).all():
+        raise CannotFit("The law's factors A and B are too large for numbers: give N and D in larger units.")
     params = dict(zip(PARAMS, whole.parameters[0].tolist(), strict=True))
     samples: dict[str, Floats] = {}
     weights, resampled = _weights(data, options)
@@ -116,7 +118,8 @@ def token_flops(data: Observations) -> tuple[float, float]:
 
 def loss(params: dict[str, Any], n: Any, d: Any) -> Any:
     """L(N, D) in nats; parameters and arguments broadcast."""
-    return params["E"] + params["A"] * n ** -params["alpha"] + params["B"] * d ** -params["beta"]
+    with np.errstate(all="ignore"):
+        return params["E"] + params["A"] * n ** -params["alpha"] + params["B"] * d ** -params["beta"]
 
 
 def optimum(params: dict[str, Any], flops: Any, per_token: tuple[float, float] = SIX_N) -> tuple[Any, Any]:
@@ -125,22 +128,20 @@ def optimum(params: dict[str, Any], flops: Any, per_token: tuple[float, float] =
     NaN where the exponents or factors of a replicate leave no optimum.
     """
     k, k0 = per_token
-    alpha, beta = params["alpha"], params["beta"]
-    total = alpha + beta
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        g = (alpha * params["A"] / (beta * params["B"])) ** (1 / total)
-        n = g * (flops / k) ** (beta / total)
+    with np.errstate(all="ignore"):
+        shares = _derived(params)
+        n = shares["G"] * (np.asarray(flops) / k) ** shares["a"]
         if k0:
-            n = _along(params, flops, k, k0, np.asarray(n, dtype=np.float64))
+            n = _along(params, flops, k, k0, n)
         return n, flops / (k * n + k0)
 
 
 def _along(params: dict[str, Any], flops: Any, k: float, k0: float, n: Floats) -> Floats:
     """The zero of dL / d log N along C = (k N + k0) D, from the optimum without k0: with s = k N / (k N + k0)
     it is where alpha A / N^alpha = s beta B / D^beta; Newton's method on the log of their ratio."""
-    alpha, beta = params["alpha"], params["beta"]
+    alpha, beta, big_a, big_b = (np.asarray(params[name]) for name in ("alpha", "beta", "A", "B"))
     least = np.log(max(0.0, -k0 / k) * (1 + 1e-6) + 1e-300)
-    level = np.log(alpha * params["A"]) - np.log(beta * params["B"])
+    level = np.log(alpha * big_a) - np.log(beta * big_b)
     t = np.maximum(np.log(n), least)
     for _ in range(100):
         rate = k * np.exp(t) + k0
@@ -181,10 +182,12 @@ def predict_optimum(made: Fit, flops: float) -> dict[str, Estimate]:
     n, d = optimum(made.params, flops, per_token)
     samples = made.arrays()
     drawn_n, drawn_d = optimum(samples, flops, per_token)
+    with np.errstate(all="ignore"):
+        ratio = estimate(d / n, drawn_d / drawn_n)
     return {
         "n": estimate(n, drawn_n),
         "d": estimate(d, drawn_d),
-        "tokens_per_parameter": estimate(d / n, drawn_d / drawn_n),
+        "tokens_per_parameter": ratio,
         "loss": estimate(loss(made.params, n, d), loss(samples, drawn_n, drawn_d)),
     }
 
@@ -207,7 +210,9 @@ def _flags(data: Observations, made: Fit, whole: Solved) -> list[str]:
         unknown |= {"E", "A", "alpha"}
     if len(np.unique(data.d)) < 3:
         unknown |= {"E", "B", "beta"}
-    flags += [f"not_identified:{name}" for name in PARAMS if name in unknown]
+    if unknown & {"alpha", "beta"}:
+        unknown |= set(_derived(made.params))
+    flags += [f"not_identified:{name}" for name in (*PARAMS, *_derived(made.params)) if name in unknown]
     params = made.params
     if params["E"] < 0.02 * data.loss.min():
         flags.append("at_bound:E")
@@ -225,7 +230,8 @@ def _wide(data: Observations, made: Fit, whole: Solved) -> list[str]:
     found = []
     for name in ("alpha", "beta"):
         low, high = made.intervals.get(name, (made.params[name],) * 2)
-        if high - low > 1.5 or high > 0.98 * STEEPEST or spread[name] > 0.5:
+        at_bound = not 0 < made.params[name] < STEEPEST
+        if at_bound or high - low > 1.5 or high > 0.98 * STEEPEST or spread[name] > 0.5:
             found.append(name)
     for name, exponent in (("A", "alpha"), ("B", "beta")):
         low, high = made.intervals.get(name, (made.params[name],) * 2)
@@ -239,10 +245,10 @@ def _wide(data: Observations, made: Fit, whole: Solved) -> list[str]:
 
 def _derived(params: dict[str, Any]) -> dict[str, Any]:
     """Exponents and factors of the optimum under C = 6 N D; of replicates as of one."""
-    alpha, beta = params["alpha"], params["beta"]
-    total = alpha + beta
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        g = np.asarray(alpha * params["A"] / (beta * params["B"])) ** (1 / total)
+    alpha, beta, big_a, big_b = (np.asarray(params[name]) for name in ("alpha", "beta", "A", "B"))
+    with np.errstate(all="ignore"):
+        total = alpha + beta
+        g = (alpha * big_a / (beta * big_b)) ** (1 / total)
         return {"a": beta / total, "b": alpha / total, "G": g, "K2": g**2, "eta": (beta - alpha) / total}
 
 

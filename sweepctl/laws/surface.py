@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from sweepctl.laws.law import Floats, Mask
 
-CHUNK = 1 << 15
+CHUNK = 1 << 14
 """Numbers in an intermediate array: what stays in a core's cache."""
 SHRINK = 0.5
 """Factor of delta from one stage to the next."""
@@ -98,11 +98,10 @@ def local(
     rows = len(x)
     made = Local(np.empty(rows), np.empty(rows), np.empty((5, rows)), np.empty((5, 5, rows)))
     step = max(1, CHUNK // max(1, points.n.size))
-    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
-        for start in range(0, rows, step):
-            part = slice(start, start + step)
-            chosen = None if weights is None else weights[part]
-            _local(points, x[part], chosen, old[part, None], new[part, None], gauss, made, part)
+    for start in range(0, rows, step):
+        part = slice(start, start + step)
+        chosen = None if weights is None else weights[part]
+        _local(points, x[part], chosen, old[part, None], new[part, None], gauss, made, part)
     return made
 
 
@@ -111,34 +110,23 @@ def _local(
     part: slice,
 ) -> None:  # fmt: skip
     residual, of_e, of_n, of_d = points.terms(x)
-    slope = np.clip(residual, -new, new)
-    bend = (slope == residual).astype(np.float64)
-    if weights is not None:
-        bend *= weights
-    weighted = slope if weights is None else slope * weights
-    made.at_new[part] = np.einsum("rp,rp->r", weighted, residual - 0.5 * slope)
-    if (old == new).all():
-        made.at_old[part] = made.at_new[part]
-    else:
-        before = np.clip(residual, -old, old)
-        value = before * (residual - 0.5 * before)
-        made.at_old[part] = (value if weights is None else value * weights).sum(1)
-    by_n, by_d = (weighted * of_n) @ points.by_n, (weighted * of_d) @ points.by_d
+    slope, bend, made.at_new[part] = _huber(residual, weights, new)
+    made.at_old[part] = made.at_new[part] if (old == new).all() else _huber(residual, weights, old)[2]
+    by_n, by_d = (slope * of_n) @ points.by_n, (slope * of_d) @ points.by_d
     made.gradient[:, part] = [
-        np.einsum("rp,rp->r", weighted, of_e), by_n[:, 0], by_d[:, 0], -by_n[:, 1], -by_d[:, 1],
+        np.einsum("rp,rp->r", slope, of_e), by_n[:, 0], by_d[:, 0], -by_n[:, 1], -by_d[:, 1],
     ]  # fmt: skip
     if points.kind == "log" and not gauss:
-        bend -= weighted
-    twice_n = (bend * of_n * of_n) @ points.by_n
-    twice_d = (bend * of_d * of_d) @ points.by_d
+        bend = (1.0 if bend is None else bend) - slope
+    bent_n, bent_d, bent_e = (of_n, of_d, of_e) if bend is None else (bend * of_n, bend * of_d, bend * of_e)
+    twice_n, twice_d = (bent_n * of_n) @ points.by_n, (bent_d * of_d) @ points.by_d
     if not gauss:
         twice_n += by_n
         twice_d += by_d
-    both = (bend * of_n * of_d) @ points.by_both
-    bend *= of_e
-    e_n, e_d = (bend * of_n) @ points.by_n[:, :2], (bend * of_d) @ points.by_d[:, :2]
+    both = (bent_n * of_d) @ points.by_both
+    e_n, e_d = (bent_e * of_n) @ points.by_n[:, :2], (bent_e * of_d) @ points.by_d[:, :2]
     entries = {
-        (0, 0): np.einsum("rp,rp->r", bend, of_e),
+        (0, 0): np.einsum("rp,rp->r", bent_e, of_e),
         (0, 1): e_n[:, 0], (0, 2): e_d[:, 0], (0, 3): -e_n[:, 1], (0, 4): -e_d[:, 1],
         (1, 1): twice_n[:, 0], (1, 2): both[:, 0], (1, 3): -twice_n[:, 1], (1, 4): -both[:, 2],
         (2, 2): twice_d[:, 0], (2, 3): -both[:, 1], (2, 4): -twice_d[:, 1],
@@ -146,6 +134,19 @@ def _local(
     }  # fmt: skip
     for (i, j), values in entries.items():
         made.hessian[i, j, part] = made.hessian[j, i, part] = values
+
+
+def _huber(residual: Floats, weights: Floats | None, delta: Floats) -> tuple[Floats, Floats | None, Floats]:
+    """Weighted first and second derivatives of the Huber loss [rows, points], the second None where it is 1
+    everywhere, and its sums [rows]; delta [rows, 1]."""
+    slope, bend = residual, weights
+    if np.isfinite(delta).any():
+        slope = np.clip(residual, -delta, delta)
+        inside = slope == residual
+        bend = inside.astype(np.float64) if weights is None else inside * weights
+    part = residual if slope is residual else 2 * residual - slope
+    weighted = slope if weights is None else slope * weights
+    return weighted, bend, 0.5 * np.einsum("rp,rp->r", weighted, part)
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,8 @@ def descend(
 ) -> Minima:  # fmt: skip
     """A minimum for every row of x [rows, 5], `start` [rows] being the delta that it begins with.
 
-    A row is converged where a step is expected to lower its misfit by less than the share `tolerance`.
+    A row is converged where a step is expected to lower its misfit by less than the share `tolerance`. Trial
+    points may overflow: callers silence numpy's warnings.
     """
     state = _Descent(points, np.clip(x, box.low, box.high), box, delta, start, weights, gauss)
     for _ in range(iterations):
@@ -196,7 +198,6 @@ class _Descent:
         damping, deltas = self.damping[rows], self.deltas[rows]
         s = damped_step(h, g, damping, x, self.box)
         trial = np.clip(x + s.T, self.box.low, self.box.high)
-        s = (trial - x).T
         promised = -(g * s).sum(0) - 0.5 * (s * (h * s).sum(1)).sum(0)
         last = deltas <= self.delta
         smaller = np.maximum(self.delta, deltas * SHRINK)
@@ -204,15 +205,14 @@ class _Descent:
         weights = None if self.weights is None else self.weights[rows]
         there = local(self.points, trial, weights, deltas, after, self.gauss)
         gain = f - there.at_old
-        with np.errstate(invalid="ignore"):
-            good = np.isfinite(there.at_old) & (promised > 0) & (gain > 1e-4 * promised)
+        good = np.isfinite(there.at_old) & (promised > 0) & (gain > 1e-4 * promised)
         self._accept(rows[good], trial[good], there, good, after[good])
         share = np.where(good, gain / np.where(promised > 0, promised, 1.0), 0.0)
         factor = np.where(share > 0.75, 1 / 8, np.where(share > 0.25, 1.0, 3.0))
         damping = np.where(good, damping * factor, damping * self.growth[rows])
         self.growth[rows] = np.where(good, 4.0, 2 * self.growth[rows])
         self.damping[rows] = np.maximum(damping, 1e-14)
-        ended = (promised <= tolerance * f) | (damping > 1e14) | (f <= 1e-30)
+        ended = (np.abs(promised) <= tolerance * f) | (damping > 1e14) | (f <= 1e-30)
         self.active[rows[ended & last]] = False
         self._restage(rows[ended & ~last & ~good])
 
@@ -232,25 +232,43 @@ class _Descent:
 
 
 def damped_step(h: Floats, g: Floats, damping: Floats, x: Floats, box: Box) -> Floats:
-    """(h + damping x diagonal) s = -g for s [5, rows], in the variables that do not press against the box.
+    """(h + damping x metric) s = -g for s [5, rows], x + s in the box: variables that press against it stay,
+    those that would leave it stop at its side, and the rest are solved for once more.
 
     h [5, 5, rows], g [5, rows], x [rows, 5]; where the sum is not positive definite, `damping` [rows] is
     raised in place until it is.
     """
-    pressed = ((x <= box.low) & (g.T > 0) | (x >= box.high) & (g.T < 0)).T
+    low, high = box.low[:, None] - x.T, box.high[:, None] - x.T
     metric = _metric(h, box)
-    free = ~pressed
-    g = np.where(pressed, 0.0, g)
+    held = (low >= 0) & (g > 0) | (high <= 0) & (g < 0)
+    s = _solve_held(h, metric, g, damping, held, np.zeros_like(g))
+    crossing = (s < low) | (s > high)
+    rows = np.flatnonzero(crossing.any(0))
+    if rows.size:
+        held = held[:, rows] | crossing[:, rows]
+        value = np.where(crossing, np.clip(s, low, high), 0.0)[:, rows]
+        again = damping[rows]
+        s[:, rows] = _solve_held(h[:, :, rows], metric[:, :, rows], g[:, rows], again, held, value)
+        damping[rows] = again
+    return np.asarray(np.clip(s, low, high))
+
+
+def _solve_held(h: Floats, metric: Floats, g: Floats, damping: Floats, held: Mask, value: Floats) -> Floats:
+    """The damped step where the `held` variables [5, rows] take their `value` [5, rows]."""
+    right = -g
+    if value.any():
+        right -= (h * value).sum(1)
+    right = np.where(held, value, right)
     s = np.zeros_like(g)
     rows = np.arange(g.shape[1])
     for _ in range(14):
         matrix = h[:, :, rows] + damping[rows] * metric[:, :, rows]
-        held = pressed[:, rows]
-        if held.any():
-            matrix *= free[:, None, rows] & free[None, :, rows]
+        fixed = held[:, rows]
+        if fixed.any():
+            matrix *= ~fixed[:, None] & ~fixed[None]
             for j in range(len(g)):
-                matrix[j, j] += held[j]
-        part, positive = solve_positive(matrix, -g[:, rows])
+                matrix[j, j] += fixed[j]
+        part, positive = solve_positive(matrix, right[:, rows])
         s[:, rows[positive]] = part[:, positive]
         rows = rows[~positive]
         if not rows.size:

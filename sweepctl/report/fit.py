@@ -183,7 +183,7 @@ def estimate(made: Fit, name: str, value: float) -> tuple[str, str]:
     """A parameter and its interval in words: four digits only of what the runs identify."""
     told = bounds(made.intervals.get(name))
     if f"at_bound:{name}" in made.flags:
-        return f"at its bound, {value if abs(value) > 0.1 else 0:.4g}", ""
+        return f"{value:.4g}, at its bound", ""
     return ("not identified" if f"not_identified:{name}" in made.flags else f"{value:.4g}"), told
 
 

@@ -120,7 +120,7 @@ def _draw_isoflop(ax: Axes, subject: Subject) -> None:
         ax.plot(np.exp(grid), np.polyval(bend, grid), color=color, lw=1, label=f"C = {flops(point['flops'])}")
         ax.plot(point["n"], point["loss"], "*", color=color, ms=12, mec="black", mew=0.5)
     c = np.geomspace(points[0]["flops"] / 2, points[-1]["flops"] * 2, 30)
-    best_n, best_d = parametric.optimum(subject.law.params, c)
+    best_n, best_d = parametric.optimum(subject.law.params, c, parametric.per_token_of(subject.law))
     least = parametric.loss(subject.law.params, best_n, best_d)
     ax.plot(best_n, least, "k--", lw=1, label="optimum by the parametric law")
     ax.legend(fontsize=8)

@@ -1,10 +1,12 @@
-"""The parametric law: loss over tokens by size, and what is left of it."""
+"""The parametric law: loss over tokens by size, what is left of it, and the optimum it gives a budget."""
 
 from __future__ import annotations
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm
 
 from sweepctl.laws import parametric
 from sweepctl.laws.law import Fit
@@ -12,28 +14,52 @@ from sweepctl.report.console import count
 from sweepctl.report.laws.panel import Panel, logarithmic
 
 CURVES = 8
+REACH = 100.0
+"""How many times the largest budget of the runs the optimum is drawn up to."""
 
 
 def panels(made: Fit) -> list[Panel]:
-    """Losses with the law, and residuals; `details` holds the points."""
+    """Losses with the law, residuals, and N* over C; `details` holds the points."""
     n, d, loss = (np.asarray(made.details["points"][role]) for role in ("n", "d", "loss"))
-    colors = plt.get_cmap("viridis")((np.log(n) - np.log(n.min())) / max(1e-9, np.ptp(np.log(n))))
+    scale = ScalarMappable(LogNorm(n.min(), max(n.max(), 1.001 * n.min())), "viridis")
 
     def losses(ax: Axes) -> None:
-        ax.scatter(d, loss, c=colors, s=14)
+        ax.scatter(d, loss, c=scale.to_rgba(n), s=14)
         grid = np.geomspace(d.min(), d.max(), 60)
         for size in np.geomspace(n.min(), n.max(), CURVES):
-            share = (np.log(size) - np.log(n.min())) / max(1e-9, np.ptp(np.log(n)))
-            ax.plot(
-                grid, parametric.loss(made.params, size, grid), lw=1, color=plt.get_cmap("viridis")(share)
-            )
+            ax.plot(grid, parametric.loss(made.params, size, grid), lw=1, color=scale.to_rgba(size))
         logarithmic(ax, "x", "tokens D")
         ax.set(ylabel="loss (nats a token)", title=f"N from {count(n.min())} to {count(n.max())}")
 
     def residuals(ax: Axes) -> None:
-        ax.scatter(d, 100 * np.expm1(np.asarray(made.residuals)), c=colors, s=14)
+        ax.scatter(d, 100 * np.expm1(np.asarray(made.residuals)), c=scale.to_rgba(n), s=14)
         ax.axhline(0, color="black", lw=0.8)
         logarithmic(ax, "x", "tokens D")
         ax.set(ylabel="law over measured, minus one (%)", title="residuals")
+        bar = plt.colorbar(scale, ax=ax, label="parameters N")
+        logarithmic(bar.ax, "y", "parameters N")
 
-    return [losses, residuals]
+    def optimum(ax: Axes) -> None:
+        _optimum(ax, made, n, d)
+
+    unknown = {f"not_identified:{name}" for name in ("alpha", "beta")} & set(made.flags)
+    return [losses, residuals] if unknown else [losses, residuals, optimum]
+
+
+def _optimum(ax: Axes, made: Fit, n: np.ndarray, d: np.ndarray) -> None:
+    """The runs, and the size of least loss at each budget with its 95 % interval."""
+    per_token = parametric.per_token_of(made)
+    flops = (per_token[0] * n + per_token[1]) * d
+    grid = np.geomspace(flops.min(), flops.max() * REACH, 80)
+    best = parametric.optimum(made.params, grid, per_token)[0]
+    ax.plot(flops, n, "o", color="0.65", ms=3, label="runs")
+    ax.plot(grid, best, color="black", lw=1.2, label="least loss")
+    if made.samples:
+        drawn = parametric.optimum({k: v[:, None] for k, v in made.arrays().items()}, grid, per_token)[0]
+        low, high = np.nanpercentile(drawn, [2.5, 97.5], axis=0)
+        ax.fill_between(grid, low, high, color="tab:red", alpha=0.25, lw=0, label="95 % interval")
+    logarithmic(ax, "x", f"FLOPs C, {made.protocol.get('optimum', 'C = 6 N D')[4:].partition(',')[0]}")
+    logarithmic(ax, "y", "parameters N*")
+    ax.set(title=f"N* ~ C^{made.derived['a']:.3f}")
+    ax.tick_params(axis="x", labelsize=8)
+    ax.legend(fontsize=8, frameon=False)
