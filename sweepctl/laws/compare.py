@@ -130,7 +130,10 @@ def _group(data: Observations, options: Options) -> Group:
     )  # fmt: skip
     made = compute.fit(data, chosen)
     samples = made.arrays() if made.samples else {}
-    return Group(made, dict(made.params), samples, data.flops.min(), data.flops.max())
+    shown = [name for name in made.params if name != "E" or options.floor != 0]
+    params = {name: made.params[name] for name in shown}
+    samples = {name: values for name, values in samples.items() if name in shown}
+    return Group(made, params, samples, data.flops.min(), data.flops.max())
 
 
 def _parametric(data: Observations, options: Options) -> Group:

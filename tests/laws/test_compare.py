@@ -89,10 +89,10 @@ def test_intervals_cover(floor: float | None) -> None:
     held = dict.fromkeys(("hybrid.loss_difference", "hybrid.compute_ratio", "linear.loss_difference",
                           "linear.compute_ratio", "softmax.b", "hybrid.a"), 0)  # fmt: skip
     true = {"softmax.b": levels["softmax"][2], "hybrid.a": levels["hybrid"][1]}
-    trials = 150 if floor == 0 else 50
+    trials = 120 if floor == 0 else 40
     for seed in range(trials):
         data = table(0.004 if floor == 0 else 0.001, seed, levels, c)
-        made = compare.fit(data, Options(floor=floor, replicates=200, seed=seed))
+        made = compare.fit(data, Options(floor=floor, replicates=150, seed=seed))
         flops = made.derived["flops"]
         for name in ("hybrid", "linear"):
             true[f"{name}.loss_difference"], true[f"{name}.compute_ratio"] = truth(name, flops, levels)
