@@ -44,7 +44,10 @@ def show_laws(out: Console, json_file: str | None) -> None:
         rows = [
             [name, str(one["default"]), one["values"], one["told"]] for name, one in told["options"].items()
         ]
-        out.print(table("", ["option", "default", "values", ""], rows, 4))
+        listing = table("", ["option", "default", "values", ""], rows, 4)
+        for column in listing.columns[1:]:
+            column.no_wrap = False
+        out.print(listing)
 
 
 def _law_json(law: Law) -> dict[str, Any]:
