@@ -233,8 +233,8 @@ rpj,6889410560,137788211200,2.424993099,0.471637181,target
 rw_original,6889410560,137788211200,2.454721562,0.450455688,target
 rpj,1439795200,921468928000,2.502053562,0.475215232,target
 """
-"""Runs that the authors fit and predict, from the table of github.com/mlfoundations/scaling (MIT): parameters,
-tokens, loss on C4 and mean error of their 17 tasks."""
+"""Runs that the authors fit and predict, of github.com/mlfoundations/scaling (MIT): parameters, tokens,
+loss on C4 and mean error of their 17 tasks."""
 
 
 @pytest.mark.parametrize(
