@@ -19,7 +19,7 @@ import numpy as np
 
 from sweepctl.laws import compute, frontier, parametric
 from sweepctl.laws.isoflop_budgets import MIN_POINTS, Budget, budgets, check, drawn_curve, vertices
-from sweepctl.laws.law import CannotFit, Fit, Floats, Law, Observations, Resampling, claim, option
+from sweepctl.laws.law import CannotFit, Fit, Floats, Law, Observations, Resampling, claim, option, short
 
 NAME = "isoflop"
 FLOOR = 4
@@ -92,7 +92,7 @@ def fit(data: Observations, options: Options) -> Fit:
     for group in groups:
         made, problem = _minimum(group, options, noise, draw)
         if problem:
-            flags.append(f"{problem}_minimum:{group.flops:.3g}")
+            flags.append(f"{problem}_minimum:{short(group.flops)}")
         if made is None:
             reason = {"concave": "is concave", "edge": "lies outside the sizes trained"}.get(
                 problem, "is absent in half of its replicates"

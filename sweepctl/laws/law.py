@@ -316,6 +316,11 @@ def percentile_interval(samples: Any) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def short(value: float) -> str:
+    """1e18, 3.65e19: a number in a flag."""
+    return f"{value:.3g}".replace("e+", "e")
+
+
 def estimate(value: Any, samples: Any) -> Estimate:
     """A value with the interval of its samples."""
     return Estimate(float(value), percentile_interval(samples))

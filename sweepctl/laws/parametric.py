@@ -106,8 +106,11 @@ def token_flops(data: Observations) -> tuple[float, float]:
     """k and k0 of FLOPs a token = k N + k0, by least relative squares over the rows.
 
     Raises:
-        CannotFit: there is no column of FLOPs, or they do not rise with N.
+        CannotFit: there is no column of FLOPs, FLOPs or tokens were made by C = 6 N D, or FLOPs a token do
+            not rise with N.
     """
+    if data.accounting.get("flops") == "six_n" or data.accounting.get("d") == "flops / (6 n)":
+        raise CannotFit("FLOPs are counted from columns of FLOPs and of tokens; here one is by C = 6 N D.")
     rate = data.flops / data.d
     columns = np.stack([data.n / rate, 1 / rate], axis=1)
     k, k0 = least_squares(columns, np.ones(len(data)))

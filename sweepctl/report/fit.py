@@ -24,6 +24,10 @@ DEVIATIONS = 16
 """Rows of a table of deviations on the screen."""
 
 
+SHOWN = ("rms_log_residual", "max_log_residual", "held_out_rms", "held_out_max")
+"""Derived figures that have a line of their own."""
+
+
 def show_laws(out: Console, json_file: str | None) -> None:
     """Every law with its formula, source, columns, targets and options."""
     known = {law.name: _law_json(law) for law in LAWS.values()}
@@ -40,7 +44,10 @@ def show_laws(out: Console, json_file: str | None) -> None:
         rows = [
             [name, str(one["default"]), one["values"], one["told"]] for name, one in told["options"].items()
         ]
-        out.print(table("", ["option", "default", "values", ""], rows, 4))
+        listing = table("", ["option", "default", "values", ""], rows, 4)
+        for column in listing.columns[1:]:
+            column.no_wrap = False
+        out.print(listing)
 
 
 def _law_json(law: Law) -> dict[str, Any]:
@@ -84,11 +91,12 @@ def show_fit(out: Console, made: Fit) -> None:
     formula = LAWS[made.law].formula if made.law in LAWS else ""
     out.print(f"[bold]{made.law}[/]: {formula}")
     out.print(table("", ["", "value", "95 % interval"], rows))
-    convention = f"N {made.accounting.get('parameters', '?')}, C {made.accounting.get('flops', '?')}"
+    counts = {"N": "parameters", "C": "flops"}
+    told = [f"{sign} {made.accounting[key]}" for sign, key in counts.items() if key in made.accounting]
+    convention = f" ({', '.join(told)})" if told else ""
     left_out = Counter(row["reason"] for row in made.rows_excluded)
     reasons = "; ".join(f"{number} left out: {reason}" for reason, number in left_out.items())
-    unit = "point" if made.law in LAWS and LAWS[made.law].table == "curves" else "run"
-    out.print(f"  {many(len(made.rows_used), unit)} used ({convention}). {reasons}")
+    out.print(f"  {many(len(made.rows_used), 'row')} used{convention}. {reasons}")
     if made.accounting.get("reduction", "none") != "none":
         out.print(f"  reduced: {made.accounting['reduction']}")
     out.print(f"  intervals: {made.protocol.get('intervals', 'none')}")
@@ -102,6 +110,11 @@ def show_fit(out: Console, made: Fit) -> None:
             f"  C = {flops(minimum['flops'])}: N* = {count(minimum['n'])}, D* = {count(minimum['d'])}, "
             f"L* = {minimum['loss']:.4f} ({minimum['points']} sizes)"
         )
+    rest = {k: v for k, v in made.derived.items() if k not in made.intervals and k not in SHOWN}
+    if rest:
+        out.print("  " + ", ".join(f"{name} {value:.4g}" for name, value in rest.items()))
+    for name, why in made.details.get("not_fitted", {}).items():
+        out.print(f"  no law of {name}: {why}")
     _show_deviations(out, made)
     if made.flags:
         out.print(f"  [yellow]flags: {', '.join(made.flags)}[/]")

@@ -191,7 +191,7 @@ def test_a_budget_whose_copies_have_no_minimum_is_dropped() -> None:
     data = parabolas()
     flat = np.where(data.flops < 2e18, data.loss.mean() + 1e-4 * (data.loss - data.loss.mean()), data.loss)
     made = isoflop.fit(observed(data.n, data.d, data.flops, flat), choose(noise=3e-3, weights="spread"))
-    assert made.flags == ["noisy_minimum:1e+18"] and made.derived["budgets"] == 5
+    assert made.flags == ["noisy_minimum:1e18"] and made.derived["budgets"] == 5
 
 
 def test_the_median_of_the_copies_is_where_they_are() -> None:
@@ -315,6 +315,6 @@ def test_the_chinchilla_points(window: int | None, budgets: int, exponent: float
     assert made.params["a"] == pytest.approx(exponent, abs=1e-4)
     assert made.derived["budgets"] == budgets
     if window is None:
-        assert len(made.rows_used) == 123 and made.flags == ["edge_minimum:1e+20"]
+        assert len(made.rows_used) == 123 and made.flags == ["edge_minimum:1e20"]
         strict = isoflop.fit(data, choose(budgets=NINE, noise=0, replicates=0))
         assert strict.derived["budgets"] == 8 and strict.params["a"] == pytest.approx(0.4920, abs=1e-4)

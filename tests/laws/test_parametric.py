@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -222,6 +223,9 @@ def test_counted_flops_move_the_optimum() -> None:
     assert parametric.predict_optimum(plain, 1e19)["n"].value < found["n"].value
     with pytest.raises(CannotFit, match="must rise with N"):
         parametric.fit(changed(data, flops=data.d * 1e9), Options(flops="counted"))
+    with pytest.raises(CannotFit, match="by C = 6 N D"):
+        made_up = dataclasses.replace(data, accounting={"flops": "six_n"})
+        parametric.fit(made_up, Options(flops="counted"))
     with pytest.raises(CannotFit, match="training FLOPs C"):
         parametric.fit(Observations.of(n=data.n, d=data.d, loss=data.loss), Options(flops="counted"))
 
