@@ -76,6 +76,11 @@ def fit(
         raise RequestError("Say what to fit: a sweep, or a .csv or .parquet table.")
     if reduce not in ("best", "mean", "none"):
         raise RequestError(f"--reduce {reduce} is not valid: best, mean or none.")
+    if rolling and hold_out is None:
+        raise RequestError("--rolling goes with --hold-out, which says what is held out.")
+    for name, path in (("--json", json_file), ("--png", png)):
+        if path is not None and str(path) != "-" and (not Path(path).parent.is_dir() or Path(path).is_dir()):
+            raise RequestError(f"{name} {path} is not valid: it must be a file in a folder that exists.")
     named = {
         "n": n, "d": d, "flops": flops, "loss": loss, "lr": lr, "batch": batch, "steps": steps, "step": step,
         "group": group, "run": run, "role": role, "parent": parent, "task_loss": task_loss,

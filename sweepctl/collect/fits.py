@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from sweepctl.collect.observations import Reading, observations
@@ -95,7 +97,10 @@ def fit(chosen: Law, data: Observations, options: dict[str, Any]) -> Fit:
     try:
         for role in chosen.needs:
             _ = data.label(role) if role in LABELS else data[role]
-        made = chosen.fit(data, build(chosen.options, options, "option"))
+        if not len(data):
+            raise CannotFit(f"There is no row for {chosen.name} to fit.")
+        with computing(chosen):
+            made = chosen.fit(data, build(chosen.options, options, "option"))
     except CannotFit as error:
         reasons = Counter(reason for _, reason in data.excluded)
         left_out = "; ".join(f"{number} left out: {reason}" for reason, number in reasons.items())
@@ -103,6 +108,24 @@ def fit(chosen: Law, data: Observations, options: dict[str, Any]) -> Fit:
     if chosen.reduced and data.accounting.get("reduction", "none") == "none" and _repeats(data):
         made.flags.append("repeated:n_d")
     return made
+
+
+@contextlib.contextmanager
+def computing(chosen: Law) -> Iterator[None]:
+    """What numbers many orders of magnitude apart lead to is a refusal, not a traceback or a warning.
+
+    Raises:
+        CannotFit: the arithmetic failed.
+    """
+    try:
+        with np.errstate(all="ignore"):
+            yield
+    except (ArithmeticError, np.linalg.LinAlgError, MemoryError) as error:
+        told = str(error).partition("\n")[0] or type(error).__name__
+        raise CannotFit(
+            f"{chosen.name} cannot be computed from these numbers and options ({told}): is a row, a target "
+            "or an option orders of magnitude from the rest?"
+        ) from None
 
 
 def predict(chosen: Law, made: Fit, targets: list[dict[str, float]]) -> None:
@@ -113,7 +136,8 @@ def predict(chosen: Law, made: Fit, targets: list[dict[str, float]]) -> None:
     """
     for target in targets:
         try:
-            found = chosen.predict(made, target)
+            with computing(chosen):
+                found = chosen.predict(made, target)
         except CannotFit as error:
             raise RequestError(str(error)) from None
         row: dict[str, Any] = {"at": target, **{name: one.value for name, one in found.items()}}

@@ -60,6 +60,8 @@ def select(frame: pd.DataFrame, where: str | None) -> pd.DataFrame:
         return frame
     try:
         return frame.query(where)
+    except KeyError:
+        raise RequestError(f"--where {where!r} does not say of each row whether it counts.") from None
     except Exception as error:
         why = str(error).splitlines()[0][:200]
         raise RequestError(f"--where {where!r} does not work on this table: {why}.") from None
@@ -141,7 +143,8 @@ def _column(frame: pd.DataFrame, text: str) -> pd.Series:
         raise unknown_name("column", text, map(str, frame.columns))
     try:
         floats = frame.astype(dict.fromkeys(frame.select_dtypes("integer").columns, "float64"))
-        found = floats.eval(text)
+        with np.errstate(all="ignore"):
+            found = floats.eval(text)
     except Exception as error:
         why = str(error).splitlines()[0][:200]
         raise RequestError(f"{text!r} is neither a column nor an expression of columns: {why}.") from None
@@ -188,49 +191,52 @@ def _first_absent(needed: pd.DataFrame) -> str:
 def _reduce(
     frame: pd.DataFrame, used: pd.DataFrame, law: Law, reading: Reading
 ) -> tuple[pd.DataFrame, list[tuple[str, str]], str]:
-    """Mean over seeds, then the best setting at each (N, D), where the table says its settings; what was
-    left out, and what was done."""
+    """Mean over seeds, then the best run at each (N, D), where the table says its settings; what was left
+    out, and what was done."""
     settings = [str(c) for c in frame.columns if str(c).startswith("setting_") and c not in SEEDS]
     named = [reading.columns[role] for role in ("lr", "batch") if role in reading.columns]
     settings += [c for c in SETTINGS if c in frame.columns] + [c for c in named if c not in SETTINGS]
+    seeds = [c for c in SEEDS if c in frame.columns]
     if not law.reduced or reading.reduce == "none" or not {"n", "d", "loss"} <= set(used.columns):
         return used, [], "none"
-    seeds = [c for c in SEEDS if c in frame.columns]
     if not settings and not seeds and reading.reduce == "best":
         return used, [], "none"
     place = ["n", "d", *(role for role in ("group",) if role in used)]
     keys = [_column(frame, c).loc[used.index].astype(str).rename(c) for c in settings]
-    others: dict[Any, Any] = {role: "first" for role in used if role not in ("loss", "row", *place)}
-    how = {**others, **dict.fromkeys(place, "first"), "loss": "mean", "row": " ".join}
-    merged = used.groupby([*(used[p] for p in place), *keys], sort=False, dropna=False).agg(how)
-    merged = merged.reset_index(drop=True)
-    told = f"mean over {', '.join(seeds) or 'equal runs'}"
     over = ", ".join(dict.fromkeys(str(key.name) for key in keys if key.nunique() > 1))
+    mean: dict[Any, Any] = dict.fromkeys(used, "first") | {"loss": "mean", "row": " ".join}
     if reading.reduce == "mean":
-        everything = {**others, "loss": "mean", "row": " ".join}
-        means = merged.groupby(place, sort=False, dropna=False).agg(everything).reset_index()
-        return means, [], f"{told}, {over}" if over else told
-    best = merged.loc[merged.groupby(place, sort=False)["loss"].idxmin()]
-    lost = merged.drop(best.index)
-    why = [(row, "a lower loss at the same N and D dominates it") for row in lost["row"]]
-    return best, why, f"{told}, then the least over {over} at each N and D" if over else told
+        means = used.groupby([used[p] for p in place], sort=False, dropna=False).agg(mean)
+        return (
+            means.reset_index(drop=True),
+            [],
+            f"mean over {', '.join([*seeds, over]) if over else 'equal runs'}",
+        )
+    if seeds:  # runs that nothing else tells apart differ in more than a seed where no column names one
+        used = used.groupby([*(used[p] for p in place), *keys], sort=False, dropna=False).agg(mean)
+    used = used.reset_index(drop=True)
+    best = used.loc[used.groupby(place, sort=False)["loss"].idxmin()]
+    why = [(row, "a lower loss at the same N and D dominates it") for row in used.drop(best.index)["row"]]
+    how = [f"mean over {', '.join(seeds)}"] if seeds else []
+    how += [f"least over {over or 'the rest'} at each N and D"] if over or why else []
+    return best, why, ", then ".join(how) or "none"
 
 
 def _refuse_mixed_units(used: pd.DataFrame) -> None:
     """Rows that count in other units than the rest lie far from what they should be."""
+    counts = [role for role in ("n", "d", "flops", "batch", "lr") if role in used]
+    positive = (used[counts] > 0) & (used[counts] < np.inf)
+    used = used[counts][positive.all(axis=1)]
     if {"n", "d", "flops"} <= set(used.columns) and len(used) > 1:
         share = np.log10((used["flops"] / (used["n"] * used["d"])).to_numpy(dtype=np.float64))
-        share = share[np.isfinite(share)]
-        if share.size and np.ptp(share) > 2.5:
+        if np.ptp(share) > 2.5:
             raise RequestError(
                 f"C / (N D) lies between {10 ** share.min():.3g} and {10 ** share.max():.3g} in these rows: "
                 "they mix units of N, D or C."
             )
-    for role in ("n", "d", "flops", "batch", "lr"):
-        if role in used:
-            values = np.sort(np.log10(used[role].to_numpy(dtype=np.float64)[used[role] > 0]))
-            if values.size > 1 and np.diff(values).max() > 5:
-                raise RequestError(
-                    f"{role} jumps from {10 ** values[np.argmax(np.diff(values))]:.3g} to "
-                    f"{10 ** values[np.argmax(np.diff(values)) + 1]:.3g}: the rows mix units."
-                )
+    for role in counts:
+        values = np.sort(np.log10(used[role].to_numpy(dtype=np.float64)))
+        if values.size > 1 and np.diff(values).max() > 5:
+            gap = int(np.argmax(np.diff(values)))
+            low, high = 10 ** values[gap], 10 ** values[gap + 1]
+            raise RequestError(f"{role} jumps from {low:.3g} to {high:.3g}: the rows mix units.")

@@ -128,7 +128,8 @@ def _hold_out(made: Fit, law: Law, data: Observations, request: Request) -> None
         raise RequestError(f"{law.name} predicts no loss that could be held out.")
     options: Any = build(law.options, {**request.options, "replicates": 0}, "option")
     try:
-        made.held_out = hold_out(law, data, options, role, int(count), request.rolling)
+        with fits.computing(law):
+            made.held_out = hold_out(law, data, options, role, int(count), request.rolling)
     except CannotFit as error:
         raise RequestError(f"--hold-out {request.hold_out}: {error}") from None
     errors = np.array([row["error"] for row in made.held_out])

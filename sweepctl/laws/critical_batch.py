@@ -41,6 +41,7 @@ from sweepctl.laws.steps_curve import Steps, fit_steps, log_steps_at
 NAME = "critical-batch"
 MIN_BATCHES = 3
 COLLINEAR = 10.0
+IN_LINE = 300.0
 DEFINITIONS = ("B_crit", "B_overhead")
 OVER: dict[str, tuple[str, ...]] = {
     "none": (),
@@ -297,6 +298,12 @@ def _power(
     freedom = len(values) - size
     draw = np.random.Generator(np.random.PCG64(options.seed + 1))
     flags = _shape(predictors)
+    logs = np.stack([np.log(column) for column in predictors.values()], axis=1)
+    if any(flag.startswith("collinear") for flag in flags) and collinear(logs, IN_LINE):
+        raise CannotFit(
+            f"{' and '.join(predictors)} rise together over the {len(values)} points, which cannot tell "
+            "their powers apart: fit over one of them."
+        )
     if freedom > 0:
         spread = _spread(float(np.sum(left**2)), freedom, options.replicates, draw)
         noise = spread[:, None] * draw.standard_normal((options.replicates, len(values)))
@@ -336,6 +343,7 @@ def _shape(predictors: dict[str, Floats]) -> list[str]:
     flags = [f"not_identified:{name}_{role}" for role in still for name in DEFINITIONS]
     if len(columns) > 1 and not still and collinear(np.stack(list(columns.values()), axis=1), COLLINEAR):
         flags.append("collinear:" + "_".join(columns))
+        flags += [f"not_identified:{name}_{role}" for role in columns for name in DEFINITIONS]
     return flags
 
 
@@ -399,4 +407,5 @@ LAW = Law(
     targets=(("batch",), ("loss",), ("n",), ("d",), ("n", "d")),
     annealed=False,
     reduced=False,
+    held_out="none",
 )

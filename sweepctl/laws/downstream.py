@@ -93,6 +93,13 @@ def fit(data: Observations, options: Options) -> Fit:
             above 1, or no column that step 1 goes by.
     """
     _refuse(data)
+    if {"d"} <= set(data.columns) and "run" in data:
+        points = len(set(zip(data.label("run"), data.d, strict=True)))
+        if points < len(data):
+            raise CannotFit(
+                f"{len(data) - points} of {len(data)} rows repeat another's run and tokens: choose one task "
+                "with --where."
+            )
     roles = chain.roles(data)
     used = data.keep(~roles[chain.TARGET], "its role is target: it is only predicted")
     runs = gather(used, options)

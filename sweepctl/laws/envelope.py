@@ -265,7 +265,8 @@ def _flags(data: Observations, places: Any, made: Fit) -> list[str]:
     count = len(np.unique(sizes))
     if count < 3:
         flags.append(f"few_models:{count}")
-    if count == 1:
+    ratios = data.d[places] / data.n[places]
+    if count == 1 or np.ptp(np.log(ratios)) < 0.01:  # the envelope then only says how the runs were chosen
         flags += [f"not_identified:{name}" for name in ("a", "k_n", "b", "k_d")]
     for name, extreme in (("smallest", data.n.min()), ("largest", data.n.max())):
         if np.mean(sizes == extreme) > 0.25:

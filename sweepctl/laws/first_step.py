@@ -96,6 +96,10 @@ def _by_size(ends: Mapping[str, Floats], choice: Choice, weights: Floats) -> Sol
     flat = {name for name, wide in zip(("E", "A", "B", "alpha", "beta"), found.spread, strict=True)
             if not np.isfinite(wide)}  # fmt: skip
     flat |= {name for name, values in (("alpha", n), ("beta", d)) if len(np.unique(values)) < 3}
+    if abs(np.corrcoef(np.log(n), np.log(d))[0, 1]) > 0.999:
+        flat |= {"A", "B", "alpha", "beta"}
+    if "E" in samples and np.nanpercentile(samples["E"], 2.5) < 0.02 * loss.min():
+        flat.add("E")
     flags += [f"not_identified:{name}" for name in parametric_search.PARAMS
               if name in flat and f"at_bound:{name}" not in flags]  # fmt: skip
     return Solved(params, samples, float(found.objectives[0]), found.starts, flags)

@@ -71,6 +71,8 @@ def _row(law: Law, made: Fit, data: Observations, i: int, told: dict[str, Any]) 
     roles = next(r for r in law.targets if all(role in data.columns for role in r))
     at = {role: float(data[role][i]) for role in roles}
     predicted, measured = float(law.predict(made, at)["loss"].value), float(data.loss[i])
+    if not np.isfinite(predicted):
+        raise CannotFit("what is left of the rows does not identify the law at those that are held out.")
     error = predicted / measured - 1
     return {
         **told, "row": data.rows[i], "at": at, "predicted": predicted, "measured": measured, "error": error

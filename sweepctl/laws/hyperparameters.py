@@ -314,4 +314,5 @@ LAW = Law(
     predict=predict,
     targets=(("n", "d"), ("flops",), ("d",), ("n",), ("n", "d", "batch"), ("flops", "batch")),
     reduced=False,
+    held_out="none",
 )

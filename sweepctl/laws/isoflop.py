@@ -19,7 +19,19 @@ import numpy as np
 
 from sweepctl.laws import compute, frontier, parametric
 from sweepctl.laws.isoflop_budgets import MIN_POINTS, Budget, budgets, check, drawn_curve, vertices
-from sweepctl.laws.law import CannotFit, Fit, Floats, Law, Observations, Resampling, claim, option, short
+from sweepctl.laws.law import (
+    CannotFit,
+    Estimate,
+    Fit,
+    Floats,
+    Law,
+    Observations,
+    Resampling,
+    Target,
+    claim,
+    option,
+    short,
+)
 
 NAME = "isoflop"
 FLOOR = 4
@@ -114,6 +126,17 @@ def fit(data: Observations, options: Options) -> Fit:
         low, _ = made_fit.intervals.get("E", (made_fit.params.get("E", 0.0), 0.0))
         made_fit.flags += ["not_identified:E"] if not low > 0 else []
     return made_fit
+
+
+def predict(made: Fit, target: Target) -> dict[str, Estimate]:
+    """What the power laws say at target["flops"]; no loss beyond the budgets where they were too few for the
+    floor of L*(C)."""
+    found = frontier.predict(made, target)
+    known = [minimum["flops"] for minimum in made.details["minima"]]
+    inside = 0.5 * min(known) <= target["flops"] <= 2 * max(known)
+    if made.protocol["floor"] is None and "E" not in made.params and not inside:
+        found["loss"] = Estimate(float("nan"), (float("nan"), float("nan")))
+    return found
 
 
 def _minimum(
@@ -222,8 +245,6 @@ def _floored(
     filled = np.where(there, drawn, log_l)
     return params, named(compute.solve(log_c, filled, there.astype(np.float64), how).params())
 
-
-predict = frontier.predict
 
 LAW = Law(
     name=NAME,

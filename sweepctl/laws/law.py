@@ -16,6 +16,8 @@ Mask = NDArray[np.bool_]
 LEVEL = 0.95
 """Coverage of every interval."""
 
+MOST_REPLICATES = 100_000
+
 NUMBERS = {
     "n": "parameters N",
     "d": "tokens D",
@@ -300,9 +302,10 @@ class Resampling:
     seed: int = option(0, "of the replicates")
 
     def __post_init__(self) -> None:
-        for name in ("replicates", "seed"):
-            if getattr(self, name) < 0:
-                raise CannotFit(f"{name} must be at least 0; it is {getattr(self, name)}.")
+        for name, most in (("replicates", MOST_REPLICATES), ("seed", 2**32)):
+            value = getattr(self, name)
+            if not 0 <= value <= most:
+                raise CannotFit(f"{name} must be a whole number from 0 to {most:,}; it is {value:.6g}.")
 
 
 def percentile_interval(samples: Any) -> tuple[float, float]:

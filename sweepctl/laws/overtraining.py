@@ -50,7 +50,9 @@ class Options(Resampling):
     )
     eta: tuple[float, ...] = option(ETA, "where eta is searched")
     gamma: tuple[float, ...] = option(GAMMA, "where gamma is searched")
-    resample: Literal["noise", "rows", "runs"] = option("noise", "noisy copies, drawn rows, or drawn runs")
+    resample: Literal["auto", "noise", "rows", "runs"] = option(
+        "auto", "noisy copies, drawn rows, or drawn runs; auto: runs where one has several rows, else copies"
+    )
     noise: float | None = option(None, "s.d. of log loss between equal runs; none: the scatter of these")
 
     def __post_init__(self) -> None:
@@ -158,11 +160,19 @@ def _refuse(rows: Observations, errors: bool) -> None:
         raise CannotFit(f"The errors are all {rows['error'][0]:g}: leave them out to fit the loss alone.")
 
 
+def _how(used: Observations, options: Options) -> str:
+    """What replicates are: rows of one run are not independent."""
+    if options.resample != "auto":
+        return options.resample
+    return "runs" if "run" in used and len(used.groups("run")) < len(used) else "noise"
+
+
 def _weights(used: Observations, options: Options) -> Floats | None:
     """How often each row counts in each replicate [replicates, rows]; none where copies are noisy instead."""
-    if options.resample == "noise":
+    how = _how(used, options)
+    if how == "noise":
         return None
-    if options.resample == "rows":
+    if how == "rows":
         return linear.resample(len(used), options.replicates, options.seed)
     numbers = np.zeros(len(used), dtype=np.int64)
     for number, members in enumerate(used.groups("run").values()):
@@ -280,7 +290,7 @@ def _assemble(
             samples["m_best"] = _best(samples)
     told = {"noise": "noisy copies of the losses", "rows": "resampled rows", "runs": "resampled runs"}
     return claim(
-        NAME, used, options, params, first.squares, samples, told[options.resample],
+        NAME, used, options, params, first.squares, samples, told[_how(used, options)],
         derived=derived, details=details, residuals=residuals.tolist(),
     )  # fmt: skip
 
@@ -327,11 +337,22 @@ def _flags(made: Fit, rows: Observations, options: Options, first: Step, second:
         names.add("m_best")
     flags += [f"not_identified:{name}" for name in ("E", "a", "b", "eta", "epsilon", "k", "gamma", "m_best")
               if name in names]  # fmt: skip
+    names |= {name for name in ("a", "b") if _spans_zero(made, name) and options.bounds != "nonnegative"}
+    flags += [
+        f"not_identified:{name}"
+        for name in ("a", "b")
+        if name in names and f"not_identified:{name}" not in flags
+    ]
     if options.bounds == "nonnegative":
         flags += [f"at_bound:{name}" for name in ("E", "a", "b") if made.params[name] <= 0]
     if len(rows) == MIN_ROWS:
         flags.append("one_degree_of_freedom")
     return flags
+
+
+def _spans_zero(made: Fit, name: str) -> bool:
+    low, high = made.intervals.get(name, (1.0, 1.0))
+    return low < 0 < high
 
 
 def _at_end(value: float, ends: tuple[float, ...]) -> bool:

@@ -196,10 +196,26 @@ def predict_optimum(made: Fit, flops: float) -> dict[str, Estimate]:
 
 
 def predict_target(made: Fit, target: Target) -> dict[str, Estimate]:
-    """The loss at (n, d), or the optimum at flops."""
+    """The loss at (n, d), or the optimum at flops; NaN where the rows do not identify it: an optimum without
+    both exponents, a loss beyond the only sizes, tokens or ratios that were trained."""
+    nothing = Estimate(float("nan"), (float("nan"), float("nan")))
+    unknown = {flag.partition(":")[2] for flag in made.flags if flag.startswith("not_identified")}
     if "flops" in target:
-        return predict_optimum(made, target["flops"])
-    return {"loss": predict(made, target["n"], target["d"])}
+        found = predict_optimum(made, target["flops"])
+        return dict.fromkeys(found, nothing) if unknown & {"A", "B", "alpha", "beta"} else found
+    n, d = (np.asarray(made.details["points"][role]) for role in ("n", "d"))
+    beyond = [
+        {"A", "alpha"} <= unknown and not _within(target["n"], n),
+        {"B", "beta"} <= unknown and not _within(target["d"], d),
+        "collinear:n_d" in made.flags
+        and {"A", "B"} <= unknown
+        and not _within(target["d"] / target["n"], d / n),
+    ]
+    return {"loss": nothing if any(beyond) else predict(made, target["n"], target["d"])}
+
+
+def _within(value: float, known: Floats) -> bool:
+    return bool(0.5 * known.min() <= value <= 2 * known.max())
 
 
 def _flags(data: Observations, made: Fit, whole: Solved) -> list[str]:

@@ -146,7 +146,7 @@ def _show_answers(out: Console, made: Fit) -> None:
             for role, value in prediction["at"].items()
         )
         rows = [
-            [name, f"{value:.5g}", bounds(prediction["intervals"].get(name))]
+            [name, _value(value), bounds(prediction["intervals"].get(name))]
             for name, value in prediction.items() if name not in ("at", "intervals")
         ]  # fmt: skip
         rows += [
@@ -183,6 +183,10 @@ def _show_answers(out: Console, made: Fit) -> None:
             values = {**one.get("derived", {}), **one.get("params", {})}
             rows.append([counted, *(f"{values[k]:.4g}" if k in values else "" for k in names)])
         out.print(table("under each accounting (parameters/FLOPs)", ["", *names], rows))
+
+
+def _value(value: float) -> str:
+    return f"{value:.5g}" if math.isfinite(value) else "not identified"
 
 
 def bounds(interval: Any) -> str:

@@ -28,15 +28,20 @@ ZHANG = {
 hlzhang109/critical-batch-size, of Zhang et al. 2024."""
 
 
-def curves(noise: float = 0.0, seed: int = 0, scatter: float = 0.0, models: int = 5) -> Observations:
-    """B_crit = 20 N^0.6 = 4e9 / L^(1/0.2), S_min = 2000 (N / 1e8)^0.3 for every model."""
+def curves(
+    noise: float = 0.0, seed: int = 0, scatter: float = 0.0, models: int = 5, bent: float = 0.0
+) -> Observations:
+    """B_crit = 20 N^0.6 = 4e9 / L^(1/0.2), S_min = 2000 (N / 1e8)^0.3 for every model; D = 20 N, every other
+    model's e^bent times that."""
     g, rows = np.random.default_rng(seed), []
-    for n in np.geomspace(1e8, 2e9, models):
+    for number, n in enumerate(np.geomspace(1e8, 2e9, models)):
         critical = 20 * n**0.6 * np.exp(scatter * g.standard_normal())
         loss = (4e9 / (20 * n**0.6)) ** 0.2
         steps = 2000 * (n / 1e8) ** 0.3 * (1 + critical / BATCHES)
         steps *= np.exp(noise * g.standard_normal(len(BATCHES)))
-        rows += [(n, 20 * n, loss, b, s) for b, s in zip(BATCHES, steps, strict=True)]
+        rows += [
+            (n, 20 * n * np.exp(bent * (number % 2)), loss, b, s) for b, s in zip(BATCHES, steps, strict=True)
+        ]
     n, d, loss, batch, steps = np.array(rows).T
     group = [f"{x / 1e6:.0f}M" for x in n]
     return Observations.of(n=n, d=d, loss=loss, batch=batch, steps=steps, group=group)
@@ -95,8 +100,13 @@ def test_power_laws_over_loss_and_sizes() -> None:
     assert found["B_overhead"].value == pytest.approx(0.8e9 / 32, rel=1e-5)
     by_n = law.fit(data, Options(over="n", replicates=0)).params
     assert (by_n["B_crit_factor"], by_n["B_crit_n"]) == pytest.approx((20, 0.6), rel=1e-5)
-    both = law.fit(data, Options(over="n,d", replicates=0))
-    assert "collinear:n_d" in both.flags and both.derived["B_crit_r2"] == pytest.approx(1)
+    with pytest.raises(CannotFit, match="rise together"):
+        law.fit(data, Options(over="n,d", replicates=0))
+    near = law.fit(curves(bent=0.2), Options(over="n,d", replicates=0))
+    assert {"collinear:n_d", "not_identified:B_crit_n", "not_identified:B_crit_d"} <= set(near.flags)
+    both = law.fit(curves(bent=2.0), Options(over="n,d", replicates=0))
+    assert both.flags == [] and both.derived["B_crit_r2"] == pytest.approx(1)
+    assert (both.params["B_crit_n"], both.params["B_crit_d"]) == pytest.approx((0.6, 0), abs=1e-6)
     assert law.predict(both, {"n": 1e9, "d": 2e10})["B_crit"].value == pytest.approx(20 * 1e9**0.6, rel=1e-4)
     with pytest.raises(CannotFit, match="no law over d"):
         law.predict(both, {"d": 1e10})
@@ -235,7 +245,7 @@ def test_refusals_are_one_sentence() -> None:
 
 @pytest.mark.parametrize("over", ["none", "loss", "n,d"])
 def test_drawn(over: Any, tmp_path: Path) -> None:
-    draw(tmp_path / "a.png", [law.fit(curves(0.03), Options(over=over, replicates=20))])
+    draw(tmp_path / "a.png", [law.fit(curves(0.03, bent=2.0), Options(over=over, replicates=20))])
     assert (tmp_path / "a.png").stat().st_size > 10_000
     if over == "loss":
         data = Observations.of(loss=[2.0, 3.0, 4.0], batch=[4e6, 2e6, 1e6])

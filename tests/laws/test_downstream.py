@@ -159,7 +159,7 @@ def test_the_anchor_and_bounds_are_choices() -> None:
         ({"role": ["train"] * 16}, "'train'"),
         ({"role": ["fit"] * 5 + ["task"] * 11}, "needs 6 runs; there are 5"),
         ({"n": np.full(16, 1e9)}, "2 values of n; there are 1"),
-        ({"run": ["one"] * 16}, "needs 6 runs; there are 1"),
+        ({"run": ["one"] * 16}, "repeat another's run and tokens"),
     ],
 )
 def test_what_is_refused(changed: dict[str, Any], told: str) -> None:
