@@ -166,7 +166,8 @@ def _names(frame: pd.DataFrame, row: str | None) -> pd.Series:
 def _reasons(frame: pd.DataFrame, law: Law, reading: Reading) -> pd.Series:
     """Why rows are left out before their numbers are looked at: '' where they are not."""
     reasons = pd.Series("", index=frame.index, dtype=object)
-    if "for_fit" in frame.columns:
+    of_settings = {"lr", "batch"} & {*law.needs, *law.takes}  # what stages that choose a setting are for
+    if "for_fit" in frame.columns and not of_settings:
         reasons[~frame["for_fit"].astype(bool)] = "its stage is not meant for laws"
     if "state" in frame.columns:
         absent = frame["state"] != "done"

@@ -50,7 +50,10 @@ class Options(Resampling):
     floor: float | None = option(None, "E in nats; 0 is a pure power law; none: fitted, at least 0")
     objective: Literal["squares", "huber"] = option("squares", "of log residuals")
     delta: float = option(1e-3, "where a Huber loss turns from square to absolute")
-    rows: Literal["all", "best"] = option("all", "rows fitted: all, or the least loss of each budget")
+    rows: Literal["auto", "all", "best"] = option(
+        "auto",
+        "rows fitted: all, or the least loss of each budget; auto: best where one holds several sizes N",
+    )
     tolerance: float = option(0.1, "with rows=best, share in FLOPs within which rows are of a budget")
     intervals: Literal["copies", "rows"] = option(
         "copies", "replicates: copies of the law with its scatter, or rows drawn with replacement"
@@ -265,7 +268,8 @@ def predict(made: Fit, target: Target) -> dict[str, Estimate]:
 
 
 def _fitted(data: Observations, options: Options) -> Observations:
-    """The rows that are fitted: not those of role target, and with rows=best the least of each budget."""
+    """The rows that are fitted: not those of role target, and with rows=best the least of each budget. Of
+    several sizes at one budget only the best is on L(C)."""
     if "role" in data.labels:
         data = data.keep([role != "target" for role in data.label("role")], "its role is target")
     if options.rows == "all" or not len(data):
@@ -273,6 +277,9 @@ def _fitted(data: Observations, options: Options) -> Observations:
     from sweepctl.laws.holdout import levels
 
     place = levels(data.flops, options.tolerance)
+    sizes = len(set(zip(place.tolist(), data.n, strict=True))) if "n" in data else 0
+    if options.rows == "auto" and sizes <= place.max() + 1:
+        return data
     best = [min(np.flatnonzero(place == k), key=lambda i: data.loss[i]) for k in range(place.max() + 1)]
     return data.keep(np.isin(np.arange(len(data)), best), "another row of its budget is lower")
 
