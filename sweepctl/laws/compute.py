@@ -19,7 +19,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sweepctl.laws import linear
 from sweepctl.laws.law import (
     CannotFit,
     Estimate,
@@ -34,7 +33,8 @@ from sweepctl.laws.law import (
     option,
     percentile_interval,
 )  # fmt: skip
-from sweepctl.laws.optimize import minimize
+from sweepctl.laws.numerics import linear
+from sweepctl.laws.numerics.optimize import minimize
 
 NAME = "compute"
 STARTS = (0.01, 0.03, 0.06, 0.1, 0.15, 0.22, 0.3, 0.45, 0.7, 1.0, 1.5)

@@ -21,7 +21,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sweepctl.laws.cells import Cell, cells, center
 from sweepctl.laws.law import (
     CannotFit,
     Estimate,
@@ -35,8 +34,9 @@ from sweepctl.laws.law import (
     estimate,
     option,
 )
-from sweepctl.laws.linear import collinear, power_law, r_squared
-from sweepctl.laws.steps_curve import Steps, fit_steps, log_steps_at
+from sweepctl.laws.numerics.linear import collinear, power_law, r_squared
+from sweepctl.laws.parts.cells import Cell, cells, center
+from sweepctl.laws.parts.steps_curve import Steps, fit_steps, log_steps_at
 
 NAME = "critical-batch"
 MIN_BATCHES = 3

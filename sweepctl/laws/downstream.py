@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sweepctl.laws import chain, first_step, linear, profile, sigmoid
 from sweepctl.laws.law import (
     CannotFit,
     Estimate,
@@ -30,7 +29,9 @@ from sweepctl.laws.law import (
     claim,
     option,
 )  # fmt: skip
-from sweepctl.laws.parametric_search import Objective
+from sweepctl.laws.numerics import linear, profile
+from sweepctl.laws.parts import chain, first_step, sigmoid
+from sweepctl.laws.parts.parametric_search import Objective
 
 NAME = "downstream"
 MIN_POINTS = 5

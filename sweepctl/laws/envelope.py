@@ -16,7 +16,6 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sweepctl.laws import frontier, linear
 from sweepctl.laws.law import (
     CannotFit,
     Fit,
@@ -28,6 +27,8 @@ from sweepctl.laws.law import (
     claim,
     option,
 )  # fmt: skip
+from sweepctl.laws.numerics import linear
+from sweepctl.laws.parts import frontier
 
 NAME = "envelope"
 LEAST, FEW = 3, 6

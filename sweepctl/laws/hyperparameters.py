@@ -14,8 +14,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sweepctl.laws.cells import Cell, cells, center
-from sweepctl.laws.gaps import gap, judged
 from sweepctl.laws.law import (
     CannotFit,
     Estimate,
@@ -29,9 +27,11 @@ from sweepctl.laws.law import (
     estimate,
     option,
 )
-from sweepctl.laws.linear import collinear
-from sweepctl.laws.optima import Search, at_edge, optima, swept
-from sweepctl.laws.powers import Power, power_at, through
+from sweepctl.laws.numerics.linear import collinear
+from sweepctl.laws.parts.cells import Cell, cells, center
+from sweepctl.laws.parts.gaps import gap, judged
+from sweepctl.laws.parts.optima import Search, at_edge, optima, swept
+from sweepctl.laws.parts.powers import Power, power_at, through
 
 NAME = "hyperparameters"
 ROLES: tuple[Literal["lr", "batch"], ...] = ("lr", "batch")

@@ -17,8 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sweepctl.laws import compute, frontier, parametric
-from sweepctl.laws.isoflop_budgets import MIN_POINTS, Budget, budgets, check, drawn_curve, vertices
+from sweepctl.laws import compute, parametric
 from sweepctl.laws.law import (
     CannotFit,
     Estimate,
@@ -32,6 +31,8 @@ from sweepctl.laws.law import (
     option,
     short,
 )
+from sweepctl.laws.parts import frontier
+from sweepctl.laws.parts.isoflop_budgets import MIN_POINTS, Budget, budgets, check, drawn_curve, vertices
 
 NAME = "isoflop"
 FLOOR = 4

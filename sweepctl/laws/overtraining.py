@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sweepctl.laws import chain, linear, profile
 from sweepctl.laws.law import (
     CannotFit,
     Estimate,
@@ -30,6 +29,8 @@ from sweepctl.laws.law import (
     estimate,
     option,
 )  # fmt: skip
+from sweepctl.laws.numerics import linear, profile
+from sweepctl.laws.parts import chain
 
 NAME = "overtraining"
 MIN_ROWS = 5

@@ -29,11 +29,11 @@ from sweepctl.laws.law import (
     estimate,
     percentile_interval,
 )  # fmt: skip
-from sweepctl.laws.linear import least_squares, resample, resample_groups
-from sweepctl.laws.parametric_search import PARAMS, STEEPEST, refit
-from sweepctl.laws.parametric_search import Options as Options
-from sweepctl.laws.parametric_search import Solved as Solved
-from sweepctl.laws.parametric_search import solve as solve
+from sweepctl.laws.numerics.linear import least_squares, resample, resample_groups
+from sweepctl.laws.parts.parametric_search import PARAMS, STEEPEST, refit
+from sweepctl.laws.parts.parametric_search import Options as Options
+from sweepctl.laws.parts.parametric_search import Solved as Solved
+from sweepctl.laws.parts.parametric_search import solve as solve
 
 NAME = "parametric"
 SIX_N = (6.0, 0.0)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sweepctl.laws import critical_batch as law
 from sweepctl.laws.critical_batch import Options
 from sweepctl.laws.law import CannotFit, Observations
-from sweepctl.laws.steps_curve import fit_steps
+from sweepctl.laws.parts.steps_curve import fit_steps
 from sweepctl.report.laws import draw
 
 BATCHES = 2.0 ** np.arange(15, 24)

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweepctl.collect.observations import Reading, observations
-from sweepctl.laws import downstream, first_step, sigmoid
+from sweepctl.laws import downstream
 from sweepctl.laws.downstream import Options
 from sweepctl.laws.law import CannotFit, Observations
+from sweepctl.laws.parts import first_step, sigmoid
 from tests.laws.common import SHARED
 
 STEPS: dict[Any, dict[str, float]] = {

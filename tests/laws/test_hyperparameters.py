@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from sweepctl.collect.fits import read_targets
 from sweepctl.collect.observations import Reading, observations
 from sweepctl.laws import hyperparameters as law
-from sweepctl.laws.gaps import PUBLISHED, gap
 from sweepctl.laws.hyperparameters import LAW, Options
 from sweepctl.laws.law import CannotFit, Fit, Observations
-from sweepctl.laws.optima import vertex
+from sweepctl.laws.parts.gaps import PUBLISHED, gap
+from sweepctl.laws.parts.optima import vertex
 from sweepctl.report.laws import draw
 from tests.laws.common import SHARED
 

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
-from sweepctl.laws import parametric, surface
+from sweepctl.laws import parametric
 from sweepctl.laws.law import CannotFit, Observations
+from sweepctl.laws.numerics import surface
 from sweepctl.laws.parametric import Options, solve
-from sweepctl.laws.parametric_search import HOFFMANN, PARAMS, refit
+from sweepctl.laws.parts.parametric_search import HOFFMANN, PARAMS, refit
 from tests.laws.common import SHARED, observed
 
 TRUE = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}

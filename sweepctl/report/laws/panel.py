@@ -21,7 +21,8 @@ def logarithmic(ax: Axes, axis: str, label: str) -> None:
     ax.set(**{f"{axis}scale": "log", f"{axis}label": label})
     one = ax.xaxis if axis == "x" else ax.yaxis
     one.set_major_locator(LogLocator(10, numticks=8))
-    one.set_major_formatter(FuncFormatter(lambda value, _: count(value) if value < 1e15 else f"{value:.0e}"))
+    counts = "FLOPs" not in label
+    one.set_major_formatter(FuncFormatter(lambda v, _: count(v) if counts and v < 1e15 else f"{v:.0e}"))
     one.set_minor_formatter(NullFormatter())
 
 

@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sweepctl.laws import linear, parametric_search, profile
 from sweepctl.laws.law import CannotFit, Floats
+from sweepctl.laws.numerics import linear, profile
 from sweepctl.laws.parametric import loss as loss_at
+from sweepctl.laws.parts import parametric_search
 
 Form = Literal["nd", "flops", "log_flops"]
 NAMES = {"nd": parametric_search.PARAMS, "flops": ("E", "A", "alpha"), "log_flops": ("intercept", "slope")}

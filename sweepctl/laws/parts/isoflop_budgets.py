@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.interpolate import Akima1DInterpolator
 
-from sweepctl.laws import linear
 from sweepctl.laws.law import CannotFit, Floats, Observations
+from sweepctl.laws.numerics import linear
 
 if TYPE_CHECKING:
     from sweepctl.laws.isoflop import Options

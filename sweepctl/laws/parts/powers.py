@@ -10,8 +10,8 @@ import numpy as np
 from scipy import stats
 
 from sweepctl.laws.law import LEVEL, Floats, Resampling
-from sweepctl.laws.linear import power_law, resample, resample_groups
-from sweepctl.laws.optima import Optima
+from sweepctl.laws.numerics.linear import power_law, resample, resample_groups
+from sweepctl.laws.parts.optima import Optima
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from sweepctl.laws.law import Floats, Mask
-from sweepctl.laws.schedules import Falls
+from sweepctl.laws.parts.schedules import Falls
 
 Values = tuple[Floats, Floats]
 """Predicted losses [rows, points] and their derivatives [rows, k, points]."""

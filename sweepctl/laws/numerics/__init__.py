@@ -1,0 +1,1 @@
+"""Many small fits at once, as arrays: least squares, profiles, batched descent."""
