@@ -42,7 +42,7 @@ def show_laws(out: Console, json_file: str | None) -> None:
             f"  {law.source}. Needs {', '.join(law.needs)}{_more(law)}; predicts {_targets(law) or 'nothing'}"
         )
         rows = [
-            [name, str(one["default"]), one["values"], one["told"]] for name, one in told["options"].items()
+            [name, json.dumps(one["default"]), one["values"], one["told"]] for name, one in told["options"].items()
         ]
         listing = table("", ["option", "default", "values", ""], rows, 4)
         for column in listing.columns[1:]:
@@ -73,7 +73,7 @@ def _values(kind: Any) -> str:
         return "list of " + _values(get_args(kind)[0])
     if get_args(kind):
         return " or ".join(_values(one) for one in get_args(kind))
-    return {float: "number", int: "whole number", str: "text", bool: "true, false"}.get(kind, "none")
+    return {float: "number", int: "whole number", str: "text", bool: "true, false"}.get(kind, "null")
 
 
 def _more(law: Law) -> str:
