@@ -42,7 +42,8 @@ def show_laws(out: Console, json_file: str | None) -> None:
             f"  {law.source}. Needs {', '.join(law.needs)}{_more(law)}; predicts {_targets(law) or 'nothing'}"
         )
         rows = [
-            [name, json.dumps(one["default"]), one["values"], one["told"]] for name, one in told["options"].items()
+            [name, json.dumps(one["default"]), one["values"], one["told"]]
+            for name, one in told["options"].items()
         ]
         listing = table("", ["option", "default", "values", ""], rows, 4)
         for column in listing.columns[1:]:

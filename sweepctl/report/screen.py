@@ -101,23 +101,29 @@ def _show_results(out: Console, found: Findings) -> None:
         out.print("  " + ", ".join(f"{number} {state}" for state, number in other.items()))
 
 
+OF_OPTIMA = ("isoflop", "parametric", "envelope")
+"""Laws whose a and b are the exponents of N*(C) and D*(C)."""
+
+
 def _show_laws(out: Console, found: Findings) -> None:
     fits = found.fits
     if not fits:
         out.print(f"no law yet; `sweepctl fit {found.sweep.name}` says what it lacks\n")
         return
     rows = []
+    optima = {name: made for name, made in fits.items() if name in OF_OPTIMA}
     for name, made in fits.items():
-        for key in ("E", "alpha", "beta", "a", "b"):
+        for key in ("E", "alpha", "beta", "a", "b") if name in optima else made.params:
             value = made.params.get(key, made.derived.get(key))
             if value is not None and key in made.intervals:
-                meaning = {"a": "N* ~ C^a", "b": "D* ~ C^b"}.get(key, key)
+                meaning = {"a": "N* ~ C^a", "b": "D* ~ C^b"}.get(key, key) if name in optima else key
                 rows.append([name, meaning, *estimate(made, key, value)])
-    runs = " and ".join(str(n) for n in sorted({len(made.rows_used) for made in fits.values()}))
-    out.print(table(f"laws, fitted to {runs} runs", ["law", "", "value", "95 % interval"], rows, left=2))
-    both = [made.intervals["a"] for made in fits.values() if "a" in made.intervals]
-    if len(both) == 2:
-        agree = both[0][0] <= both[1][1] and both[1][0] <= both[0][1]
+    stands = ", ".join(f"{name} {len(made.rows_used)}" for name, made in fits.items())
+    out.print(table("laws", ["law", "", "value", "95 % interval"], rows, left=2))
+    out.print(f"  rows they stand on: {stands}")
+    both = [made.intervals["a"] for made in optima.values() if "a" in made.intervals]
+    if len(both) > 1:
+        agree = max(low for low, _ in both) <= min(high for _, high in both)
         out.print(f"  the exponents of N* {'agree' if agree else 'do not agree'} within their intervals")
     flags = [f"{name}: {flag}" for name, made in fits.items() for flag in made.flags]
     if flags:
