@@ -213,3 +213,14 @@ def test_what_the_rows_do_not_identify_is_not_predicted(fit: Any) -> None:
     two = runs().query("n < 5e7")
     made = fit(two, *PARAMETRIC, "--at", "n=4e7,d=1e9", "--at", "n=1e11,d=1e9")
     assert [row["loss"] is None for row in made["predictions"]] == [False, True]
+
+
+def test_names_are_shown_as_they_are(fit: Any) -> None:
+    """Also those that look like markup of the terminal."""
+    frame = pd.concat(
+        [runs().assign(group="a[/x]"), runs().assign(group="[red]b", loss=1.01 * runs()["loss"])]
+    )
+    told = fit(frame, "--law", "compare", "--option", "replicates=50", "--json", "made.json")
+    assert "[red]b" in told
+    made = fit(frame, "--law", "compare", "--option", "replicates=0")
+    assert not any(flag.startswith("not_resolved") for flag in made["flags"])

@@ -227,7 +227,7 @@ def _answer(made: Fit, flops: float) -> None:
         measured = known["low"] / NEAR <= needed <= known["high"] * NEAR
         if not measured and f"extrapolated:{name}" not in made.flags:
             made.flags.append(f"ratio_extrapolated:{name}")
-        low, high = made.intervals.get(f"{name}.loss_difference", (0.0, 0.0))
+        low, high = made.intervals.get(f"{name}.loss_difference", (1.0, 1.0))
         if low <= 0 <= high:
             made.flags.append(f"not_resolved:{name}")
 

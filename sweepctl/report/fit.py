@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from sweepctl.collect.fits import finite
@@ -88,7 +89,7 @@ def _targets(law: Law) -> str:
 def show_fit(out: Console, made: Fit) -> None:
     """The law with its intervals, what it stands on, and what was asked of it."""
     shown = {**made.params, **{k: v for k, v in made.derived.items() if k in made.intervals}}
-    rows = [[name, *estimate(made, name, value)] for name, value in shown.items()]
+    rows = [[escape(name), *estimate(made, name, value)] for name, value in shown.items()]
     formula = LAWS[made.law].formula if made.law in LAWS else ""
     out.print(f"[bold]{made.law}[/]: {formula}")
     out.print(table("", ["", "value", "95 % interval"], rows))
@@ -97,7 +98,7 @@ def show_fit(out: Console, made: Fit) -> None:
     convention = f" ({', '.join(told)})" if told else ""
     left_out = Counter(row["reason"] for row in made.rows_excluded)
     reasons = "; ".join(f"{number} left out: {reason}" for reason, number in left_out.items())
-    out.print(f"  {many(len(made.rows_used), 'row')} used{convention}. {reasons}")
+    out.print(f"  {many(len(made.rows_used), 'row')} used{escape(convention)}. {escape(reasons)}")
     if made.accounting.get("reduction", "none") != "none":
         out.print(f"  reduced: {made.accounting['reduction']}")
     out.print(f"  intervals: {made.protocol.get('intervals', 'none')}")
@@ -115,10 +116,10 @@ def show_fit(out: Console, made: Fit) -> None:
     if rest:
         out.print("  " + ", ".join(f"{name} {value:.4g}" for name, value in rest.items()))
     for name, why in made.details.get("not_fitted", {}).items():
-        out.print(f"  no law of {name}: {why}")
+        out.print(f"  no law of {name}: {escape(why)}")
     _show_deviations(out, made)
     if made.flags:
-        out.print(f"  [yellow]flags: {', '.join(made.flags)}[/]")
+        out.print(f"  [yellow]flags: {escape(', '.join(made.flags))}[/]")
     _show_answers(out, made)
     out.print()
 
@@ -132,7 +133,7 @@ def _show_deviations(out: Console, made: Fit) -> None:
         rows = sorted(rows, key=lambda row: -abs(row["deviation"]))[:DEVIATIONS]
     if rows:
         shown = [
-            [row["row"], flops(row["flops"]), f"{row['loss']:.4f}", f"{row['law']:.4f}",
+            [escape(row["row"]), flops(row["flops"]), f"{row['loss']:.4f}", f"{row['law']:.4f}",
              percent(row["deviation"] / 100), "" if row["fitted"] else "not fitted"]
             for row in rows
         ]  # fmt: skip
@@ -147,18 +148,18 @@ def _show_answers(out: Console, made: Fit) -> None:
             for role, value in prediction["at"].items()
         )
         rows = [
-            [name, _value(value), bounds(prediction["intervals"].get(name))]
+            [escape(name), _value(value), bounds(prediction["intervals"].get(name))]
             for name, value in prediction.items() if name not in ("at", "intervals")
         ]  # fmt: skip
         rows += [
             [name.replace("_", " "), "", bounds(ends)]
             for name, ends in prediction["intervals"].items() if name not in prediction
         ]  # fmt: skip
-        out.print(table(f"at {at}", ["", "value", "95 % interval"], rows))
+        out.print(table(escape(f"at {at}"), ["", "value", "95 % interval"], rows))
     if made.details.get("targets"):
         rows = [
             [
-                row["row"],
+                escape(row["row"]),
                 row["quantity"],
                 f"{row['predicted']:.5g}",
                 f"{row['actual']:.5g}",
@@ -170,8 +171,8 @@ def _show_answers(out: Console, made: Fit) -> None:
         out.print(table("rows that were only predicted", columns, rows))
     if made.held_out:
         rows = [
-            [row["row"], f"{row['fitted_up_to']:.3g}", *(f"{row[k]:.4f}" for k in ("predicted", "measured")),
-             percent(row["error"])]
+            [escape(row["row"]), f"{row['fitted_up_to']:.3g}",
+             *(f"{row[k]:.4f}" for k in ("predicted", "measured")), percent(row["error"])]
             for row in made.held_out
         ]  # fmt: skip
         role = made.held_out[0]["role"]

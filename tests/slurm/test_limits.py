@@ -40,7 +40,9 @@ def on(box: Any, planned: Planner, undisturbed: Callable[[Board], bytes], **sett
 def test_arrays_are_split_and_the_rest_waits(
     small_box: Any, planned: Planner, undisturbed: Callable[[Board], bytes]
 ) -> None:
-    sweep = on(small_box, planned, undisturbed)
+    # enough to train on while it is looked at
+    board = planned(name="limits", **GRID, budget__tokens=[25_000, 50_000])
+    sweep = OnSlurm(small_box, board, undisturbed)
     told = sweep.launch()
     assert all(len(array["jobs"]) <= 4 for array in told["arrays"])
     assert 0 < told["submitted"] <= 14 and told["unsubmitted"] == 18 - told["submitted"]
