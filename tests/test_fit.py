@@ -222,5 +222,9 @@ def test_names_are_shown_as_they_are(fit: Any) -> None:
     )
     told = fit(frame, "--law", "compare", "--option", "replicates=50", "--json", "made.json")
     assert "[red]b" in told
-    made = fit(frame, "--law", "compare", "--option", "replicates=0")
+    nameless = runs().head(3).assign(group=None, loss=5.0)
+    made = fit(
+        pd.concat([frame, nameless], ignore_index=True), "--law", "compare", "--option", "replicates=0"
+    )
+    assert [row["reason"] for row in made["rows_excluded"] if int(row["row"]) >= 50] == ["no group"] * 3
     assert not any(flag.startswith("not_resolved") for flag in made["flags"])

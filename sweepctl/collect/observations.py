@@ -86,6 +86,8 @@ def observations(frame: pd.DataFrame, law: Law, reading: Reading) -> Observation
         [r for r in numbers if r not in law.partial and (r not in law.takes or r in reading.columns)]
     ]
     reasons[(reasons == "") & needed.isna().any(axis=1)] = "no " + _first_absent(needed)
+    for role in (role for role in law.needs if role in LABELS):
+        reasons[(reasons == "") & used[role].isna()] = f"no {role}"
     reasons[(reasons == "") & frame.astype(str).duplicated()] = "it repeats another row"
     kept = used[reasons == ""].assign(row=names)
     reduced, dominated, how = _reduce(frame, kept, law, reading)
