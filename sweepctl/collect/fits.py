@@ -1,4 +1,4 @@
-"""Fits of a sweep: made from its runs, kept as JSON beside them."""
+"""Fits of sweeps and tables: made and asked for predictions; those of a sweep are kept as JSON beside it."""
 
 from __future__ import annotations
 

@@ -30,6 +30,7 @@ from sweepctl.laws.law import (
     Resampling,
     Target,
     claim,
+    misfit,
     option,
     percentile_interval,
 )  # fmt: skip
@@ -312,8 +313,7 @@ def _derived(
         "budgets": float(budgets),
         "scatter": scatter,
         "degrees_of_freedom": float(len(residuals) - (3 if options.floor is None else 2)),
-        "rms_log_residual": float(np.sqrt(np.mean(residuals**2))),
-        "max_log_residual": float(np.abs(residuals).max()),
+        **misfit(residuals),
     }
     if options.floor == 0:
         found["c"] = float(np.exp(np.log(one["a"]) / one["b"]))

@@ -27,6 +27,7 @@ from sweepctl.laws.law import (
     Resampling,
     Target,
     claim,
+    misfit,
     option,
     percentile_interval,
 )  # fmt: skip
@@ -237,8 +238,7 @@ def _scores(made: _Made, loss: Floats, residuals: Floats) -> dict[str, float]:
     predicted = made.form.values(made.x, made.design)[0][0]
     return {
         "r2": linear.r_squared(predicted, loss),
-        "rms_log_residual": float(np.sqrt(np.mean(residuals**2))),
-        "max_log_residual": float(np.abs(residuals).max()),
+        **misfit(residuals),
     }
 
 

@@ -27,6 +27,7 @@ from sweepctl.laws.law import (
     Resampling,
     Target,
     claim,
+    misfit,
     option,
 )  # fmt: skip
 from sweepctl.laws.numerics import linear, profile
@@ -245,8 +246,7 @@ def _assemble(
     derived = {
         "runs": float(ladder.sum()), "points": float(len(runs.loss)), "squares_accuracy": second["squares"],
         "noise": noise, "noise_accuracy": rough,
-        "rms_log_residual": float(np.sqrt(np.mean(residuals**2))),
-        "max_log_residual": float(np.abs(residuals).max()),
+        **misfit(residuals),
     }  # fmt: skip
     details = {
         "runs": [

@@ -19,6 +19,7 @@ import numpy as np
 
 from sweepctl.laws import compute, parametric
 from sweepctl.laws.law import (
+    UNKNOWN,
     CannotFit,
     Estimate,
     Fit,
@@ -136,7 +137,7 @@ def predict(made: Fit, target: Target) -> dict[str, Estimate]:
     known = [minimum["flops"] for minimum in made.details["minima"]]
     inside = 0.5 * min(known) <= target["flops"] <= 2 * max(known)
     if made.protocol["floor"] is None and "E" not in made.params and not inside:
-        found["loss"] = Estimate(float("nan"), (float("nan"), float("nan")))
+        found["loss"] = UNKNOWN
     return found
 
 

@@ -156,6 +156,13 @@ class Observations:
             rows=tuple(self.rows[i] for i in order),
         )
 
+    def numbers(self, role: str) -> NDArray[np.int64]:
+        """The number of each row's name from 0 on, in order of first appearance: [rows]."""
+        found = np.empty(len(self), dtype=np.int64)
+        for number, rows in enumerate(self.groups(role).values()):
+            found[rows] = number
+        return found
+
     def groups(self, role: str) -> dict[str, NDArray[np.int64]]:
         """Name -> the rows that bear it, in order of first appearance."""
         found: dict[str, list[int]] = {}
@@ -174,6 +181,10 @@ class Estimate:
 
     value: float
     interval: tuple[float, float]
+
+
+UNKNOWN = Estimate(float("nan"), (float("nan"), float("nan")))
+"""What the rows do not identify."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +333,14 @@ def percentile_interval(samples: Any) -> tuple[float, float]:
 def short(value: float) -> str:
     """1e18, 3.65e19: a number in a flag."""
     return f"{value:.3g}".replace("e+", "e")
+
+
+def misfit(residuals: Floats) -> dict[str, float]:
+    """The root mean square and the largest of log residuals [rows], as derived figures."""
+    return {
+        "rms_log_residual": float(np.sqrt(np.mean(residuals**2))),
+        "max_log_residual": float(np.abs(residuals).max()),
+    }
 
 
 def estimate(value: Any, samples: Any) -> Estimate:

@@ -27,6 +27,7 @@ from sweepctl.laws.law import (
     Target,
     claim,
     estimate,
+    misfit,
     option,
 )  # fmt: skip
 from sweepctl.laws.numerics import linear, profile
@@ -175,10 +176,7 @@ def _weights(used: Observations, options: Options) -> Floats | None:
         return None
     if how == "rows":
         return linear.resample(len(used), options.replicates, options.seed)
-    numbers = np.zeros(len(used), dtype=np.int64)
-    for number, members in enumerate(used.groups("run").values()):
-        numbers[members] = number
-    return linear.resample_groups(numbers, options.replicates, options.seed)
+    return linear.resample_groups(used.numbers("run"), options.replicates, options.seed)
 
 
 def _fit_loss(rows: Observations, flops: Floats, options: Options, weights: Floats | None) -> Step:
@@ -281,10 +279,7 @@ def _assemble(
         if second.samples:
             samples["noise_error"] = second.scatters
     residuals = np.log(np.maximum(first.fitted, 1e-300) / rows.loss)
-    derived |= {
-        "rms_log_residual": float(np.sqrt(np.mean(residuals**2))),
-        "max_log_residual": float(np.abs(residuals).max()),
-    }
+    derived |= misfit(residuals)
     if np.isfinite(_best(params)):
         derived["m_best"] = float(_best(params))
         if samples:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from sweepctl.laws.law import (
+    UNKNOWN,
     CannotFit,
     Estimate,
     Fit,
@@ -27,6 +28,7 @@ from sweepctl.laws.law import (
     Target,
     claim,
     estimate,
+    misfit,
     percentile_interval,
 )  # fmt: skip
 from sweepctl.laws.numerics.linear import least_squares, resample, resample_groups
@@ -64,7 +66,7 @@ def fit(data: Observations, options: Options) -> Fit:
     made = claim(
         NAME, data, options, params, float(whole.objectives[0]),
         {**samples, **(_derived(samples) if samples else {})}, resampled, whole.starts,
-        derived={**_derived(params), **_scatter(residuals), **_line(options, per_token)},
+        derived={**_derived(params), **misfit(residuals), **_line(options, per_token)},
         details={
             "points": {"n": data.n.tolist(), "d": data.d.tolist(), "loss": data.loss.tolist()},
             "solved_for_on_the_way": whole.restarted,
@@ -93,11 +95,8 @@ def _refuse(data: Observations) -> None:
 def _weights(data: Observations, options: Options) -> tuple[Floats, str]:
     """How often each row counts in each replicate [replicates, rows], and what was drawn."""
     if "run" in data.labels:
-        groups = np.empty(len(data), dtype=np.int64)
-        runs = data.groups("run")
-        for number, rows in enumerate(runs.values()):
-            groups[rows] = number
-        if len(runs) < len(data):
+        groups = data.numbers("run")
+        if groups.max() + 1 < len(data):
             return resample_groups(groups, options.replicates, options.seed), "resampled runs"
     return resample(len(data), options.replicates, options.seed), "resampled rows"
 
@@ -198,11 +197,10 @@ def predict_optimum(made: Fit, flops: float) -> dict[str, Estimate]:
 def predict_target(made: Fit, target: Target) -> dict[str, Estimate]:
     """The loss at (n, d), or the optimum at flops; NaN where the rows do not identify it: an optimum without
     both exponents, a loss beyond the only sizes, tokens or ratios that were trained."""
-    nothing = Estimate(float("nan"), (float("nan"), float("nan")))
     unknown = {flag.partition(":")[2] for flag in made.flags if flag.startswith("not_identified")}
     if "flops" in target:
         found = predict_optimum(made, target["flops"])
-        return dict.fromkeys(found, nothing) if unknown & {"A", "B", "alpha", "beta"} else found
+        return dict.fromkeys(found, UNKNOWN) if unknown & {"A", "B", "alpha", "beta"} else found
     n, d = (np.asarray(made.details["points"][role]) for role in ("n", "d"))
     beyond = [
         {"A", "alpha"} <= unknown and not _within(target["n"], n),
@@ -211,7 +209,7 @@ def predict_target(made: Fit, target: Target) -> dict[str, Estimate]:
         and {"A", "B"} <= unknown
         and not _within(target["d"] / target["n"], d / n),
     ]
-    return {"loss": nothing if any(beyond) else predict(made, target["n"], target["d"])}
+    return {"loss": UNKNOWN if any(beyond) else predict(made, target["n"], target["d"])}
 
 
 def _within(value: float, known: Floats) -> bool:
@@ -269,13 +267,6 @@ def _derived(params: dict[str, Any]) -> dict[str, Any]:
         total = alpha + beta
         g = (alpha * big_a / (beta * big_b)) ** (1 / total)
         return {"a": beta / total, "b": alpha / total, "G": g, "K2": g**2, "eta": (beta - alpha) / total}
-
-
-def _scatter(residuals: Floats) -> dict[str, float]:
-    return {
-        "rms_log_residual": float(np.sqrt(np.mean(residuals**2))),
-        "max_log_residual": float(np.max(np.abs(residuals))),
-    }
 
 
 def _line(options: Options, per_token: tuple[float, float]) -> dict[str, float]:
