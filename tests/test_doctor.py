@@ -15,9 +15,9 @@ from sweepctl.launch import disk
 from sweepctl.launch.doctor import Finding, clock_finding, gpu_finding, own_folder
 from sweepctl.launch.slurm.doctor import gpus_asked, minutes
 from sweepctl.launch.slurm.probing import judge
+from sweepctl.launch.slurm.settings import Resources, SlurmSettings
 from sweepctl.resources import code_version
 from sweepctl.spec.execution import Execution
-from sweepctl.spec.slurm import Resources, SlurmLauncher
 from sweepctl.store.workspace import Workspace
 
 SEEN: dict[str, Any] = {
@@ -34,7 +34,7 @@ REPORT: dict[str, Any] = {
     "missing": None,
     "commands_fail": None,
 }
-LAUNCHER = SlurmLauncher(resources=Resources(gpus_per_node=1))
+LAUNCHER = SlurmSettings(resources=Resources(gpus_per_node=1))
 
 
 def call(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:

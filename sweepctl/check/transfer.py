@@ -13,7 +13,7 @@ import numpy as np
 from sweepctl.check.drift import Floats, Verdict, judge
 from sweepctl.errors import InvalidValue, RequestError, unknown_name
 from sweepctl.launch.compare import compare
-from sweepctl.launch.local import LocalLaunch, Report, Watcher
+from sweepctl.launch.local import LocalLaunch, LocalSettings, Report, Watcher
 from sweepctl.launch.prepare import launchable
 from sweepctl.launch.retry import choose
 from sweepctl.plan.cost import Cost, sum_costs
@@ -21,7 +21,6 @@ from sweepctl.plan.expand import CorpusFacts, expand
 from sweepctl.plan.plan import Job, Plan
 from sweepctl.spec.budget import Budgets
 from sweepctl.spec.compose import compose_study
-from sweepctl.spec.execution import LocalLauncher
 from sweepctl.spec.grid import Grid, axis_values
 from sweepctl.spec.science import Batch
 from sweepctl.spec.study import Stage, Study
@@ -198,7 +197,7 @@ def left(planned: RowPlan) -> Cost:
     return sum_costs(compare(planned.sweep, plan).left for plan in planned.plans.values())
 
 
-def train(planned: RowPlan, config: LocalLauncher, board: Board, watcher: Watcher) -> Report:
+def train(planned: RowPlan, config: LocalSettings, board: Board, watcher: Watcher) -> Report:
     """Train here what the row lacks."""
     planned.sweep.uncancel()
     again = choose(board, ["failed"])

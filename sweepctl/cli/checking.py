@@ -178,8 +178,8 @@ def _found(
     """The workspace, the study and its data, and how this machine trains: overrides that begin with
     `execution.` are the launcher's."""
     from sweepctl.data.corpora import ensure
+    from sweepctl.launch.launcher import read_launcher
     from sweepctl.spec.compose import compose_launcher, compose_study
-    from sweepctl.spec.slurm import read_launcher
     from sweepctl.store.workspace import Workspace
 
     given = overrides or []

@@ -12,7 +12,7 @@ from sweepctl.errors import RequestError
 
 if TYPE_CHECKING:
     from sweepctl.launch.retry import Retry
-    from sweepctl.spec.slurm import SlurmLauncher
+    from sweepctl.launch.slurm.settings import SlurmSettings
     from sweepctl.store.board import Board
 
 
@@ -38,13 +38,14 @@ def launch(
     as_json: AsJson = False,
 ) -> None:
     """Train what the sweep's plans want and the store lacks. Asking twice trains nothing twice."""
+    from sweepctl.launch.launcher import read_launcher
     from sweepctl.launch.local import LocalLaunch
     from sweepctl.launch.prepare import launchable
     from sweepctl.launch.retry import choose
+    from sweepctl.launch.slurm.settings import SlurmSettings
     from sweepctl.report.console import console, show_json
     from sweepctl.report.launch_view import LaunchView, launch_json, show_outcome, show_todo
     from sweepctl.spec.compose import compose_launcher
-    from sweepctl.spec.slurm import SlurmLauncher, read_launcher
     from sweepctl.store.workspace import Workspace
 
     known = Workspace.default().known_sweep(sweep)
@@ -56,7 +57,7 @@ def launch(
         require(known.workspace, board.plans.values())
     again = choose(board, retry or ["failed"])
     out = console()
-    if isinstance(config, SlurmLauncher):
+    if isinstance(config, SlurmSettings):
         _launch_on_slurm(board, held, again, config, dry_run, wait, as_json)
         return
     if dry_run:
@@ -77,7 +78,7 @@ def _launch_on_slurm(
     board: Board,
     held: list[str],
     again: Retry,
-    launcher: SlurmLauncher,
+    launcher: SlurmSettings,
     dry_run: bool,
     wait: bool,
     as_json: bool,
@@ -240,11 +241,12 @@ def doctor(
 ) -> None:
     """Check what usually goes wrong before a launch: commands, limits, disk, and a node from inside."""
     from sweepctl.launch.doctor import examine_local
+    from sweepctl.launch.launcher import read_launcher
     from sweepctl.launch.slurm.doctor import examine_slurm
+    from sweepctl.launch.slurm.settings import SlurmSettings
     from sweepctl.report.console import console, show_json
     from sweepctl.report.doctor import DoctorView, findings_json
     from sweepctl.spec.compose import compose_launcher
-    from sweepctl.spec.slurm import SlurmLauncher, read_launcher
     from sweepctl.store.workspace import Workspace
 
     positive("--wait-min", wait_min)
@@ -255,7 +257,7 @@ def doctor(
     try:
         for finding in (
             examine_slurm(workspace, config, view.say, job, wait_min)
-            if isinstance(config, SlurmLauncher)
+            if isinstance(config, SlurmSettings)
             else examine_local(workspace, config)
         ):
             findings.append(finding)

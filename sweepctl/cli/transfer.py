@@ -11,7 +11,7 @@ from sweepctl.cli.app import AsJson, ConfigDir, Overrides, check_app, drawable
 
 if TYPE_CHECKING:
     from sweepctl.check.transfer import Row, RowPlan
-    from sweepctl.spec.execution import LocalLauncher
+    from sweepctl.launch.local import LocalSettings
     from sweepctl.store.workspace import Workspace
 
 
@@ -39,18 +39,17 @@ def transfer(
     too; what the store has is not trained again. Exit code 0 where every row that should transfer does.
     """
     from sweepctl.check.transfer import DEFAULT, ROWS, left, read_row, rows_named
-    from sweepctl.launch.local import visible_gpus, worker_count
+    from sweepctl.launch.local import LocalSettings, visible_gpus, worker_count
     from sweepctl.launch.throughput import measured
     from sweepctl.plan.cost import sum_costs
     from sweepctl.report import transfer as report
     from sweepctl.report.console import console, place, show_json
     from sweepctl.spec.build import build
     from sweepctl.spec.compose import compose_launcher
-    from sweepctl.spec.execution import LocalLauncher
     from sweepctl.store.workspace import Workspace
 
     drawable("--png", png)
-    config = build(LocalLauncher, {**compose_launcher("local", []), "workers": workers})
+    config = build(LocalSettings, {**compose_launcher("local", []), "workers": workers})
     chosen = (
         rows_named(rows) if rows is not None else [ROWS[name] for name in (ROWS if list_rows else DEFAULT)]
     )
@@ -100,7 +99,7 @@ def _plan_rows(
     return planned
 
 
-def _train_rows(planned: list[RowPlan], config: LocalLauncher, quiet: bool) -> None:
+def _train_rows(planned: list[RowPlan], config: LocalSettings, quiet: bool) -> None:
     """Train what the rows lack, one after the other; ends the command where it was stopped."""
     from sweepctl.check.transfer import board_of, train
     from sweepctl.report.console import console

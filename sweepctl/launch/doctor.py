@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 from sweepctl.errors import SweepctlError
 from sweepctl.launch import disk
-from sweepctl.launch.local import visible_gpus, worker_count
+from sweepctl.launch.local import LocalSettings, visible_gpus, worker_count
 from sweepctl.launch.slurm.probe import see
-from sweepctl.spec.execution import Execution, LocalLauncher
+from sweepctl.spec.execution import Execution
 from sweepctl.store.workspace import HOME_VARIABLE, Workspace
 
 Verdict = Literal["ok", "warning", "failed", "skipped"]
@@ -43,7 +43,7 @@ class Finding:
     advice: str = ""
 
 
-def examine_local(workspace: Workspace, launcher: LocalLauncher) -> Iterator[Finding]:
+def examine_local(workspace: Workspace, launcher: LocalSettings) -> Iterator[Finding]:
     """The checks that make sense on one machine."""
     with own_folder(workspace) as made:
         yield workspace_finding(workspace, made)

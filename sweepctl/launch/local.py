@@ -9,18 +9,34 @@ import subprocess
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from sweepctl.errors import StorageError, WorkFailed
+from sweepctl.errors import InvalidValue, StorageError, WorkFailed
 from sweepctl.launch.workers import Pool, Worker
 from sweepctl.spec.build import plain
-from sweepctl.spec.execution import LocalLauncher
+from sweepctl.spec.execution import Execution
 from sweepctl.store.board import Board, Entry
 
 POLL_S = 0.2
 CANCEL_S = 1.0
 BUSY_S = 2.0
 """How long a job that another process owns is left alone before it is looked at again."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSettings:
+    """This machine: `workers` processes in the foreground (null for one a GPU, or one a core / threads)."""
+
+    kind: Literal["local"] = "local"
+    workers: int | None = None
+    retries: int = 3
+    execution: Execution = Execution()
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise InvalidValue("workers", self.workers, "at least 1, or null")
+        if self.retries < 0:
+            raise InvalidValue("retries", self.retries, "at least 0")
 
 
 class Watcher(Protocol):
@@ -51,7 +67,7 @@ class LocalLaunch:
     """Trains what a board lacks until nothing can be started any more."""
 
     def __init__(
-        self, board: Board, config: LocalLauncher, watcher: Watcher, leave: dict[str, str] | None = None
+        self, board: Board, config: LocalSettings, watcher: Watcher, leave: dict[str, str] | None = None
     ) -> None:
         self.board, self.config, self.watcher = board, config, watcher
         self.open = {entry.job.id: entry for entry in board.unfinished()}
@@ -240,7 +256,7 @@ class LocalLaunch:
         self.watcher.ended(entry, "failed", message)
 
 
-def worker_count(config: LocalLauncher, gpus: int) -> int:
+def worker_count(config: LocalSettings, gpus: int) -> int:
     """Processes to run: as configured, else one a GPU, else the cores this process may use / threads."""
     if config.workers is not None:
         return config.workers

@@ -31,19 +31,3 @@ class Execution:
             raise InvalidValue("micro_batch_rows", self.micro_batch_rows, "at least 1, or null")
         if self.checkpoint_every_s <= 0:
             raise InvalidValue("checkpoint_every_s", self.checkpoint_every_s, "above 0")
-
-
-@dataclass(frozen=True, slots=True)
-class LocalLauncher:
-    """This machine: `workers` processes in the foreground (null for one a GPU, or one a core / threads)."""
-
-    kind: Literal["local"] = "local"
-    workers: int | None = None
-    retries: int = 3
-    execution: Execution = Execution()
-
-    def __post_init__(self) -> None:
-        if self.workers is not None and self.workers < 1:
-            raise InvalidValue("workers", self.workers, "at least 1, or null")
-        if self.retries < 0:
-            raise InvalidValue("retries", self.retries, "at least 0")

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from sweepctl.collect.tables import collect
-from sweepctl.launch.local import LocalLaunch, visible_gpus, worker_count
-from sweepctl.spec.execution import Execution, LocalLauncher
+from sweepctl.launch.local import LocalLaunch, LocalSettings, visible_gpus, worker_count
+from sweepctl.spec.execution import Execution
 from sweepctl.store import attempts, checkpoints
 from sweepctl.store.board import Board
 from tests.conftest import Planner, only, run_all, run_job, tree
@@ -47,8 +47,8 @@ class Seen:
     def tick(self, elsewhere: int) -> None: ...
 
 
-def launcher(**execution: Any) -> LocalLauncher:
-    return LocalLauncher(workers=2, execution=Execution(**{"log_every_steps": 50, **execution}))
+def launcher(**execution: Any) -> LocalSettings:
+    return LocalSettings(workers=2, execution=Execution(**{"log_every_steps": 50, **execution}))
 
 
 def command(name: str, *more: str) -> list[str]:
@@ -193,7 +193,7 @@ def test_checkpoints_that_are_gone_are_trained_again(planned: Planner) -> None:
                     checkpoints.remove(checkpoints.at(trunk.folder, step))
             super().started(entry, worker)
 
-    report = LocalLaunch(board, LocalLauncher(workers=1), Thief()).run()
+    report = LocalLaunch(board, LocalSettings(workers=1), Thief()).run()
     assert not report.blocked and not report.failed
     assert {e.job.id for e in only(board, "branch")} <= set(report.finished)
 
@@ -220,16 +220,16 @@ def test_a_job_that_always_kills_its_process_is_given_up(planned: Planner, monke
         (faults / f"worker-{i}").write_text("started 0")
     monkeypatch.setenv("FAULTS", str(faults))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "faults"))
-    report = LocalLaunch(board, LocalLauncher(workers=1, retries=2), Seen()).run()
+    report = LocalLaunch(board, LocalSettings(workers=1, retries=2), Seen()).run()
     [trunk] = only(board, "trunk")
     assert "died 3 times" in report.failed[trunk.job.id] and "signal 9" in report.failed[trunk.job.id]
 
 
 def test_workers_by_cores_or_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     cores = len(os.sched_getaffinity(0))
-    assert worker_count(LocalLauncher(execution=Execution(threads=1)), 0) == cores
-    assert worker_count(LocalLauncher(execution=Execution(threads=10 * cores)), 0) == 1
-    assert worker_count(LocalLauncher(), 4) == 4 and worker_count(LocalLauncher(workers=3), 4) == 3
+    assert worker_count(LocalSettings(execution=Execution(threads=1)), 0) == cores
+    assert worker_count(LocalSettings(execution=Execution(threads=10 * cores)), 0) == 1
+    assert worker_count(LocalSettings(), 4) == 4 and worker_count(LocalSettings(workers=3), 4) == 3
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     assert visible_gpus() == ["2", "5"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

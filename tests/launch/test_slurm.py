@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweepctl.errors import InvalidValue, RequestError
+from sweepctl.launch.launcher import read_launcher
 from sweepctl.launch.queue import Queued
 from sweepctl.launch.retry import choose
 from sweepctl.launch.slurm import commands
@@ -19,9 +20,9 @@ from sweepctl.launch.slurm.dispatch import need
 from sweepctl.launch.slurm.failures import exhausted
 from sweepctl.launch.slurm.records import Array, Order, Records, begin_task, outrun
 from sweepctl.launch.slurm.script import script
+from sweepctl.launch.slurm.settings import Resources, Retries, SlurmSettings, idle_patterns
 from sweepctl.spec.build import build, plain
 from sweepctl.spec.compose import compose_launcher
-from sweepctl.spec.slurm import Resources, Retries, SlurmLauncher, idle_patterns, read_launcher
 from sweepctl.store import attempts
 from sweepctl.store.board import Board
 from tests.conftest import Planner, only, run_job
@@ -29,12 +30,12 @@ from tests.conftest import Planner, only, run_job
 
 @pytest.mark.parametrize("name", ["slurm", "slurm_multinode", "slurmbox"])
 def test_the_files_of_launchers_are_valid(name: str) -> None:
-    assert isinstance(read_launcher(name, compose_launcher(name, [])), SlurmLauncher)
+    assert isinstance(read_launcher(name, compose_launcher(name, [])), SlurmSettings)
 
 
 def test_rungs_by_name_and_pattern_change_resources() -> None:
     launcher = build(
-        SlurmLauncher,
+        SlurmSettings,
         compose_launcher("slurm", ["rungs.32x2.time_min=30", "rungs.*x24.nodes=2", "rungs.*x2.mem_gb=8"]),
     )
     assert launcher.resources_of("32x2") == Resources(
@@ -62,7 +63,7 @@ def test_rungs_by_name_and_pattern_change_resources() -> None:
 )
 def test_a_wrong_setting_is_named(changes: dict[str, Any], key: str) -> None:
     with pytest.raises(RequestError, match=key.replace(".", r"\.")):
-        build(SlurmLauncher, changes)
+        build(SlurmSettings, changes)
 
 
 def test_a_kind_that_is_not_known_is_refused() -> None:
@@ -83,7 +84,7 @@ TEXT = st.text(
 @given(value=TEXT, folder=TEXT.map(lambda t: t.replace("/", "_").replace("%", "_")))
 def test_no_text_of_the_users_is_shell(value: str, folder: str) -> None:
     """What bash makes of the script's lines is the text itself."""
-    launcher = SlurmLauncher(environment={"WORD": value}, commands_on_nodes=False)
+    launcher = SlurmSettings(environment={"WORD": value}, commands_on_nodes=False)
     text = script(an_array(), Path("/x") / folder, launcher)
     exports = "\n".join(line for line in text.split("\n# command")[0].split("# setup\n")[1:])
     done = subprocess.run(
@@ -96,12 +97,12 @@ def test_a_script_asks_for_what_it_was_given() -> None:
     resources = Resources(
         partition="h100", gpus_per_node=8, nodes=2, tasks_per_node=8, mem_gb=1.5, time_min=90
     )
-    text = script(an_array(resources=resources, held=True), Path("/f"), SlurmLauncher(sbatch={"nice": 5}))
+    text = script(an_array(resources=resources, held=True), Path("/f"), SlurmSettings(sbatch={"nice": 5}))
     for line in ("--partition=h100", "--gpus-per-node=8", "--nodes=2", "--ntasks-per-node=8", "--mem=1536M",
                  "--time=90", "--hold", "--requeue", "--nice=5", "--array=0-1%2"):  # fmt: skip
         assert f"#SBATCH {line}\n" in text
     assert "--kill-on-bad-exit=1" in text and "scontrol requeue" in text
-    assert "scontrol" not in script(an_array(), Path("/f"), SlurmLauncher(commands_on_nodes=False))
+    assert "scontrol" not in script(an_array(), Path("/f"), SlurmSettings(commands_on_nodes=False))
 
 
 def test_a_surrounding_job_is_forgotten_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +159,7 @@ def test_a_launch_forgives_what_it_is_told_to(planned: Planner) -> None:
 
 def an_order(board: Board, **settings: Any) -> Order:
     hashes = {stage: plan.hash for stage, plan in board.plans.items()}
-    return Order(hashes, (), plain(build(SlurmLauncher, settings)), "code")
+    return Order(hashes, (), plain(build(SlurmSettings, settings)), "code")
 
 
 def test_what_has_a_task_needs_none(planned: Planner) -> None:

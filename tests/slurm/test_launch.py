@@ -14,7 +14,7 @@ import pytest
 
 from sweepctl.launch.slurm import commands
 from sweepctl.launch.slurm.records import Array, author, new_token
-from sweepctl.spec.slurm import Resources
+from sweepctl.launch.slurm.settings import Resources
 from sweepctl.store import attempts, checkpoints
 from tests.conftest import Planner, only
 

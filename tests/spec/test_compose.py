@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from sweepctl.errors import RequestError
+from sweepctl.launch.local import LocalSettings
 from sweepctl.resources import conf_dir, launchers_dir
 from sweepctl.spec.build import plain
 from sweepctl.spec.compose import compose_launcher, compose_study
-from sweepctl.spec.execution import LocalLauncher
 from sweepctl.spec.scaling import Scaling
 from sweepctl.spec.study import Study
 
@@ -209,7 +209,7 @@ def test_the_local_launcher_file_says_every_setting() -> None:
 
     raw = compose_launcher("local", [])
     hidden = {"curve_tokens", "curve_per_octave"}  # the study's own, not the machine's
-    assert set(raw) == set(plain(LocalLauncher()))
-    assert set(raw["execution"]) == set(plain(LocalLauncher().execution)) - hidden
-    assert build(LocalLauncher, raw) == LocalLauncher()
+    assert set(raw) == set(plain(LocalSettings()))
+    assert set(raw["execution"]) == set(plain(LocalSettings().execution)) - hidden
+    assert build(LocalSettings, raw) == LocalSettings()
     assert (launchers_dir() / "local.yaml").exists()

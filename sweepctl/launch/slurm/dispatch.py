@@ -22,7 +22,7 @@ from sweepctl.launch.slurm.failures import exhausted
 from sweepctl.launch.slurm.reading import read_queue
 from sweepctl.launch.slurm.records import Array, Order, Records, author, new_token
 from sweepctl.launch.slurm.script import script, submit
-from sweepctl.spec.slurm import Resources, SlurmLauncher, idle_patterns
+from sweepctl.launch.slurm.settings import Resources, SlurmSettings, idle_patterns
 from sweepctl.store import attempts
 from sweepctl.store.board import Board, Entry
 from sweepctl.store.job import JobFolder
@@ -269,7 +269,7 @@ def _submit_all(
                            name=f"{records.sweep.name}.{token}")  # fmt: skip
 
 
-def _after(array: Array, trunks: list[str], launcher: SlurmLauncher) -> Array:
+def _after(array: Array, trunks: list[str], launcher: SlurmSettings) -> Array:
     """An array of branches behind their trunks, where nobody may release it."""
     if launcher.commands_on_nodes or not trunks:
         return array

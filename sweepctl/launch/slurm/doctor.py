@@ -17,7 +17,7 @@ from sweepctl.launch.slurm.commands import SlurmError
 from sweepctl.launch.slurm.probing import send
 from sweepctl.launch.slurm.records import Array, new_token
 from sweepctl.launch.slurm.script import script
-from sweepctl.spec.slurm import Resources, SlurmLauncher
+from sweepctl.launch.slurm.settings import Resources, SlurmSettings
 from sweepctl.store.workspace import Workspace
 
 PROGRAMS = ("sbatch", "squeue", "scontrol", "scancel")
@@ -37,7 +37,7 @@ class Class:
     resources: Resources
 
 
-def classes(launcher: SlurmLauncher) -> list[Class]:
+def classes(launcher: SlurmSettings) -> list[Class]:
     """The launcher's own resources, then those of rungs that differ."""
     found: dict[Resources, list[str]] = {launcher.resources: []}
     for rung in launcher.rungs:
@@ -46,7 +46,7 @@ def classes(launcher: SlurmLauncher) -> list[Class]:
 
 
 def examine_slurm(
-    workspace: Workspace, launcher: SlurmLauncher, say: Say, job: bool, wait_min: float
+    workspace: Workspace, launcher: SlurmSettings, say: Say, job: bool, wait_min: float
 ) -> Iterator[Finding]:
     """Every check, the cheap ones first. What needs one that failed is left out, or said to be skipped."""
     with own_folder(workspace) as made:
@@ -65,7 +65,7 @@ def examine_slurm(
 
 
 def _without_job(
-    workspace: Workspace, launcher: SlurmLauncher, made: Path | Exception, say: Say
+    workspace: Workspace, launcher: SlurmSettings, made: Path | Exception, say: Say
 ) -> Iterator[Finding]:
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing:
@@ -84,7 +84,7 @@ def _without_job(
         yield from disk_findings(made / "login")
 
 
-def _cluster(launcher: SlurmLauncher) -> Iterator[Finding]:
+def _cluster(launcher: SlurmSettings) -> Iterator[Finding]:
     try:
         config = commands.settings()
         version = config.get("SLURM_VERSION", "version unknown")
@@ -306,7 +306,7 @@ def _default_memory(wanted: Resources, partition: dict[str, str], config: dict[s
 # Slurm's own verdict
 
 
-def _verdict(one: Class, launcher: SlurmLauncher, cluster: str) -> Finding:
+def _verdict(one: Class, launcher: SlurmSettings, cluster: str) -> Finding:
     """What sbatch says to the script that a launch would submit."""
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "launch.sh"
@@ -318,7 +318,7 @@ def _verdict(one: Class, launcher: SlurmLauncher, cluster: str) -> Finding:
     return Finding("sbatch", "ok", "Slurm would take it: " + re.sub(r"^Job \d+ (?=to start)", "", told))
 
 
-def launch_script(wanted: Resources, launcher: SlurmLauncher, cluster: str, folder: Path) -> str:
+def launch_script(wanted: Resources, launcher: SlurmSettings, cluster: str, folder: Path) -> str:
     """The script of a launch, of an array of one task."""
     token = new_token()
     return script(Array(token, "", f"doctor.{token}", cluster, ("doctor",), wanted), folder, launcher)
@@ -343,7 +343,7 @@ def _advice(refusal: str) -> str:
 # Limits
 
 
-def _room(launcher: SlurmLauncher) -> Finding:
+def _room(launcher: SlurmSettings) -> Finding:
     limits = commands.limits(launcher.max_submitted, 1000)
     told = f"arrays of up to {limits.array:,} tasks"
     if limits.room is None:
@@ -357,7 +357,7 @@ def _room(launcher: SlurmLauncher) -> Finding:
 
 
 def _ending(
-    launcher: SlurmLauncher,
+    launcher: SlurmSettings,
     many: Iterable[Class],
     partitions: dict[str, dict[str, str]],
     config: dict[str, str],
@@ -404,7 +404,7 @@ def _seconds(text: str) -> int:
     return int(found[0]) if found else 0
 
 
-def _time(launcher: SlurmLauncher, many: list[Class]) -> Finding:
+def _time(launcher: SlurmSettings, many: list[Class]) -> Finding:
     ahead, shortest = launcher.save_ahead_s, min(one.resources.time_min for one in many)
     told = f"tasks save {ahead} s before their {shortest} min are over"
     if ahead < LITTLE_SAVE_AHEAD_S:
@@ -419,7 +419,7 @@ def _time(launcher: SlurmLauncher, many: list[Class]) -> Finding:
     return Finding("time", "ok", told)
 
 
-def _requeue(launcher: SlurmLauncher) -> Finding:
+def _requeue(launcher: SlurmSettings) -> Finding:
     if launcher.sbatch.get("no-requeue") or launcher.sbatch.get("requeue") is False:
         return Finding(
             "requeue",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sweepctl.spec.slurm import Retries
+from sweepctl.launch.slurm.settings import Retries
 from sweepctl.store import attempts
 from sweepctl.store.attempts import Attempt
 from sweepctl.store.job import JobFolder

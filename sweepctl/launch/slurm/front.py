@@ -11,13 +11,13 @@ from sweepctl.launch.slurm import dispatch
 from sweepctl.launch.slurm.dispatch import Dispatched, Need
 from sweepctl.launch.slurm.reading import read_queue
 from sweepctl.launch.slurm.records import Array, Order, Records
+from sweepctl.launch.slurm.settings import SlurmSettings
 from sweepctl.resources import code_version
 from sweepctl.spec.build import plain
-from sweepctl.spec.slurm import SlurmLauncher
 from sweepctl.store.board import Board
 
 
-def order(board: Board, held: list[str], launcher: SlurmLauncher) -> Order:
+def order(board: Board, held: list[str], launcher: SlurmSettings) -> Order:
     """What is asked for: the board's plans and these settings.
 
     Raises:

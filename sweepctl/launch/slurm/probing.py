@@ -19,8 +19,8 @@ from sweepctl.launch.slurm import commands
 from sweepctl.launch.slurm.commands import SlurmError
 from sweepctl.launch.slurm.records import Array, new_token
 from sweepctl.launch.slurm.script import script
+from sweepctl.launch.slurm.settings import SlurmSettings
 from sweepctl.resources import code_version
-from sweepctl.spec.slurm import SlurmLauncher
 from sweepctl.store.files import create, read_json, write_text
 
 TIME_MIN = 2
@@ -52,7 +52,7 @@ class Sent:
 
 
 def send(
-    folder: Path, launcher: SlurmLauncher, gpus: int | None, say: Say, wait_min: float
+    folder: Path, launcher: SlurmSettings, gpus: int | None, say: Say, wait_min: float
 ) -> Iterator[Finding]:
     """Send the job with the launcher's own resources, and say what it found. It is gone afterwards. A node
     should have so many `gpus` (None: not known)."""
@@ -232,7 +232,7 @@ def _reports(sent: Sent) -> Iterator[dict[str, Any]]:
 _RANK = {"ok": 0, "skipped": 0, "warning": 1, "failed": 2}
 
 
-def _merged(sent: Sent, launcher: SlurmLauncher, gpus: int | None) -> Iterator[Finding]:
+def _merged(sent: Sent, launcher: SlurmSettings, gpus: int | None) -> Iterator[Finding]:
     """The worst of every check among the nodes."""
     worst: dict[str, Finding] = {}
     for found in _reports(sent):
@@ -246,7 +246,7 @@ def _merged(sent: Sent, launcher: SlurmLauncher, gpus: int | None) -> Iterator[F
 
 
 def judge(
-    found: dict[str, Any], launcher: SlurmLauncher, gpus: int | None, shared: list[str]
+    found: dict[str, Any], launcher: SlurmSettings, gpus: int | None, shared: list[str]
 ) -> Iterator[Finding]:
     """What one node reported, held against what jobs need and what is here."""
     yield _code(found, launcher)
@@ -261,7 +261,7 @@ def judge(
     yield _commands(found["commands_fail"], launcher.commands_on_nodes)
 
 
-def _code(found: dict[str, Any], launcher: SlurmLauncher) -> Finding:
+def _code(found: dict[str, Any], launcher: SlurmSettings) -> Finding:
     if found["code"] != code_version():
         return Finding(
             "code",
@@ -279,7 +279,7 @@ def _code(found: dict[str, Any], launcher: SlurmLauncher) -> Finding:
     return Finding("code", "ok", told)
 
 
-def _gpus(found: dict[str, Any], launcher: SlurmLauncher, gpus: int | None) -> Finding:
+def _gpus(found: dict[str, Any], launcher: SlurmSettings, gpus: int | None) -> Finding:
     options = " ".join([*launcher.sbatch, *launcher.srun_args])
     bound = re.search(r"gpus-per-task|gpu-bind", options) is not None
     return gpu_finding(gpus, found, launcher.execution, launcher.resources.tasks_per_node, bound)

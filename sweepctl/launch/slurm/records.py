@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from sweepctl.errors import DamagedFile, RequestError
+from sweepctl.launch.slurm.settings import Resources, SlurmSettings
 from sweepctl.spec import hashing
 from sweepctl.spec.build import build, plain
-from sweepctl.spec.slurm import Resources, SlurmLauncher
 from sweepctl.store.board import Board
 from sweepctl.store.files import create, read_json, storage, write_json, write_text
 from sweepctl.store.workspace import Sweep
@@ -46,8 +46,8 @@ class Order:
         return hashing.digest(hashing.canonical(plain(self)))
 
     @property
-    def settings(self) -> SlurmLauncher:
-        return build(SlurmLauncher, self.launcher)
+    def settings(self) -> SlurmSettings:
+        return build(SlurmSettings, self.launcher)
 
     def board(self, sweep: Sweep) -> Board:
         """The jobs of the order."""

@@ -18,7 +18,7 @@ from submitit.slurm.slurm import SlurmExecutor
 
 from sweepctl.launch.slurm.commands import SlurmError, clean_environment, sentence
 from sweepctl.launch.slurm.records import Array
-from sweepctl.spec.slurm import SlurmLauncher
+from sweepctl.launch.slurm.settings import SlurmSettings
 
 TASK = "sweepctl.launch.slurm.task"
 STILLBORN_RESTARTS = 3
@@ -46,12 +46,12 @@ class _Executor(SlurmExecutor):
         return 2
 
 
-def script(array: Array, folder: Path, launcher: SlurmLauncher, module: str = TASK) -> str:
+def script(array: Array, folder: Path, launcher: SlurmSettings, module: str = TASK) -> str:
     """The text that sbatch is given; `module` is what its tasks run, with arguments."""
     return str(_executor(array, folder, launcher)._make_submission_file_text(_command(launcher, module), ""))
 
 
-def submit(array: Array, folder: Path, launcher: SlurmLauncher) -> str:
+def submit(array: Array, folder: Path, launcher: SlurmSettings) -> str:
     """Call sbatch once; the array's id.
 
     Raises:
@@ -68,7 +68,7 @@ def submit(array: Array, folder: Path, launcher: SlurmLauncher) -> str:
         raise SlurmError("sbatch is not on the PATH: is this a machine of the cluster?") from None
 
 
-def _executor(array: Array, folder: Path, launcher: SlurmLauncher) -> SlurmExecutor:
+def _executor(array: Array, folder: Path, launcher: SlurmSettings) -> SlurmExecutor:
     wanted = array.resources
     executor = _Executor(folder)
     # submitit asks for a signal ahead of the time limit, which Slurm may send a minute early: to a
@@ -106,7 +106,7 @@ def _executor(array: Array, folder: Path, launcher: SlurmLauncher) -> SlurmExecu
     return executor
 
 
-def _srun_args(array: Array, launcher: SlurmLauncher) -> list[str]:
+def _srun_args(array: Array, launcher: SlurmSettings) -> list[str]:
     arguments = []
     if array.resources.cpus_per_task is not None:  # from Slurm 22.05 on srun does not take it from sbatch
         arguments.append(f"--cpus-per-task={array.resources.cpus_per_task}")
@@ -115,7 +115,7 @@ def _srun_args(array: Array, launcher: SlurmLauncher) -> list[str]:
     return [*arguments, *launcher.srun_args]
 
 
-def _setup(folder: Path, launcher: SlurmLauncher) -> list[str]:
+def _setup(folder: Path, launcher: SlurmSettings) -> list[str]:
     lines = [f"export SWEEPCTL_ARRAY={shlex.quote(str(folder))}"]
     lines += [f"export {name}={shlex.quote(str(value))}" for name, value in launcher.environment.items()]
     if launcher.commands_on_nodes:
@@ -123,7 +123,7 @@ def _setup(folder: Path, launcher: SlurmLauncher) -> list[str]:
     return [*lines, *launcher.setup]
 
 
-def _command(launcher: SlurmLauncher, module: str = TASK) -> str:
+def _command(launcher: SlurmSettings, module: str = TASK) -> str:
     return f"{shlex.quote(launcher.python or sys.executable)} -u -m {module}"
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from sweepctl.errors import InvalidValue
 from sweepctl.spec.build import build, plain
-from sweepctl.spec.execution import Execution, LocalLauncher
+from sweepctl.spec.execution import Execution
 
 _OPTION = re.compile(r"[a-z][a-z0-9-]*")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -92,7 +92,7 @@ class Retries:
 
 
 @dataclass(frozen=True, slots=True)
-class SlurmLauncher:
+class SlurmSettings:
     """One cluster. `rungs` changes resources for rungs by name or pattern; `sbatch` adds options,
     `environment` variables, `setup` lines of shell that every task runs first."""
 
@@ -149,21 +149,7 @@ class SlurmLauncher:
         return build(Resources, {**plain(self.resources), **own}, f"rungs.{rung}") if own else self.resources
 
 
-def idle_patterns(launcher: SlurmLauncher, rungs: Iterable[str]) -> list[str]:
+def idle_patterns(launcher: SlurmSettings, rungs: Iterable[str]) -> list[str]:
     """Patterns in `rungs` that match none of these."""
     names = list(rungs)
     return [p for p in launcher.rungs if not any(fnmatchcase(name, p) for name in names)]
-
-
-def read_launcher(name: str, raw: dict[str, Any]) -> LocalLauncher | SlurmLauncher:
-    """The launcher that a file of `launchers/` describes.
-
-    Raises:
-        RequestError: its kind is neither local nor slurm, or a key or value is not valid.
-    """
-    kind = raw.get("kind")
-    if kind == "slurm":
-        return build(SlurmLauncher, raw)
-    if kind == "local":
-        return build(LocalLauncher, raw)
-    raise InvalidValue("kind", kind, f"local or slurm in launcher {name}")
