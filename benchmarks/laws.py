@@ -69,7 +69,7 @@ def table(arguments: argparse.Namespace) -> tuple[pd.DataFrame, str]:
 
 def actions(frame: pd.DataFrame) -> dict[str, Callable[[], Any]]:
     """What is timed."""
-    from sweepctl.laws.parts.parametric_search import Options, refit, solve
+    from sweepctl.laws.parametric.search import Options, refit, solve
 
     n, d, loss = (frame[name].to_numpy() for name in ("n", "d", "loss"))
     draw = np.random.RandomState(42)

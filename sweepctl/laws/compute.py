@@ -36,6 +36,7 @@ from sweepctl.laws.law import (
 )  # fmt: skip
 from sweepctl.laws.numerics import linear
 from sweepctl.laws.numerics.optimize import minimize
+from sweepctl.laws.shared.levels import levels
 
 NAME = "compute"
 STARTS = (0.01, 0.03, 0.06, 0.1, 0.15, 0.22, 0.3, 0.45, 0.7, 1.0, 1.5)
@@ -275,8 +276,6 @@ def _fitted(data: Observations, options: Options) -> Observations:
         data = data.keep([role != "target" for role in data.label("role")], "its role is target")
     if options.rows == "all" or not len(data):
         return data
-    from sweepctl.laws.holdout import levels
-
     place = levels(data.flops, options.tolerance)
     sizes = len(set(zip(place.tolist(), data.n, strict=True))) if "n" in data else 0
     if options.rows == "auto" and sizes <= place.max() + 1:

@@ -28,7 +28,7 @@ from sweepctl.laws.law import (
     option,
 )  # fmt: skip
 from sweepctl.laws.numerics import linear
-from sweepctl.laws.parts import frontier
+from sweepctl.laws.shared import compute_optimal
 
 NAME = "envelope"
 LEAST, FEW = 3, 6
@@ -103,7 +103,7 @@ def fit(data: Observations, options: Options) -> Fit:
             f"The envelope of {len(data)} points has {len(found)} where the loss falls with FLOPs; a line "
             f"through them needs {LEAST}."
         )
-    params = frontier.powers(
+    params = compute_optimal.powers(
         one.log_c, {k: np.atleast_2d(v)[0] for k, v in one.logs.items()}, one.on[0] * 1.0
     )
     samples = _sample(points, units, options, by_run)
@@ -233,8 +233,8 @@ def _sample(points: Points, units: int, options: Options, by_run: bool) -> dict[
     for begin in range(0, len(drawn), size):
         made = _envelope(points, drawn[begin : begin + size], options, by_run)
         enough = made.on & (made.on.sum(1) >= LEAST)[:, None]
-        parts.append(frontier.powers(made.log_c, made.logs, enough.astype(np.float64)))
-    return frontier.whole({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+        parts.append(compute_optimal.powers(made.log_c, made.logs, enough.astype(np.float64)))
+    return compute_optimal.whole({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
 def _details(data: Observations, one: Envelope, found: Any, places: Any) -> dict[str, Any]:
@@ -285,7 +285,7 @@ LAW = Law(
     needs=("n", "d", "flops", "loss"),
     takes=("run",),
     fit=fit,
-    predict=frontier.predict,
+    predict=compute_optimal.predict,
     targets=(("flops",),),
     annealed=False,
     reduced=False,

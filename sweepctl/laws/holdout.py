@@ -7,23 +7,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sweepctl.laws.law import CannotFit, Fit, Floats, Law, Observations
+from sweepctl.laws.law import CannotFit, Fit, Law, Observations
+from sweepctl.laws.shared.levels import levels
 
 TOLERANCE = 0.1
 """Values of a role within this share of each other are one level."""
-
-
-def levels(values: Floats, tolerance: float = TOLERANCE) -> NDArray[np.int64]:
-    """The number of each row's level from 0 on, in rising order of the values [rows]; values within the
-    tolerance of the least of their level are of it."""
-    order = np.argsort(values, kind="stable")
-    found = np.zeros(len(values), dtype=np.int64)
-    first, level = -np.inf, -1
-    for i in order:
-        if values[i] > first * (1 + tolerance) or level < 0:
-            first, level = values[i], level + 1
-        found[i] = level
-    return found
 
 
 def hold_out(
@@ -42,7 +30,7 @@ def hold_out(
         raise CannotFit(
             f"{law.name} predicts the least loss at a budget, so only whole budgets can be held out: flops=K."
         )
-    place = levels(data[role])
+    place = levels(data[role], TOLERANCE)
     top = int(place.max()) + 1
     if top <= count:
         raise CannotFit(f"{count} of {role} cannot be held out: there are {top} levels.")

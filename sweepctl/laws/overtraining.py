@@ -31,7 +31,7 @@ from sweepctl.laws.law import (
     option,
 )  # fmt: skip
 from sweepctl.laws.numerics import linear, profile
-from sweepctl.laws.parts import chain
+from sweepctl.laws.shared import two_steps
 
 NAME = "overtraining"
 MIN_ROWS = 5
@@ -89,21 +89,21 @@ def fit(data: Observations, options: Options) -> Fit:
     Raises:
         CannotFit: fewer than five runs to fit, fewer than four (N, D), losses or errors all equal.
     """
-    roles = chain.roles(data)
-    rows = data.take(np.flatnonzero(roles[chain.FIT]))
+    roles = two_steps.roles(data)
+    rows = data.take(np.flatnonzero(roles[two_steps.FIT]))
     _refuse(rows, "error" in data)
-    used = data.keep(~roles[chain.TARGET], "its role is target: it is only predicted")
+    used = data.keep(~roles[two_steps.TARGET], "its role is target: it is only predicted")
     weights = _weights(used, options)
-    fitted = roles[chain.FIT][~roles[chain.TARGET]]
+    fitted = roles[two_steps.FIT][~roles[two_steps.TARGET]]
     factor = float(np.median(data.flops / (data.n * data.d))) if options.compute == "column" else 6.0
     flops = rows.flops if options.compute == "column" else 6 * rows.n * rows.d
     first = _fit_loss(rows, flops, options, None if weights is None else weights[:, fitted])
     second = _fit_error(used, options, weights) if "error" in used else None
     made = _assemble(used, options, rows, flops, factor, first, second)
     made.flags = _flags(made, rows, options, first, second)
-    chain_ = _check(made, data.take(np.flatnonzero(roles[chain.TARGET])))
+    chain_ = _check(made, data.take(np.flatnonzero(roles[two_steps.TARGET])))
     made.details["targets"] = [one.told() for one in chain_]
-    made.derived |= chain.mean_errors(chain_)
+    made.derived |= two_steps.mean_errors(chain_)
     return made
 
 
@@ -140,11 +140,11 @@ def predict(made: Fit, target: Target) -> dict[str, Estimate]:
             value, draws = np.nan, np.full(draws.shape, np.nan)
         draw = np.random.Generator(np.random.PCG64(made.protocol["seed"] + 2))
         runs = draws * np.exp(drawn.get("noise", 0.0) * draw.standard_normal(draws.shape))
-        found["loss"] = chain.scattered(value, draws, runs)
+        found["loss"] = two_steps.scattered(value, draws, runs)
         if "gamma" in one:
             scatter = drawn.get("noise_error", 0.0) * draw.standard_normal(draws.shape)
             chained = error(drawn, draws) + scatter
-            found["error"] = chain.scattered(error(one, value), chained, error(drawn, runs) + scatter)
+            found["error"] = two_steps.scattered(error(one, value), chained, error(drawn, runs) + scatter)
     return found
 
 
@@ -238,7 +238,7 @@ def _fit_step(
     freedom = len(target) - len(names) + bool(lost)
     size = np.abs(fitted) if relative else np.ones(len(target))
     off = (target - fitted) / size
-    sigma, sigmas = chain.spread(float(off @ off), freedom, options.replicates, seed)
+    sigma, sigmas = two_steps.spread(float(off @ off), freedom, options.replicates, seed)
     if relative and options.noise is not None:
         sigma, sigmas = options.noise, np.full(options.replicates, options.noise)
     samples: dict[str, Floats] = {}
@@ -355,19 +355,19 @@ def _at_end(value: float, ends: tuple[float, ...]) -> bool:
     return bool(value <= ends[0] * 1.01 or value >= ends[1] / 1.01)
 
 
-def _check(made: Fit, targets: Observations) -> list[chain.Checked]:
+def _check(made: Fit, targets: Observations) -> list[two_steps.Checked]:
     """Loss, error at the measured loss, and error by the chain, of every target row."""
-    found: list[chain.Checked] = []
+    found: list[two_steps.Checked] = []
     for i, row in enumerate(targets.rows):
         n, d, measured = float(targets.n[i]), float(targets.d[i]), float(targets.loss[i])
         c = float(targets.flops[i]) if made.protocol["compute"] == "column" else 6 * n * d
         value = float(loss(made.params, c, d / n)) if _known(made, d / n) else float("nan")
-        found.append(chain.Checked(row, n, d, "loss", value, measured))
+        found.append(two_steps.Checked(row, n, d, "loss", value, measured))
         if "gamma" in made.params:
             actual = float(targets["error"][i])
             at_true, chained = error(made.params, measured), error(made.params, value)
-            found.append(chain.Checked(row, n, d, "error at the true loss", float(at_true), actual))
-            found.append(chain.Checked(row, n, d, "chained error", float(chained), actual))
+            found.append(two_steps.Checked(row, n, d, "error at the true loss", float(at_true), actual))
+            found.append(two_steps.Checked(row, n, d, "chained error", float(chained), actual))
     return found
 
 

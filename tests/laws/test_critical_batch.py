@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from sweepctl.laws import critical_batch as law
 from sweepctl.laws.critical_batch import Options
+from sweepctl.laws.critical_batch.steps import fit_steps
 from sweepctl.laws.law import CannotFit, Observations
-from sweepctl.laws.parts.steps_curve import fit_steps
 from sweepctl.report.laws import draw
 
 BATCHES = 2.0 ** np.arange(15, 24)

@@ -15,9 +15,8 @@ from typer.testing import CliRunner
 from sweepctl.cli import app
 from sweepctl.collect import fits
 from sweepctl.laws import curve
-from sweepctl.laws.curve import Options
+from sweepctl.laws.curve import Options, schedules
 from sweepctl.laws.law import CannotFit, Observations
-from sweepctl.laws.parts import schedules
 
 TISSUE = {"L0": 2.6, "A": 0.43, "alpha": 0.55, "C": 0.41}
 MULTI = {"L0": 2.4, "A": 0.65, "alpha": 0.43, "B": 520.0, "C": 2.0, "beta": 0.6, "gamma": 0.63}

@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from sweepctl.collect.observations import Reading, observations
 from sweepctl.laws import downstream
-from sweepctl.laws.downstream import Options
+from sweepctl.laws.downstream import Options, first_step, sigmoid
 from sweepctl.laws.law import CannotFit, Observations
-from sweepctl.laws.parts import first_step, sigmoid
 from tests.laws.common import SHARED
 
 STEPS: dict[Any, dict[str, float]] = {

@@ -146,7 +146,7 @@ def test_flops_that_are_not_six_n_d() -> None:
 def test_an_akima_minimum_is_the_least_of_the_spline() -> None:
     from scipy.interpolate import Akima1DInterpolator
 
-    from sweepctl.laws.parts.isoflop_budgets import _akima
+    from sweepctl.laws.isoflop.budgets import _akima
 
     draw = np.random.default_rng(0)
     x, y = np.sort(draw.uniform(0, 5, 9)), draw.uniform(1, 2, (40, 9))

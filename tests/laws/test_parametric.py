@@ -14,9 +14,8 @@ from scipy.optimize import minimize
 
 from sweepctl.laws import parametric
 from sweepctl.laws.law import CannotFit, Observations
-from sweepctl.laws.numerics import surface
-from sweepctl.laws.parametric import Options, solve
-from sweepctl.laws.parts.parametric_search import HOFFMANN, PARAMS, refit
+from sweepctl.laws.parametric import Options, descent
+from sweepctl.laws.parametric.search import HOFFMANN, PARAMS, refit, solve
 from tests.laws.common import SHARED, observed
 
 TRUE = {"E": 1.69, "A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}
@@ -107,12 +106,12 @@ def test_no_other_optimizer_finds_less(objective: Any) -> None:
 @pytest.mark.parametrize("weighted", [False, True])
 def test_derivatives_are_those_of_the_misfit(kind: Any, weighted: bool) -> None:
     data, delta = grid(0.01, 1), np.array([0.01])
-    points = surface.Points(np.log(data.n) - 18, np.log(data.d) - 22, data.loss, kind)
+    points = descent.Points(np.log(data.n) - 18, np.log(data.d) - 22, data.loss, kind)
     weights = np.random.default_rng(0).uniform(0, 2, (1, 36)) if weighted else None
     x = np.array([[1.7, -0.2, -0.3, 0.35, 0.3]])
 
-    def at(x: Any) -> surface.Local:
-        return surface.local(points, x, weights, delta, delta)
+    def at(x: Any) -> descent.Local:
+        return descent.local(points, x, weights, delta, delta)
 
     here = at(x)
     for j in range(5):
@@ -437,11 +436,11 @@ def test_outliers_move_the_chinchilla_fit() -> None:
 def test_the_objective_at_published_parameters(parameters: tuple[float, ...], known: float) -> None:
     frame = chinchilla()
     x = np.array([[np.exp(parameters[0]), *parameters[1:]]])
-    points = surface.Points(
+    points = descent.Points(
         np.log(frame.n.to_numpy()), np.log(frame.d.to_numpy()), frame.loss_nats.to_numpy()
     )
     delta = np.array([1e-3])
-    assert surface.local(points, x, None, delta, delta).at_new[0] == pytest.approx(known, rel=1e-5)
+    assert descent.local(points, x, None, delta, delta).at_new[0] == pytest.approx(known, rel=1e-5)
 
 
 @public

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from sweepctl.laws.parts import first_step, sigmoid
+from sweepctl.laws.downstream import first_step, sigmoid
 
 SIZE = {"E": 0.5, "A": 15.0, "alpha": 0.2, "B": 60.0, "beta": 0.25}
 CURVE = {"a": -0.73, "x0": 0.77, "k": 12.0, "b": 0.99}

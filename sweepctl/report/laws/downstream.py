@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.axes import Axes
 
+from sweepctl.laws.downstream import first_step, sigmoid
 from sweepctl.laws.law import Fit
-from sweepctl.laws.parts import first_step, sigmoid
 from sweepctl.report.console import count
 from sweepctl.report.laws.panel import Panel, logarithmic, shades, spaced
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from sweepctl.laws.hyperparameters.optima import Optima
 from sweepctl.laws.law import LEVEL, Floats, Resampling
 from sweepctl.laws.numerics.linear import power_law, resample, resample_groups
-from sweepctl.laws.parts.optima import Optima
 
 
 @dataclass(frozen=True)

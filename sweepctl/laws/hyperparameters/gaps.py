@@ -9,9 +9,9 @@ import numpy as np
 from scipy.interpolate import LinearNDInterpolator
 from scipy.spatial import QhullError
 
+from sweepctl.laws.hyperparameters.optima import swept
 from sweepctl.laws.law import Floats, Observations
-from sweepctl.laws.parts.cells import Cell, center
-from sweepctl.laws.parts.optima import swept
+from sweepctl.laws.shared.cells import Cell, center
 
 Rule = tuple[float, Mapping[str, float]]
 """A factor, and the exponent of each predictor."""

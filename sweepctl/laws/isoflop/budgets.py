@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from scipy.interpolate import Akima1DInterpolator
 
-from sweepctl.laws.law import CannotFit, Floats, Observations
+from sweepctl.laws.isoflop.options import Options
+from sweepctl.laws.law import Floats, Observations
 from sweepctl.laws.numerics import linear
-
-if TYPE_CHECKING:
-    from sweepctl.laws.isoflop import Options
 
 MIN_POINTS = 3
 SAME = {"quadratic": 1e-9, "akima": 1e-3}
@@ -240,21 +238,3 @@ def drawn_curve(one: Budget, options: Options, points: int = 40) -> tuple[Floats
     else:
         found = np.polyval(np.polyfit(one.x - one.x.mean(), y, 2), grid - one.x.mean())
     return grid, np.exp(found) if options.loss == "log" else found
-
-
-def check(options: Options) -> None:
-    """Options that contradict each other.
-
-    Raises:
-        CannotFit: they do.
-    """
-    if not 0 < options.tolerance < 1:
-        raise CannotFit(f"isoflop needs a tolerance between 0 and 1; it is {options.tolerance:g}.")
-    if options.noise is not None and options.noise < 0:
-        raise CannotFit(f"isoflop needs a noise of at least 0, or none; it is {options.noise:g}.")
-    if options.window is not None and options.window < 1:
-        raise CannotFit(f"isoflop needs a window of at least 1 size, or none; it is {options.window}.")
-    if options.budgets and min(options.budgets) <= 0:
-        raise CannotFit("isoflop needs budgets above 0 FLOPs.")
-    if options.curve == "akima" and options.per_size == "all":
-        raise CannotFit("isoflop with curve=akima takes one row a size: per_size nearest, best or mean.")

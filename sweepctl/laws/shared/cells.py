@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweepctl.laws.law import Floats, Observations
+from sweepctl.laws.shared.levels import levels
 
 Indices = NDArray[np.int64]
 
@@ -18,21 +19,6 @@ class Cell:
 
     name: str
     rows: Indices
-
-
-def levels(values: Floats, tolerance: float) -> Indices:
-    """The number of each value's level [rows], from 0 on in rising order.
-
-    A level starts at its least value and holds what lies within the tolerance above it, as a share.
-    """
-    order = np.argsort(values, kind="stable")
-    found = np.zeros(len(values), dtype=np.int64)
-    level, first = -1, 0.0
-    for i in order:
-        if level < 0 or values[i] > first * (1 + tolerance):
-            level, first = level + 1, values[i]
-        found[i] = level
-    return found
 
 
 def cells(data: Observations, roles: tuple[str, ...], tolerance: float) -> list[Cell]:

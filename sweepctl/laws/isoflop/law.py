@@ -13,11 +13,13 @@ minimum that was measured: it is left out and flagged, as is one without a minim
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from sweepctl.laws import compute, parametric
+from sweepctl.laws.isoflop.budgets import MIN_POINTS, Budget, budgets, drawn_curve, vertices
+from sweepctl.laws.isoflop.options import Options
 from sweepctl.laws.law import (
     UNKNOWN,
     CannotFit,
@@ -26,14 +28,11 @@ from sweepctl.laws.law import (
     Floats,
     Law,
     Observations,
-    Resampling,
     Target,
     claim,
-    option,
     short,
 )
-from sweepctl.laws.parts import frontier
-from sweepctl.laws.parts.isoflop_budgets import MIN_POINTS, Budget, budgets, check, drawn_curve, vertices
+from sweepctl.laws.shared import compute_optimal
 
 NAME = "isoflop"
 FLOOR = 4
@@ -41,43 +40,6 @@ FLOOR = 4
 
 JUDGES = 200
 """Replicates that judge a budget where none were asked for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Options(Resampling):
-    """Every choice of the protocol."""
-
-    curve: Literal["quadratic", "akima"] = option("quadratic", "through the losses of a budget")
-    over: Literal["n", "d", "m"] = option(
-        "n", "the curve runs over parameters, tokens or FLOPs a token C / D"
-    )
-    loss: Literal["raw", "log"] = option("raw", "what the curve is fitted to")
-    budgets: tuple[float, ...] | None = option(None, "FLOPs that rows are snapped to; none: groups of rows")
-    tolerance: float = option(0.1, "share in FLOPs within which rows are of a budget")
-    per_size: Literal["nearest", "best", "mean", "all"] = option(
-        "nearest", "of rows of one size in a budget: the nearest in FLOPs (of equals the best), ..."
-    )
-    window: int | None = option(None, "sizes used each side of the least loss; none: all")
-    edges: Literal["drop", "keep"] = option("drop", "budgets with a minimum outside the sizes trained")
-    optimum: Literal["losses", "median"] = option(
-        "losses", "a budget's minimum: of its losses, or the median of its replicates"
-    )
-    weights: Literal["equal", "spread"] = option(
-        "equal", "of budgets in the power laws: equal, or the inverse variance of their log minima"
-    )
-    floor: float | None = option(
-        None, "E of L* = E + k_l C^c in nats; 0 is a pure power law; none: fitted, of four budgets or more"
-    )
-    intervals: Literal["copies", "rows"] = option(
-        "copies", "replicates: copies of the losses with noise, or rows drawn again inside each budget"
-    )
-    noise: float | None = option(
-        None, "s.d. of log loss between equal runs; none: the scatter around the parametric law"
-    )
-
-    def __post_init__(self) -> None:
-        Resampling.__post_init__(self)
-        check(self)
 
 
 @dataclass(frozen=True)
@@ -133,7 +95,7 @@ def fit(data: Observations, options: Options) -> Fit:
 def predict(made: Fit, target: Target) -> dict[str, Estimate]:
     """What the power laws say at target["flops"]; no loss beyond the budgets where they were too few for the
     floor of L*(C)."""
-    found = frontier.predict(made, target)
+    found = compute_optimal.predict(made, target)
     known = [minimum["flops"] for minimum in made.details["minima"]]
     inside = 0.5 * min(known) <= target["flops"] <= 2 * max(known)
     if made.protocol["floor"] is None and "E" not in made.params and not inside:
@@ -203,12 +165,12 @@ def _assemble(
         weights = 1 / np.maximum(spreads, max(1e-9, 1e-3 * spreads.max())) ** 2
     logs = {role: np.array([one.logs[role] for one in kept]) for role in roles}
     drawn = {role: np.stack([one.drawn[role] for one in kept], axis=1) for role in roles}
-    params = {name: float(value) for name, value in frontier.powers(log_c, logs, weights).items()}
-    samples = frontier.powers(log_c, drawn, weights) if options.replicates else {}
+    params = {name: float(value) for name, value in compute_optimal.powers(log_c, logs, weights).items()}
+    samples = compute_optimal.powers(log_c, drawn, weights) if options.replicates else {}
     if options.floor != 0 and len(kept) >= FLOOR:
         one, many = _floored(log_c, logs["loss"], drawn["loss"] if samples else None, options)
         params, samples = params | one, samples | many
-    samples = frontier.whole(samples)
+    samples = compute_optimal.whole(samples)
     off = logs["n"] - np.log(params["k_n"]) - params["a"] * log_c
     rows = [row for one in kept for row in one.budget.rows]
     minima = [

@@ -17,6 +17,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from sweepctl.laws.curve.forms import LEAST, Design, Form, MultiPower, Tissue, refine
+from sweepctl.laws.curve.runs import Run, Sums, runs
 from sweepctl.laws.law import (
     CannotFit,
     Estimate,
@@ -32,8 +34,6 @@ from sweepctl.laws.law import (
     percentile_interval,
 )  # fmt: skip
 from sweepctl.laws.numerics import linear
-from sweepctl.laws.parts.curve_forms import LEAST, Design, Form, MultiPower, Tissue, refine
-from sweepctl.laws.parts.curve_runs import Run, Sums, runs
 
 NAME = "curve"
 MOMENTA = (0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9998, 0.9999)

@@ -14,6 +14,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from sweepctl.laws.hyperparameters.gaps import gap, judged
+from sweepctl.laws.hyperparameters.optima import Search, at_edge, optima, swept
+from sweepctl.laws.hyperparameters.powers import Power, power_at, through
 from sweepctl.laws.law import (
     CannotFit,
     Estimate,
@@ -28,10 +31,7 @@ from sweepctl.laws.law import (
     option,
 )
 from sweepctl.laws.numerics.linear import collinear
-from sweepctl.laws.parts.cells import Cell, cells, center
-from sweepctl.laws.parts.gaps import gap, judged
-from sweepctl.laws.parts.optima import Search, at_edge, optima, swept
-from sweepctl.laws.parts.powers import Power, power_at, through
+from sweepctl.laws.shared.cells import Cell, cells, center
 
 NAME = "hyperparameters"
 ROLES: tuple[Literal["lr", "batch"], ...] = ("lr", "batch")

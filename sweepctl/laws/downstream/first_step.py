@@ -11,10 +11,10 @@ import numpy as np
 from sweepctl.laws.law import CannotFit, Floats
 from sweepctl.laws.numerics import linear, profile
 from sweepctl.laws.parametric import loss as loss_at
-from sweepctl.laws.parts import parametric_search
+from sweepctl.laws.parametric import search
 
 Form = Literal["nd", "flops", "log_flops"]
-NAMES = {"nd": parametric_search.PARAMS, "flops": ("E", "A", "alpha"), "log_flops": ("intercept", "slope")}
+NAMES = {"nd": search.PARAMS, "flops": ("E", "A", "alpha"), "log_flops": ("intercept", "slope")}
 LEAST = {"nd": 6, "flops": 4, "log_flops": 3}
 EXPONENTS = (0.005, 2.0)
 
@@ -24,7 +24,7 @@ class Choice:
     """The options of the downstream law that are about this step."""
 
     form: Form
-    objective: parametric_search.Objective
+    objective: search.Objective
     delta: float
     bounds: Literal["nonnegative", "none"]
 
@@ -77,17 +77,17 @@ def solve(ends: Mapping[str, Floats], choice: Choice, weights: Floats) -> Solved
 
 
 def _by_size(ends: Mapping[str, Floats], choice: Choice, weights: Floats) -> Solved:
-    options = parametric_search.Options(
+    options = search.Options(
         replicates=0, objective=choice.objective, delta=choice.delta, bounds=choice.bounds
     )
     n, d, loss = ends["n"], ends["d"], ends["task_loss"]
-    found = parametric_search.solve(n, d, loss, options)
-    params = dict(zip(parametric_search.PARAMS, found.parameters[0].tolist(), strict=True))
+    found = search.solve(n, d, loss, options)
+    params = dict(zip(search.PARAMS, found.parameters[0].tolist(), strict=True))
     samples: dict[str, Floats] = {}
     if len(weights):
-        drawn = parametric_search.refit(n, d, loss, options, found, weights).parameters
+        drawn = search.refit(n, d, loss, options, found, weights).parameters
         drawn = np.where(((weights > 0).sum(axis=1) >= len(params))[:, None], drawn, np.nan)
-        samples = dict(zip(parametric_search.PARAMS, drawn.T, strict=True))
+        samples = dict(zip(search.PARAMS, drawn.T, strict=True))
     flags = []
     if choice.bounds == "nonnegative":
         least = {"E": 0.0, "A": 1.0, "B": 1.0, "alpha": 0.0, "beta": 0.0}
@@ -101,7 +101,7 @@ def _by_size(ends: Mapping[str, Floats], choice: Choice, weights: Floats) -> Sol
         flat |= {"A", "B", "alpha", "beta"}
     if "E" in samples and np.nanpercentile(samples["E"], 2.5) < 0.02 * loss.min():
         flat.add("E")
-    flags += [f"not_identified:{name}" for name in parametric_search.PARAMS
+    flags += [f"not_identified:{name}" for name in search.PARAMS
               if name in flat and f"at_bound:{name}" not in flags]  # fmt: skip
     return Solved(params, samples, float(found.objectives[0]), found.starts, flags)
 

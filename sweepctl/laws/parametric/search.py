@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweepctl.laws.law import CannotFit, Floats, Mask, Resampling, option
-from sweepctl.laws.numerics.surface import Box, Minima, Points, descend, linear
+from sweepctl.laws.parametric.descent import Box, Minima, Points, descend, linear
 
 PARAMS = ("E", "A", "B", "alpha", "beta")
 Objective = Literal["huber_log", "lad_log", "squares_log", "squares"]

@@ -13,8 +13,8 @@ from typing import Protocol
 import numpy as np
 from scipy.optimize import nnls
 
+from sweepctl.laws.curve.schedules import Falls
 from sweepctl.laws.law import Floats, Mask
-from sweepctl.laws.parts.schedules import Falls
 
 Values = tuple[Floats, Floats]
 """Predicted losses [rows, points] and their derivatives [rows, k, points]."""

@@ -2,7 +2,7 @@
 
 Fitted by the sum of Huber losses of log residuals (equation 3; delta 1e-3), by least absolute log residuals
 (what the point estimate of Besiroglu et al. 2024, arXiv 2404.10102, comes down to), or by least squares of
-log L or of L (MiniCPM: Hu et al. 2024, arXiv 2404.06395, section 4.4). `solve` in parametric_search does it.
+log L or of L (MiniCPM: Hu et al. 2024, arXiv 2404.06395, section 4.4). `solve` in search.py does it.
 
 Given C = 6 N D, the loss is least at N = G (C / 6)^a and D = (C / 6)^b / G with a = beta / (alpha + beta),
 b = alpha / (alpha + beta) and G = (alpha A / (beta B))^(1 / (alpha + beta)) (Hoffmann, equation 4); so that
@@ -32,10 +32,7 @@ from sweepctl.laws.law import (
     percentile_interval,
 )  # fmt: skip
 from sweepctl.laws.numerics.linear import least_squares, resample, resample_groups
-from sweepctl.laws.parts.parametric_search import PARAMS, STEEPEST, refit
-from sweepctl.laws.parts.parametric_search import Options as Options
-from sweepctl.laws.parts.parametric_search import Solved as Solved
-from sweepctl.laws.parts.parametric_search import solve as solve
+from sweepctl.laws.parametric.search import PARAMS, STEEPEST, Options, Solved, refit, solve
 
 NAME = "parametric"
 SIX_N = (6.0, 0.0)

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from sweepctl.laws.curve import schedules
+from sweepctl.laws.curve.forms import Design
+from sweepctl.laws.curve.schedules import Falls, Path
 from sweepctl.laws.law import CannotFit, Floats, Observations
-from sweepctl.laws.parts import schedules
-from sweepctl.laws.parts.curve_forms import Design
-from sweepctl.laws.parts.schedules import Falls, Path
 
 ABSENT = ("", "nan", "none", "<na>")
 """What a column of names holds where a run has no parent."""

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from sweepctl.laws.law import Floats, Observations
-from sweepctl.laws.parts.cells import Cell, Indices, center
+from sweepctl.laws.shared.cells import Cell, Indices, center
 
 MIN_POINTS = 3
 

@@ -21,6 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from sweepctl.laws.critical_batch.steps import Steps, fit_steps, log_steps_at
 from sweepctl.laws.law import (
     CannotFit,
     Estimate,
@@ -35,8 +36,7 @@ from sweepctl.laws.law import (
     option,
 )
 from sweepctl.laws.numerics.linear import collinear, power_law, r_squared
-from sweepctl.laws.parts.cells import Cell, cells, center
-from sweepctl.laws.parts.steps_curve import Steps, fit_steps, log_steps_at
+from sweepctl.laws.shared.cells import Cell, cells, center
 
 NAME = "critical-batch"
 MIN_BATCHES = 3

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from sweepctl.laws.downstream import first_step, sigmoid
 from sweepctl.laws.law import (
     CannotFit,
     Estimate,
@@ -31,8 +32,8 @@ from sweepctl.laws.law import (
     option,
 )  # fmt: skip
 from sweepctl.laws.numerics import linear, profile
-from sweepctl.laws.parts import chain, first_step, sigmoid
-from sweepctl.laws.parts.parametric_search import Objective
+from sweepctl.laws.parametric.search import Objective
+from sweepctl.laws.shared import two_steps
 
 NAME = "downstream"
 MIN_POINTS = 5
@@ -102,8 +103,8 @@ def fit(data: Observations, options: Options) -> Fit:
                 f"{len(data) - points} of {len(data)} rows repeat another's run and tokens: choose one task "
                 "with --where."
             )
-    roles = chain.roles(data)
-    used = data.keep(~roles[chain.TARGET], "its role is target: it is only predicted")
+    roles = two_steps.roles(data)
+    used = data.keep(~roles[two_steps.TARGET], "its role is target: it is only predicted")
     runs = gather(used, options)
     weights = linear.resample_groups(np.arange(len(runs.names)), options.replicates, options.seed)
     ladder = ~runs.task
@@ -111,9 +112,9 @@ def fit(data: Observations, options: Options) -> Fit:
     first = first_step.solve(ends, _first(options), weights[:, ladder])
     second, starts, drawn = _second(runs, options, weights)
     made = _assemble(used, options, runs, first, second, starts, drawn)
-    checked = _check(made, data.take(np.flatnonzero(roles[chain.TARGET])), options)
+    checked = _check(made, data.take(np.flatnonzero(roles[two_steps.TARGET])), options)
     made.details["targets"] = [one.told() for one in checked]
-    made.derived |= chain.mean_errors(checked)
+    made.derived |= two_steps.mean_errors(checked)
     return made
 
 
@@ -123,7 +124,7 @@ def gather(data: Observations, options: Options) -> Runs:
     members: dict[str, list[int]] = {}
     for i, name in enumerate(names):
         members.setdefault(name, []).append(i)
-    roles = data.labels.get("role", (chain.FIT,) * len(data))
+    roles = data.labels.get("role", (two_steps.FIT,) * len(data))
     ends: dict[str, list[float]] = {}
     loss, accuracy, run = [], [], []
     for number, rows in enumerate(members.values()):
@@ -143,7 +144,7 @@ def gather(data: Observations, options: Options) -> Runs:
     lengths = np.array([len(part) for part in run])
     return Runs(
         tuple(members), {role: np.array(values) for role, values in ends.items()},
-        np.array([roles[rows[0]] == chain.TASK for rows in members.values()]),
+        np.array([roles[rows[0]] == two_steps.TASK for rows in members.values()]),
         np.concatenate(loss), np.concatenate(accuracy), np.concatenate(run), np.cumsum(lengths) - 1,
     )  # fmt: skip
 
@@ -182,8 +183,8 @@ def predict(made: Fit, target: Target) -> dict[str, Estimate]:
         chained = np.clip(sigmoid.value(drawn, draws) + scatter, 0, 1)
         of_a_run = np.clip(sigmoid.value(drawn, runs) + scatter, 0, 1)
         return {
-            "task_loss": chain.scattered(value, draws, runs),
-            "accuracy": chain.scattered(sigmoid.value(one, value), chained, of_a_run),
+            "task_loss": two_steps.scattered(value, draws, runs),
+            "accuracy": two_steps.scattered(sigmoid.value(one, value), chained, of_a_run),
         }
 
 
@@ -235,10 +236,10 @@ def _assemble(
     ends = {role: values[ladder] for role, values in runs.ends.items()}
     residuals = np.log(first_step.value(options.step1, params, ends) / ends["task_loss"])
     off = sigmoid.value(params, runs.loss[runs.last]) - runs.accuracy[runs.last]
-    noise, noises = chain.spread(
+    noise, noises = two_steps.spread(
         float(residuals @ residuals), len(residuals) - len(first.params), options.replicates, options.seed + 3
     )
-    rough, roughs = chain.spread(float(off @ off), len(off) - 4, options.replicates, options.seed + 4)
+    rough, roughs = two_steps.spread(float(off @ off), len(off) - 4, options.replicates, options.seed + 4)
     samples: dict[str, Floats] = {}
     if options.replicates:
         samples = first.samples | dict(zip(sigmoid.NAMES, drawn.T, strict=True))
@@ -282,7 +283,7 @@ def _flags(runs: Runs, options: Options, params: dict[str, float], made: Fit) ->
     return found
 
 
-def _check(made: Fit, targets: Observations, options: Options) -> list[chain.Checked]:
+def _check(made: Fit, targets: Observations, options: Options) -> list[two_steps.Checked]:
     """Task loss, accuracy at the measured one, and accuracy by the chain, of every run that is a target."""
     if not len(targets):
         return []
@@ -296,7 +297,7 @@ def _check(made: Fit, targets: Observations, options: Options) -> list[chain.Che
             ("accuracy at the true task loss", sigmoid.value(made.params, at["task_loss"]), at["accuracy"]),
             ("chained accuracy", sigmoid.value(made.params, value), at["accuracy"]),
         ):
-            found.append(chain.Checked(name, n, d, quantity, float(predicted), actual))
+            found.append(two_steps.Checked(name, n, d, quantity, float(predicted), actual))
     return found
 
 

@@ -1,0 +1,1 @@
+"""What several laws have in common, and nothing that one alone needs."""
