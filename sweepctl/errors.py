@@ -45,7 +45,7 @@ class WorkFailed(SweepctlError):
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> RequestError:
     """An error that names what was asked for, the closest name that exists, and all the valid ones."""
     names = sorted(known)
-    close = get_close_matches(name, names, n=1)
+    close = get_close_matches(name, names, n=1) or [known for known in names if known.startswith(f"{name}_")]
     hint = f" Did you mean {close[0]}?" if close else ""
     listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
     return RequestError(f"There is no {kind} {name!r}.{hint} Known: {listed or 'none'}.")

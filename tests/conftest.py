@@ -18,6 +18,7 @@ from sweepctl.data.shards import Index
 from sweepctl.plan.expand import CorpusFacts, expand
 from sweepctl.plan.plan import Plan
 from sweepctl.spec.build import build
+from sweepctl.spec.schedules.schedule import own_keys
 from sweepctl.spec.study import Study
 from sweepctl.store.board import Board, Entry
 from sweepctl.store.manifest import Manifest
@@ -37,7 +38,7 @@ TINY: dict[str, Any] = {
         "zero_head": True,
     },
     "optimizer": {"lr": 0.02, "eps": 1e-12, "weight_decay": 0.1},
-    "schedule": {"warmup_steps": 4, "decay": {"fraction": 0.25}},
+    "schedule": {"kind": "wsd", "warmup_steps": 4, "decay": {"fraction": 0.25}},
     "batch": {"tokens": 64, "context": 16},
     "data": {"name": "synthetic", "source": "synthetic"},
     "budget": {"tokens": [1280, 2560]},
@@ -61,8 +62,9 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def tiny(**changes: Any) -> Study:
-    """The tiny study; `a__b=1` sets a.b."""
-    return build(Study, merged(TINY, {key.replace("__", "."): value for key, value in changes.items()}))
+    """The tiny study; `a__b=1` sets a.b. Another schedule does without the keys that it does not have."""
+    raw = merged(TINY, {key.replace("__", "."): value for key, value in changes.items()})
+    return build(Study, {**raw, "schedule": own_keys(raw["schedule"])})
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import sweepctl
 ROOT = Path(sweepctl.__file__).parent
 MAY_IMPORT = {
     "spec": set(),
-    "laws": set(),
+    "laws": {"spec"},
     "plan": {"spec"},
     "store": {"spec", "plan"},
     "data": {"spec", "store"},

@@ -133,7 +133,7 @@ def check(
     if steps < 4:
         raise InvalidValue("--steps", steps, "at least 4")
     forked = short(study, rung, steps)
-    straight = dataclasses.replace(forked, schedule=dataclasses.replace(forked.schedule, fork=False))
+    straight = dataclasses.replace(forked, schedule=forked.schedule.with_fork(False))
     execution = dataclasses.replace(execution, keep="all")
     where = machine(execution, study.precision)
     with _folder(workspace) as folder:

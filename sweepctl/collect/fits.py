@@ -22,7 +22,7 @@ from sweepctl.laws.registry import LAWS
 from sweepctl.plan.plan import Plan
 from sweepctl.spec.accounting import FLOP_COUNTS, PARAMETER_COUNTS, Accounting
 from sweepctl.spec.build import build
-from sweepctl.spec.schedule import LearningRateCurve
+from sweepctl.spec.learning_rate import Drop, LearningRateCurve
 from sweepctl.store.files import read_json, storage, write_json
 from sweepctl.store.workspace import Sweep
 
@@ -207,13 +207,11 @@ def with_paths(curves: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     rates, also where they have not been trained yet, and their final loss."""
     added = []
     for run in runs[runs["state"].isin(["done", "missing"])].to_dict("records"):
-        cut, end = int(run["cut_step"]), int(run["steps"])
-        drops = _drops(run.get("drops"))
-        steps = {cut + 1 + round((end - cut - 1) * place / PATH_ROWS) for place in range(PATH_ROWS + 1)}
-        steps |= {int(step) + side for step, _ in drops for side in (0, 1)}
-        path = sorted(step for step in steps if cut < step <= end or step == end)
+        cut, end, drops = int(run["cut_step"]), int(run["steps"]), _drops(run.get("drops"))
         curve = LearningRateCurve(0, cut, end, run["decay"], run["end_lr_share"], drops)
-        rows = pd.DataFrame({"step": path, "lr": [run["lr"] * curve.at(step - 1) for step in path]})
+        knots = curve.knots(PATH_ROWS)  # of updates from 0; a row of step t is measured after update t - 1
+        rates = [run["lr"] * curve.at(update) for update in knots]
+        rows = pd.DataFrame({"step": [update + 1 for update in knots], "lr": rates})
         rows["tokens"] = rows["step"] * run["batch_tokens"]
         rows.loc[rows.index[-1], "loss_nats"] = run["loss_nats"]
         added.append(rows.assign(job=run["job"], kind="branch", rung=run["rung"]))
@@ -222,7 +220,7 @@ def with_paths(curves: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     return whole.assign(parent=whole["job"].map(parents))
 
 
-def _drops(text: Any) -> tuple[tuple[float, ...], ...]:
+def _drops(text: Any) -> tuple[Drop, ...]:
     """The drops of a run from its row: (step, multiplier)."""
     if not isinstance(text, str):
         return ()

@@ -91,7 +91,7 @@ def _counts(plan: Plan, job: Job) -> dict[str, Any]:
     cut = next((cut for cut, end in cycles.decays if end == job.end), anneal.cut) if cycles else anneal.cut
     row: dict[str, Any] = {"requested_tokens": job.requested_tokens, "tokens": tokens, "steps": job.end}
     row |= {"schedule": plan.schedule_of(job.point).kind}
-    row |= {"cut_step": cut, "decay": anneal.shape, "end_lr_share": anneal.floor}
+    row |= {"cut_step": cut, "decay": anneal.shape, "end_lr_share": anneal.end_lr_share}
     if anneal.drops:
         row["drops"] = " ".join(f"{step:g}:{share}" for step, share in anneal.drops)
     row |= {f"n_{name}": counts.parameters(name) for name in PARAMETER_COUNTS}

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from sweepctl.errors import InvalidValue, RequestError
-from sweepctl.plan.plan import Job, JobKind, Plan, PlanPoint, Rung, Taken, anneal_of
+from sweepctl.plan.plan import Job, JobKind, Plan, PlanPoint, Rung, Taken
 from sweepctl.spec.accounting import count
 from sweepctl.spec.budget import Budget
 from sweepctl.spec.build import plain
+from sweepctl.spec.learning_rate import Cycles
 from sweepctl.spec.scaling import Scaling
-from sweepctl.spec.schedule import Cycles, Schedule
+from sweepctl.spec.schedules.schedule import Schedule
 from sweepctl.spec.science import Anneal, Corpus, Point, branch_id, run_id, trunk_id, with_field
 from sweepctl.spec.study import Stage, Study
 
@@ -127,7 +128,7 @@ def _set(point: Point, schedule: Schedule, path: str, value: Any) -> tuple[Point
         instead = DERIVED[path.partition(".")[0]]
         raise RequestError(f"{path} follows from the study and cannot be set; {instead} can.")
     if path.startswith("schedule."):
-        schedule = with_field(schedule, path.removeprefix("schedule."), value)
+        schedule = schedule.with_settings({path: value})
     else:
         point = with_field(point, path, value)
     warmup = schedule.warmup(point.batch.tokens)
@@ -172,8 +173,8 @@ class _Builder:
     def add(self, rung_index: int, settings: dict[str, Any]) -> None:
         """One point and the jobs of its budgets."""
         scaled, point, schedule = self._scaled[rung_index]
-        for path, value in settings.items():
-            point, schedule = _set(point, schedule, path, value)
+        for path in sorted(settings, key=lambda path: path != "schedule.kind"):  # the rest may be of it
+            point, schedule = _set(point, schedule, path, settings[path])
         rung = self.rungs[rung_index]
         counts = rung.counts
         sized = (point.shape, point.model, point.batch.context)
@@ -212,7 +213,7 @@ class _Builder:
     def _anneal(self, schedule: Schedule, budget: Budget, point: Point) -> Anneal:
         try:
             cut = schedule.cut(budget.steps, point.batch.tokens)
-            return anneal_of(schedule, cut, budget.steps, self.study.validation.tokens)
+            return schedule.anneal(cut, budget.steps, self.study.validation.tokens)
         except RequestError as error:
             raise RequestError(f"Rung {point.shape.name}, {budget.label}: {error}") from None
 

@@ -14,14 +14,16 @@ from functools import cached_property
 from typing import Any, Literal
 
 from sweepctl.errors import DamagedFile
+from sweepctl.plan import earlier
 from sweepctl.spec.accounting import Accounting, Counts, count
 from sweepctl.spec.build import build, plain
 from sweepctl.spec.hashing import canonical, digest
 from sweepctl.spec.ladder import Ladder
+from sweepctl.spec.learning_rate import Cycles
 from sweepctl.spec.model import Shape
 from sweepctl.spec.scaling import Scaling
-from sweepctl.spec.schedule import Cycles, Schedule
-from sweepctl.spec.science import Anneal, JobScience, Point, with_field, with_neutral
+from sweepctl.spec.schedules.schedule import Schedule
+from sweepctl.spec.science import Anneal, JobScience, Point, read_point, read_section, section, with_field
 
 FORMAT = 1
 
@@ -175,11 +177,9 @@ class Plan:
     def schedule_of(self, index: int) -> Schedule:
         """The schedule of one point, but for its warmup, which the point has in steps."""
         if index not in self._schedules:
-            schedule = self.schedule
-            for path, value in self.points[index].settings.items():
-                if path.startswith("schedule.") and not path.startswith("schedule.warmup"):
-                    schedule = with_field(schedule, path.removeprefix("schedule."), value)
-            self._schedules[index] = schedule
+            settings = self.points[index].settings
+            ours = {path: value for path, value in settings.items() if not path.startswith("schedule.warmup")}
+            self._schedules[index] = self.schedule.with_settings(ours)
         return self._schedules[index]
 
     @cached_property
@@ -190,7 +190,7 @@ class Plan:
         """How the job comes down, None for a trunk."""
         if job.cut is None:
             return None
-        return anneal_of(self.schedule_of(job.point), job.cut, job.end, self.validation["tokens"])
+        return self.schedule_of(job.point).anneal(job.cut, job.end, self.validation["tokens"])
 
     def science(self, job: Job) -> JobScience:
         return JobScience(job.kind, self.point(job.point), self.anneal(job))
@@ -199,7 +199,8 @@ class Plan:
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         fields["format"] = FORMAT
         fields["points"] = [
-            [p.rung, p.settings, plain(p.cycles)] if p.cycles else [p.rung, p.settings] for p in self.points
+            [p.rung, p.settings, section("cycles", p.cycles)] if p.cycles else [p.rung, p.settings]
+            for p in self.points
         ]
         fields["jobs"] = [
             [j.id, j.kind, j.point, j.trunk, j.cut, j.end, j.label, j.requested_tokens] for j in self.jobs
@@ -207,22 +208,6 @@ class Plan:
         for name in ("base", "schedule", "accounting", "rungs", "taken", "dropped", "ladder", "scaling"):
             fields[name] = plain(fields[name])
         return canonical(fields)
-
-
-def anneal_of(schedule: Schedule, cut: int, end: int, validation_tokens: int) -> Anneal:
-    """How a budget of `end` steps comes down from its cut.
-
-    Raises:
-        RequestError: the budget is too short for the schedule's drops.
-    """
-    kind, decay = schedule.kind, schedule.decay
-    if kind == "constant":
-        return Anneal(cut, end, floor=1.0, validation_tokens=validation_tokens)
-    if kind == "multistep":
-        drops = schedule.drop_steps(end)
-        return Anneal(cut, end, floor=drops[-1][1], validation_tokens=validation_tokens, drops=drops)
-    shape = "cosine" if kind == "cosine" else decay.shape
-    return Anneal(cut, end, shape, decay.end, validation_tokens)
 
 
 def load(text: str, name: str) -> Plan:
@@ -235,30 +220,27 @@ def load(text: str, name: str) -> Plan:
         raw = json.loads(text)
         if raw.pop("format") != FORMAT:
             raise DamagedFile(f"{name} was written by another version of sweepctl; plan the sweep again.")
-        raw["base"] = build(Point, with_neutral(raw["base"]), "base")
+        raw["base"] = read_point(raw["base"], "base")
         raw["accounting"] = build(Accounting, raw["accounting"], "accounting")
         raw["rungs"] = tuple(build(Rung, rung, "rungs") for rung in raw["rungs"])
         raw["ladder"] = build(Ladder, raw["ladder"], "ladder")
         raw["taken"] = tuple(build(Taken, taken, "taken") for taken in raw["taken"])
         raw["dropped"] = tuple(tuple(row) for row in raw["dropped"])
-        raw["schedule"] = build(Schedule, raw.get("schedule") or _schedule_of_old(raw), "schedule")
+        schedule = earlier.schedule(raw)
+        raw["schedule"] = build(Schedule, schedule, "schedule")  # type: ignore[type-abstract]
         raw["scaling"] = build(Scaling, raw.get("scaling", {}), "scaling")
-        raw["points"] = tuple(_point(*row) for row in raw["points"])
+        raw["points"] = tuple(_point(schedule["kind"], *row) for row in raw["points"])
         raw["jobs"] = tuple(Job(*row) for row in raw["jobs"])
-        return Plan(**raw)
+        plan = Plan(**raw)
     except DamagedFile:
         raise
     except Exception as error:
         raise DamagedFile(f"{name} is not a plan ({error}); plan the sweep again.") from None
+    vars(plan)["text"] = text  # its hash is its file's name, also where this version would write it otherwise
+    return plan
 
 
-def _point(rung: int, settings: dict[str, Any], cycles: dict[str, Any] | None = None) -> PlanPoint:
-    return PlanPoint(rung, settings, build(Cycles, cycles, "cycles") if cycles else None)
-
-
-def _schedule_of_old(raw: dict[str, Any]) -> dict[str, Any]:
-    """The schedule of a plan that was written when there were wsd and cosine and only the decay was kept."""
-    decay = raw.pop("decay")
-    forks = any(row[1] == "trunk" for row in raw["jobs"])
-    kind = "cosine" if not forks and decay["shape"] == "cosine" and decay["fraction"] == 1 else "wsd"
-    return {"kind": kind, "warmup_steps": raw["base"].warmup_steps, "decay": decay, "fork": forks}
+def _point(kind: str, rung: int, settings: dict[str, Any], cycles: dict[str, Any] | None = None) -> PlanPoint:
+    """A row of the plan's points; `kind` is the study's schedule."""
+    decays = read_section(Cycles, "cycles", cycles) if cycles else None
+    return PlanPoint(rung, earlier.settings(settings, kind), decays)

@@ -160,23 +160,23 @@ def _show_total(
         out.print(f"Device time {provenance}{'; < where only a smaller rung was measured' * bound}.")
     else:
         out.print("Device time: nothing measured yet; state it with --flops-per-s.")
-    found = alternatives(plans.values(), cost)
-    if any(one.cost.tokens < one.cost.tokens_from_scratch for one in found):  # else there is nothing to share
+    compared_schedules = alternatives(plans.values(), cost)
+    if any(row.cost.tokens < row.cost.tokens_from_scratch for row in compared_schedules):  # else none shares
         out.print()
-        out.print(_schedule_table(found, out.width))
+        out.print(_schedule_table(compared_schedules, out.width))
 
 
-def _schedule_table(found: list[Alternative], width: int) -> Any:
+def _schedule_table(compared: list[Alternative], width: int) -> Any:
     rows = [
         [
-            f"* {one.name}" if one.own else f"  {one.name}",
-            one.shared,
-            str(one.cost.jobs),
-            count(one.cost.tokens),
-            flops(one.cost.flops_exact),
-            f"{one.cost.saving:.2f}x",
+            f"{'*' if row.own else ' '} {row.schedule.title}",
+            row.schedule.shared,
+            str(row.cost.jobs),
+            count(row.cost.tokens),
+            flops(row.cost.flops_exact),
+            f"{row.cost.saving:.2f}x",
         ]
-        for one in found
+        for row in compared
     ]
     columns = ["* this study", "budgets of a rung share", "jobs", "trained", "FLOPs exact", "fewer"]
     return table("the same budgets under each schedule", columns, rows, 2, width, ("FLOPs exact",))
@@ -247,14 +247,14 @@ def plan_json(
         "waiting": {stage: asdict(reason) for stage, reason in waiting.items()},
         "schedules": [
             {
-                **{key: plain(getattr(one.schedule, key)) for key in ("kind", "decay", "drops")},
-                "own": one.own,
-                "forks": one.schedule.forks,
-                "shared": one.shared,
-                **{key: getattr(one.cost, key) for key in ("jobs", "tokens", "tokens_from_scratch")},
-                **{key: getattr(one.cost, key) for key in ("flops", "flops_exact", "saving")},
+                **plain(row.schedule),
+                "own": row.own,
+                "forks": row.schedule.forks,
+                "shared": row.schedule.shared,
+                **{key: getattr(row.cost, key) for key in ("jobs", "tokens", "tokens_from_scratch")},
+                **{key: getattr(row.cost, key) for key in ("flops", "flops_exact", "saving")},
             }
-            for one in (alternatives(plans.values(), whole(plans.values())) if plans else [])
+            for row in (alternatives(plans.values(), whole(plans.values())) if plans else [])
         ],
     }
 

@@ -15,7 +15,8 @@ _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: 
 
 
 def build(cls: type[T], raw: Any, at: str = "") -> T:
-    """Make a dataclass from a mapping, converting each value to its field's declared type.
+    """Make a dataclass from a mapping, converting each value to its field's declared type. A class with
+    variants (`variant`, a class method) says which of them the mapping is of.
 
     Raises:
         RequestError: a key that is unknown or missing, or a value of the wrong type or range; the
@@ -23,6 +24,8 @@ def build(cls: type[T], raw: Any, at: str = "") -> T:
     """
     if not isinstance(raw, Mapping):
         raise InvalidValue(at or cls.__name__, raw, "a mapping of keys")
+    variant = getattr(cls, "variant", None)
+    cls = variant(raw, at) if variant else cls
     hints: dict[str, Any] = _hints(cls)  # type: ignore[arg-type]
     for key in raw:
         if key not in hints:

@@ -20,10 +20,15 @@ from sweepctl.errors import RequestError
 from sweepctl.resources import conf_dir, launchers_dir
 from sweepctl.spec.build import build, plain
 from sweepctl.spec.grid import dotted
+from sweepctl.spec.schedules.schedule import own_keys
 from sweepctl.spec.study import Study
 
-OPEN = ("grid.axes", "grid.sample", "stages.", "data.options", "scaling.fields", "scaling.constants")
-"""Mappings that may be given new keys: an override there adds what is missing, as Hydra's ++ does."""
+OPEN = (
+    *("grid.axes", "grid.sample", "stages.", "data.options", "scaling.fields", "scaling.constants"),
+    "schedule.",
+)
+"""Mappings that may be given new keys: an override there adds what is missing, as Hydra's ++ does. A schedule
+says itself which keys its kind has."""
 LISTS = ("budget.", "ladder.", "stages.")
 """Where a comma cannot mean an axis: what lies here is a list of the study, not a field of the science."""
 OPEN_LAUNCHER = ("sbatch.", "environment.", "rungs=", "sbatch=", "environment=")
@@ -63,6 +68,8 @@ def compose_study(overrides: list[str], config_dir: Path | None = None) -> Study
     raw["grid"] = {**grid, "axes": dotted(grid.get("axes") or {}) | axes}
     if (raw.get("scaling") or {}).get("fields"):
         raw["scaling"]["fields"] = dotted(raw["scaling"]["fields"])
+    if isinstance(raw.get("schedule"), dict):
+        raw["schedule"] = own_keys(raw["schedule"], _keys_under("schedule", overrides))
     if "study" in raw:
         raise RequestError("The study's file does not begin with '# @package _global_', which a study needs.")
     return build(Study, raw)
@@ -129,6 +136,24 @@ def _split_sweeps(overrides: list[str]) -> tuple[list[str], dict[str, Any]]:
         else:
             settings.append(text)
     return settings, axes
+
+
+def _keys_under(group: str, overrides: list[str]) -> set[str]:
+    """Dotted keys of a group that overrides name one by one or in a mapping."""
+    keys: set[str] = set()
+
+    def add(path: str, value: Any) -> None:
+        if isinstance(value, dict) and value:
+            for key, inner in value.items():
+                add(f"{path}.{key}", inner)
+        elif path.startswith(f"{group}."):
+            keys.add(path.removeprefix(f"{group}."))
+
+    for text in overrides:
+        override = _parse(text)
+        if not override.is_sweep_override():
+            add(override.key_or_group, override.value())
+    return keys
 
 
 def _parse(text: str) -> Override:

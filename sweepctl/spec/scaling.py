@@ -11,7 +11,7 @@ from sweepctl.errors import InvalidValue, RequestError
 from sweepctl.spec.accounting import Accounting, Counts, FlopCount, ParameterCount
 from sweepctl.spec.build import field_type
 from sweepctl.spec.expression import evaluate
-from sweepctl.spec.schedule import Schedule
+from sweepctl.spec.schedules.schedule import Schedule
 from sweepctl.spec.science import Point
 
 GIVEN = ("shape", "model", "batch.context", "corpus", "cycles", "numerics", "warmup_steps")

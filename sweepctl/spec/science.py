@@ -17,10 +17,10 @@ from typing import Any, Literal, TypeVar
 from sweepctl.errors import InvalidValue, RequestError, unknown_name
 from sweepctl.spec.build import build, convert, field_type, plain
 from sweepctl.spec.hashing import canonical, digest
+from sweepctl.spec.learning_rate import Cycles, DecayShape, Drop, LearningRateCurve
 from sweepctl.spec.model import Architecture, Shape
 from sweepctl.spec.optimizer import Optimizer
 from sweepctl.spec.parametrization import Parametrization
-from sweepctl.spec.schedule import Cycles, DecayShape, LearningRateCurve
 
 NUMERICS = 1
 """Raised when the built-in trainer's stored reference loss moves: old results then keep their old ids."""
@@ -46,6 +46,9 @@ NEUTRAL: dict[str, Any] = {
     "anneal.drops": [],
 }
 """Dotted science field -> the value at which it is left out of the hash. Entries are never changed."""
+
+RECORDED_AS = {"anneal.end_lr_share": "floor", "cycles.end_lr_share": "floor"}
+"""Dotted science field -> the name that records and hashes have for it. Entries are never changed."""
 
 T = TypeVar("T")
 
@@ -119,17 +122,20 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Anneal:
-    """Where one budget leaves the plateau and how it comes down: steps are updates, `end` exclusive.
-
-    `drops` are (step, multiplier) of a decay by steps, which then has no other shape.
-    """
+    """Where one budget leaves the plateau and how it comes down."""
 
     cut: int
+    """The step at which it leaves."""
     end: int
+    """How many updates it has."""
     shape: DecayShape = "linear"
-    floor: float = 0.0
+    """Along which line it comes down."""
+    end_lr_share: float = 0.0
+    """To which share of the peak."""
     validation_tokens: int = 0
-    drops: tuple[tuple[float, ...], ...] = ()
+    """Held-out tokens of its final loss; 0 for the whole split."""
+    drops: tuple[Drop, ...] = ()
+    """Of a decay by steps, which then has no other shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +153,12 @@ class JobScience:
             return {
                 "kind": "branch",
                 "trunk": trunk_id(self.point),
-                "anneal": _without_neutral("anneal", self.anneal),
+                "anneal": section("anneal", self.anneal),
             }
         fields = {name: section(name, value) for name, value in _given(self.point)}
         fields["kind"] = self.kind
         if self.anneal is not None:
-            fields["anneal"] = _without_neutral("anneal", self.anneal)
+            fields["anneal"] = section("anneal", self.anneal)
         return fields
 
     @property
@@ -167,7 +173,7 @@ class JobScience:
         warmup, cycles, a = self.point.warmup_steps, self.point.cycles, self.anneal
         if a is None:
             return LearningRateCurve(warmup, cycles=cycles)
-        return LearningRateCurve(warmup, a.cut, a.end, a.shape, a.floor, a.drops, cycles)
+        return LearningRateCurve(warmup, a.cut, a.end, a.shape, a.end_lr_share, a.drops, cycles)
 
 
 def trunk_id(point: Point) -> str:
@@ -197,25 +203,45 @@ def read_job(record: dict[str, Any], trunk: dict[str, Any] | None = None) -> Job
     Raises:
         RequestError: a field is unknown, missing or out of range.
     """
-    fields = dict(trunk if trunk is not None else record)
-    fields.pop("kind", None)
-    fields.pop("anneal", None)
-    fields = with_neutral(fields)
+    fields = {k: v for k, v in (trunk or record).items() if k not in ("kind", "anneal")}
     anneal = record.get("anneal")
-    if anneal is not None:
-        filled = {path.partition(".")[2]: v for path, v in NEUTRAL.items() if path.startswith("anneal.")}
-        anneal = build(Anneal, {**filled, **anneal}, "anneal")
-    return JobScience(record["kind"], build(Point, fields), anneal)
+    return JobScience(
+        record["kind"],
+        read_point(fields),
+        read_section(Anneal, "anneal", anneal) if anneal is not None else None,
+    )
 
 
-def with_neutral(point: dict[str, Any]) -> dict[str, Any]:
-    """A point's record with the fields that were added since it was written, at their neutral values."""
-    fields = dict(point)
+def read_point(record: dict[str, Any], at: str = "") -> Point:
+    """The point of a record, with the fields that were added since it was written at their neutral values.
+
+    Raises:
+        RequestError: a field is unknown, missing or out of range.
+    """
+    fields = dict(record)
     for path, value in NEUTRAL.items():
         name, _, rest = path.partition(".")
-        if name != "anneal":
-            fields[name] = {rest: value, **fields[name]} if rest else fields.get(name, value)
-    return fields
+        if not rest:
+            fields.setdefault(name, value)
+    sections = {name: _fields(name, value) for name, value in fields.items() if isinstance(value, dict)}
+    return build(Point, fields | sections, at)
+
+
+def read_section(cls: type[T], name: str, record: dict[str, Any]) -> T:
+    """A section that `section` made plain.
+
+    Raises:
+        RequestError: a field is unknown, missing or out of range.
+    """
+    return build(cls, _fields(name, record), name)
+
+
+def _fields(name: str, record: dict[str, Any]) -> dict[str, Any]:
+    """A section's record by the names of its fields, neutral ones filled in."""
+    under = f"{name}."
+    neutral = {path.removeprefix(under): value for path, value in NEUTRAL.items() if path.startswith(under)}
+    names = {word: path.removeprefix(under) for path, word in RECORDED_AS.items() if path.startswith(under)}
+    return neutral | {names.get(word, word): value for word, value in record.items()}
 
 
 def with_field(target: T, path: str, value: Any) -> T:
@@ -247,12 +273,14 @@ def _replaced(target: Any, names: list[str], value: Any, path: str) -> Any:
 
 def section(name: str, value: Any) -> Any:
     """One section of a record as plain data, without fields at their neutral value."""
-    return _without_neutral(name, value) if dataclasses.is_dataclass(value) else value
-
-
-def _without_neutral(name: str, value: Any) -> dict[str, Any]:
-    fields: dict[str, Any] = plain(value)
-    return {k: v for k, v in fields.items() if f"{name}.{k}" not in NEUTRAL or NEUTRAL[f"{name}.{k}"] != v}
+    if not dataclasses.is_dataclass(value):
+        return value
+    paths = {f"{name}.{field}": content for field, content in plain(value).items()}
+    return {
+        RECORDED_AS.get(path, path.rpartition(".")[2]): content
+        for path, content in paths.items()
+        if path not in NEUTRAL or NEUTRAL[path] != content
+    }
 
 
 def _given(point: Point) -> Iterator[tuple[str, Any]]:

@@ -15,7 +15,7 @@ from sweepctl.spec.model import Architecture
 from sweepctl.spec.optimizer import Optimizer
 from sweepctl.spec.parametrization import Parametrization
 from sweepctl.spec.scaling import Scaling
-from sweepctl.spec.schedule import Schedule
+from sweepctl.spec.schedules.schedule import Schedule
 from sweepctl.spec.science import Batch, Divergence, Seeds
 
 RESERVED = ("store", "data", "checks")

@@ -12,7 +12,7 @@ from typing import Any
 from sweepctl.errors import SweepctlError
 from sweepctl.spec.build import build
 from sweepctl.spec.execution import Execution
-from sweepctl.spec.schedule import LearningRateCurve
+from sweepctl.spec.learning_rate import LearningRateCurve
 from sweepctl.store.checkpoints import Checkpoint
 from sweepctl.store.manifest import Manifest
 from sweepctl.train.batches import Batches

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from sweepctl.spec.schedule import LearningRateCurve
+from sweepctl.spec.learning_rate import LearningRateCurve
 from sweepctl.spec.weights import Weight
 from sweepctl.train.model import Decoder
 from sweepctl.train.trainer import Trainer

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from sweepctl.errors import DamagedFile, RequestError
 from sweepctl.spec.execution import Execution
-from sweepctl.spec.schedule import LearningRateCurve
+from sweepctl.spec.learning_rate import LearningRateCurve
 from sweepctl.spec.science import Point
 from sweepctl.train.batches import Batches
 from sweepctl.train.device import Machine

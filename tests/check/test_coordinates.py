@@ -97,7 +97,7 @@ def test_a_depth_rule_is_told_from_none(workspace: Workspace, index: Index) -> N
 
 def test_the_probe_leaves_no_trace(workspace: Workspace, index: Index) -> None:
     """A model that was looked at is the one that was not."""
-    from sweepctl.spec.schedule import LearningRateCurve
+    from sweepctl.spec.learning_rate import LearningRateCurve
     from sweepctl.train.batches import Batches
     from sweepctl.train.device import machine
     from sweepctl.train.probe import probe

@@ -64,7 +64,7 @@ def test_a_cosine_trains_every_budget_whole() -> None:
         schedule={
             "kind": "cosine",
             "warmup_steps": 4,
-            "decay": {"shape": "cosine", "fraction": 1, "end": 0.1},
+            "decay": {"end_lr_share": 0.1},
         }
     )
     assert {job.kind for job in made.jobs} == {"run"}
@@ -179,7 +179,7 @@ def test_a_field_that_follows_from_others_is_no_axis(facts: CorpusFacts, field: 
 def test_a_whole_number_on_an_axis_is_the_same_science_as_the_float(facts: CorpusFacts) -> None:
     """In the plan, in its file and in the records the jobs write."""
     whole, real = (
-        expand(tiny(grid={"axes": {"schedule.decay.end": [end]}}), "all", facts) for end in (0, 0.0)
+        expand(tiny(grid={"axes": {"schedule.decay.end_lr_share": [end]}}), "all", facts) for end in (0, 0.0)
     )
     assert [job.id for job in whole.jobs] == [job.id for job in real.jobs]
     for plan in (whole, load(whole.text, "plan")):

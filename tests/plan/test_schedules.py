@@ -9,10 +9,12 @@ import pytest
 from sweepctl.plan.alternatives import alternatives
 from sweepctl.plan.cost import total
 from sweepctl.plan.plan import load
-from sweepctl.spec.hashing import canonical
-from sweepctl.spec.schedule import KINDS
+from sweepctl.spec.hashing import canonical, digest
+from sweepctl.spec.schedules.schedule import kinds
 from sweepctl.spec.science import read_job
 from tests.plan.test_expand import plan
+
+END = "schedule.decay.end_lr_share"
 
 
 @pytest.mark.parametrize("kind", ["multistep", "constant", "wsd-s", "cosine"])
@@ -20,7 +22,7 @@ from tests.plan.test_expand import plan
 def test_every_schedule_is_read_back_whole_with_its_ids(kind: str, fork: bool) -> None:
     made = plan(
         schedule__kind=kind, schedule__fork=fork, schedule__rewarm_steps=2, budget__tokens=[1280, 2560, 5120],
-        schedule__decay__end=0.1, schedule__drops=[[0.7, 0.5]],
+        schedule__decay__end_lr_share=0.1, schedule__drops=[[0.7, 0.5]],
     )  # fmt: skip
     again = load(made.text, "x")
     assert again == made and again.hash == made.hash
@@ -53,14 +55,15 @@ def test_a_new_budget_makes_another_wsd_s_trunk_and_only_there() -> None:
 def test_a_plan_from_before_there_were_kinds_keeps_its_ids() -> None:
     for kind, shape in (("wsd", "1-sqrt"), ("cosine", "cosine")):
         decay = {"shape": shape, "fraction": 1.0 if kind == "cosine" else 0.25, "end": 0.1}
-        axes = {"axes": {"schedule.decay.end": [0, 0.1]}}
-        made = plan(schedule={"kind": kind, "warmup_steps": 4, "decay": decay}, grid=axes)
-        raw = json.loads(made.text)
-        raw["decay"] = raw.pop("schedule")["decay"]
-        del raw["scaling"]
-        old = load(json.dumps(raw), "x")
-        assert old.schedule.kind == kind
+        schedule = {"kind": kind, "warmup_steps": 4, "decay": {"shape": shape, "fraction": 0.25}}
+        schedule["decay"]["end_lr_share"] = 0.1
+        raw = json.loads(plan(schedule=schedule, grid={"axes": {END: [0, 0.1]}}).text)
+        del raw["schedule"], raw["scaling"]
+        text = json.dumps(raw | {"decay": decay}).replace(END, "schedule.decay.end")
+        old = load(text, "x")
+        assert old.schedule.kind == kind and old.points[1].settings == {END: 0.1}
         assert all(old.science(job).id == job.id for job in old.jobs)
+        assert old.hash == digest(text)  # its file's name
 
 
 def test_each_schedule_costs_what_planning_it_costs() -> None:
@@ -68,7 +71,7 @@ def test_each_schedule_costs_what_planning_it_costs() -> None:
     budgets, axes = [1280, 2560, 5120], {"axes": {"optimizer.lr": [0.1, 0.2]}}
     every = {
         kind: plan(schedule__kind=kind, budget__tokens=budgets, grid=axes, schedule__decay__fraction=0.1)
-        for kind in KINDS
+        for kind in kinds()
     }
     planned = {kind: total(made) for kind, made in every.items()}
     for kind, made in every.items():

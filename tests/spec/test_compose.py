@@ -16,6 +16,9 @@ from sweepctl.resources import conf_dir, launchers_dir
 from sweepctl.spec.build import plain
 from sweepctl.spec.compose import compose_launcher, compose_study
 from sweepctl.spec.scaling import Scaling
+from sweepctl.spec.schedules.cosine import Cosine, CosineDecay
+from sweepctl.spec.schedules.multistep import MultiStep
+from sweepctl.spec.schedules.schedule import kinds
 from sweepctl.spec.study import Study
 
 
@@ -61,9 +64,27 @@ def test_intervals_become_random_axes() -> None:
 def test_every_schedule_is_one_word(option: str) -> None:
     schedule = compose_study([f"schedule={option}"]).schedule
     assert schedule.kind == option.replace("_", "-") and schedule.warmup_steps == 40  # the demo's own
-    assert compose_study(["schedule.kind=multistep", "schedule.drops=[[0.5, 0.1]]"]).schedule.drops == (
-        (0.5, 0.1),
-    )
+    by_kind = compose_study(["schedule.kind=multistep", "schedule.drops=[[0.5, 0.1]]"]).schedule
+    assert by_kind == MultiStep(warmup_steps=40, drops=((0.5, 0.1),))
+
+
+def test_a_schedules_file_has_the_keys_of_its_kind_and_its_defaults() -> None:
+    for file in (conf_dir() / "schedule").glob("*.yaml"):
+        record = yaml.safe_load(file.read_text())
+        kind = kinds()[record["kind"]]
+        assert plain(kind(warmup_steps=500)) == record, file
+
+
+def test_another_schedule_does_without_what_a_studys_file_sets_of_the_first() -> None:
+    """The study transfer sets a fraction of its decay, and that nothing forks."""
+    overrides = ["study=transfer", "schedule=cosine"]
+    assert compose_study(overrides).schedule == Cosine(warmup_steps=30, decay=CosineDecay(0.0))
+    steps = compose_study(["study=transfer", "schedule=multistep"]).schedule
+    assert steps == MultiStep(warmup_steps=30, fork=False)
+    for asked in ("schedule.decay.fraction=0.2", "schedule.decay={fraction: 0.2}", "schedule.fork=true"):
+        with pytest.raises(RequestError, match=r"no key in schedule.* Known: ") as refused:
+            compose_study([*overrides, asked])
+        assert ("end_lr_share" in str(refused.value)) == ("decay" in asked)
 
 
 def test_a_rule_is_a_word_and_each_of_its_formulas_an_override() -> None:
@@ -126,7 +147,10 @@ def test_the_users_directory_comes_first(tmp_path: Path) -> None:
         ("optimizer.clip_norm=nan", "a finite number"),
         ("budget.max_tokens=inf", "a finite number"),
         ("model.gains=foo", "true or false or scalar"),
-        ("schedule.drops=[[0.8,0.1],[0.9,0.9]]", "do not rise"),
+        ("schedule.kind=sawtooth", "one of wsd, multistep, cosine, constant, wsd-s"),
+        ("schedule.drops=[[0.8,0.1]]", "no key in schedule 'drops'. Known: decay, fork, kind, warmup_steps"),
+        ("schedule.decay.end=0.1", "no key in schedule.decay 'end'. Did you mean end_lr_share?"),
+        ("schedule.decay={fracton: 1}", "in schedule.decay 'fracton'. Did you mean fraction?"),
         ("+grid.axes.optimizer.lr={linear: {from: 1, to: 2, count: 1e9}}", "at most 100000 values"),
         ("+grid.axes.optimizer.lr={log2: {from: 0, to: 1, step: 1e-9}}", "at most 100000 values"),
         ("name=../x", "name='../x'"),
@@ -158,10 +182,11 @@ def test_a_broken_file_of_the_users_is_one_sentence(tmp_path: Path) -> None:
         compose_study([], tmp_path / "nowhere")
 
 
-def fields_of(kind: object, prefix: str = "") -> set[str]:
+def fields_of(kind: typing.Any, prefix: str = "") -> set[str]:
     """Dotted names of every field that a YAML file could set."""
     found = set()
-    for name, hint in typing.get_type_hints(kind).items():
+    hints = typing.get_type_hints(kind)
+    for name, hint in ((field.name, hints[field.name]) for field in dataclasses.fields(kind)):
         parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
         inner = next((part for part in parts if dataclasses.is_dataclass(part)), None)
         found |= (
@@ -199,7 +224,7 @@ def test_every_field_is_written_in_conf_so_that_it_can_be_overridden() -> None:
 def test_every_option_of_a_group_has_every_key() -> None:
     """Or switching between options would keep an override from one for the other."""
     for folder in conf_dir().iterdir():
-        if folder.is_dir() and folder.name not in ("study", "data"):
+        if folder.is_dir() and folder.name not in ("study", "data", "schedule"):
             keys = {file.name: set(keys_of(file)) for file in folder.glob("*.yaml")}
             assert len({frozenset(value) for value in keys.values()}) == 1, (folder.name, keys)
 

@@ -5,17 +5,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweepctl.errors import RequestError
-from sweepctl.plan.plan import anneal_of
-from sweepctl.spec.schedule import Cycles, Decay, LearningRateCurve, Schedule, decay_multiplier
+from sweepctl.spec.build import build
+from sweepctl.spec.learning_rate import Cycles, LearningRateCurve, decay_multiplier
+from sweepctl.spec.schedules.constant import Constant
+from sweepctl.spec.schedules.cosine import Cosine, CosineDecay
+from sweepctl.spec.schedules.decay import Decay
+from sweepctl.spec.schedules.multistep import MultiStep
+from sweepctl.spec.schedules.schedule import Schedule, kinds, own_keys
+from sweepctl.spec.schedules.wsd import Wsd
+from sweepctl.spec.schedules.wsd_s import WsdS
 
 SHAPES = ["linear", "1-sqrt", "cosine", "exponential", "square", "mirror-cosine", "inverse"]
 
 
 def curve_of(schedule: Schedule, end: int, ends: tuple[int, ...] = ()) -> LearningRateCurve:
     """The curve of the budget that ends at `end`, one of `ends`, at 64 tokens an update."""
-    a = anneal_of(schedule, schedule.cut(end, 64), end, 0)
+    a = schedule.anneal(schedule.cut(end, 64), end, 0)
     cycles = schedule.cycles(ends or (end,), 64)
-    return LearningRateCurve(schedule.warmup(64), a.cut, a.end, a.shape, a.floor, a.drops, cycles)
+    return LearningRateCurve(schedule.warmup(64), a.cut, a.end, a.shape, a.end_lr_share, a.drops, cycles)
 
 
 @given(
@@ -65,7 +72,7 @@ def test_a_decay_is_continuous_from_the_peak_to_its_floor(shape: str, floor: flo
 
 
 def test_deepseeks_drops_at_whole_steps() -> None:
-    schedule = Schedule("multistep", warmup_steps=10)
+    schedule = MultiStep(warmup_steps=10)
     assert schedule.forks and schedule.cut(1001, 64) == 801
     curve = curve_of(schedule, 1001)
     assert curve.drops == ((801, 0.316), (901, 0.1))
@@ -74,29 +81,29 @@ def test_deepseeks_drops_at_whole_steps() -> None:
 
 
 def test_a_constant_budget_is_a_point_of_its_trunk() -> None:
-    schedule = Schedule("constant", warmup_steps=2)
+    schedule = Constant(warmup_steps=2)
     curve = curve_of(schedule, 10)
-    assert (curve.cut, curve.end, curve.floor) == (10, 10, 1.0)
+    assert (curve.cut, curve.end, curve.end_lr_share) == (10, 10, 1.0)
     assert [curve.at(step) for step in (0, 1, 9, 10, 11)] == [0.5, 1.0, 1.0, 1.0, 1.0]
 
 
-def test_a_cosine_is_one_whatever_the_shape_of_the_decay() -> None:
-    curve = curve_of(Schedule("cosine", warmup_steps=10, decay=Decay("linear", 0.1, 0.1)), 110)
+def test_a_cosine_comes_down_from_its_warmup() -> None:
+    curve = curve_of(Cosine(warmup_steps=10, decay=CosineDecay(0.1)), 110)
     assert curve.at(10) == 1.0 and curve.at(60) == pytest.approx(0.55)
     assert curve.at(109) == pytest.approx(0.1, abs=1e-3)
 
 
 def test_a_decay_of_everything_begins_where_the_warmup_ends() -> None:
     """Linear to zero (Bergsma et al. 2025): it forks there, so that only the warmup is shared."""
-    schedule = Schedule(warmup_steps=20, decay=Decay(fraction=1.0))
+    schedule = Wsd(warmup_steps=20, decay=Decay(fraction=1.0))
     assert schedule.cut(100, 64) == 20
     assert curve_of(schedule, 100).at(60) == pytest.approx(0.5)
-    assert Schedule(warmup_steps=0, decay=Decay(fraction=1.0)).cut(100, 64) == 0
+    assert Wsd(warmup_steps=0, decay=Decay(fraction=1.0)).cut(100, 64) == 0
 
 
 def test_wsd_s_decays_a_share_of_each_period_and_goes_on() -> None:
     """Ends at 0.5, 1, 2 times Chinchilla have periods of 0.5, 0.5 and 1, as in OLMo-core's ladder."""
-    schedule = Schedule("wsd-s", warmup_steps=4, decay=Decay(fraction=0.1, end=0.2), rewarm_tokens=256)
+    schedule = WsdS(warmup_steps=4, decay=Decay(fraction=0.1, end_lr_share=0.2), rewarm_tokens=256)
     cycles = schedule.cycles((100, 200, 400), 64)
     assert cycles == Cycles(((90, 100), (190, 200), (380, 400)), "linear", 0.2, 4)
     trunk = LearningRateCurve(4, cycles=cycles)
@@ -112,7 +119,7 @@ def test_wsd_s_decays_a_share_of_each_period_and_goes_on() -> None:
 
 @given(
     st.lists(st.integers(60, 2000), min_size=1, max_size=6, unique=True),
-    st.sampled_from(["wsd", "multistep", "constant", "wsd-s", "cosine"]),
+    st.sampled_from(sorted(kinds())),
     st.sampled_from(SHAPES),
     st.floats(0.05, 0.3),
     st.integers(0, 3),
@@ -121,8 +128,9 @@ def test_every_curve_stays_between_0_and_1_and_shares_its_trunk(
     budgets: list[int], kind: str, shape: str, fraction: float, rewarm: int
 ) -> None:
     ends = tuple(sorted(budgets))
-    decay = Decay(shape, fraction, 0.05)  # type: ignore[arg-type]
-    schedule = Schedule(kind, warmup_steps=7, decay=decay, rewarm_steps=rewarm)  # type: ignore[arg-type]
+    decay = {"shape": shape, "fraction": fraction, "end_lr_share": 0.05}
+    record = {"kind": kind, "warmup_steps": 7, "decay": decay, "rewarm_steps": rewarm}
+    schedule = build(Schedule, own_keys(record))
     try:
         curves = [curve_of(schedule, end, ends) for end in ends]
     except RequestError:
@@ -138,26 +146,26 @@ def test_every_curve_stays_between_0_and_1_and_shares_its_trunk(
 
 
 def test_warmup_in_tokens_does_not_depend_on_the_budget() -> None:
-    schedule = Schedule(warmup_tokens=6400)
+    schedule = Wsd(warmup_tokens=6400)
     assert schedule.warmup(64) == 100 and schedule.warmup(128) == 50
-    assert Schedule(warmup_steps=7).warmup(64) == 7
+    assert Wsd(warmup_steps=7).warmup(64) == 7
 
 
 def test_a_cosine_cannot_fork() -> None:
-    cosine = Schedule("cosine", warmup_steps=10, decay=Decay("cosine", 1.0, 0.1))
+    cosine = Cosine(warmup_steps=10)
     assert not cosine.forks and cosine.cut(100, 64) == 10
-    assert not Schedule(warmup_steps=1, fork=False).forks
+    assert not Wsd(warmup_steps=1, fork=False).forks
 
 
 def test_a_decay_inside_the_warmup_is_refused() -> None:
     with pytest.raises(RequestError, match="inside the warmup of 40 steps"):
-        Schedule(warmup_steps=40, decay=Decay(fraction=0.2)).cut(45, 64)
+        Wsd(warmup_steps=40, decay=Decay(fraction=0.2)).cut(45, 64)
 
 
 @pytest.mark.parametrize("both", [{}, {"warmup_steps": 1, "warmup_tokens": 1}])
 def test_warmup_is_given_once(both: dict) -> None:
     with pytest.raises(RequestError, match="one of the two"):
-        Schedule(**both)
+        Wsd(**both)
 
 
 @pytest.mark.parametrize(
@@ -175,19 +183,20 @@ def test_warmup_is_given_once(both: dict) -> None:
     ],
 )
 def test_bad_drops_and_rewarmings_are_named(fields: dict, said: str) -> None:
+    kind: type[Schedule] = MultiStep if "drops" in fields else WsdS
     with pytest.raises(RequestError, match=said):
-        Schedule("multistep", warmup_steps=1, **fields)
+        kind(warmup_steps=1, **fields)
 
 
 @pytest.mark.parametrize(
     ("schedule", "ends", "said"),
     [
-        (Schedule("multistep", warmup_steps=1), (4,), "too short for 2 drops, at steps 3, 4"),
-        (Schedule("multistep", warmup_steps=50), (60,), "decays from step 48, inside the warmup of 50"),
-        (Schedule("constant", warmup_steps=50), (40,), "of 40 steps ends inside the warmup of 50 steps"),
-        (Schedule("wsd-s", warmup_steps=1, rewarm_steps=20), (100, 120), "at step 118, inside the rewarming"),
+        (MultiStep(warmup_steps=1), (4,), "too short for 2 drops, at steps 3, 4"),
+        (MultiStep(warmup_steps=50), (60,), "decays from step 48, inside the warmup of 50"),
+        (Constant(warmup_steps=50), (40,), "of 40 steps ends inside the warmup of 50 steps"),
+        (WsdS(warmup_steps=1, rewarm_steps=20), (100, 120), "at step 118, inside the rewarming"),
         (
-            Schedule("wsd-s", warmup_steps=95),
+            WsdS(warmup_steps=95),
             (100, 200),
             "at step 90, inside the warmup that ends at step 95",
         ),

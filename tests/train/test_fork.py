@@ -121,7 +121,7 @@ def test_two_decays_share_one_trunk(planned: Planner) -> None:
 KINDS = {
     "multistep": {"schedule__kind": "multistep", "schedule__drops": [[0.6, 0.3], [0.8, 0.1]]},
     "constant": {"schedule__kind": "constant"},
-    "wsd-s": {"schedule__kind": "wsd-s", "schedule__rewarm_steps": 2, "schedule__decay__end": 0.1},
+    "wsd-s": {"schedule__kind": "wsd-s", "schedule__rewarm_steps": 2, "schedule__decay__end_lr_share": 0.1},
 }
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 
 from sweepctl.laws.law import CannotFit, Floats
+from sweepctl.spec.learning_rate import rise
 
 LONGEST = 20_000_000
 """Updates of the longest path; more are tokens in the wrong column."""
@@ -66,7 +67,8 @@ def path(steps: Floats, rates: Floats, last: int, before: Path | None, warmup: i
         first = min(start, 1)
         early = np.full(start - first, value[0])
         if warmup is not None:
-            early *= np.minimum(1.0, np.arange(first, start) / max(1, warmup))
+            warm = max(first, min(start, warmup))  # the row of step t is measured after update t - 1
+            early[: warm - first] *= [rise(step - 1, warmup) for step in range(first, warm)]
     whole = np.concatenate([early, own])
     warm = _warm(whole) if warmup is None else min(max(0, warmup - first), len(whole) - 1)
     return Path(first, whole, warm)
