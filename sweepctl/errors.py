@@ -42,12 +42,14 @@ class WorkFailed(SweepctlError):
     """The request was fine, the work did not succeed."""
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> RequestError:
+def unknown_name(kind: str, name: str, names: Iterable[str]) -> RequestError:
     """An error that names what was asked for, the closest name that exists, and all the valid ones."""
-    names = sorted(known)
-    close = get_close_matches(name, names, n=1) or [known for known in names if known.startswith(f"{name}_")]
+    valid = sorted(names)
+    close = get_close_matches(name, valid, n=1) or [
+        longer for longer in valid if longer.startswith(f"{name}_")
+    ]
     hint = f" Did you mean {close[0]}?" if close else ""
-    listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    listed = ", ".join(valid[:20]) + (", ..." if len(valid) > 20 else "")
     return RequestError(f"There is no {kind} {name!r}.{hint} Known: {listed or 'none'}.")
 
 

@@ -12,15 +12,15 @@ _PACKAGE = Path(__file__).resolve().parent
 
 def conf_dir() -> Path:
     """The Hydra groups of studies."""
-    return _found("conf")
+    return _packaged("conf")
 
 
 def launchers_dir() -> Path:
     """One Hydra file a machine."""
-    return _found("launchers")
+    return _packaged("launchers")
 
 
-def _found(name: str) -> Path:
+def _packaged(name: str) -> Path:
     inside = _PACKAGE / name
     return inside if inside.is_dir() else _PACKAGE.parent / name
 
@@ -28,7 +28,7 @@ def _found(name: str) -> Path:
 @cache
 def code_version() -> str:
     """A hash of the package's sources: attempts of one job by different code can be told apart."""
-    found = hashlib.sha256()
+    sources = hashlib.sha256()
     for path in sorted(_PACKAGE.rglob("*.py")):
-        found.update(path.relative_to(_PACKAGE).as_posix().encode() + path.read_bytes())
-    return found.hexdigest()[:16]
+        sources.update(path.relative_to(_PACKAGE).as_posix().encode() + path.read_bytes())
+    return sources.hexdigest()[:16]

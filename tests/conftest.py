@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 
 from sweepctl.data.corpora import prepare_synthetic
-from sweepctl.data.shards import Index
+from sweepctl.data.shards import CorpusIndex
 from sweepctl.plan.expand import CorpusFacts, expand
 from sweepctl.plan.plan import Plan
 from sweepctl.spec.build import build
@@ -75,14 +75,14 @@ def corpus_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def index(corpus_folder: Path) -> Index:
+def index(corpus_folder: Path) -> CorpusIndex:
     from sweepctl.data.shards import read_index
 
     return read_index(corpus_folder)
 
 
 @pytest.fixture(scope="session")
-def facts(index: Index) -> CorpusFacts:
+def facts(index: CorpusIndex) -> CorpusFacts:
     return CorpusFacts(index.hash, index.vocab_size, index.splits["train"].tokens)
 
 

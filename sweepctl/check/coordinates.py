@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from sweepctl.check.records import Subject
 from sweepctl.check.slopes import FIRST_JUDGED, FLAT, Slope, slopes
-from sweepctl.data.shards import Index
+from sweepctl.check.verdicts import CheckedRecipe
+from sweepctl.data.shards import CorpusIndex
 from sweepctl.errors import InvalidValue, RequestError
 from sweepctl.spec.build import plain
 from sweepctl.spec.execution import Execution
@@ -35,18 +35,21 @@ ROUNDS = 4
 slopes easily strays by 0.1 where there are few models."""
 
 Progress = Callable[[int, int], None]
-"""Told how many of how many models are measured."""
+"""Takes how many of how many models are measured."""
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """What is trained: either `widths` or `depths` are several. Readings are after `steps` updates, of models
-    of `seeds` seeds at first."""
+class CoordinateRequest:
+    """What is trained: either `widths` or `depths` are several."""
 
     widths: tuple[int, ...]
+    """d_model of the models."""
     depths: tuple[int, ...]
+    """Their layers."""
     steps: tuple[int, ...] = (1, 2, 4, 8)
+    """Updates after which the models are measured."""
     seeds: int = 3
+    """Models of each size at first; more follow while the verdict is not resolved."""
 
     def __post_init__(self) -> None:
         for option in ("widths", "depths", "steps"):
@@ -71,16 +74,21 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Coordinates:
-    """The check's outcome, with the number of seeds that it took. `sizes` are the widths or depths, in rising
-    order; a slope's values go by them."""
+class CoordinateResult:
+    """The check's outcome."""
 
-    request: Request
+    request: CoordinateRequest
+    """What was asked for."""
     seeds: int
-    subject: Subject
+    """How many of every size it took."""
+    recipe: CheckedRecipe
+    """What the verdict is about."""
     sizes: tuple[int, ...]
+    """The widths or depths, rising; a slope's values go by them."""
     slopes: tuple[Slope, ...]
+    """Of every quantity at every step."""
     setting: dict[str, Any]
+    """Learning rate, batch and device, for the record."""
 
     @property
     def holds(self) -> bool:
@@ -128,34 +136,41 @@ class Coordinates:
             "holds": self.holds,
             "resolved": self.resolved,
             "broken": self.broken,
-            "hash": self.subject.hash,
+            "hash": self.recipe.hash,
             "axis": self.request.axis,
             "sizes": list(self.sizes),
             "flat_within": FLAT,
             **plain(self.request),
             "seeds": self.seeds,
             **self.setting,
-            "subject": self.subject.record(),
+            "subject": self.recipe.record(),
             "slopes": [{**plain(slope), "holds": slope.holds} for slope in self.slopes],
         }
 
 
 def request_of(
     study: Study, widths: tuple[int, ...], depths: tuple[int, ...], steps: tuple[int, ...], seeds: int
-) -> Request:
-    """The request with what was not given: widths by the ladder's head size, the parametrization's depth."""
+) -> CoordinateRequest:
+    """The request with what was left open: widths by the ladder's head size, the parametrization's depth."""
     rule, shared = study.ladder.rule(), study.model.queries_per_kv
     assert rule.head_size is not None
     unit = rule.head_size * shared
     first = unit * math.ceil(SMALLEST / unit)
     if not widths:
         widths = (2 * first,) if len(depths) > 1 else tuple(first << i for i in range(DOUBLINGS + 1))
-    return Request(widths, depths or (min(DEEPEST, study.parametrization.base_n_layers),), steps, seeds)
+    return CoordinateRequest(
+        widths, depths or (min(DEEPEST, study.parametrization.base_n_layers),), steps, seeds
+    )
 
 
 def check(
-    workspace: Workspace, study: Study, index: Index, request: Request, execution: Execution, told: Progress
-) -> Coordinates:
+    workspace: Workspace,
+    study: Study,
+    index: CorpusIndex,
+    request: CoordinateRequest,
+    execution: Execution,
+    progress: Progress,
+) -> CoordinateResult:
     """Train and measure every size and seed, and more seeds until the verdict is resolved.
 
     Raises:
@@ -169,7 +184,7 @@ def check(
         "own_batch": plain(study.batch),
         "device": where.name,
     }
-    subject = Subject(study.model, study.parametrization, study.optimizer)
+    recipe = CheckedRecipe(study.model, study.parametrization, study.optimizer)
     zero_head = study.parametrization.zero_head and not study.model.tied
     readings: list[tuple[int, Reading]] = []
     done = 0
@@ -177,15 +192,15 @@ def check(
         seeds = 2 * done or request.seeds
         for seed in range(done, seeds):
             for number, shape in enumerate(shapes):
-                told(seed * len(shapes) + number, seeds * len(shapes))
+                progress(seed * len(shapes) + number, seeds * len(shapes))
                 point = _point(study, index, shape, batch, seed)
                 trainer = Trainer(point, Batches(workspace.corpus(study.data.name), point), where, execution)
                 readings += _sized(probe(trainer, request.steps), shape, request.axis)
         done = seeds
-        sizes, found = slopes(readings, request.axis, zero_head)
-        made = Coordinates(request, seeds, subject, sizes, tuple(found), setting)
-        if made.resolved or seeds >= request.seeds << (ROUNDS - 1):
-            return made
+        sizes, fitted = slopes(readings, request.axis, zero_head)
+        result = CoordinateResult(request, seeds, recipe, sizes, tuple(fitted), setting)
+        if result.resolved or seeds >= request.seeds << (ROUNDS - 1):
+            return result
 
 
 def shape_of(study: Study, width: int, depth: int) -> Shape:
@@ -207,7 +222,7 @@ def small_batch(own: Batch) -> Batch:
     return Batch(min(own.rows, TOKENS // context) * context, context)
 
 
-def _point(study: Study, index: Index, shape: Shape, batch: Batch, seed: int) -> Point:
+def _point(study: Study, index: CorpusIndex, shape: Shape, batch: Batch, seed: int) -> Point:
     """fp32 whatever the study's precision: in bf16 rounding would hide the first changes."""
     return Point(
         shape=shape,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sweepctl.data.leaks import CHUNK, Leak, leaks
-from sweepctl.data.shards import Index, Shard, check_context, open_shard
+from sweepctl.data.shards import CorpusIndex, Shard, check_context, open_shard
 from sweepctl.errors import DamagedFile, InvalidValue, RequestError
 from sweepctl.launch.doctor import Finding
 from sweepctl.plan.cost import most_passes
@@ -21,13 +21,15 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What still holds: the largest share of a held-out set's windows of `window` tokens that may lie in the
-    training split too, and how often a plan may read the training data."""
+class DataLimits:
+    """What still holds."""
 
     window: int
+    """Tokens of the windows of held-out text that are looked for in the training split."""
     leak: float = 0.05
+    """The largest share of a held-out set's windows that may lie there."""
     passes: float = 1.0
+    """How often a plan may read the training data."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.leak <= 1:
@@ -36,7 +38,7 @@ class Limits:
             raise InvalidValue("--passes", self.passes, "a finite number above 0")
 
 
-def window_of(index: Index, context: int, asked: int | None) -> int:
+def window_of(index: CorpusIndex, context: int, asked: int | None) -> int:
     """The tokens of the windows that leaks are looked for in; where none are asked for, the context's, or
     256 where that is shorter, but no more than a split has.
 
@@ -53,22 +55,22 @@ def window_of(index: Index, context: int, asked: int | None) -> int:
 
 def examine(
     folder: Path,
-    index: Index,
+    index: CorpusIndex,
     context: int,
     plans: Iterable[Plan],
     waiting: Iterable[str],
-    limits: Limits,
+    limits: DataLimits,
     say: Say,
 ) -> Iterator[Finding]:
-    """Every finding as it is made, of the data and of each stage's plan; stages that wait have none. Shards
+    """Every finding in turn, of the data and of each stage's plan; stages that wait have none. Shards
     are read in pieces, each twice at most."""
     readable = True
     for name, facts in index.splits.items():
-        shards = _Shards(folder, index, name, say)
-        yield shards.finding()
-        readable = readable and shards.whole
-        if shards.whole:
-            yield shards.vocabulary()
+        scan = _SplitScan(folder, index, name, say)
+        yield scan.finding()
+        readable = readable and scan.whole
+        if scan.whole:
+            yield scan.vocabulary()
         if facts.tokens != sum(shard.tokens for shard in facts.shards):
             yield Finding("index", "failed", f"{name}: its shards do not add up to {facts.tokens} tokens")
     try:
@@ -86,10 +88,10 @@ def examine(
         yield Finding("tokens", "skipped", f"stage {stage} cannot be planned yet")
 
 
-class _Shards:
+class _SplitScan:
     """One split's shards, read once: their hashes, and the largest token."""
 
-    def __init__(self, folder: Path, index: Index, split: str, say: Say) -> None:
+    def __init__(self, folder: Path, index: CorpusIndex, split: str, say: Say) -> None:
         self.index, self.split, self.facts = index, split, index.splits[split]
         self.whole, self.wrong, self.top = True, list[str](), -1
         read = 0
@@ -105,66 +107,65 @@ class _Shards:
 
     def _read(self, folder: Path, shard: Shard) -> bool:
         """Whether its hash is that of the index."""
-        tokens, found = open_shard(folder, shard, self.index.dtype), hashlib.sha256()
+        tokens, content = open_shard(folder, shard, self.index.dtype), hashlib.sha256()
         for first in range(0, len(tokens), CHUNK):
             piece = tokens[first : first + CHUNK]
-            found.update(piece.tobytes())
+            content.update(piece.tobytes())
             self.top = max(self.top, int(piece.max()))
-        return found.hexdigest() == shard.sha256
+        return content.hexdigest() == shard.sha256
 
     def finding(self) -> Finding:
         """Sizes and hashes."""
         if self.wrong:
             more = f", and {len(self.wrong) - 1} more" if len(self.wrong) > 1 else ""
             return Finding("shards", "failed", self.wrong[0] + more, "Restore it, or prepare the data again.")
-        told = (
-            f"{self.split}: {len(self.facts.shards)} of {self.facts.tokens:,} tokens, as they were prepared"
-        )
-        return Finding("shards", "ok", told)
+        shards = f"{len(self.facts.shards)} of {self.facts.tokens:,} tokens"
+        return Finding("shards", "ok", f"{self.split}: {shards}, as they were prepared")
 
     def vocabulary(self) -> Finding:
         """No token lies outside of it."""
         size = self.index.vocab_size
-        told = f"{self.split}: the largest token is {self.top}, the vocabulary has {size}"
-        return Finding("vocabulary", "ok" if self.top < size else "failed", told)
+        message = f"{self.split}: the largest token is {self.top}, the vocabulary has {size}"
+        return Finding("vocabulary", "ok" if self.top < size else "failed", message)
 
 
-def _leaks(folder: Path, index: Index, limits: Limits, say: Say) -> Iterator[Finding]:
+def _leaks(folder: Path, index: CorpusIndex, limits: DataLimits, say: Say) -> Iterator[Finding]:
     read, whole = 0, index.splits["train"].tokens
 
-    def told(tokens: int) -> None:
+    def progress(tokens: int) -> None:
         nonlocal read
         read += tokens
         say(f"looking for held-out text in train, {read / 1e6:.0f}M of {whole / 1e6:.0f}M tokens")
 
-    yield from (_leak(one, limits.leak) for one in leaks(folder, index, limits.window, told))
+    for leak in leaks(folder, index, limits.window, progress):
+        yield _leak_finding(leak, limits.leak)
 
 
-def _leak(leak: Leak, limit: float) -> Finding:
+def _leak_finding(leak: Leak, limit: float) -> Finding:
     if not leak.windows:
         return Finding("leaks", "warning", f"{leak.split} has no window of {leak.window} tokens to look for")
-    told = (
-        f"{leak.found} of {leak.windows:,} windows of {leak.window} tokens of {leak.split} lie in train too, "
-        f"{leak.share:.2%}; {limit:.2%} is allowed"
+    message = (
+        f"{leak.leaked} of {leak.windows:,} windows of {leak.window} tokens of {leak.split} lie in train too,"
+        f" {leak.share:.2%}; {limit:.2%} is allowed"
     )
     if leak.share > limit:
-        return Finding("leaks", "failed", told, "Hold out whole documents, and drop those that repeat.")
-    return Finding("leaks", "warning" if leak.found else "ok", told)
+        return Finding("leaks", "failed", message, "Hold out whole documents, and drop those that repeat.")
+    return Finding("leaks", "warning" if leak.leaked else "ok", message)
 
 
-def _enough(plan: Plan, limits: Limits) -> Finding:
+def _enough(plan: Plan, limits: DataLimits) -> Finding:
     """Whether the plan's longest run reads the data often enough to repeat it."""
     passes = most_passes(plan)
     needed = passes * plan.corpus_tokens
-    told = f"stage {plan.stage}: its longest run takes {needed:,.0f} of {plan.corpus_tokens:,} tokens"
+    message = f"stage {plan.stage}: its longest run takes {needed:,.0f} of {plan.corpus_tokens:,} tokens"
     if passes <= 1:
-        return Finding("tokens", "ok", told)
-    told += f": it reads them {passes:.3g} times"
+        return Finding("tokens", "ok", message)
+    message += f": it reads them {passes:.3g} times"
     if passes <= limits.passes:
-        return Finding("tokens", "warning", f"{told}, {limits.passes:g} is allowed")
+        return Finding("tokens", "warning", f"{message}, {limits.passes:g} is allowed")
     return Finding(
         "tokens",
         "failed",
-        told,
+        message,
         f"Prepare more text, take smaller budgets, or accept it: --passes {passes:.3g}.",
     )

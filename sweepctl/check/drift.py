@@ -27,38 +27,48 @@ LEVEL = 0.95
 
 Answer = Literal["yes", "no", "not resolved"]
 Edge = Literal["", "low", "high"]
-Carried = tuple[float, tuple[float, float] | None]
+CarriedCost = tuple[float, tuple[float, float] | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Optimum:
-    """Of one rung. Rates are log2; `at` is the parabola's, `best` the grid's; `edge` says that the grid ends
-    there, so that the optimum may lie beyond. `cost` (nats) is what the base's best rate of the grid loses
-    against this rung's own."""
+    """Of the learning rate of one rung; rates are log2."""
 
     best: float
+    """The rate of the grid with the lowest loss."""
     at: float
+    """The vertex of the parabola around it."""
     edge: Edge
+    """At which end of the grid it lies, so that the optimum may lie beyond."""
     loss: float
+    """The lowest of the grid, in nats."""
     cost: float
+    """Nats that the base's best rate of the grid loses against this rung's own."""
     cost_interval: tuple[float, float] | None
+    """Of the cost, 95 %; None for one seed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """Of one row. `drift` is log2 of the last rung's optimum over the base's; an infinite end of its interval
-    is one that the grid does not bound. `noise` is the standard deviation of one loss around the optimum."""
+class TransferVerdict:
+    """Whether the learning rate transfers in one row of the table."""
 
     transfers: Answer
+    """The answer."""
     why: str
+    """What it stands on."""
     optima: tuple[Optimum, ...]
+    """One a rung, the base first."""
     drift: float
+    """log2 of the last rung's optimum over the base's."""
     interval: tuple[float, float] | None
+    """Of the drift, 95 %; an infinite end is one that the grid does not bound. None for one seed."""
     noise: float | None
+    """The standard deviation of one loss around the optimum; None for one seed."""
     same_point: bool
+    """Whether every rung has its lowest loss at the same rate of the grid."""
 
 
-def judge(rates: Floats, losses: Floats) -> Verdict:
+def judge(rates: Floats, losses: Floats) -> TransferVerdict:
     """The verdict on losses: [rungs, seeds, rates] in nats, infinite where a run diverged; the base first.
     `rates` are log2, rising.
 
@@ -73,7 +83,7 @@ def judge(rates: Floats, losses: Floats) -> Verdict:
     best, at = optima(rates, curves)
     edges = [_edge(i, len(rates)) for i in best]
     sigma, freedom = noise(losses, best)
-    found = tuple(
+    by_rung = tuple(
         Optimum(float(rates[place]), float(vertex), edge, float(curve[place]), *carried)
         for curve, place, vertex, edge, carried in zip(
             curves, best, at, edges, _costs(losses, best, sigma, freedom), strict=True
@@ -83,7 +93,7 @@ def judge(rates: Floats, losses: Floats) -> Verdict:
     interval = _interval(rates, curves, losses.shape[1], sigma, freedom) if freedom else None
     answer, why = _answer(interval, edges)
     same = len({int(i) for i in best}) == 1
-    return Verdict(answer, why, found, drift, interval, sigma if freedom else None, same)
+    return TransferVerdict(answer, why, by_rung, drift, interval, sigma if freedom else None, same)
 
 
 def optima(rates: Floats, curves: Floats) -> tuple[NDArray[np.intp], Floats]:
@@ -114,8 +124,8 @@ def _parabolas(x: Floats, y: Floats, weights: NDArray[np.bool_]) -> tuple[Floats
     powers = np.stack([np.ones_like(x), x, x**2], axis=-1)
     normal = np.einsum("cp,pi,pj->cij", weights.astype(np.float64), powers, powers)
     right = np.einsum("cp,pi->ci", y, powers)
-    found = np.linalg.solve(normal, right[..., None])[..., 0]
-    return found[:, 2], found[:, 1]
+    coefficients = np.linalg.solve(normal, right[..., None])[..., 0]
+    return coefficients[:, 2], coefficients[:, 1]
 
 
 def noise(losses: Floats, best: NDArray[np.intp]) -> tuple[float, int]:
@@ -138,17 +148,17 @@ def noise(losses: Floats, best: NDArray[np.intp]) -> tuple[float, int]:
     return (math.sqrt(squares / freedom) if freedom else 0.0), freedom
 
 
-def _costs(losses: Floats, best: NDArray[np.intp], sigma: float, freedom: int) -> list[Carried]:
+def _costs(losses: Floats, best: NDArray[np.intp], sigma: float, freedom: int) -> list[CarriedCost]:
     """For every rung: what the base's best rate costs, and its interval (Student's t on a difference of two
     means, from which the seeds' own effects cancel)."""
     curves, base = losses.mean(axis=1), best[0]
     t = float(stats.t.ppf((1 + LEVEL) / 2, freedom)) if freedom else 0.0
     reach = t * sigma * math.sqrt(2 / losses.shape[1])
-    found: list[Carried] = []
+    costs: list[CarriedCost] = []
     for curve, place in zip(curves, best, strict=True):
         cost, spread = float(curve[base] - curve[place]), reach if place != base else 0.0
-        found.append((cost, (cost - spread, cost + spread) if freedom else None))
-    return found
+        costs.append((cost, (cost - spread, cost + spread) if freedom else None))
+    return costs
 
 
 def _interval(rates: Floats, curves: Floats, seeds: int, sigma: float, freedom: int) -> tuple[float, float]:

@@ -43,18 +43,21 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Apart:
-    """How far a run ends from the straight run: the root mean square of the difference over that of the
-    straight run, of all weights and of all that the optimizer keeps; and the largest difference of a loss
-    in nats. `exact` where every bit of weights, state and losses is the same."""
+class Distance:
+    """How far a run ends from the straight run."""
 
     what: str
+    """The run."""
     weights: float
+    """Of all weights: the root mean square of the difference over that of the straight run."""
     state: float
+    """The same of all that the optimizer keeps."""
     loss: float
+    """The largest difference of a held-out loss, in nats."""
     exact: bool
+    """Whether every bit of weights, state and losses is the same."""
 
-    def within(self, noise: Apart) -> bool:
+    def within(self, noise: Distance) -> bool:
         """Whether it is no further away than equal runs are; the loss, one noisy number, is not judged."""
         return (
             noise.weights > 0
@@ -64,50 +67,59 @@ class Apart:
 
 
 @dataclass(frozen=True, slots=True)
-class Fork:
-    """The check's outcome. `noise` is how far two equal runs are apart, None where it was not needed."""
+class ForkResult:
+    """The check's outcome."""
 
     rung: str
+    """The rung that was trained."""
     steps: int
+    """Updates of the straight run."""
     cut: int | None
+    """The step at which the branch leaves its trunk; None where the schedule cannot fork."""
     warmup_steps: int
+    """Of the runs: the study's, or fewer where they are short."""
     own_warmup_steps: int
+    """The study's own."""
     device: str
+    """Where they were trained."""
     precision: str
-    compared: tuple[Apart, ...]
-    noise: Apart | None
+    """In which they were trained."""
+    compared: tuple[Distance, ...]
+    """Of the branch and of the resumed run."""
+    noise: Distance | None
+    """How far two equal runs are apart; None where it was not needed."""
 
     @property
     def exact(self) -> bool:
-        return all(one.exact for one in self.compared)
+        return all(run.exact for run in self.compared)
 
     @property
     def holds(self) -> bool:
         noise = self.noise
-        return self.exact or (noise is not None and all(one.within(noise) for one in self.compared))
+        return self.exact or (noise is not None and all(run.within(noise) for run in self.compared))
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """The verdict in words."""
-        names = " and ".join(one.what for one in self.compared)
+        names = " and ".join(run.what for run in self.compared)
         if self.exact:
             equal = "equal" if len(self.compared) > 1 else "equals"
             return f"{names} {equal} the straight run bit for bit: weights, optimizer state and loss"
-        worst = max(self.compared, key=lambda one: one.weights)
-        told = f"the weights of {worst.what} are {worst.weights:.2g} from the straight run's"
+        worst = max(self.compared, key=lambda run: run.weights)
+        distance = f"the weights of {worst.what} are {worst.weights:.2g} from the straight run's"
         if self.noise is None:
-            return f"{told}; in fp32 on a CPU they must be equal"
+            return f"{distance}; in fp32 on a CPU they must be equal"
         if self.noise.exact:
-            return f"{told}, while two equal runs end bit for bit the same"
+            return f"{distance}, while two equal runs end bit for bit the same"
         return (
-            f"{told} (its optimizer state {worst.state:.2g}); two equal runs are {self.noise.weights:.2g} "
-            f"apart ({self.noise.state:.2g}), and {TOLERANCE:g} times that is allowed"
+            f"{distance} (its optimizer state {worst.state:.2g}); two equal runs are {self.noise.weights:.2g}"
+            f" apart ({self.noise.state:.2g}), and {TOLERANCE:g} times that is allowed"
         )
 
     def record(self) -> dict[str, Any]:
         """The same as JSON; a distance that is not finite is null."""
-        fields = {"check": "fork", "holds": self.holds, "exact": self.exact, "told": self.told}
-        return {**fields, **plain(self), "compared": [_finite(one) for one in self.compared]} | {
+        fields = {"check": "fork", "holds": self.holds, "exact": self.exact, "told": self.summary}
+        return {**fields, **plain(self), "compared": [_finite(run) for run in self.compared]} | {
             "noise": _finite(self.noise) if self.noise else None,
             "tolerance": TOLERANCE,
         }
@@ -121,7 +133,7 @@ def check(
     steps: int | None,
     execution: Execution,
     say: Say,
-) -> Fork:
+) -> ForkResult:
     """Train a straight run, a trunk with its branch, and the same two interrupted and resumed, in a store of
     their own that is deleted afterwards. A schedule that cannot fork has its straight run interrupted.
 
@@ -137,19 +149,19 @@ def check(
     execution = dataclasses.replace(execution, keep="all")
     where = machine(execution, study.precision)
     with _folder(workspace) as folder:
-        lab = _Lab(folder, workspace.corpus(study.data.name), corpus, execution, say)
-        reference = lab.train("straight", straight)
-        resumed = lab.train("interrupted", forked, interrupt=True)
-        compared = [_apart("the resumed one", resumed, reference)]
+        trial = _TrialRuns(folder, workspace.corpus(study.data.name), corpus, execution, say)
+        reference = trial.train("straight", straight)
+        resumed = trial.train("interrupted", forked, interrupt=True)
+        compared = [_distance("the resumed one", resumed, reference)]
         if forked.schedule.forks:
-            compared.insert(0, _apart("the branch", lab.train("forked", forked), reference))
+            compared.insert(0, _distance("the branch", trial.train("forked", forked), reference))
         noise = None
         judged_exactly = where.device.type == "cpu" and study.precision == "fp32"
-        if not judged_exactly and not all(one.exact for one in compared):
-            noise = _apart("an equal run", lab.train("straight-again", straight), reference)
+        if not judged_exactly and not all(run.exact for run in compared):
+            noise = _distance("an equal run", trial.train("straight-again", straight), reference)
         plan = expand(forked, "all", corpus)
         last = max(plan.observations(), key=lambda job: job.end)
-        return Fork(
+        return ForkResult(
             rung=plan.rungs[0].name,
             steps=last.end,
             cut=last.cut if forked.schedule.forks else None,
@@ -189,7 +201,7 @@ class _Interrupted(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Lab:
+class _TrialRuns:
     """Trains whole studies, each in a workspace of its own below `folder`."""
 
     folder: Path
@@ -246,12 +258,12 @@ def _folder(workspace: Workspace) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _apart(what: str, job: JobFolder, straight: JobFolder) -> Apart:
+def _distance(what: str, job: JobFolder, straight: JobFolder) -> Distance:
     weights, same_weights = _difference(job, straight, "weights.safetensors")
     state, same_state = _difference(job, straight, "optimizer.safetensors")
     ours, theirs = _losses(job), _losses(straight)
     loss = max(abs(ours[name] - theirs[name]) for name in theirs)
-    return Apart(what, weights, state, loss, same_weights and same_state and ours == theirs)
+    return Distance(what, weights, state, loss, same_weights and same_state and ours == theirs)
 
 
 def _difference(job: JobFolder, straight: JobFolder, file: str) -> tuple[float, bool]:
@@ -279,6 +291,6 @@ def _losses(job: JobFolder) -> dict[str, float]:
     return losses
 
 
-def _finite(one: Apart) -> dict[str, Any]:
-    fields: dict[str, Any] = plain(one)
+def _finite(distance: Distance) -> dict[str, Any]:
+    fields: dict[str, Any] = plain(distance)
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in fields.items()}

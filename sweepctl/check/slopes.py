@@ -20,20 +20,24 @@ FIRST_JUDGED = 2
 
 @dataclass(frozen=True, slots=True)
 class Slope:
-    """Of log2 of a quantity against log2 of the width (or depth), by least squares over sizes and seeds.
-
-    `low` and `high` are the 95 % interval, None where there are too few points for one; `slope` is None
-    where a value is 0 or not finite. `values` are geometric means over seeds, a size each.
-    """
+    """Of log2 of a quantity against log2 of the width (or depth), by least squares over sizes and seeds."""
 
     kind: Kind
+    """What is measured of it."""
     name: str
+    """The tensor or the activation."""
     step: int
+    """Updates before it was measured."""
     slope: float | None
+    """None where a value is 0 or not finite."""
     low: float | None
+    """Lower end of the 95 % interval; None where there are too few points for one."""
     high: float | None
+    """Its upper end."""
     values: tuple[float | None, ...]
+    """Geometric means over seeds, one a size."""
     judged: bool
+    """Whether the verdict depends on it."""
 
     @property
     def holds(self) -> bool:
@@ -75,20 +79,20 @@ def slopes(
     `readings` are (size, reading) of every size and seed. Of a quantity that stays 0 everywhere nothing is
     judged.
     """
-    found: dict[tuple[Kind, str, int], list[tuple[int, Reading]]] = {}
+    by_quantity: dict[tuple[Kind, str, int], list[tuple[int, Reading]]] = {}
     for size, reading in readings:
-        found.setdefault((reading.kind, reading.name, reading.step), []).append((size, reading))
-    sizes = tuple(sorted({size for rows in found.values() for size, _ in rows}))
-    made = []
-    for (kind, name, step), rows in found.items():
+        by_quantity.setdefault((reading.kind, reading.name, reading.step), []).append((size, reading))
+    sizes = tuple(sorted({size for rows in by_quantity.values() for size, _ in rows}))
+    fitted = []
+    for (kind, name, step), rows in by_quantity.items():
         values = np.array([reading.value for _, reading in rows])
         judged = step >= FIRST_JUDGED and bool(values.any()) and _judged(rows[0][1], axis, zero_head)
         logs = np.log2(np.where(values > 0, values, np.nan))
         widths = np.array([size for size, _ in rows])
         slope, low, high = _line(np.log2(widths), logs)
         means = tuple(_number(2 ** float(logs[widths == size].mean())) for size in sizes)
-        made.append(Slope(kind, name, step, slope, low, high, means, judged))
-    return sizes, made
+        fitted.append(Slope(kind, name, step, slope, low, high, means, judged))
+    return sizes, fitted
 
 
 def _judged(reading: Reading, axis: str, zero_head: bool) -> bool:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sweepctl.check.drift import Floats, Verdict, judge
+from sweepctl.check.drift import Floats, TransferVerdict, judge
 from sweepctl.errors import InvalidValue, RequestError, unknown_name
 from sweepctl.launch.compare import compare
 from sweepctl.launch.local import LocalLaunch, LocalSettings, Report, Watcher
@@ -31,41 +31,43 @@ RATE = "optimizer.lr"
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One change to the baseline: overrides, and a factor on the batch at the same number of updates.
-
-    `transfers` is what is expected: no for standard parametrization, and for what broke transfer in Lingle
-    (2024, arXiv 2404.05728). Such a row is shown as a contrast and fails no check.
-    """
+class TransferRow:
+    """One change to the baseline."""
 
     name: str
+    """What it is asked for by."""
     what: str
+    """The change in words."""
     overrides: tuple[str, ...] = ()
+    """The change as Hydra overrides of the study."""
     batch: float = 1.0
+    """A factor on the batch, at the same number of updates."""
     transfers: bool = True
+    """What is expected: no for standard parametrization, and for what broke transfer in Lingle (2024, arXiv
+    2404.05728). Such a row is shown as a contrast and fails no check."""
 
 
 def _rates(low: int, high: int) -> str:
     return f"grid.axes.{RATE}={{log2: {{from: {low}, to: {high}}}}}"
 
 
-ROWS: dict[str, Row] = {
+ROWS: dict[str, TransferRow] = {
     row.name: row
     for row in (
-        Row("mup", "the study as it is"),
-        Row(
+        TransferRow("mup", "the study as it is"),
+        TransferRow(
             "standard",
             "standard parametrization, the same at the base width",
             ("parametrization.name=standard", _rates(-11, -6)),
             transfers=False,
         ),
-        Row("biases", "biases in every projection", ("model.biases=true",)),
-        Row("swiglu", "SwiGLU", ("model.activation=swiglu",)),
-        Row("relu2", "squared ReLU", ("model.activation=relu2",)),
-        Row("batch-x4", "four times the batch", batch=4),
-        Row("batch-div4", "a quarter of the batch", batch=1 / 4),
-        Row("zero-query", "queries start at zero", ("parametrization.zero_query=true",)),
-        Row(
+        TransferRow("biases", "biases in every projection", ("model.biases=true",)),
+        TransferRow("swiglu", "SwiGLU", ("model.activation=swiglu",)),
+        TransferRow("relu2", "squared ReLU", ("model.activation=relu2",)),
+        TransferRow("batch-x4", "four times the batch", batch=4),
+        TransferRow("batch-div4", "a quarter of the batch", batch=1 / 4),
+        TransferRow("zero-query", "queries start at zero", ("parametrization.zero_query=true",)),
+        TransferRow(
             "sp-unembedding",
             "Lingle's table, the head of standard parametrization",
             (
@@ -74,21 +76,21 @@ ROWS: dict[str, Row] = {
                 "parametrization.init_std=1.0",
             ),
         ),
-        Row("gains-vector", "RMSNorm with a gain a channel", ("model.gains=true",), transfers=False),
-        Row("gains-scalar", "RMSNorm with one gain", ("model.gains=scalar",), transfers=False),
-        Row(
+        TransferRow("gains-vector", "RMSNorm with a gain a channel", ("model.gains=true",), transfers=False),
+        TransferRow("gains-scalar", "RMSNorm with one gain", ("model.gains=scalar",), transfers=False),
+        TransferRow(
             "lion",
             "Lion",
             ("optimizer.name=lion", "optimizer.beta2=0.99", _rates(-12, -8)),
             transfers=False,
         ),
-        Row(
+        TransferRow(
             "decay-0.1",
             "weight decay 0.1 by the peak rate, whatever the width",
             ("optimizer.weight_decay=0.1", "optimizer.weight_decay_rule=scaled"),
             transfers=False,
         ),
-        Row(
+        TransferRow(
             "muon",
             "Muon for the matrices inside blocks; the rate of the rest stays",
             (
@@ -103,7 +105,7 @@ ROWS: dict[str, Row] = {
 DEFAULT = ("mup", "standard")
 
 
-def rows_named(text: str) -> list[Row]:
+def rows_named(text: str) -> list[TransferRow]:
     """Rows of a list such as `mup,standard`, or all.
 
     Raises:
@@ -116,7 +118,9 @@ def rows_named(text: str) -> list[Row]:
     return [ROWS[name] for name in dict.fromkeys(names)]
 
 
-def row_study(row: Row, seeds: int, overrides: Sequence[str], config_dir: Path | None = None) -> Study:
+def row_study(
+    row: TransferRow, seeds: int, overrides: Sequence[str], config_dir: Path | None = None
+) -> Study:
     """The study of a row: `study=transfer` unless the overrides name another, the row's change, and then the
     overrides. Each seed, of initialization and data alike, is a stage, so that more seeds add only runs.
 
@@ -155,11 +159,14 @@ def _scaled(budget: Budgets, factor: float) -> Budgets:
 
 @dataclass(frozen=True, slots=True)
 class RowPlan:
-    """A row, its sweep, and a plan a seed."""
+    """A row as a sweep of its own."""
 
-    row: Row
+    row: TransferRow
+    """What it changes."""
     sweep: Sweep
+    """Where its plans lie."""
     plans: dict[str, Plan]
+    """One a seed."""
 
     @property
     def first(self) -> Plan:
@@ -176,7 +183,7 @@ class RowPlan:
         return sorted({self.first.point(job.point).optimizer.lr for job in self.first.observations()})
 
 
-def plan_row(workspace: Workspace, row: Row, study: Study, corpus: CorpusFacts) -> RowPlan:
+def plan_row(workspace: Workspace, row: TransferRow, study: Study, corpus: CorpusFacts) -> RowPlan:
     """Expand a row; nothing is written.
 
     Raises:
@@ -216,15 +223,20 @@ def board_of(planned: RowPlan) -> Board:
 
 @dataclass(frozen=True, slots=True)
 class RowResult:
-    """What the store has of a row: losses [rungs, seeds, rates] in nats, NaN where a run is missing and
-    infinite where it diverged; the verdict, where they have one."""
+    """What the store has of a row."""
 
-    row: Row
+    row: TransferRow
+    """What it changes."""
     sweep: str
+    """The name of its sweep."""
     rungs: tuple[str, ...]
+    """Names of the rungs, the base first."""
     rates: tuple[float, ...]
+    """The learning rates, rising."""
     losses: Floats
-    verdict: Verdict | None
+    """[rungs, seeds, rates] in nats, NaN where a run is missing and infinite where it diverged."""
+    verdict: TransferVerdict | None
+    """None where runs are missing, or where every run of a rung diverged."""
 
     @property
     def missing(self) -> int:
@@ -252,13 +264,13 @@ def read_row(planned: RowPlan) -> RowResult:
         for job in plan.observations():
             rate = plan.point(job.point).optimizer.lr
             losses[plan.points[job.point].rung, seed, rates.index(rate)] = _loss(board, job)
-    known = not np.isnan(losses).any() and np.isfinite(losses.mean(axis=1)).any(axis=1).all()
-    verdict = judge(np.log2(rates), losses) if known else None
+    complete = not np.isnan(losses).any() and np.isfinite(losses.mean(axis=1)).any(axis=1).all()
+    verdict = judge(np.log2(rates), losses) if complete else None
     return RowResult(planned.row, planned.sweep.name, rungs, tuple(rates), losses, verdict)
 
 
 def _loss(board: Board, job: Job) -> float:
-    found = board.outcome(board.entries[job.id])
-    if found is None:
+    outcome = board.outcome(board.entries[job.id])
+    if outcome is None:
         return math.nan
-    return float(next(iter(found["loss_nats"].values()))) if found["state"] == "done" else math.inf
+    return float(next(iter(outcome["loss_nats"].values()))) if outcome["state"] == "done" else math.inf

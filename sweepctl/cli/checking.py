@@ -12,7 +12,7 @@ from sweepctl.cli.app import AsJson, ConfigDir, Overrides, check_app, drawable
 from sweepctl.errors import InvalidValue
 
 if TYPE_CHECKING:
-    from sweepctl.data.shards import Index
+    from sweepctl.data.shards import CorpusIndex
     from sweepctl.launch.doctor import Finding
     from sweepctl.spec.execution import Execution
     from sweepctl.spec.study import Study
@@ -39,25 +39,25 @@ def coordinates(
     `launch --require-check`.
     """
     from sweepctl.check import coordinates as check
-    from sweepctl.check.records import keep, record_path
+    from sweepctl.check.verdicts import keep, record_path
     from sweepctl.report.checks import Progress, show_coordinates
     from sweepctl.report.console import show_json
 
     drawable("--png", png)
-    workspace, study, index, execution = _found(overrides, config_dir, on)
+    workspace, study, index, execution = _checked(overrides, config_dir, on)
     request = check.request_of(
         study, _numbers("--widths", widths), _numbers("--depths", depths), _numbers("--steps", steps), seeds
     )
     with Progress(as_json).shown() as progress:
-        found = check.check(workspace, study, index, request, execution, progress.models)
-    path = record_path(workspace, found.subject, request.axis)
-    keep(path, found.record())
+        result = check.check(workspace, study, index, request, execution, progress.models)
+    path = record_path(workspace, result.recipe, request.axis)
+    keep(path, result.record())
     if png is not None:
         from sweepctl.report.coordinates_picture import draw_coordinates
 
-        draw_coordinates(png, found)
-    show_json(found.record()) if as_json else show_coordinates(found, path, png)
-    raise SystemExit(0 if found.holds else 1)
+        draw_coordinates(png, result)
+    show_json(result.record()) if as_json else show_coordinates(result, path, png)
+    raise SystemExit(0 if result.holds else 1)
 
 
 @check_app.command()
@@ -80,12 +80,12 @@ def fork(
     from sweepctl.report.checks import Progress, show_fork
     from sweepctl.report.console import show_json
 
-    workspace, study, index, execution = _found(overrides, config_dir, on)
+    workspace, study, index, execution = _checked(overrides, config_dir, on)
     corpus = CorpusFacts(index.hash, index.vocab_size, index.splits["train"].tokens)
     with Progress(as_json).shown() as progress:
-        found = check.check(workspace, study, corpus, rung, steps, execution, progress.say)
-    show_json(found.record()) if as_json else show_fork(found)
-    raise SystemExit(0 if found.holds else 1)
+        result = check.check(workspace, study, corpus, rung, steps, execution, progress.say)
+    show_json(result.record()) if as_json else show_fork(result)
+    raise SystemExit(0 if result.holds else 1)
 
 
 @check_app.command()
@@ -100,15 +100,15 @@ def data(
     as_json: AsJson = False,
 ) -> None:
     """Are the shards what was prepared, is held-out text kept apart, and are there tokens enough?"""
-    from sweepctl.check.data import Limits, examine, window_of
+    from sweepctl.check.data import DataLimits, examine, window_of
     from sweepctl.launch.stages import plan_stages
     from sweepctl.plan.expand import CorpusFacts
     from sweepctl.report.checks import show_findings
     from sweepctl.report.console import show_json
     from sweepctl.report.doctor import findings_json
 
-    workspace, study, index, _ = _found(overrides, config_dir, "local")
-    limits = Limits(window_of(index, study.batch.context, window), leak, passes)
+    workspace, study, index, _ = _checked(overrides, config_dir, "local")
+    limits = DataLimits(window_of(index, study.batch.context, window), leak, passes)
     corpus = CorpusFacts(index.hash, index.vocab_size, index.splits["train"].tokens)
     plans, waiting = plan_stages(workspace, study, corpus)
 
@@ -117,9 +117,9 @@ def data(
         return examine(folder, index, study.batch.context, plans.values(), waiting, limits, say)
 
     if as_json:
-        found = findings_json(list(findings(lambda text: None)))
-        holds = not found["failed"]
-        show_json({"check": "data", "holds": holds, "findings": found["findings"]})
+        record = findings_json(list(findings(lambda text: None)))
+        holds = not record["failed"]
+        show_json({"check": "data", "holds": holds, "findings": record["findings"]})
     else:
         holds = show_findings("data", findings)
     raise SystemExit(0 if holds else 1)
@@ -142,24 +142,24 @@ def check_table(
     Values are the parametrization's own; with study=NAME they are the study's.
     """
     from sweepctl.report.console import console, show_json
-    from sweepctl.report.parametrization import numbers, shapes_of, show_table, table_json
+    from sweepctl.report.parametrization import numbers_at, shapes_of, show_table, table_json
     from sweepctl.spec.compose import compose_study
 
     if vocab_size < 1:
         raise InvalidValue("--vocab-size", vocab_size, "at least 1")
-    given = overrides or []
+    words = overrides or []
     widths = [_width(text) for entry in d or () for text in entry.split(",")]
-    widths += [int(text) for text in given if text.isdecimal()]
-    twice = next((text for text in given if text.startswith("parametrization=")), None)
+    widths += [int(text) for text in words if text.isdecimal()]
+    twice = next((text for text in words if text.startswith("parametrization=")), None)
     if twice is not None:
         raise InvalidValue("parametrization", twice.partition("=")[2], f"{parametrization}, as the table's")
-    settings = [f"parametrization={parametrization}", *(text for text in given if not text.isdecimal())]
+    settings = [f"parametrization={parametrization}", *(text for text in words if not text.isdecimal())]
     if not any(text.startswith("study=") for text in settings):
         settings = ["~study", "+name=table", *settings]
     study = compose_study(settings, config_dir)
     base = study.parametrization.base_d_model
     shapes = shapes_of(study, widths or [base, 4 * base], layers)
-    every = [numbers(study, shape, vocab_size) for shape in shapes]
+    every = [numbers_at(study, shape, vocab_size) for shape in shapes]
     if as_json:
         show_json(table_json(parametrization, study, every))
     else:
@@ -172,9 +172,9 @@ def _width(text: str) -> int:
     return int(text)
 
 
-def _found(
+def _checked(
     overrides: list[str] | None, config_dir: Path | None, on: str
-) -> tuple[Workspace, Study, Index, Execution]:
+) -> tuple[Workspace, Study, CorpusIndex, Execution]:
     """The workspace, the study and its data, and how this machine trains: overrides that begin with
     `execution.` are the launcher's."""
     from sweepctl.data.corpora import ensure
@@ -182,9 +182,9 @@ def _found(
     from sweepctl.spec.compose import compose_launcher, compose_study
     from sweepctl.store.workspace import Workspace
 
-    given = overrides or []
-    own = [text for text in given if text.startswith("execution.")]
-    study = compose_study([text for text in given if text not in own], config_dir)
+    overrides = overrides or []
+    own = [text for text in overrides if text.startswith("execution.")]
+    study = compose_study([text for text in overrides if text not in own], config_dir)
     launcher = read_launcher(on, compose_launcher(on, own, config_dir))
     workspace = Workspace.default()
     return workspace, study, ensure(workspace, study.data), launcher.execution

@@ -83,12 +83,12 @@ def data_prepare(
     as_json: AsJson = False,
 ) -> None:
     """Turn text into memory-mapped token shards with an index, a held-out split and hashes."""
-    from sweepctl.data.command import Request, prepare_from
+    from sweepctl.data.command import PrepareRequest, prepare_from
     from sweepctl.report.console import console, count, place, show_json
     from sweepctl.spec.build import plain
     from sweepctl.store.workspace import Workspace
 
-    request = Request(
+    request = PrepareRequest(
         name, source, tuple(train or ()), tuple(validation or ()), field, tokenizer,
         validation_share, dtype, vocab_size,
     )  # fmt: skip

@@ -52,7 +52,7 @@ def launch(
     config = read_launcher(on, compose_launcher(on, overrides or [], config_dir))
     board, held = launchable(known, stage)
     if require_check:
-        from sweepctl.check.records import require
+        from sweepctl.check.verdicts import require
 
         require(known.workspace, board.plans.values())
     again = choose(board, retry or ["failed"])

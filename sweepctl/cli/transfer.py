@@ -10,7 +10,7 @@ import typer
 from sweepctl.cli.app import AsJson, ConfigDir, Overrides, check_app, drawable
 
 if TYPE_CHECKING:
-    from sweepctl.check.transfer import Row, RowPlan
+    from sweepctl.check.transfer import RowPlan, TransferRow
     from sweepctl.launch.local import LocalSettings
     from sweepctl.store.workspace import Workspace
 
@@ -55,22 +55,24 @@ def transfer(
     )
     workspace = Workspace.default()
     planned = _plan_rows(workspace, chosen, seeds, overrides or [], config_dir)
-    costs = {one.row.name: left(one) for one in planned}
-    every = {f"{one.row.name} {stage}": plan for one in planned for stage, plan in one.plans.items()}
-    rates, out = measured(workspace, every), console()
+    costs = {row_plan.row.name: left(row_plan) for row_plan in planned}
+    plans = {
+        f"{row_plan.row.name} {stage}": plan for row_plan in planned for stage, plan in row_plan.plans.items()
+    }
+    rates, out = measured(workspace, plans), console()
     number = worker_count(config, len(visible_gpus()))
     if list_rows:
         show_json(report.plan_json(planned, costs)) if as_json else report.show_rows(
             out, costs, rates, number
         )
         return
-    for one in planned:
-        one.sweep.save(one.plans)
+    for row_plan in planned:
+        row_plan.sweep.save(row_plan.plans)
     if not as_json:
         out.print(f"{', '.join(costs)}: {report.estimate(sum_costs(costs.values()), rates, number)}.")
     if not plan_only:
         _train_rows(planned, config, as_json)
-    results = [read_row(one) for one in planned]
+    results = [read_row(row_plan) for row_plan in planned]
     show_json(report.transfer_json(results)) if as_json else report.show_transfer(out, results)
     if png is not None:
         report.draw_transfer(png, results)
@@ -81,7 +83,7 @@ def transfer(
 
 
 def _plan_rows(
-    workspace: Workspace, rows: list[Row], seeds: int, overrides: list[str], config_dir: Path | None
+    workspace: Workspace, rows: list[TransferRow], seeds: int, overrides: list[str], config_dir: Path | None
 ) -> list[RowPlan]:
     """The rows' plans, their data made where it is built in; nothing else is written."""
     from sweepctl.check.transfer import plan_row, row_study
@@ -106,14 +108,14 @@ def _train_rows(planned: list[RowPlan], config: LocalSettings, quiet: bool) -> N
     from sweepctl.report.launch_view import LaunchView, show_outcome
 
     out = console()
-    for one in planned:
-        board = board_of(one)
+    for row_plan in planned:
+        board = board_of(row_plan)
         if not any(board.unfinished()):
             continue
         if not quiet:
-            out.print(f"[bold]{one.sweep.name}[/]")
+            out.print(f"[bold]{row_plan.sweep.name}[/]")
         with LaunchView(board, None if quiet else out) as view:
-            done = train(one, config, board, view)
+            done = train(row_plan, config, board, view)
         if not quiet and (done.stopped or done.failed or done.blocked or done.cancelled):
             show_outcome(out, board, [], done)
         if done.stopped:

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from sweepctl.data import corpora
 from sweepctl.data.prepare import Document, accept_flat, by_share, files_as_documents, prepare
-from sweepctl.data.shards import DTYPES, Index
-from sweepctl.data.tokenizers import Bytes, Tokenizer, TokenizerFile
+from sweepctl.data.shards import DTYPES, CorpusIndex
+from sweepctl.data.tokenizers import ByteTokenizer, Tokenizer, TokenizerFile
 from sweepctl.errors import InvalidValue, RequestError
 from sweepctl.spec.study import check_name
 from sweepctl.store.workspace import Workspace
@@ -20,21 +20,30 @@ SOURCES = ("text", "jsonl", "parquet", "flat", "pysrc", "synthetic")
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class PrepareRequest:
     """What was asked for on the command line."""
 
     name: str
+    """Of the corpus."""
     source: str
+    """One of SOURCES."""
     train: tuple[Path, ...]
+    """Files or folders that are read."""
     validation: tuple[Path, ...]
+    """Files of held-out tokens, for flat files."""
     field: str
+    """Where the text of a line of JSONL or a row of Parquet stands."""
     tokenizer: str
+    """`bytes`, or the path of a tokenizer file."""
     validation_share: float
+    """The share of documents that is held out."""
     dtype: str
+    """Of flat files."""
     vocab_size: int | None
+    """Of flat files."""
 
 
-def prepare_from(workspace: Workspace, request: Request, out: Console | None) -> Index:
+def prepare_from(workspace: Workspace, request: PrepareRequest, out: Console | None) -> CorpusIndex:
     """Prepare a corpus; the index.
 
     Raises:
@@ -59,7 +68,9 @@ def prepare_from(workspace: Workspace, request: Request, out: Console | None) ->
             f"{option} is for --source flat; of {request.source} a share of documents is held out."
         )
     hold_out = by_share(request.validation_share)
-    tokenizer: Tokenizer = Bytes() if request.tokenizer == "bytes" else TokenizerFile(Path(request.tokenizer))
+    tokenizer: Tokenizer = (
+        ByteTokenizer() if request.tokenizer == "bytes" else TokenizerFile(Path(request.tokenizer))
+    )
     facts = {"kind": request.source, "validation_share": request.validation_share}
     documents = _documents(request)
     if out is None or not out.is_terminal:
@@ -72,7 +83,7 @@ def prepare_from(workspace: Workspace, request: Request, out: Console | None) ->
         return prepare(folder, documents, tokenizer, hold_out, facts, show)
 
 
-def _documents(request: Request) -> Iterator[Document]:
+def _documents(request: PrepareRequest) -> Iterator[Document]:
     files = _files(request.train, {"text": "*", "jsonl": "*.jsonl*", "parquet": "*.parquet"}[request.source])
     if request.source == "jsonl":
         yield from corpora.jsonl(files, request.field)
@@ -84,7 +95,7 @@ def _documents(request: Request) -> Iterator[Document]:
             yield from files_as_documents(_files([path], "*"), root)
 
 
-def _flat(folder: Path, request: Request) -> Index:
+def _flat(folder: Path, request: PrepareRequest) -> CorpusIndex:
     if request.dtype not in DTYPES:
         raise InvalidValue("--dtype", request.dtype, "one of " + ", ".join(DTYPES))
     if request.vocab_size is None or request.vocab_size < 2:
@@ -96,14 +107,14 @@ def _flat(folder: Path, request: Request) -> Index:
 
 
 def _files(paths: Iterable[Path], pattern: str) -> list[Path]:
-    found: list[Path] = []
+    files: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(file for file in path.rglob(pattern) if file.is_file())
+            files += sorted(file for file in path.rglob(pattern) if file.is_file())
         elif path.is_file():
-            found.append(path)
+            files.append(path)
         else:
             raise RequestError(f"There is no file or folder {path}.")
-    if not found:
+    if not files:
         raise RequestError(f"No {pattern} file in {', '.join(map(str, paths))}.")
-    return found
+    return files

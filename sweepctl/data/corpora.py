@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from sweepctl.data.prepare import Document, by_share, prepare
-from sweepctl.data.shards import Index, read_index
+from sweepctl.data.shards import CorpusIndex, read_index
 from sweepctl.data.synthetic import Language
-from sweepctl.data.tokenizers import Bytes
+from sweepctl.data.tokenizers import ByteTokenizer
 from sweepctl.errors import RequestError
 from sweepctl.spec.hashing import key
 from sweepctl.spec.study import Data
 from sweepctl.store.workspace import Workspace
 
 
-def ensure(workspace: Workspace, data: Data) -> Index:
+def ensure(workspace: Workspace, data: Data) -> CorpusIndex:
     """The corpus of a study: as prepared, or, where it is built in and missing, made now.
 
     Raises:
@@ -44,7 +44,7 @@ def ensure(workspace: Workspace, data: Data) -> Index:
 
 def prepare_pysrc(
     folder: Path, packages: list[str], max_bytes: int, max_document_bytes: int, validation_share: float
-) -> Index:
+) -> CorpusIndex:
     """The Python sources that installed packages bring, one document a file, up to `max_bytes`.
 
     Files that are not ASCII or longer than `max_document_bytes` are tables and generated code more often
@@ -64,7 +64,7 @@ def prepare_pysrc(
             total += len(document.text)
     versions = {name: importlib.metadata.version(name) for name in packages}
     source = {"kind": "pysrc", "packages": versions}
-    return prepare(folder, kept, Bytes(), by_share(validation_share), source)
+    return prepare(folder, kept, ByteTokenizer(), by_share(validation_share), source)
 
 
 def python_sources(packages: Iterable[str]) -> Iterator[Document]:
@@ -86,7 +86,7 @@ def python_sources(packages: Iterable[str]) -> Iterator[Document]:
                     continue
 
 
-def prepare_synthetic(folder: Path, seed: int, train_tokens: int, validation_tokens: int) -> Index:
+def prepare_synthetic(folder: Path, seed: int, train_tokens: int, validation_tokens: int) -> CorpusIndex:
     """Text of a seeded language. The two splits are different samples of the same language."""
     language = Language(seed)
     document_bytes = 1 << 16
@@ -98,7 +98,7 @@ def prepare_synthetic(folder: Path, seed: int, train_tokens: int, validation_tok
                 yield Document(f"{split}/{number}", text)
 
     source = {"kind": "synthetic", "seed": seed}
-    return prepare(folder, documents(), Bytes(), lambda name: name.startswith("validation/"), source)
+    return prepare(folder, documents(), ByteTokenizer(), lambda name: name.startswith("validation/"), source)
 
 
 def jsonl(paths: Iterable[Path], field: str) -> Iterator[Document]:
@@ -140,8 +140,8 @@ def parquet(paths: Iterable[Path], field: str) -> Iterator[Document]:
         except (ArrowInvalid, OSError) as error:
             raise RequestError(f"{path} is not a Parquet file: {error}.") from None
         if field not in file.schema_arrow.names:
-            known = ", ".join(file.schema_arrow.names)
-            raise RequestError(f"{path} has no column {field!r}; it has {known}.")
+            columns = ", ".join(file.schema_arrow.names)
+            raise RequestError(f"{path} has no column {field!r}; it has {columns}.")
         kind = file.schema_arrow.field(field).type
         if not (pa_types.is_string(kind) or pa_types.is_large_string(kind)):
             raise RequestError(f"Column {field!r} of {path} holds {kind}, not text.")

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweepctl.data.order import U64, mix
-from sweepctl.data.shards import Index, open_shard
+from sweepctl.data.shards import CorpusIndex, open_shard
 
 CHUNK = 1 << 20
 """Tokens looked at at once."""
@@ -24,26 +24,31 @@ MOST = 1 << 22
 _BASE = 0x9E3779B97F4A7C15
 _FILTER_BITS = 24
 
-Tell = Callable[[int], None]
-"""Told how many more training tokens were read."""
+Progress = Callable[[int], None]
+"""Takes how many more training tokens were read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Leak:
-    """Of one held-out set: how many windows of `window` tokens were looked for, and how many of them lie
-    somewhere in the training split."""
+    """How much of a held-out set lies in the training split too."""
 
     split: str
+    """The held-out set."""
     window: int
+    """Tokens of a window."""
     windows: int
-    found: int
+    """How many windows were looked for."""
+    leaked: int
+    """How many of them lie somewhere in the training split."""
 
     @property
     def share(self) -> float:
-        return self.found / self.windows if self.windows else 0.0
+        return self.leaked / self.windows if self.windows else 0.0
 
 
-def leaks(folder: Path, index: Index, window: int, told: Tell = lambda tokens: None) -> list[Leak]:
+def leaks(
+    folder: Path, index: CorpusIndex, window: int, progress: Progress = lambda tokens: None
+) -> list[Leak]:
     """How much of each held-out set lies in the training split, in one pass over it.
 
     Memory: about 24 bytes a held-out window and 100 MB.
@@ -54,7 +59,7 @@ def leaks(folder: Path, index: Index, window: int, told: Tell = lambda tokens: N
     prints = _Fingerprints(index.vocab_size, window)
     wanted = {name: _held_out(folder, index, name, prints) for name in index.held_out}
     every = np.unique(np.concatenate([*wanted.values(), np.empty(0, dtype=np.uint64)]))
-    seen = np.zeros(len(every), dtype=bool)
+    leaked = np.zeros(len(every), dtype=bool)
     maybe = np.zeros(1 << _FILTER_BITS, dtype=bool)
     maybe[_top(every)] = True
     for shard in index.splits["train"].shards if len(every) else ():
@@ -62,29 +67,28 @@ def leaks(folder: Path, index: Index, window: int, told: Tell = lambda tokens: N
         for first in range(0, len(tokens), CHUNK):
             piece = tokens[first : first + CHUNK + window - 1]
             if len(piece) >= window:
-                found = prints.all(piece)
-                found = found[maybe[_top(found)]]
-                at = np.minimum(np.searchsorted(every, found), len(every) - 1)
-                seen[at[every[at] == found]] = True
-            told(min(CHUNK, len(tokens) - first))
-    known = every[seen]
+                trained = prints.all(piece)
+                trained = trained[maybe[_top(trained)]]
+                at = np.minimum(np.searchsorted(every, trained), len(every) - 1)
+                leaked[at[every[at] == trained]] = True
+            progress(min(CHUNK, len(tokens) - first))
     return [
-        Leak(name, window, len(windows), int(np.isin(windows, known).sum()))
+        Leak(name, window, len(windows), int(np.isin(windows, every[leaked]).sum()))
         for name, windows in wanted.items()
     ]
 
 
-def _held_out(folder: Path, index: Index, split: str, prints: _Fingerprints) -> U64:
+def _held_out(folder: Path, index: CorpusIndex, split: str, prints: _Fingerprints) -> U64:
     """Fingerprints of windows that lie end to end, as a held-out loss takes them."""
     shards = [open_shard(folder, shard, index.dtype) for shard in index.splits[split].shards]
     length = prints.window
     stride = max(1, -(-sum(len(tokens) // length for tokens in shards) // MOST))
-    found = [np.empty(0, dtype=np.uint64)]
+    parts = [np.empty(0, dtype=np.uint64)]
     for tokens in shards:
         rows = tokens[: len(tokens) // length * length].reshape(-1, length)[::stride]
         per_chunk = max(1, CHUNK // length)
-        found += [prints.rows(rows[i : i + per_chunk]) for i in range(0, len(rows), per_chunk)]
-    return np.concatenate(found)
+        parts += [prints.rows(rows[i : i + per_chunk]) for i in range(0, len(rows), per_chunk)]
+    return np.concatenate(parts)
 
 
 class _Fingerprints:
@@ -106,10 +110,9 @@ class _Fingerprints:
         """Of the window at every offset: [len(tokens) - window + 1]."""
         sums = np.zeros(len(tokens) + 1, dtype=np.uint64)
         np.cumsum(self._of(tokens) * self._powers[: len(tokens)], out=sums[1:])
-        found: U64 = (sums[self.window :] - sums[: -self.window]) * self._inverses[
-            : len(tokens) - self.window + 1
-        ]
-        return found
+        shifted = sums[self.window :] - sums[: -self.window]
+        prints: U64 = shifted * self._inverses[: len(shifted)]
+        return prints
 
     def _of(self, tokens: NDArray[Any]) -> U64:
         """A token outside the vocabulary, which another check finds, counts as the last one inside."""

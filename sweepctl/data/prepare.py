@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sweepctl.data.shards import Index, Shard, SplitFacts, content_hash, read_index
+from sweepctl.data.shards import CorpusIndex, Shard, SplitFacts, content_hash, read_index
 from sweepctl.data.tokenizers import Tokenizer
 from sweepctl.errors import InvalidValue, RequestError
 from sweepctl.spec.build import plain
@@ -26,10 +26,12 @@ SHARD_TOKENS = 100_000_000
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A piece of text with the name that decides which split it falls in."""
+    """A piece of text."""
 
     name: str
+    """Decides which split it falls in."""
     text: bytes
+    """As it is read, not decoded."""
 
 
 def prepare(
@@ -39,11 +41,11 @@ def prepare(
     hold_out: Callable[[str], bool],
     source: dict[str, Any],
     progress: Callable[[int], None] = lambda done: None,
-) -> Index:
+) -> CorpusIndex:
     """Tokenize documents into `folder`, whole or not at all; the index.
 
     `hold_out` says by a document's name whether it is validation; documents of equal text are kept once,
-    so that none is in both splits. `progress` is told the bytes read so far.
+    so that none is in both splits. `progress` takes the bytes read so far.
 
     Raises:
         RequestError: a split would be empty.
@@ -51,14 +53,14 @@ def prepare(
     """
     with _scratch(folder) as scratch:
         writers = {name: _Writer(scratch, name, tokenizer.dtype) for name in ("train", "validation")}
-        seen: set[bytes] = set()
+        hashes: set[bytes] = set()
         done = 0
         for document in documents:
             done += len(document.text)
             text_hash = hashlib.sha256(document.text).digest()
-            if not document.text or text_hash in seen:
+            if not document.text or text_hash in hashes:
                 continue
-            seen.add(text_hash)
+            hashes.add(text_hash)
             writer = writers["validation" if hold_out(document.name) else "train"]
             writer.add(tokenizer.encode(document.text), len(document.text) + 1)
             progress(done)
@@ -66,7 +68,7 @@ def prepare(
         for name, split in splits.items():
             if not split.tokens:
                 raise RequestError(
-                    f"The {name} split of {folder.name} would be empty ({len(seen)} documents in all); "
+                    f"The {name} split of {folder.name} would be empty ({len(hashes)} documents in all); "
                     "give more documents or another validation share."
                 )
         return _finish(folder, scratch, tokenizer.name, tokenizer.vocab_size, tokenizer.dtype, splits, source)
@@ -74,7 +76,7 @@ def prepare(
 
 def accept_flat(
     folder: Path, train: list[Path], validation: list[Path], dtype: str, vocab_size: int
-) -> Index:
+) -> CorpusIndex:
     """An index over flat token files that lie elsewhere; they are hashed, not copied.
 
     Raises:
@@ -163,18 +165,18 @@ def _finish(
     dtype: str,
     splits: dict[str, SplitFacts],
     source: dict[str, Any],
-) -> Index:
-    found = content_hash(tokenizer, vocab_size, dtype, splits)
-    index = Index(folder.name, tokenizer, vocab_size, dtype, splits, found, source)
+) -> CorpusIndex:
+    content = content_hash(tokenizer, vocab_size, dtype, splits)
+    index = CorpusIndex(folder.name, tokenizer, vocab_size, dtype, splits, content, source)
     write_json(scratch / "index.json", plain(index))
     with storage(folder):
         if (folder / "index.json").exists():
-            known = read_index(folder)
-            if known.hash == found:
-                return known
+            present = read_index(folder)
+            if present.hash == content:
+                return present
             raise RequestError(
-                f"{folder} already holds other data ({known.hash[:12]}, not {found[:12]}), which runs may "
-                "depend on; choose another name."
+                f"{folder} already holds other data ({present.hash[:12]}, not {content[:12]}), which runs "
+                "may depend on; choose another name."
             )
         os.rename(scratch, folder)
     return index

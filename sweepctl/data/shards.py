@@ -28,33 +28,46 @@ VERIFIED = "verified.json"
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One flat file. `file` is relative to the index, or absolute for a file accepted where it lies."""
+    """A flat file."""
 
     file: str
+    """Relative to the index, or absolute for a file accepted where it lies."""
     tokens: int
+    """How many it holds."""
     sha256: str
+    """Of its content."""
 
 
 @dataclass(frozen=True, slots=True)
 class SplitFacts:
-    """`train`, or a held-out set: its shards, and how many bytes of text its tokens stand for."""
+    """`train`, or a held-out set."""
 
     shards: tuple[Shard, ...]
+    """In the order in which they are read."""
     tokens: int
+    """Of all shards."""
     bytes: int
+    """Of the text that the tokens stand for; 0 where that is not known."""
 
 
 @dataclass(frozen=True, slots=True)
-class Index:
-    """index.json. `hash` covers the tokenizer and every shard's content, in order."""
+class CorpusIndex:
+    """index.json."""
 
     name: str
+    """Of the corpus."""
     tokenizer: str
+    """Its name, which stands for its content."""
     vocab_size: int
+    """Tokens are below it."""
     dtype: str
+    """One of DTYPES."""
     splits: dict[str, SplitFacts]
+    """`train`, and the held-out sets."""
     hash: str
+    """Of the tokenizer and every shard's content, in order."""
     source: dict[str, Any]
+    """Where the text is from, for people."""
 
     @property
     def held_out(self) -> list[str]:
@@ -68,7 +81,7 @@ def content_hash(tokenizer: str, vocab_size: int, dtype: str, splits: dict[str, 
     return digest(canonical([tokenizer, vocab_size, dtype, shards]), 32)
 
 
-def read_index(folder: Path) -> Index:
+def read_index(folder: Path) -> CorpusIndex:
     """The index of a prepared corpus.
 
     Raises:
@@ -82,7 +95,7 @@ def read_index(folder: Path) -> Index:
             f"No data is prepared in {folder}; run `sweepctl data prepare {folder.name} ...`."
         ) from None
     try:
-        index = build(Index, raw)
+        index = build(CorpusIndex, raw)
     except RequestError as error:
         raise DamagedFile(f"{folder / 'index.json'} is damaged: {error}") from None
     if content_hash(index.tokenizer, index.vocab_size, index.dtype, index.splits) != index.hash:
@@ -90,7 +103,7 @@ def read_index(folder: Path) -> Index:
     return index
 
 
-def check_context(folder: Path, index: Index, context: int) -> None:
+def check_context(folder: Path, index: CorpusIndex, context: int) -> None:
     """Raises RequestError where a split holds not even one sequence of `context` tokens."""
     for split, facts in index.splits.items():
         if max((shard.tokens for shard in facts.shards), default=0) <= context:
@@ -100,7 +113,7 @@ def check_context(folder: Path, index: Index, context: int) -> None:
             )
 
 
-def verify(folder: Path, index: Index) -> None:
+def verify(folder: Path, index: CorpusIndex) -> None:
     """Check every shard's content against the index. A shard whose size and time of change are as when its
     hash was last taken is not read again.
 
@@ -108,30 +121,30 @@ def verify(folder: Path, index: Index) -> None:
         DamagedFile: a shard is missing or holds something else than when it was prepared.
     """
     try:
-        known = read_json(folder / VERIFIED)
+        verified = read_json(folder / VERIFIED)
     except (FileNotFoundError, DamagedFile):
-        known = {}
-    found: dict[str, list[Any]] = {}
+        verified = {}
+    present: dict[str, list[Any]] = {}
     for split in index.splits.values():
         for shard in split.shards:
             path = folder / shard.file
             try:
                 facts = path.stat()
-                found[shard.file] = [facts.st_size, facts.st_mtime_ns, shard.sha256]
-                if known.get(shard.file) != found[shard.file] and file_hash(path) != shard.sha256:
+                present[shard.file] = [facts.st_size, facts.st_mtime_ns, shard.sha256]
+                if verified.get(shard.file) != present[shard.file] and file_hash(path) != shard.sha256:
                     raise DamagedFile(f"{path} is not what was prepared: its content changed.")
             except OSError as error:
                 raise DamagedFile(f"{path} cannot be read: {error.strerror}.") from None
-    if found != known:
+    if present != verified:
         with contextlib.suppress(StorageError):
-            write_json(folder / VERIFIED, found)
+            write_json(folder / VERIFIED, present)
 
 
 class TokenWindows:
     """Windows of `context` + 1 tokens of one split, memory-mapped. Window i starts at a multiple of `context`
     inside its shard; no window spans two shards."""
 
-    def __init__(self, folder: Path, index: Index, split: str, context: int) -> None:
+    def __init__(self, folder: Path, index: CorpusIndex, split: str, context: int) -> None:
         if split not in index.splits:
             raise RequestError(f"{folder} has no split {split!r}; it has {', '.join(index.splits)}.")
         self.context = context

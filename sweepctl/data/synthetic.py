@@ -27,6 +27,7 @@ class Language:
     """The language of a seed."""
 
     seed: int
+    """All that it depends on."""
 
     def words(self) -> list[bytes]:
         """The vocabulary, most frequent first; frequent words are short."""

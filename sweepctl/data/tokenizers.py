@@ -30,12 +30,15 @@ class Tokenizer(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Bytes:
+class ByteTokenizer:
     """One token a byte; byte 0, which text does not use, closes a document."""
 
     name: str = "bytes"
+    """As of every tokenizer."""
     vocab_size: int = 256
+    """Every byte is a token."""
     dtype: str = "uint8"
+    """Of the shards."""
 
     def encode(self, text: bytes) -> NDArray[Any]:
         return np.frombuffer(text.replace(b"\0", b"") + b"\0", dtype=np.uint8)
@@ -61,13 +64,13 @@ class TokenizerFile:
         except Exception as error:
             raise RequestError(f"{path} is not a tokenizers file: {error}.") from None
         self.name = f"tokenizers-{file_hash(path)[:32]}"
-        known = [self._backend.token_to_id(token) for token in self.SEPARATORS]
-        found = [token for token in known if token is not None]
+        ids = (self._backend.token_to_id(token) for token in self.SEPARATORS)
+        separators = [token for token in ids if token is not None]
         size = self._backend.get_vocab_size(with_added_tokens=True)
-        self._end = found[0] if found else size
-        self.vocab_size = size if found else size + 1
+        self._separator = separators[0] if separators else size
+        self.vocab_size = size if separators else size + 1
         self.dtype = "uint16" if self.vocab_size <= 1 << 16 else "uint32"
 
     def encode(self, text: bytes) -> NDArray[Any]:
         ids = self._backend.encode(text.decode("utf-8", "replace"), add_special_tokens=False).ids
-        return np.asarray([*ids, self._end], dtype=np.int64)
+        return np.asarray([*ids, self._separator], dtype=np.int64)

@@ -1,4 +1,4 @@
-"""What checks found, as screens and pictures."""
+"""Verdicts of checks, as screens and pictures."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from sweepctl.check.coordinates import Coordinates
-from sweepctl.check.fork import Fork
+from sweepctl.check.coordinates import CoordinateResult
+from sweepctl.check.fork import ForkResult
 from sweepctl.check.slopes import FLAT, Slope
 from sweepctl.launch.doctor import Finding
 from sweepctl.report.console import console, count, many, place, table
@@ -45,17 +45,17 @@ class Progress:
         self.say(f"model {done + 1} of {of}")
 
 
-def verdict(out: Console, holds: bool, name: str, told: str) -> None:
+def verdict(out: Console, holds: bool, name: str, summary: str) -> None:
     """The last line of every check."""
     shown = "[bold green]holds[/]" if holds else "[bold red]does not hold[/]"
-    out.print(f"[bold]{name}[/] {shown}: {told}", soft_wrap=True)
+    out.print(f"[bold]{name}[/] {shown}: {summary}", soft_wrap=True)
 
 
-def rows_of(found: Coordinates) -> dict[tuple[str, str], list[Slope]]:
+def rows_of(result: CoordinateResult) -> dict[tuple[str, str], list[Slope]]:
     """(kind, quantity) -> at each step the slope of the layer that is furthest from flat, a judged one where
     there is any. What is 0 everywhere is left out."""
     rows: dict[tuple[str, str], dict[int, Slope]] = {}
-    for slope in found.slopes:
+    for slope in result.slopes:
         at = rows.setdefault((slope.kind, slope.part), {})
         if slope.values and any(slope.values) and not _milder(slope, at.get(slope.step)):
             at[slope.step] = slope
@@ -68,15 +68,15 @@ def _milder(slope: Slope, other: Slope | None) -> bool:
     return other is not None and (slope.judged, slope.off) <= (other.judged, other.off)
 
 
-def show_coordinates(found: Coordinates, kept: Path, picture: Path | None) -> None:
+def show_coordinates(result: CoordinateResult, kept: Path, picture: Path | None) -> None:
     """What was trained, the power of the width by which every quantity grows at every step (of the layer that
     is furthest from flat, with half the 95 % interval of the worst), and the verdict."""
-    out, request = console(), found.request
+    out, request = console(), result.request
     axis = request.axis
-    _show_setting(out, found)
+    _show_setting(out, result)
     steps = [0, *sorted(request.steps)]
     lines = []
-    for (kind, part), row in rows_of(found).items():
+    for (kind, part), row in rows_of(result).items():
         by_step = {slope.step: slope for slope in row}
         cells = [_cell(by_step.get(step)) for step in steps]
         judged = [slope for slope in row if slope.judged]
@@ -89,26 +89,26 @@ def show_coordinates(found: Coordinates, kept: Path, picture: Path | None) -> No
         lines.append([_KINDS[kind], part, *cells, _half(max(row, key=lambda s: (s.judged, s.off))), word])
     columns = [f"{axis}^", "", *(f"step {step}" for step in steps), "±", ""]
     out.print(table("", columns, lines, left=2))
-    for text in found.broken[:SHOWN]:
+    for text in result.broken[:SHOWN]:
         out.print(f"  {text}", soft_wrap=True)
-    if len(found.broken) > SHOWN:
-        out.print(f"  and {len(found.broken) - SHOWN} more, see the table")
-    worst = max((s.off for s in found.slopes if s.judged), default=0.0)
-    told = f"the steepest judged slope is {worst:.2f}; {FLAT} is allowed"
-    if not found.resolved:
-        told += ", which every interval reaches: take more --seeds, or larger --widths"
-    verdict(out, found.holds, "coordinates", told)
+    if len(result.broken) > SHOWN:
+        out.print(f"  and {len(result.broken) - SHOWN} more, see the table")
+    worst = max((s.off for s in result.slopes if s.judged), default=0.0)
+    summary = f"the steepest judged slope is {worst:.2f}; {FLAT} is allowed"
+    if not result.resolved:
+        summary += ", which every interval reaches: take more --seeds, or larger --widths"
+    verdict(out, result.holds, "coordinates", summary)
     out.print(f"Kept in {place(kept)}" + (f", drawn in {place(picture)}" if picture else ""), soft_wrap=True)
 
 
-def _show_setting(out: Console, found: Coordinates) -> None:
-    request, setting = found.request, found.setting
+def _show_setting(out: Console, result: CoordinateResult) -> None:
+    request, setting = result.request, result.setting
     fixed = f"{request.depths[0]} layers" if request.axis == "width" else f"width {request.widths[0]}"
     batch, own = setting["batch"], setting["own_batch"]
     cut = "" if batch == own else f" (the study's: {count(own['tokens'])} x {own['context']})"
-    sizes = ", ".join(str(size) for size in found.sizes)
+    sizes = ", ".join(str(size) for size in result.sizes)
     out.print(
-        f"{request.axis.capitalize()}s {sizes} at {fixed}, {many(found.seeds, 'seed')}: up to "
+        f"{request.axis.capitalize()}s {sizes} at {fixed}, {many(result.seeds, 'seed')}: up to "
         f"{max(request.steps)} updates of {count(batch['tokens'])} tokens, context {batch['context']}{cut}, "
         f"at a constant learning rate of {setting['lr']:.4g} without warmup, in fp32.\n",
         soft_wrap=True,
@@ -129,33 +129,34 @@ def _half(slope: Slope) -> str:
     return "" if slope.low is None or slope.high is None else f"{(slope.high - slope.low) / 2:.2f}"
 
 
-def show_fork(found: Fork) -> None:
+def show_fork(result: ForkResult) -> None:
     """What was trained and how far the ends lie apart."""
     out = console()
-    where = "no fork: its schedule cannot, so only resuming is checked" if found.cut is None else (
-        f"the branch leaves the trunk at step {found.cut}"
+    where = "no fork: its schedule cannot, so only resuming is checked" if result.cut is None else (
+        f"the branch leaves the trunk at step {result.cut}"
     )  # fmt: skip
-    cut = found.warmup_steps < found.own_warmup_steps
-    warmup = f", warmup shortened from {found.own_warmup_steps} to {found.warmup_steps}" if cut else ""
+    cut = result.warmup_steps < result.own_warmup_steps
+    warmup = f", warmup shortened from {result.own_warmup_steps} to {result.warmup_steps}" if cut else ""
     out.print(
-        f"Rung {found.rung}, {found.steps} updates{warmup}; {where}. {found.precision} on {found.device}.\n",
+        f"Rung {result.rung}, {result.steps} updates{warmup}; {where}. {result.precision} on "
+        f"{result.device}.\n",
         soft_wrap=True,
     )
-    every = [*found.compared, *([found.noise] if found.noise else [])]
+    every = [*result.compared, *([result.noise] if result.noise else [])]
     rows = [
         [
-            one.what,
-            *(_apart(value) for value in (one.weights, one.state, one.loss)),
-            "yes" * one.exact or "no",
+            run.what,
+            *(_distance(value) for value in (run.weights, run.state, run.loss)),
+            "yes" if run.exact else "no",
         ]
-        for one in every
+        for run in every
     ]
     columns = ["distance from the straight run", "weights", "optimizer", "loss (nats)", "every bit"]
     out.print(table("", columns, rows))
-    verdict(out, found.holds, "fork", found.told)
+    verdict(out, result.holds, "fork", result.summary)
 
 
-def _apart(value: float) -> str:
+def _distance(value: float) -> str:
     return f"{value:.2g}" if value else "0"
 
 
@@ -171,6 +172,6 @@ def show_findings(name: str, examine: Callable[[Callable[[str], None]], Iterable
             failed += [finding.check] * (finding.verdict == "failed")
     finally:
         view.close()
-    told = f"{', '.join(dict.fromkeys(failed))} failed" if failed else f"{number} findings, none failed"
-    verdict(out, not failed, name, told)
+    summary = f"{', '.join(dict.fromkeys(failed))} failed" if failed else f"{number} findings, none failed"
+    verdict(out, not failed, name, summary)
     return not failed

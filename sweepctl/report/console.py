@@ -42,14 +42,14 @@ def table(
             del names[gone]
             for row in cells:
                 del row[gone]
-    made = Table(
+    grid = Table(
         title=title or None, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
     )
     for number, name in enumerate(names):
-        made.add_column(name, justify="left" if number < left else "right", no_wrap=number < left)
+        grid.add_column(name, justify="left" if number < left else "right", no_wrap=number < left)
     for row in cells:
-        made.add_row(*row)
-    return made
+        grid.add_row(*row)
+    return grid
 
 
 def _natural_width(names: list[str], cells: list[list[str]]) -> int:

@@ -23,26 +23,35 @@ HEADINGS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """Tensors of one class that have the same numbers: the row, and what the composed optimizer makes of it:
-    the peak learning rate, the share of a weight that decays at an update at the peak, epsilon."""
+class ClassLine:
+    """Tensors of one class that have the same numbers."""
 
     kind: str
+    """The class."""
     tensors: tuple[str, ...]
+    """Their names."""
     row: Row
+    """The parametrization's numbers."""
     learning_rate: float
+    """The composed optimizer's, at the peak."""
     decay: float
+    """The share of a weight that decays at an update at the peak."""
     eps: float
+    """The composed optimizer's."""
 
 
 @dataclass(frozen=True, slots=True)
-class Numbers:
-    """The multipliers on query-key products and on logits, and the lines of one shape, by class."""
+class ShapeNumbers:
+    """The table's numbers at one shape."""
 
     shape: Shape
+    """Width and depth."""
     attention: float
+    """The multiplier on query-key products."""
     logits: float
-    lines: tuple[Line, ...]
+    """The multiplier on logits."""
+    lines: tuple[ClassLine, ...]
+    """By class."""
 
 
 def shapes_of(study: Study, widths: list[int], layers: int | None) -> list[Shape]:
@@ -61,50 +70,50 @@ def shapes_of(study: Study, widths: list[int], layers: int | None) -> list[Shape
     return [replace(rule.by_width(width), n_layers=layers or base.base_n_layers) for width in widths]
 
 
-def numbers(study: Study, shape: Shape, vocab_size: int) -> Numbers:
+def numbers_at(study: Study, shape: Shape, vocab_size: int) -> ShapeNumbers:
     """What every class of the study's model gets at this shape."""
     parametrization = study.parametrization
-    found: dict[tuple[str, Row], list[Weight]] = {}
+    by_row: dict[tuple[str, Row], list[Weight]] = {}
     for weight, _ in distinct_weights(shape, study.model, vocab_size, study.batch.context):
         row = parametrization.row(weight, shape)
-        found.setdefault((weight.kind, row), []).append(weight)
-    lines = [_line(study, kind, row, members) for (kind, row), members in found.items()]
+        by_row.setdefault((weight.kind, row), []).append(weight)
+    lines = [_line(study, kind, row, members) for (kind, row), members in by_row.items()]
     lines.sort(key=lambda line: [*CLASSES].index(line.kind))  # type: ignore[arg-type]
     logits = parametrization.logit_multiplier(shape, study.model.tied)
-    return Numbers(shape, parametrization.attention_multiplier(shape), logits, tuple(lines))
+    return ShapeNumbers(shape, parametrization.attention_multiplier(shape), logits, tuple(lines))
 
 
-def _line(study: Study, kind: str, row: Row, members: list[Weight]) -> Line:
+def _line(study: Study, kind: str, row: Row, members: list[Weight]) -> ClassLine:
     optimizer = study.optimizer
     rate = optimizer.peak_lr(members[0], row)
     names = tuple(dict.fromkeys(weight.name for weight in members))
     decay = rate * optimizer.decay(members[0], row)
-    return Line(kind, names, row, rate, decay, optimizer.eps * row.eps)
+    return ClassLine(kind, names, row, rate, decay, optimizer.eps * row.eps)
 
 
-def table_json(name: str, study: Study, every: list[Numbers]) -> dict[str, Any]:
+def table_json(name: str, study: Study, every: list[ShapeNumbers]) -> dict[str, Any]:
     """Formulas by class and column, and the lines of every shape."""
     return {
         "parametrization": name,
         "values": asdict(study.parametrization),
         "optimizer": asdict(study.optimizer),
         "formulas": {kind: asdict(rule) for kind, rule in study.parametrization.rules.items()},
-        "shapes": [asdict(one) for one in every],
+        "shapes": [asdict(numbers) for numbers in every],
     }
 
 
-def show_table(out: Console, name: str, study: Study, every: list[Numbers]) -> None:
+def show_table(out: Console, name: str, study: Study, every: list[ShapeNumbers]) -> None:
     """The table of formulas, then one of numbers a width; columns that are 1 everywhere are left out."""
     parametrization = study.parametrization
-    kinds = [kind for kind in CLASSES if kind in {line.kind for one in every for line in one.lines}]
+    kinds = [kind for kind in CLASSES if kind in {line.kind for numbers in every for line in numbers.lines}]
     shown = [c for c in COLUMNS if any(getattr(parametrization.rules[kind], c) != "1" for kind in kinds)]
     rows = [[kind, *(getattr(parametrization.rules[kind], c) for c in shown)] for kind in kinds]
     out.print(table(f"{name}: formulas", ["class", *(HEADINGS[c] for c in shown)], rows))
     out.print(f"  {_values(parametrization)}", soft_wrap=True)
     absent = [kind for kind in CLASSES if kind not in kinds]
     out.print(f"  not in this model: {', '.join(absent)}\n" if absent else "", soft_wrap=True)
-    for one in every:
-        _show_numbers(out, study, one, shown)
+    for numbers in every:
+        _show_numbers(out, study, numbers, shown)
 
 
 def _values(parametrization: Parametrization) -> str:
@@ -127,14 +136,14 @@ def _values(parametrization: Parametrization) -> str:
     return ", ".join(parts)
 
 
-def _show_numbers(out: Console, study: Study, one: Numbers, shown: list[str]) -> None:
-    shape, lone = one.shape, [line.kind for line in one.lines]
+def _show_numbers(out: Console, study: Study, numbers: ShapeNumbers, shown: list[str]) -> None:
+    shape, kinds = numbers.shape, [line.kind for line in numbers.lines]
     rows = []
-    for line in one.lines:
-        label = line.kind if lone.count(line.kind) == 1 else f"{line.kind}: {', '.join(line.tensors)}"
+    for line in numbers.lines:
+        label = line.kind if kinds.count(line.kind) == 1 else f"{line.kind}: {', '.join(line.tensors)}"
         cells = [*(getattr(line.row, c) for c in shown), line.learning_rate, line.decay, line.eps]
         rows.append([label, *(f"{cell:.4g}" for cell in cells)])
-    multipliers = f"attention x {one.attention:.4g}, logits x {one.logits:.4g}"
+    multipliers = f"attention x {numbers.attention:.4g}, logits x {numbers.logits:.4g}"
     title = f"d = {shape.d_model}, L = {shape.n_layers}: {multipliers}"
     rates = [f"lr {study.optimizer.name}", "decay an update", "epsilon"]
     out.print(table(title, ["class", *(HEADINGS[c] for c in shown), *rates], rows))

@@ -94,9 +94,9 @@ def _losses(result: RowResult) -> Iterable[list[str]]:
             cells[least] = f"[bold]{cells[least]}[/]"
         optimum = cost = ""
         if result.verdict is not None:
-            found = result.verdict.optima[number]
-            mark = {"low": "<= ", "high": ">= ", "": ""}[found.edge]
-            optimum, cost = f"{mark}2^{found.at:.2f}", _cost(found.cost, found.cost_interval)
+            rate = result.verdict.optima[number]
+            mark = {"low": "<= ", "high": ">= ", "": ""}[rate.edge]
+            optimum, cost = f"{mark}2^{rate.at:.2f}", _cost(rate.cost, rate.cost_interval)
         yield ["" if number else result.row.name, rung, *cells, optimum, "" if number == 0 else cost]
 
 
@@ -148,14 +148,14 @@ def _row_json(result: RowResult) -> dict[str, Any]:
     optima = [
         {
             "rung": rung,
-            "best_lr": 2.0**found.best,
-            "optimum_lr": 2.0**found.at,
-            "edge": found.edge or None,
-            "loss": found.loss,
-            "cost_nats": _number(found.cost),
-            "cost_interval": found.cost_interval and [_number(x) for x in found.cost_interval],
+            "best_lr": 2.0**optimum.best,
+            "optimum_lr": 2.0**optimum.at,
+            "edge": optimum.edge or None,
+            "loss": optimum.loss,
+            "cost_nats": _number(optimum.cost),
+            "cost_interval": optimum.cost_interval and [_number(x) for x in optimum.cost_interval],
         }
-        for rung, found in zip(result.rungs, verdict.optima, strict=True)
+        for rung, optimum in zip(result.rungs, verdict.optima, strict=True)
     ]
     return {
         **facts,
@@ -178,14 +178,14 @@ def plan_json(planned: Sequence[RowPlan], costs: dict[str, Cost]) -> dict[str, A
     return {
         "rows": [
             {
-                "row": one.row.name,
-                "sweep": one.sweep.name,
-                "what": one.row.what,
-                "expected": "yes" if one.row.transfers else "no",
-                "runs_left": costs[one.row.name].jobs,
-                "flops_left": costs[one.row.name].flops_exact,
+                "row": row_plan.row.name,
+                "sweep": row_plan.sweep.name,
+                "what": row_plan.row.what,
+                "expected": "yes" if row_plan.row.transfers else "no",
+                "runs_left": costs[row_plan.row.name].jobs,
+                "flops_left": costs[row_plan.row.name].flops_exact,
             }
-            for one in planned
+            for row_plan in planned
         ]
     }
 

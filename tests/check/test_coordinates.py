@@ -13,11 +13,18 @@ import pytest
 import torch
 from PIL import Image
 
-from sweepctl.check.coordinates import Coordinates, Request, check, request_of, shape_of, small_batch
-from sweepctl.check.records import Subject, keep, record_path, require
+from sweepctl.check.coordinates import (
+    CoordinateRequest,
+    CoordinateResult,
+    check,
+    request_of,
+    shape_of,
+    small_batch,
+)
 from sweepctl.check.slopes import slopes
+from sweepctl.check.verdicts import CheckedRecipe, keep, record_path, require
 from sweepctl.cli import main
-from sweepctl.data.shards import Index
+from sweepctl.data.shards import CorpusIndex
 from sweepctl.errors import RequestError
 from sweepctl.report.coordinates_picture import draw_coordinates
 from sweepctl.spec.execution import Execution
@@ -28,7 +35,7 @@ from sweepctl.store.workspace import Workspace
 from sweepctl.train.probe import Reading, relative_norms
 from tests.conftest import Planner, tiny
 
-QUICK = Request(widths=(32, 64, 128), depths=(2,), steps=(2, 4), seeds=3)
+QUICK = CoordinateRequest(widths=(32, 64, 128), depths=(2,), steps=(2, 4), seeds=3)
 BASE = {
     "ladder__head_size": 16,
     "ladder__d_ff_ratio": 4,
@@ -41,12 +48,14 @@ BASE = {
 }
 
 
-def measured(workspace: Workspace, index: Index, request: Request = QUICK, **changes: Any) -> Coordinates:
+def measured(
+    workspace: Workspace, index: CorpusIndex, request: CoordinateRequest = QUICK, **changes: Any
+) -> CoordinateResult:
     study = tiny(**{**BASE, **changes})
     return check(workspace, study, index, request, Execution(device="cpu"), lambda done, of: None)
 
 
-def test_mup_holds(workspace: Workspace, index: Index) -> None:
+def test_mup_holds(workspace: Workspace, index: CorpusIndex) -> None:
     found = measured(workspace, index)
     assert found.holds and found.broken == []
     judged = {(slope.kind, slope.name) for slope in found.slopes if slope.judged}
@@ -55,7 +64,7 @@ def test_mup_holds(workspace: Workspace, index: Index) -> None:
 
 
 def test_standard_fails_at_slope_one_and_is_drawn_red(
-    workspace: Workspace, index: Index, tmp_path: Path
+    workspace: Workspace, index: CorpusIndex, tmp_path: Path
 ) -> None:
     found = measured(workspace, index, parametrization__name="standard")
     assert not found.holds
@@ -71,7 +80,7 @@ def test_standard_fails_at_slope_one_and_is_drawn_red(
 
 @pytest.mark.parametrize("name", ["mlp_out", "qkv"])
 def test_one_broken_tensor_is_found_and_named(
-    workspace: Workspace, index: Index, monkeypatch: pytest.MonkeyPatch, name: str
+    workspace: Workspace, index: CorpusIndex, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     table = Parametrization.row
 
@@ -87,15 +96,15 @@ def test_one_broken_tensor_is_found_and_named(
     assert "(and in 1 other layer)" in found.broken[0]
 
 
-def test_a_depth_rule_is_told_from_none(workspace: Workspace, index: Index) -> None:
-    request = Request(widths=(32,), depths=(2, 4, 8), steps=(2,), seeds=2)
+def test_a_depth_rule_is_told_from_none(workspace: Workspace, index: CorpusIndex) -> None:
+    request = CoordinateRequest(widths=(32,), depths=(2, 4, 8), steps=(2,), seeds=2)
     ruled = measured(workspace, index, request, optimizer__lr=0.001)
     assert ruled.holds and ruled.sizes == (2, 4, 8)
     without = measured(workspace, index, request, optimizer__lr=0.001, parametrization__depth_exponent=0.0)
     assert not without.holds and without.broken[0].startswith("blocks.last's change grows like depth^0.")
 
 
-def test_the_probe_leaves_no_trace(workspace: Workspace, index: Index) -> None:
+def test_the_probe_leaves_no_trace(workspace: Workspace, index: CorpusIndex) -> None:
     """A model that was looked at is the one that was not."""
     from sweepctl.spec.learning_rate import LearningRateCurve
     from sweepctl.train.batches import Batches
@@ -178,7 +187,7 @@ def test_defaults_follow_the_study() -> None:
 )
 def test_requests_that_cannot_be_judged_are_refused(arguments: tuple[Any, ...]) -> None:
     with pytest.raises(RequestError):
-        Request(*arguments)
+        CoordinateRequest(*arguments)
 
 
 def test_the_command_prints_keeps_and_draws(
@@ -213,7 +222,7 @@ def test_the_gate_refuses_names_and_lets_pass(planned: Planner, workspace: Works
     base = plans[0].base
     for beta2, holds in ((0.95, True), (0.99, False)):
         optimizer = dataclasses.replace(base.optimizer, beta2=beta2, lr=0.5)  # the rate is not of it
-        subject = Subject(base.model, base.parametrization, optimizer)
+        subject = CheckedRecipe(base.model, base.parametrization, optimizer)
         keep(record_path(workspace, subject), {"holds": holds, "broken": ["blocks.0 grows"] * (not holds)})
         if holds:
             with pytest.raises(RequestError, match=r"optimizer\.beta2=0\.99"):
@@ -235,7 +244,7 @@ def test_launch_heeds_the_gate(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2 and "check coordinates" in capsys.readouterr().err
-    subject = Subject(base.model, base.parametrization, base.optimizer)
+    subject = CheckedRecipe(base.model, base.parametrization, base.optimizer)
     keep(record_path(workspace, subject), {"holds": True, "broken": []})
     with pytest.raises(SystemExit) as ended:
         main()
@@ -246,5 +255,5 @@ def test_the_gate_needs_no_torch() -> None:
     import subprocess
     import sys
 
-    code = "import sys, sweepctl.check.records; sys.exit('torch' in sys.modules)"
+    code = "import sys, sweepctl.check.verdicts; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweepctl.check.data import Limits, examine, window_of
+from sweepctl.check.data import DataLimits, examine, window_of
 from sweepctl.cli import main
 from sweepctl.data import leaks as leaking
 from sweepctl.data.leaks import leaks
 from sweepctl.data.prepare import accept_flat
-from sweepctl.data.shards import Index, read_index
+from sweepctl.data.shards import CorpusIndex, read_index
 from sweepctl.errors import RequestError
 from sweepctl.launch.doctor import Finding
 from sweepctl.plan.expand import CorpusFacts, expand
@@ -38,7 +38,7 @@ def examined(workspace: Workspace, facts: CorpusFacts) -> Callable[..., list[Fin
     def run(passes: float = 1.0, window: int = 64, **changes: object) -> list[Finding]:
         folder = workspace.corpus("synthetic")
         plan = expand(tiny(**changes), "all", facts)
-        limits = Limits(window, passes=passes)
+        limits = DataLimits(window, passes=passes)
         return list(examine(folder, read_index(folder), 16, [plan], [], limits, lambda text: None))
 
     return run
@@ -80,7 +80,7 @@ def test_a_plan_that_repeats_data_says_how_often(examined: Callable[..., list[Fi
     assert verdicts(examined(passes=3.0, **budget))["tokens"] == ["warning"]
 
 
-def corpus(folder: Path, train: np.ndarray, held_out: np.ndarray, vocab_size: int = 1000) -> Index:
+def corpus(folder: Path, train: np.ndarray, held_out: np.ndarray, vocab_size: int = 1000) -> CorpusIndex:
     """A corpus of flat files whose training split is two shards."""
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / f"{name}.bin" for name in ("a", "b", "v")]
@@ -95,7 +95,9 @@ def test_a_token_outside_the_vocabulary_is_found(tmp_path: Path) -> None:
     from dataclasses import replace
 
     found = list(
-        examine(tmp_path / "corpus", replace(index, vocab_size=300), 16, [], [], Limits(64), lambda t: None)
+        examine(
+            tmp_path / "corpus", replace(index, vocab_size=300), 16, [], [], DataLimits(64), lambda t: None
+        )
     )
     assert verdicts(found)["vocabulary"] == ["failed", "ok"]
 
@@ -111,8 +113,8 @@ def test_a_leak_is_found_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.Mo
     train[300 : 300 + 63] = held_out[576:639]  # one token short
     index = corpus(tmp_path, train, held_out)
     [leak] = leaks(tmp_path / "corpus", index, 64)
-    assert (leak.windows, leak.found) == (10, 2)
-    found = examine(tmp_path / "corpus", index, 16, [], [], Limits(64), lambda text: None)
+    assert (leak.windows, leak.leaked) == (10, 2)
+    found = examine(tmp_path / "corpus", index, 16, [], [], DataLimits(64), lambda text: None)
     [failed] = [finding for finding in found if finding.verdict == "failed"]
     assert failed.check == "leaks" and "20.00%" in failed.told
 
@@ -130,7 +132,7 @@ def test_leaks_are_what_a_plain_search_finds(
     texts = ["".join(map(str, half)) for half in (train[:60], train[60:])]
     wanted = ["".join(map(str, held_out[i : i + window])) for i in range(0, 50 - window + 1, window)]
     assert leak.windows == len(wanted)
-    assert leak.found == sum(any(text in half for half in texts) for text in wanted)
+    assert leak.leaked == sum(any(text in half for half in texts) for text in wanted)
 
 
 def test_the_command(
@@ -153,7 +155,7 @@ def test_the_command(
     assert json.loads(capsys.readouterr().out)["holds"] is False
 
 
-def test_a_window_that_no_split_has_is_refused(index: Index) -> None:
+def test_a_window_that_no_split_has_is_refused(index: CorpusIndex) -> None:
     smallest = min(facts.tokens for facts in index.splits.values())
     assert window_of(index, 16, None) == 256 and window_of(index, 16, smallest) == smallest
     for asked in (0, smallest + 1):

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from sweepctl.check.fork import TOLERANCE, Apart, Fork, check, short
+from sweepctl.check.fork import TOLERANCE, Distance, ForkResult, check, short
 from sweepctl.cli import main
-from sweepctl.data.shards import Index
+from sweepctl.data.shards import CorpusIndex
 from sweepctl.errors import RequestError, WorkFailed
 from sweepctl.plan.expand import CorpusFacts
 from sweepctl.spec.execution import Execution
@@ -22,12 +22,12 @@ from sweepctl.train.trainer import Trainer
 from tests.conftest import tiny, tree
 
 
-def point_of(study: Study, index: Index) -> Point:
+def point_of(study: Study, index: CorpusIndex) -> Point:
     shape, corpus = study.ladder.shapes(study.model)[0], Corpus(index.hash, index.vocab_size)
     return Point(shape, study.model, study.parametrization, study.optimizer, 0, study.batch, corpus)
 
 
-def forked(workspace: Workspace, facts: CorpusFacts, **changes: Any) -> Fork:
+def forked(workspace: Workspace, facts: CorpusFacts, **changes: Any) -> ForkResult:
     execution = Execution(device="cpu")
     return check(workspace, tiny(**changes), facts, None, 24, execution, lambda text: None)
 
@@ -63,7 +63,7 @@ def test_it_fails_where_optimizer_state_is_lost(
     found = forked(workspace, facts)
     assert not found.holds and not any(one.exact for one in found.compared)
     assert all(one.weights > 1e-6 and one.state > 1e-6 for one in found.compared)
-    assert "they must be equal" in found.told
+    assert "they must be equal" in found.summary
 
 
 def test_a_resume_alone_is_found_out(
@@ -100,7 +100,7 @@ def test_where_equal_runs_differ_their_distance_is_the_tolerance(
     monkeypatch.setattr(Trainer, "_accumulate", noisy)
     found = forked(workspace, facts, precision="bf16")
     assert found.holds and not found.exact and found.noise is not None
-    assert found.noise.weights > 0 and f"{TOLERANCE:g} times that is allowed" in found.told
+    assert found.noise.weights > 0 and f"{TOLERANCE:g} times that is allowed" in found.summary
     load = Trainer.load
 
     def lossy(self: Trainer, folder: Path, step: int) -> None:
@@ -113,9 +113,9 @@ def test_where_equal_runs_differ_their_distance_is_the_tolerance(
 
 
 def test_equal_runs_that_are_equal_leave_no_room() -> None:
-    same, other = Apart("", 0.0, 0.0, 0.0, True), Apart("the branch", 1e-9, 0.0, 0.0, False)
-    found = Fork("8x1", 24, 18, 4, 4, "a GPU", "bf16", (other,), same)
-    assert not found.holds and "two equal runs end bit for bit the same" in found.told
+    same, other = Distance("", 0.0, 0.0, 0.0, True), Distance("the branch", 1e-9, 0.0, 0.0, False)
+    found = ForkResult("8x1", 24, 18, 4, 4, "a GPU", "bf16", (other,), same)
+    assert not found.holds and "two equal runs end bit for bit the same" in found.summary
 
 
 @pytest.mark.parametrize("changes", [{"schedule__kind": "cosine"}, {"schedule__fork": False}])

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sweepctl.data.command import Request, prepare_from
+from sweepctl.data.command import PrepareRequest, prepare_from
 from sweepctl.data.corpora import ensure, prepare_pysrc, python_sources
 from sweepctl.data.prepare import Document, by_share, prepare
 from sweepctl.data.shards import TokenWindows, read_index, verify
-from sweepctl.data.tokenizers import Bytes
+from sweepctl.data.tokenizers import ByteTokenizer
 from sweepctl.errors import DamagedFile, RequestError
 from sweepctl.spec.study import Data
 from sweepctl.store.workspace import Workspace
@@ -22,12 +22,12 @@ from sweepctl.store.workspace import Workspace
 TEXTS = [f"document {i} " + "abc " * (i % 7 + 3) for i in range(60)]
 
 
-def request(source: str, train: list[Path], **changes) -> Request:
+def request(source: str, train: list[Path], **changes) -> PrepareRequest:
     options = {
         "name": "made", "source": source, "train": tuple(train), "validation": (), "field": "text",
         "tokenizer": "bytes", "validation_share": 0.3, "dtype": "uint16", "vocab_size": None,
     }  # fmt: skip
-    return Request(**{**options, **changes})
+    return PrepareRequest(**{**options, **changes})
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_text_jsonl_and_parquet_give_the_same_documents(workspace: Workspace, tm
 def test_no_document_is_in_both_splits_even_twice_in_the_data(workspace: Workspace) -> None:
     folder = workspace.corpus("made")
     documents = [Document(f"{copy}/{i}", t.encode()) for copy in "ab" for i, t in enumerate(TEXTS)]
-    prepare(folder, documents, Bytes(), by_share(0.4), {})
+    prepare(folder, documents, ByteTokenizer(), by_share(0.4), {})
     train, held_out = (
         set(tokens(workspace, s).tobytes().split(b"\0")) - {b""} for s in ("train", "validation")
     )
@@ -74,13 +74,13 @@ def test_no_document_is_in_both_splits_even_twice_in_the_data(workspace: Workspa
 
 def test_the_hash_is_of_the_content_alone(tmp_path: Path) -> None:
     documents = [Document(str(i), t.encode()) for i, t in enumerate(TEXTS)]
-    a = prepare(tmp_path / "a", documents, Bytes(), by_share(0.3), {"x": 1})
-    b = prepare(tmp_path / "elsewhere" / "b", documents, Bytes(), by_share(0.3), {"x": 2})
-    c = prepare(tmp_path / "c", documents[:-1], Bytes(), by_share(0.3), {})
+    a = prepare(tmp_path / "a", documents, ByteTokenizer(), by_share(0.3), {"x": 1})
+    b = prepare(tmp_path / "elsewhere" / "b", documents, ByteTokenizer(), by_share(0.3), {"x": 2})
+    c = prepare(tmp_path / "c", documents[:-1], ByteTokenizer(), by_share(0.3), {})
     assert a.hash == b.hash != c.hash
-    assert prepare(tmp_path / "a", documents, Bytes(), by_share(0.3), {}).hash == a.hash
+    assert prepare(tmp_path / "a", documents, ByteTokenizer(), by_share(0.3), {}).hash == a.hash
     with pytest.raises(RequestError, match="already holds other data"):
-        prepare(tmp_path / "a", documents[:-1], Bytes(), by_share(0.3), {})
+        prepare(tmp_path / "a", documents[:-1], ByteTokenizer(), by_share(0.3), {})
 
 
 def test_a_tokenizers_file_works(workspace: Workspace, tmp_path: Path) -> None:

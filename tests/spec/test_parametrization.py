@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweepctl.errors import InvalidValue, RequestError
-from sweepctl.report.parametrization import numbers, shapes_of
+from sweepctl.report.parametrization import numbers_at, shapes_of
 from sweepctl.spec.compose import compose_study
 from sweepctl.spec.model import Architecture, Experts, Shape
 from sweepctl.spec.optimizer import Optimizer
@@ -247,7 +247,7 @@ def test_the_printed_table_has_the_ladders_shapes_and_a_line_a_tensor_where_fans
     study = compose_study(["~study", "+name=x", "parametrization=spectral", "ladder.d_ff_ratio=2"])
     (at,) = shapes_of(study, [64], 3)
     assert at == Shape(64, 3, 4, 128)
-    lines = numbers(study, at, VOCAB).lines
+    lines = numbers_at(study, at, VOCAB).lines
     assert [(line.kind, line.tensors) for line in lines][:4] == [
         ("embedding", ("embedding",)), ("hidden", ("qkv",)), ("hidden", ("mlp_in",)),
         ("residual_output", ("attention_out",)),

@@ -24,13 +24,15 @@ _SECTIONS = ("model.", "parametrization.", "optimizer.")
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
-    """What the verdict depends on: model, parametrization and optimizer without its rates, and the
-    trainer's numerics. Shapes, seeds, data and batch are not of it."""
+class CheckedRecipe:
+    """What the verdict depends on, beside the trainer's numerics; not shapes, seeds, data and batch."""
 
     model: Architecture
+    """The architecture without its shape."""
     parametrization: Parametrization
+    """The rules that scale it."""
     optimizer: Optimizer
+    """Its rates are left out."""
 
     def record(self) -> dict[str, Any]:
         optimizer = section("optimizer", self.optimizer)
@@ -46,10 +48,10 @@ class Subject:
         return digest(canonical(self.record()))
 
 
-def record_path(workspace: Workspace, subject: Subject, axis: str = "width") -> Path:
+def record_path(workspace: Workspace, recipe: CheckedRecipe, axis: str = "width") -> Path:
     """Where the newest verdict is. Against depth it has a name of its own: it stands for no other."""
     depth = "depth-" if axis == "depth" else ""
-    return workspace.root / "checks" / f"coordinates-{depth}{subject.hash}.json"
+    return workspace.root / "checks" / f"coordinates-{depth}{recipe.hash}.json"
 
 
 def keep(path: Path, verdict: dict[str, Any]) -> None:
@@ -63,17 +65,17 @@ def require(workspace: Workspace, plans: Iterable[Plan]) -> None:
     """Raises RequestError unless a coordinate check that holds is recorded for every model, parametrization
     and optimizer of the plans; it names the command that makes one, or what failed."""
     for plan in plans:
-        seen: set[str] = set()
+        required: set[str] = set()
         for index in range(len(plan.points)):
             point = plan.point(index)
-            subject = Subject(point.model, point.parametrization, point.optimizer)
-            if subject.hash not in seen:
-                seen.add(subject.hash)
-                _require(workspace, subject, plan, index)
+            recipe = CheckedRecipe(point.model, point.parametrization, point.optimizer)
+            if recipe.hash not in required:
+                required.add(recipe.hash)
+                _require(workspace, recipe, plan, index)
 
 
-def _require(workspace: Workspace, subject: Subject, plan: Plan, index: int) -> None:
-    path = record_path(workspace, subject)
+def _require(workspace: Workspace, recipe: CheckedRecipe, plan: Plan, index: int) -> None:
+    path = record_path(workspace, recipe)
     settings = {taken.field: taken.value for taken in plan.taken} | plan.points[index].settings
     own = [f"{name}={value}" for name, value in settings.items() if _checked(name)]
     command = " ".join(["sweepctl check coordinates", "<the study's overrides>", *own])
