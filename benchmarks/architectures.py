@@ -81,15 +81,15 @@ def measure(corpus: Path, names: list[str], rounds: int) -> list[dict[str, Any]]
 
     table = []
     for rows, context in BATCHES:
-        made = {name: trained(corpus, rows, context, ARCHITECTURES[name]) for name in names}
+        updates = {name: trained(corpus, rows, context, ARCHITECTURES[name]) for name in names}
         gc.collect()
         gc.freeze()
         seconds = take_turns(
-            [action for action, _ in made.values()], rounds, max(1, 4096 // (rows * context))
+            [action for action, _ in updates.values()], rounds, max(1, 4096 // (rows * context))
         )
-        times = dict(zip(made, seconds, strict=True))
-        for name, (_, flops) in made.items():
-            share = made[DEFAULT][1] / flops
+        times = dict(zip(updates, seconds, strict=True))
+        for name, (_, flops) in updates.items():
+            share = updates[DEFAULT][1] / flops
             per_flop = [share * value for value in ratio(times[name], times[DEFAULT])]
             table.append(
                 {

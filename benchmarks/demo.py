@@ -20,7 +20,7 @@ LARGEST_ERROR, WIDEST, LEAST_SAVING, LEAST_STEP = 0.025, 0.3, 1.5, 1.8
 
 
 def promises(report: dict[str, Any]) -> Iterator[tuple[str, str, bool]]:
-    """What is promised, what was found, whether it holds."""
+    """What is promised, what came out, whether it holds."""
     scored = [row for row in report["scores"]["top"] if row["d"] >= row["n"]]
     worst = max(abs(row["error"] or float("inf")) for row in scored)
     yield (
@@ -32,8 +32,8 @@ def promises(report: dict[str, Any]) -> Iterator[tuple[str, str, bool]]:
     step = sizes[-1] / sizes[-2]
     yield f"which has {LEAST_STEP} times the parameters of the next", f"{step:.2f}", step >= LEAST_STEP
     a = {
-        law: ((made["params"] | made["derived"])["a"], made["intervals"]["a"])
-        for law, made in report["fits"].items()
+        law: ((fit["params"] | fit["derived"])["a"], fit["intervals"]["a"])
+        for law, fit in report["fits"].items()
     }
     (low, high), (low_, high_) = (bounds for _, bounds in a.values())
     yield (
@@ -57,9 +57,9 @@ def main() -> None:
     print(f"the demo; {machine()}")
     print(f"  {attempts['train_s'].sum():.0f} s of training, summed over the workers")
     kept = True
-    for what, found, holds in promises(report):
+    for what, outcome, holds in promises(report):
         kept &= holds
-        print(f"  {'yes' if holds else 'NO '}  {what}: {found}")
+        print(f"  {'yes' if holds else 'NO '}  {what}: {outcome}")
     raise SystemExit(0 if kept else 1)
 
 

@@ -1,5 +1,5 @@
 """Tokens a second and MFU of training on a GPU, eager and compiled, bf16, for rungs of 10M to 1B parameters;
-beside nanoGPT on the same shape where told.
+beside nanoGPT on the same shape where --peer names it.
 
 python -m benchmarks.gpu [--peer PATH] [--depths 6,8,...] [--rounds N] [--device cuda|cpu] [--json]
 
@@ -131,10 +131,8 @@ def _empty_cache() -> None:
 def _line(row: dict[str, Any]) -> str:
     mfu = f"{row['mfu']:.1%} MFU" if row["mfu"] is not None else "no peak known"
     beside = row.get("over_nanogpt")
-    told = f"  {beside[0]:.2f}x nanoGPT ({beside[1]:.2f} to {beside[2]:.2f})" if beside else ""
-    return (
-        f"  {row['rung']:8} {row['mode']:8} {row['model']:11} {row['tokens_per_s']:>9,} tokens/s  {mfu}{told}"
-    )
+    against = f"  {beside[0]:.2f}x nanoGPT ({beside[1]:.2f} to {beside[2]:.2f})" if beside else ""
+    return f"  {row['rung']:8} {row['mode']:8} {row['model']:11} {row['tokens_per_s']:>9,} tokens/s  {mfu}{against}"
 
 
 def main() -> None:

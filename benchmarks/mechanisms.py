@@ -16,14 +16,18 @@ NOTE = "date +%s.%N >"
 
 @dataclass(frozen=True)
 class Mechanism:
-    """How branches begin. `submit` sends everything that is sent in advance; `reached` is what the trunk's
-    script does after checkpoint $i."""
+    """How branches begin."""
 
     name: str
+    """As the table shows it."""
     on_nodes: str
+    """Whether it works where nodes may not call Slurm."""
     slots: str
+    """Whether branches take places of the queue before they can start."""
     submit: Callable[[Site, Path, str], None]
+    """Sends everything that is sent in advance."""
     reached: str = ":"
+    """What the trunk's script does after checkpoint $i."""
 
 
 def _sbatch(here: Site, folder: Path, script: str, *options: str) -> str:
@@ -97,11 +101,11 @@ def mechanisms() -> list[dict[str, Any]]:
     """Every mechanism with the same trunk: a script that sleeps, with a branch a checkpoint."""
     rows = []
     with site() as here:
-        for number, one in enumerate(MECHANISMS):
+        for number, mechanism in enumerate(MECHANISMS):
             folder = here.folder / f"mechanism{number}"
             folder.mkdir()
             here.forget()
-            one.submit(here, folder, BRANCH.replace("FOLDER", str(folder)))
+            mechanism.submit(here, folder, BRANCH.replace("FOLDER", str(folder)))
             paths = [folder / f"work.{i + 1}" for i in range(CHECKPOINTS)]
             until(lambda paths=paths: all(path.exists() and path.read_text().strip() for path in paths), 120)
             calls = [name for _, name, _ in here.calls()]
@@ -114,13 +118,13 @@ def mechanisms() -> list[dict[str, Any]]:
             pieces = [at("piece", i + 1) - at("ck", i) for i in each if (folder / f"piece.{i + 1}").exists()]
             rows.append(
                 {
-                    "mechanism": one.name,
+                    "mechanism": mechanism.name,
                     "latency": spread([at("work", i) - at("ck", i) for i in each]),
                     "calls_a_branch": len(calls) / CHECKPOINTS,
                     "idle_s_a_branch": statistics.mean(at("work", i) - at("start", i) for i in each),
                     "trunk_stands_s": statistics.median(pieces) if pieces else 0.0,
-                    "without_commands_on_nodes": one.on_nodes,
-                    "slots_in_advance": one.slots,
+                    "without_commands_on_nodes": mechanism.on_nodes,
+                    "slots_in_advance": mechanism.slots,
                 }
             )
     return rows

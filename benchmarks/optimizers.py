@@ -74,10 +74,10 @@ def main() -> None:
     print(f"updates, fp32, eager, {ROWS}x{CONTEXT} tokens, one thread; {machine()}")
     for row in rows:
         print(f"  {row.pop('shape')}")
-        for name, found in row.items():
-            middle, low, high = found["over adamw"]
-            least = f", FLOPs {found['FLOPs']:.2f}x" if "FLOPs" in found else ""
-            print(f"    {name:6} {found['ms']:8.2f} ms  {middle:.2f}x ({low:.2f} to {high:.2f}){least}")
+        for name, cost in row.items():
+            middle, low, high = cost["over adamw"]
+            least = f", FLOPs {cost['FLOPs']:.2f}x" if "FLOPs" in cost else ""
+            print(f"    {name:6} {cost['ms']:8.2f} ms  {middle:.2f}x ({low:.2f} to {high:.2f}){least}")
 
 
 if __name__ == "__main__":

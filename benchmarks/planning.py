@@ -72,8 +72,8 @@ def against_hydra(count: int = 1000) -> dict[str, Any]:
     share = 20
 
     def plan() -> int:
-        made = expand(study_of(count), "all", facts)
-        return len(made.text) and len(made.jobs)
+        whole = expand(study_of(count), "all", facts)
+        return len(whole.text) and len(whole.jobs)
 
     def composes() -> None:
         with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):

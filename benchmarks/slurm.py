@@ -181,7 +181,7 @@ def idle(seconds: float = 90.0) -> dict[str, Any]:
         before = {entry.job.id: board.state(entry).step for entry in trunks}
         time.sleep(seconds)
         calls = here.calls()
-        told = here.ask("sdiag")
+        sdiag = here.ask("sdiag")
         steps = sum(board.state(entry).step - before[entry.job.id] for entry in trunks)
     if steps <= 0:
         raise SystemExit("nothing was trained meanwhile")
@@ -191,21 +191,21 @@ def idle(seconds: float = 90.0) -> dict[str, Any]:
         "steps": steps,
         "ours": len(calls),
         "an_hour": 3600 / seconds * len(calls),
-        "controller": _rpcs(told),
+        "controller": _rpcs(sdiag),
     }
 
 
 def _rpcs(text: str) -> dict[str, int]:
     """Counts by message type from sdiag."""
-    found = {}
+    calls = {}
     inside = False
     for line in text.splitlines():
         if line.startswith("Remote Procedure Call statistics"):
             inside = "by message type" in line
         elif inside and "count:" in line:
             name, _, rest = line.strip().partition("(")
-            found[name.strip()] = int(rest.partition("count:")[2].split()[0])
-    return found
+            calls[name.strip()] = int(rest.partition("count:")[2].split()[0])
+    return calls
 
 
 def _print_submission(r: dict[str, Any]) -> None:
@@ -223,14 +223,14 @@ def _print_branches(r: dict[str, Any]) -> None:
         f"  {r['branches']} branches of one trunk, {r['release_calls']} calls of scontrol release; ", end=""
     )
     print("from the checkpoint's manifest (median, worst):")
-    told = {
+    events = {
         "released": "scontrol release is called",
         "slurm_start": "Slurm starts the branch's task",
         "task": "first line of its Python",
         "training": "its worker owns the job",
         "first_step": "its first ten steps are trained",
     }
-    for key, words in told.items():
+    for key, words in events.items():
         print(f"    {words:32} {r[key]['median']:6.2f} s {r[key]['worst']:6.2f} s")
 
 

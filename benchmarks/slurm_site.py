@@ -41,13 +41,15 @@ class Site:
     """A box, a workspace with a corpus, and Slurm's commands in wrappers that note every call."""
 
     folder: Path
+    """Holds all of it."""
     box: Box
+    """The running Slurm."""
 
     @property
     def environment(self) -> dict[str, str]:
-        found = self.box.environment()
-        return found | {
-            "PATH": f"{self.folder / 'bin'}{os.pathsep}{found['PATH']}",
+        variables = self.box.environment()
+        return variables | {
+            "PATH": f"{self.folder / 'bin'}{os.pathsep}{variables['PATH']}",
             "PYTHONPATH": str(ROOT),
             "SWEEPCTL_HOME": str(self.folder / "sweeps"),
             "OMP_NUM_THREADS": "1",
@@ -121,24 +123,24 @@ def site(*settings: str) -> Iterator[Site]:
         epilog = folder / "epilog"
         epilog.write_text(f"#!/bin/sh\ndate +%s.%N >> {folder}/ends\n")
         epilog.chmod(0o755)
-        found = Site(folder, Box(folder / "box", 3, "\n".join([f"Epilog={epilog}", *settings])))
-        found.forget()
+        here = Site(folder, Box(folder / "box", 3, "\n".join([f"Epilog={epilog}", *settings])))
+        here.forget()
         prepare_synthetic(folder / "sweeps" / "data" / "synthetic", 0, 8_000_000, 100_000)
         try:
-            found.box.up()
-            yield found
+            here.box.up()
+            yield here
         finally:
-            found.box.down()
+            here.box.down()
 
 
-def until(true: Callable[[], Any], patience_s: float = 600.0) -> Any:
-    """Wait for something; what it is."""
+def until(condition: Callable[[], Any], patience_s: float = 600.0) -> Any:
+    """Wait until something is true; its value."""
     deadline = time.monotonic() + patience_s
-    while not (found := true()):
+    while not (value := condition()):
         if time.monotonic() > deadline:
             raise SystemExit(f"waited for more than {patience_s:.0f} s")
         time.sleep(0.2)
-    return found
+    return value
 
 
 def spread(values: list[float]) -> dict[str, float]:

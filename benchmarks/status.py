@@ -57,17 +57,17 @@ def build(workspace: Workspace, jobs: int) -> Counter[str]:
     study = study_of(jobs)
     plan = expand(study, "all", CorpusFacts("0" * 32, 256, 10_000_000))
     workspace.sweep(study.name).save({"all": plan})
-    made: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     for place, (trunk, branches) in enumerate(plan.branches.items()):
         story = STORIES[place % len(STORIES)]
         writer = Writer(workspace, plan, attempts=1 + place % 3)
         writer.trunk(plan.by_id[trunk], branches, story)
-        made[story] += 1
+        counts[story] += 1
         for number, branch in enumerate(branches):
             of_branch = {"done": "done", "forked": ("done", "running", "failed", "stopped")[number % 4]}
             writer.branch(branch, of_branch.get(story, "new"))
-            made[of_branch.get(story, "new")] += 1
-    return made
+            counts[of_branch.get(story, "new")] += 1
+    return counts
 
 
 class Writer:
@@ -171,12 +171,12 @@ def main() -> None:
     from benchmarks.side_by_side import machine
 
     with tempfile.TemporaryDirectory() as folder:
-        made = build(Workspace(Path(folder)), arguments.jobs)
+        counts = build(Workspace(Path(folder)), arguments.jobs)
         rows = measure(folder, arguments.rounds)
     if arguments.json:
-        print(json.dumps({"machine": machine(), "jobs": dict(made), "seconds": rows}, indent=1))
+        print(json.dumps({"machine": machine(), "jobs": dict(counts), "seconds": rows}, indent=1))
         return
-    print(f"a sweep of {made.total():,} jobs, files in the page cache; {machine()}")
+    print(f"a sweep of {counts.total():,} jobs, files in the page cache; {machine()}")
     for name, times in rows.items():
         print(f"  sweepctl {name:14} median {statistics.median(times):6.2f} s, slowest {times[-1]:6.2f} s")
 

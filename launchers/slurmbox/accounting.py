@@ -55,9 +55,9 @@ StorageLoc=slurmbox
 """)
     # No option of slurmdbd names its folder. Started by this link, its command line tells whose it is.
     (state / "bin").mkdir()
-    found = shutil.which("slurmdbd", path=path)
-    assert found is not None
-    (state / "bin" / "slurmdbd").symlink_to(found)
+    program = shutil.which("slurmdbd", path=path)
+    assert program is not None
+    (state / "bin" / "slurmdbd").symlink_to(program)
 
 
 def slurmdbd(state: Path) -> list[str]:
@@ -97,16 +97,16 @@ def install(state: Path, environment: dict[str, str]) -> None:
 
 def database_answers(state: Path) -> bool:
     """Whether something listens on the database's socket."""
-    with socket.socket(socket.AF_UNIX) as one:
-        return one.connect_ex(str(_socket(state))) == 0
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(_socket(state))) == 0
 
 
 def slurmdbd_answers(state: Path) -> bool:
     """Whether something listens on slurmdbd's port."""
     conf = (state / "slurmdbd.conf").read_text()
     [port] = [line.partition("=")[2] for line in conf.splitlines() if line.startswith("DbdPort=")]
-    with socket.socket() as one:
-        return one.connect_ex(("127.0.0.1", int(port))) == 0
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", int(port))) == 0
 
 
 def register(environment: dict[str, str], cluster: str) -> None:

@@ -45,12 +45,16 @@ class BoxError(Exception):
 
 @dataclass(frozen=True)
 class Box:
-    """A cluster of `nodes` nodes with everything it writes under `state`."""
+    """A cluster of one machine."""
 
     state: Path
+    """The folder under which it writes everything."""
     nodes: int = 4
+    """How many slurmd it runs."""
     settings: str = ""
+    """Lines of slurm.conf, in the place of its own of the same key."""
     accounting: bool = False
+    """Whether it has a database and slurmdbd."""
 
     @property
     def conf(self) -> Path:
@@ -128,9 +132,9 @@ class Box:
 
     def kill(self, name: str, number: signal.Signals = signal.SIGKILL) -> None:
         """Send a daemon a signal: a node's slurmd by its name, or slurmctld, slurmdbd, mariadbd by theirs."""
-        known = [one for one in self.daemons if one != "munged"]
-        if name not in known:
-            raise BoxError(f"{name} is not part of the box; {', '.join(known)} are.")
+        daemons = [daemon for daemon in self.daemons if daemon != "munged"]
+        if name not in daemons:
+            raise BoxError(f"{name} is not part of the box; {', '.join(daemons)} are.")
         self._kill(name, number)
 
     def _up_accounting(self, patience_s: float) -> None:
@@ -281,7 +285,7 @@ PartitionName=preempt PriorityTier=1 PreemptMode=REQUEUE GraceTime=10
 
     def _of_this_box(self) -> list[int]:
         """Processes whose environment or command line names this box: its daemons, and what its jobs left."""
-        found = []
+        pids = []
         for entry in os.listdir("/proc"):
             if not entry.isdigit() or int(entry) in (os.getpid(), os.getppid()):
                 continue
@@ -295,8 +299,8 @@ PartitionName=preempt PriorityTier=1 PreemptMode=REQUEUE GraceTime=10
                     for word in words[:6]
                     if b"slurm" in words[0] or b"mariadb" in words[0]
                 ):
-                    found.append(int(entry))
-        return found
+                    pids.append(int(entry))
+        return pids
 
     def _answers(self, name: str, true: Callable[[], bool], patience_s: float) -> None:
         """Wait until a daemon answers; one that ended never will."""
@@ -324,12 +328,12 @@ def search_path() -> str:
 
 def _refuse_elsewhere() -> None:
     """Slurm, told not to listen everywhere, listens where the host's name leads; the box is reached there."""
-    host, found = socket.gethostname(), "nowhere"
+    host, address = socket.gethostname(), "nowhere"
     with contextlib.suppress(OSError):
-        found = socket.gethostbyname(host)
-    if found != "127.0.0.1":
+        address = socket.gethostbyname(host)
+    if address != "127.0.0.1":
         raise BoxError(
-            f"the name of this host leads to {found}, where Slurm would listen; a line `127.0.0.1 {host}` "
+            f"the name of this host leads to {address}, where Slurm would listen; a line `127.0.0.1 {host}` "
             "before the others in /etc/hosts keeps it on loopback."
         )
 
@@ -338,12 +342,12 @@ def _free_ports(count: int) -> list[int]:
     """Loopback ports that are free now."""
     held = [socket.socket() for _ in range(count)]
     try:
-        for one in held:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in held]
+        for sock in held:
+            sock.bind(("127.0.0.1", 0))
+        return [sock.getsockname()[1] for sock in held]
     finally:
-        for one in held:
-            one.close()
+        for sock in held:
+            sock.close()
 
 
 def _with(conf: str, settings: str) -> str:
