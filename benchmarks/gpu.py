@@ -132,7 +132,8 @@ def _line(row: dict[str, Any]) -> str:
     mfu = f"{row['mfu']:.1%} MFU" if row["mfu"] is not None else "no peak known"
     beside = row.get("over_nanogpt")
     against = f"  {beside[0]:.2f}x nanoGPT ({beside[1]:.2f} to {beside[2]:.2f})" if beside else ""
-    return f"  {row['rung']:8} {row['mode']:8} {row['model']:11} {row['tokens_per_s']:>9,} tokens/s  {mfu}{against}"
+    speed = f"{row['tokens_per_s']:>9,} tokens/s"
+    return f"  {row['rung']:8} {row['mode']:8} {row['model']:11} {speed}  {mfu}{against}"
 
 
 def main() -> None:
