@@ -16,11 +16,24 @@ MAY_IMPORT = {
     "data": {"spec", "store"},
     "train": {"spec", "store", "data"},
     "launch": {"spec", "plan", "store", "data"},
-    "collect": {"spec", "plan", "store", "laws"},
-    "predict": {"spec", "plan", "store", "laws", "launch"},
+    "collect": {"spec", "plan", "store"},
+    "fitting": {"spec", "plan", "store", "laws", "collect"},
+    "predict": {"spec", "plan", "store", "laws"},
     "check": {"spec", "plan", "store", "data", "train", "launch"},
-    "report": {"spec", "plan", "store", "laws", "launch", "collect", "predict", "check"},
-    "cli": {"spec", "plan", "store", "data", "laws", "launch", "collect", "predict", "check", "report"},
+    "report": {"spec", "plan", "store", "laws", "launch", "fitting", "predict", "check"},
+    "cli": {
+        "spec",
+        "plan",
+        "store",
+        "data",
+        "laws",
+        "launch",
+        "collect",
+        "fitting",
+        "predict",
+        "check",
+        "report",
+    },
 }
 EVERYONE = {"errors", "resources", "__version__", ""}
 

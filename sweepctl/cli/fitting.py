@@ -63,9 +63,9 @@ def fit(
 
     COL is a column, or an expression of columns such as "batch_seqs * 2048".
     """
-    from sweepctl.collect import fits
-    from sweepctl.collect.observations import Reading
-    from sweepctl.collect.request import Request, answer
+    from sweepctl.fitting.observations import TableReading
+    from sweepctl.fitting.request import FitRequest, answer, read_accounting, read_hold_out
+    from sweepctl.fitting.saved import save
     from sweepctl.report.console import console
     from sweepctl.report.fit import fit_json, show_fit, show_laws, write_fit_json
 
@@ -86,30 +86,33 @@ def fit(
         "accuracy": accuracy, "error": error,
     }  # fmt: skip
     columns = {key: column for key, column in named.items() if column is not None}
-    request = Request(
+    every = accounting == "all"
+    request = FitRequest(
         source=source,
-        options=fits.read_options(option or []),
-        reading=Reading(columns, row, reduce, undecayed),  # type: ignore[arg-type]
+        law=law,
+        options=tuple(option or []),
+        reading=TableReading(columns, row, reduce, undecayed),  # type: ignore[arg-type]
         where=where,
         targets=tuple(at or []),
-        hold_out=hold_out,
-        rolling=rolling,
-        accounting=accounting,
+        hold_out=None if hold_out is None else read_hold_out(hold_out, rolling),
+        accounting=None if accounting is None or every else read_accounting(accounting),
+        every_accounting=every,
     )
-    made, refused, sweep = answer(request, law)
-    if sweep is not None:
-        for one in made.values():
-            fits.save(sweep, one)
+    answered = answer(request)
+    fits = answered.fits
+    if answered.sweep is not None:
+        for of_law in fits.values():
+            save(answered.sweep, of_law)
     if png is not None:
         from sweepctl.report.laws import draw
 
-        draw(png, list(made.values()))
+        draw(png, list(fits.values()))
     if json_file is not None:
-        shown = {name: fit_json(one) for name, one in made.items()}
-        write_fit_json(json_file, {**shown, "refused": refused} if law == "all" else shown[law])
+        shown = {name: fit_json(of_law) for name, of_law in fits.items()}
+        write_fit_json(json_file, {**shown, "refused": answered.refused} if law == "all" else shown[law])
     if json_file == "-":
         return
-    for one in made.values():
-        show_fit(console(), one)
-    for name, reason in refused.items():
+    for of_law in fits.values():
+        show_fit(console(), of_law)
+    for name, reason in answered.refused.items():
         console().print(f"no {name} law: {reason}")

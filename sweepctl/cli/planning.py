@@ -30,12 +30,12 @@ def plan(
     from sweepctl.data.shards import check_context
     from sweepctl.launch.compare import compare
     from sweepctl.launch.stages import plan_stages
-    from sweepctl.launch.throughput import Rate, measured
     from sweepctl.plan.expand import CorpusFacts
     from sweepctl.report.console import console, place, show_json
     from sweepctl.report.plan import plan_json, show_plan
     from sweepctl.spec.build import plain
     from sweepctl.spec.compose import as_yaml, compose_study
+    from sweepctl.store.throughput import Rate, measured
     from sweepctl.store.workspace import Workspace
 
     positive("--flops-per-s", flops_per_s)

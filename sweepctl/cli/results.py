@@ -22,16 +22,16 @@ def collect(
     from sweepctl.store.board import Board
     from sweepctl.store.workspace import Workspace
 
-    known = Workspace.default().known_sweep(sweep)
-    frames = collect_tables(Board(known, known.plans()), csv)
+    the_sweep = Workspace.default().known_sweep(sweep)
+    frames = collect_tables(Board(the_sweep, the_sweep.plans()), csv)
     states = frames["runs"]["state"].value_counts().to_dict()
     if as_json:
         rows = {name: len(frame) for name, frame in frames.items()}
-        show_json({"sweep": sweep, "folder": str(known.folder), "rows": rows, "runs": states})
+        show_json({"sweep": sweep, "folder": str(the_sweep.folder), "rows": rows, "runs": states})
         return
-    told = ", ".join(f"{number} {state}" for state, number in states.items())
+    counts = ", ".join(f"{number} {state}" for state, number in states.items())
     console().print(
-        f"{many(len(frames['runs']), 'observation')} ({told}) in {place(known.folder / 'runs.parquet')}"
+        f"{many(len(frames['runs']), 'observation')} ({counts}) in {place(the_sweep.folder / 'runs.parquet')}"
     )
 
 
@@ -50,7 +50,7 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """What to expect of a run that does not exist yet, with its interval, written down before it does."""
-    from sweepctl.collect import fits
+    from sweepctl.fitting.saved import load
     from sweepctl.predict.recipe import predict_target
     from sweepctl.predict.stage import predict_stage
     from sweepctl.predict.stage import score as score_stages
@@ -61,27 +61,33 @@ def predict(
     positive("--flops-per-s", flops_per_s)
     if sum((score, stage is not None and not score, (flops, n, d) != (None, None, None))) > 1:
         raise RequestError("A stage, a score and a target are three requests; make them one by one.")
-    known = Workspace.default().known_sweep(sweep)
+    the_sweep = Workspace.default().known_sweep(sweep)
     out = console()
     if score:
-        scores = score_stages(known, stage)
+        scores = score_stages(the_sweep, stage)
         show_json(view.score_json(scores)) if as_json else view.show_score(out, scores)
     elif stage is not None:
-        prediction, new = predict_stage(known, stage, fits.load(known, "parametric"), post_hoc)
+        prediction, new = predict_stage(the_sweep, stage, load(the_sweep, "parametric"), post_hoc)
         show_json(prediction) if as_json else view.show_prediction(out, prediction, new)
     else:
-        made = fits.load(known, "parametric")
-        found = predict_target(known, made, flops, n, d, flops_per_s)
-        show_json(view.recipe_json(found, made)) if as_json else view.show_recipe(out, found, made)
+        law = load(the_sweep, "parametric")
+        recipe = predict_target(the_sweep, law, flops, n, d, flops_per_s)
+        show_json(view.recipe_json(recipe, law)) if as_json else view.show_recipe(out, recipe, law)
 
 
 @app.command()
 def report(sweep: SweepName, as_json: AsJson = False) -> None:
     """The whole sweep on one screen, and a picture of its fit."""
+    from sweepctl.collect.tables import collect as collect_tables
+    from sweepctl.fitting.saved import kept_or_fitted
     from sweepctl.report.console import console, show_json
     from sweepctl.report.findings import gather
     from sweepctl.report.screen import screen_json, show_screen
+    from sweepctl.store.board import Board
     from sweepctl.store.workspace import Workspace
 
-    found = gather(Workspace.default().known_sweep(sweep))
-    show_json(screen_json(found)) if as_json else show_screen(console(), found)
+    the_sweep = Workspace.default().known_sweep(sweep)
+    plans = the_sweep.plans()
+    frames = collect_tables(Board(the_sweep, plans))
+    findings = gather(the_sweep, plans, frames["runs"], kept_or_fitted(the_sweep, plans, frames))
+    show_json(screen_json(findings)) if as_json else show_screen(console(), findings)

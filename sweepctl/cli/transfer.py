@@ -40,12 +40,12 @@ def transfer(
     """
     from sweepctl.check.transfer import DEFAULT, ROWS, left, read_row, rows_named
     from sweepctl.launch.local import LocalSettings, visible_gpus, worker_count
-    from sweepctl.launch.throughput import measured
     from sweepctl.plan.cost import sum_costs
     from sweepctl.report import transfer as report
     from sweepctl.report.console import console, place, show_json
     from sweepctl.spec.build import build
     from sweepctl.spec.compose import compose_launcher
+    from sweepctl.store.throughput import measured
     from sweepctl.store.workspace import Workspace
 
     drawable("--png", png)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sweepctl.launch.throughput import devices
 from sweepctl.store import metrics
 from sweepctl.store.attempts import Attempt
 from sweepctl.store.board import Entry
+from sweepctl.store.throughput import devices
 
 SILENT_S = 120.0
 """How old the last sign of life may grow before it is worth a word: attempts beat every half second while

@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 from sweepctl.launch.pace import Running, last_sign, mean_speed, running, time_left
 from sweepctl.launch.queue import Queued, with_task
-from sweepctl.launch.throughput import Speeds, devices
 from sweepctl.store import metrics
 from sweepctl.store.attempts import Attempt
 from sweepctl.store.board import Board, Entry
 from sweepctl.store.state import JobState, Looks
+from sweepctl.store.throughput import Speeds, devices
 
 ORDER = (
     *("done", "diverged", "running", "queued", "ready", "interrupted", "waiting", "cancelled", "failed"),

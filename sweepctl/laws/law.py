@@ -248,7 +248,7 @@ class Law:
     name: str
     formula: str
     source: str
-    options: type
+    options: type[Resampling]
     needs: tuple[str, ...]
     fit: Callable[[Observations, Any], Fit]
     predict: Callable[[Fit, Target], Mapping[str, Estimate]]

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from sweepctl.errors import InvalidValue, RequestError
-from sweepctl.launch.throughput import measured
 from sweepctl.laws import parametric
 from sweepctl.laws.law import Estimate, Fit, Prediction
 from sweepctl.plan.plan import Plan
@@ -17,6 +16,7 @@ from sweepctl.spec.model import Shape
 from sweepctl.spec.science import Point, with_field
 from sweepctl.spec.weights import distinct_weights
 from sweepctl.store import predictions
+from sweepctl.store.throughput import measured
 from sweepctl.store.workspace import Sweep
 
 

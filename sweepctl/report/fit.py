@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sweepctl.collect.fits import finite
+from sweepctl.fitting.saved import finite
 from sweepctl.laws.law import Fit, Law
 from sweepctl.laws.registry import LAWS
 from sweepctl.predict.recipe import Recipe

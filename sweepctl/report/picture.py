@@ -21,25 +21,31 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from sweepctl.laws import parametric
 from sweepctl.laws.law import Fit
 from sweepctl.predict.stage import Scored
-from sweepctl.report.console import count, flops
+from sweepctl.report.console import count
+from sweepctl.report.laws import isoflop
 from sweepctl.store.files import storage
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What is drawn: the runs, the columns of N and C that the fits used, the fits, and a prediction."""
+class FitPicture:
+    """What is drawn of a sweep."""
 
     name: str
+    """Of the sweep."""
     runs: pd.DataFrame
+    """Its table of runs."""
     n_column: str
-    flops_column: str
+    """The column of N that the fits used."""
     law: Fit
-    minima: Fit | None
+    """The parametric law."""
+    isoflop: Fit | None
+    """The isoFLOP law, where there is one."""
     scored: list[Scored]
+    """What was predicted of its runs."""
 
-    def used(self, made: Fit) -> pd.DataFrame:
+    def used(self, fit: Fit) -> pd.DataFrame:
         """The runs a fit used."""
-        return self.runs[self.runs["job"].isin({job for row in made.rows_used for job in row.split()})]
+        return self.runs[self.runs["job"].isin({job for row in fit.rows_used for job in row.split()})]
 
     def by_size(self) -> list[tuple[float, pd.DataFrame, Any]]:
         """N, its runs in rising order of D, and a color."""
@@ -49,15 +55,15 @@ class Subject:
         return [(n, used[used[self.n_column] == n], color) for n, color in zip(sizes, colors, strict=True)]
 
 
-def draw_fit(path: Path, subject: Subject) -> None:
+def draw_fit(path: Path, picture: FitPicture) -> None:
     """Three panels: loss over tokens by rung with the law and the prediction, isoFLOP parabolas, and the
     residuals of the law."""
-    panels = [_draw_losses, *([_draw_isoflop] if subject.minima else []), _draw_residuals]
+    panels = [_draw_losses, *([_draw_isoflop] if picture.isoflop else []), _draw_residuals]
     figure, axes = plt.subplots(1, len(panels), figsize=(5 * len(panels), 4.6), constrained_layout=True)
     for draw, ax in zip(panels, axes, strict=True):
-        draw(ax, subject)
-    law = subject.law
-    figure.suptitle(f"{subject.name}: {len(law.rows_used)} runs, {parametric_text(law)}", fontsize=11)
+        draw(ax, picture)
+    law = picture.law
+    figure.suptitle(f"{picture.name}: {len(law.rows_used)} runs, {parametric_text(law)}", fontsize=11)
     scratch = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
     with storage(path):
         figure.savefig(scratch, dpi=130)
@@ -82,15 +88,15 @@ def _tokens_axis(ax: Axes) -> None:
     ax.xaxis.set_minor_formatter(NullFormatter())
 
 
-def _draw_losses(ax: Axes, subject: Subject) -> None:
-    for n, rows, color in subject.by_size():
+def _draw_losses(ax: Axes, picture: FitPicture) -> None:
+    for n, rows, color in picture.by_size():
         tokens = rows["tokens"].to_numpy(dtype=float)
         grid = np.geomspace(tokens.min() / 1.15, tokens.max() * 1.15, 60)
-        ax.plot(grid, parametric.loss(subject.law.params, n, grid), color=color, lw=1)
+        ax.plot(grid, parametric.loss(picture.law.params, n, grid), color=color, lw=1)
         ax.plot(
             tokens, rows["loss_nats"], "o", color=color, ms=5, label=f"{rows['rung'].iloc[0]}, {count(n)}"
         )
-    scored = subject.scored
+    scored = picture.scored
     if scored:
         middle = [s.predicted for s in scored]
         spread = [[s.predicted - s.low for s in scored], [s.high - s.predicted for s in scored]]
@@ -103,33 +109,26 @@ def _draw_losses(ax: Axes, subject: Subject) -> None:
     ax.legend(fontsize=8)
 
 
-def _draw_isoflop(ax: Axes, subject: Subject) -> None:
-    ax.set(xscale="log", xlabel="parameters N", ylabel="loss (nats a token)", title="isoFLOP")
-    minima = subject.minima
-    if minima is None:
+def _draw_isoflop(ax: Axes, picture: FitPicture) -> None:
+    """The budgets as the isoFLOP law fitted them, and the optimum by the parametric law through them."""
+    if picture.isoflop is None:
         return
-    points = minima.details["minima"]
-    palette = plt.get_cmap("plasma")(np.linspace(0, 0.85, max(len(points), 1)))
-    used = subject.used(minima)
-    for color, point in zip(palette, points, strict=True):
-        near = np.abs(np.log(used[subject.flops_column] / point["flops"])) < minima.protocol["tolerance"]
-        x, y = np.log(used[near][subject.n_column].to_numpy(dtype=float)), used[near]["loss_nats"]
-        bend = np.polyfit(x, y.to_numpy(dtype=float), 2)
-        grid = np.linspace(x.min(), x.max(), 50)
-        ax.plot(np.exp(x), y, "o", color=color, ms=5)
-        ax.plot(np.exp(grid), np.polyval(bend, grid), color=color, lw=1, label=f"C = {flops(point['flops'])}")
-        ax.plot(point["n"], point["loss"], "*", color=color, ms=12, mec="black", mew=0.5)
-    c = np.geomspace(points[0]["flops"] / 2, points[-1]["flops"] * 2, 30)
-    best_n, best_d = parametric.optimum(subject.law.params, c, parametric.per_token_of(subject.law))
-    least = parametric.loss(subject.law.params, best_n, best_d)
-    ax.plot(best_n, least, "k--", lw=1, label="optimum by the parametric law")
+    isoflop.losses(ax, picture.isoflop)
+    ax.set_title("isoFLOP")
+    if picture.isoflop.protocol.get("over", "n") == "n":
+        budgets = [minimum["flops"] for minimum in picture.isoflop.details["minima"]]
+        c = np.geomspace(budgets[0] / 2, budgets[-1] * 2, 30)
+        law = picture.law
+        best_n, best_d = parametric.optimum(law.params, c, parametric.per_token_of(law))
+        least = parametric.loss(law.params, best_n, best_d)
+        ax.plot(best_n, least, "k--", lw=1, label="optimum by the parametric law")
     ax.legend(fontsize=8)
 
 
-def _draw_residuals(ax: Axes, subject: Subject) -> None:
-    for n, rows, color in subject.by_size():
+def _draw_residuals(ax: Axes, picture: FitPicture) -> None:
+    for n, rows, color in picture.by_size():
         tokens = rows["tokens"].to_numpy(dtype=float)
-        predicted = parametric.loss(subject.law.params, n, tokens)
+        predicted = parametric.loss(picture.law.params, n, tokens)
         off = 100 * (predicted / rows["loss_nats"].to_numpy(dtype=float) - 1)
         ax.plot(tokens, off, "o-", color=color, ms=4, lw=0.8)
     ax.axhline(0, color="black", lw=0.8)

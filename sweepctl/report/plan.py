@@ -9,7 +9,6 @@ from rich.console import Console
 
 from sweepctl.launch.compare import Comparison
 from sweepctl.launch.take import NotYet
-from sweepctl.launch.throughput import Rate
 from sweepctl.plan.alternatives import Alternative, alternatives
 from sweepctl.plan.cost import Cost, by_rung, most_passes, sum_costs, total, whole
 from sweepctl.plan.plan import Plan
@@ -17,6 +16,7 @@ from sweepctl.report.console import count, duration, flops, many, shown, size, t
 from sweepctl.spec.accounting import ParameterCount
 from sweepctl.spec.build import plain
 from sweepctl.spec.weights import mixers
+from sweepctl.store.throughput import Rate
 
 Throughput = dict[str, Rate]
 """Rung name -> how fast one device trains it, stated or measured."""

@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.markup import escape
 
 from sweepctl.check.transfer import ROWS, RowPlan, RowResult
-from sweepctl.launch.throughput import Rate
 from sweepctl.plan.cost import Cost, sum_costs
 from sweepctl.report.console import duration, flops, many, table
 from sweepctl.store.files import storage
+from sweepctl.store.throughput import Rate
 
 ASSUMED = 3e10
 """FLOP/s a worker where nothing has been measured: a core of a present CPU on models this small."""

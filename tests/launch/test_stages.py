@@ -13,10 +13,10 @@ from sweepctl.launch.compare import compare
 from sweepctl.launch.prepare import launchable
 from sweepctl.launch.stages import plan_stages
 from sweepctl.launch.take import NotYet, parabola_minimum
-from sweepctl.launch.throughput import Rate, measured
 from sweepctl.plan.expand import CorpusFacts
 from sweepctl.store import attempts, checkpoints
 from sweepctl.store.board import Board
+from sweepctl.store.throughput import Rate, measured
 from sweepctl.store.workspace import Workspace
 from tests.conftest import Planner, only, run_all, tiny, tree
 

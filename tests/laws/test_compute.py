@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from sweepctl.cli import app
 from sweepctl.laws import compute
 from sweepctl.laws.compute import Options
-from sweepctl.laws.holdout import hold_out
+from sweepctl.laws.holdout import HoldOut, hold_out
 from sweepctl.laws.law import CannotFit, Observations
 
 TRUE = {"E": 1.7, "a": 2000.0, "b": 0.15}
@@ -169,7 +169,7 @@ def test_extreme_numbers_do_not_break_it() -> None:
 
 
 def test_a_held_out_scale_is_predicted() -> None:
-    found = hold_out(compute.LAW, runs(8), Options(replicates=0), "flops", 2, False)
+    found = hold_out(compute.LAW, runs(8), Options(replicates=0), HoldOut("flops", 2))
     assert len(found) == 2 and max(abs(row["error"]) for row in found) < 1e-6
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from sweepctl.cli import app
-from sweepctl.collect import fits
+from sweepctl.fitting.sweeps import with_paths
 from sweepctl.laws import curve
 from sweepctl.laws.curve import Options, schedules
 from sweepctl.laws.law import CannotFit, Observations
@@ -336,7 +336,7 @@ def test_a_sweeps_branches_have_their_schedule_and_final_loss() -> None:
         lr = PEAK * np.minimum(np.arange(end) / WARM, 0.1 + 0.9 * (1 - np.sqrt(down)))
         final.append(float(tissue(lr, np.array([end - 1]))[0]))
     runs["loss_nats"] = [*final[:3], np.nan]
-    whole = fits.with_paths(trunk, runs)
+    whole = with_paths(trunk, runs)
     assert set(whole.loc[whole["job"].isin(list(names)), "parent"]) == {"t"}
     data = whole.rename(columns={"job": "run", "loss_nats": "loss"})
     data = data[["run", "parent", "step", "lr", "loss"]].assign(parent=data["parent"].astype(str))

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweepctl.collect.observations import Reading, observations
+from sweepctl.fitting.observations import TableReading, observations
 from sweepctl.laws import downstream
 from sweepctl.laws.downstream import Options, first_step, sigmoid
 from sweepctl.laws.law import CannotFit, Observations
@@ -228,7 +228,7 @@ def test_the_olmo_ladder(task: str, bpb: float, at_true: float, chained: float, 
     columns = {
         "n": "params_non_embedding", "d": "train_tokens", "task_loss": "task_bpb", "accuracy": "task_accuracy"
     }  # fmt: skip
-    data = observations(frame, downstream.LAW, Reading(columns))
+    data = observations(frame, downstream.LAW, TableReading(columns))
     made = downstream.fit(data, Options(replicates=20))
     rows = {row["quantity"]: row for row in made.details["targets"] if row["n"] == 13202396160}
     assert rows["task loss"]["predicted"] == pytest.approx(bpb, abs=2e-5)

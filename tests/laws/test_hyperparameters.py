@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweepctl.collect.fits import read_targets
-from sweepctl.collect.observations import Reading, observations
+from sweepctl.fitting.observations import TableReading, observations
+from sweepctl.fitting.request import read_targets
 from sweepctl.laws import hyperparameters as law
 from sweepctl.laws.hyperparameters import LAW, Options
 from sweepctl.laws.hyperparameters.gaps import PUBLISHED, gap
@@ -153,7 +153,7 @@ def test_predictions() -> None:
         law.predict(made, {"flops": 1e21})
     by_compute = law.fit(runs(), Options(form="deepseek", replicates=0))
     at_nd, at_c = (law.predict(by_compute, t) for t in ({"n": 1e9, "d": 2e10}, {"flops": 1.2e20}))
-    assert at_nd == at_c and read_targets(["n=1e9,d=2e10"], LAW)
+    assert at_nd == at_c and read_targets(LAW, ("n=1e9,d=2e10",))
     by_compute.accounting = {"flops": "counted"}
     with pytest.raises(CannotFit, match="not from n,d"):
         law.predict(by_compute, {"n": 1e9, "d": 2e10})
@@ -301,7 +301,7 @@ MADE_OF = {
 @functools.cache
 def step_law(loss: str = "smooth_loss_nats") -> Observations:
     frame = pd.read_csv(SHARED / "steplaw" / "dense_runs.csv")
-    return observations(frame, LAW, Reading({**MADE_OF, "loss": loss}))
+    return observations(frame, LAW, TableReading({**MADE_OF, "loss": loss}))
 
 
 def on_step_law(**options: Any) -> Fit:

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweepctl.laws import isoflop, parametric
-from sweepctl.laws.holdout import hold_out
+from sweepctl.laws.holdout import HoldOut, hold_out
 from sweepctl.laws.isoflop import Options
+from sweepctl.laws.isoflop.budgets import Parabola
 from sweepctl.laws.law import CannotFit, Observations
 from tests.laws.common import SHARED, observed
 
@@ -46,6 +47,21 @@ def test_exact_parabolas_give_the_exact_law() -> None:
     found = isoflop.predict(made, {"flops": 1e22})["n"]
     n, (low, high) = found.value, found.interval
     assert n == pytest.approx(1e22**0.53 / 1000, rel=1e-4) and low <= n <= high
+
+
+@pytest.mark.parametrize("loss", ["raw", "log"])
+def test_a_fit_carries_its_parabolas(loss: str) -> None:
+    """So that whoever draws one has no need to fit it again."""
+    fit = isoflop.fit(parabolas(noise=3e-3), choose(noise=1e-3, replicates=0, loss=loss))
+    for budget, minimum in zip(fit.details["budgets"], fit.details["minima"], strict=True):
+        x, y = np.log(budget["x"]), np.array(budget["loss"])
+        parabola = Parabola(**budget["parabola"])
+        expected = np.polynomial.Polynomial.fit(x, y if loss == "raw" else np.log(y), 2)
+        assert parabola.at(x) == pytest.approx(expected(x), rel=1e-9)
+        drawn = parabola.at(np.log(budget["curve"]["x"]))
+        assert budget["curve"]["loss"] == pytest.approx(drawn if loss == "raw" else np.exp(drawn), rel=1e-9)
+        bottom = parabola.at(np.array([parabola.center - parabola.tilt / (2 * parabola.bend)]))[0]
+        assert minimum["loss"] == pytest.approx(bottom if loss == "raw" else np.exp(bottom), rel=1e-9)
 
 
 def test_a_minimum_at_the_edge_is_refused_and_said() -> None:
@@ -241,10 +257,10 @@ def test_units_change_factors_alone(tokens: float, flops: float, loss: float) ->
 
 def test_only_whole_budgets_can_be_held_out() -> None:
     data = parabolas()
-    rows = hold_out(isoflop.LAW, data, choose(noise=1e-4, replicates=0), "flops", 1, False)
+    rows = hold_out(isoflop.LAW, data, choose(noise=1e-4, replicates=0), HoldOut("flops", 1))
     assert len(rows) == 1 and abs(rows[0]["error"]) < 1e-3
     with pytest.raises(CannotFit, match="only whole budgets can be held out"):
-        hold_out(isoflop.LAW, data, choose(noise=1e-4, replicates=0), "n", 1, False)
+        hold_out(isoflop.LAW, data, choose(noise=1e-4, replicates=0), HoldOut("n", 1))
 
 
 def test_noise_comes_from_the_parametric_law_where_none_is_given() -> None:

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sweepctl.collect.fits import finite
-from sweepctl.collect.observations import Reading, observations
+from sweepctl.fitting.observations import TableReading, observations
+from sweepctl.fitting.saved import finite
 from sweepctl.laws import overtraining
 from sweepctl.laws.law import CannotFit, Observations
 from sweepctl.laws.overtraining import Options
@@ -250,7 +250,7 @@ loss on C4 and mean error of their 17 tasks."""
 )
 def test_the_authors_runs(dataset: str, params: dict[str, float]) -> None:
     frame = pd.read_csv(io.StringIO(GADRE)).query(f"dataset == '{dataset}'").drop(columns="dataset")
-    made = overtraining.fit(observations(frame, overtraining.LAW, Reading()), Options(replicates=20))
+    made = overtraining.fit(observations(frame, overtraining.LAW, TableReading()), Options(replicates=20))
     for name, value in params.items():
         assert made.params[name] == pytest.approx(value, rel=4e-3), name
     if dataset == "rpj":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -46,13 +46,32 @@ class Budget:
 
 
 @dataclass(frozen=True)
+class Parabola:
+    """bend (x - center)^2 + tilt (x - center) + level: the loss, or its log where that was fitted."""
+
+    center: float
+    bend: float
+    tilt: float
+    level: float
+
+    def at(self, x: Floats) -> Floats:
+        """Its value at log sizes x."""
+        off = x - self.center
+        return (self.bend * off + self.tilt) * off + self.level
+
+
+@dataclass(frozen=True)
 class Vertices:
-    """The minimum of every copy of a budget's curve, each [copies]: where (log), the loss there, and what is
-    wrong with it: 'concave', 'edge' or ''."""
+    """The minima of the copies of a budget's curve."""
 
     at: Floats
+    """Where, a log [copies]."""
     loss: Floats
+    """The loss there [copies]."""
     problem: Any
+    """What is wrong with each [copies]: 'concave', 'edge' or ''."""
+    parabola: Parabola | None = None
+    """The curve of the first copy, where it is a parabola."""
 
 
 def read_off(at: Any, x: Floats, y: Floats) -> Any:
@@ -154,22 +173,22 @@ def _windowed(one: Budget, options: Options, excluded: list[tuple[str, str]]) ->
     return _pick(one, np.flatnonzero(inside))
 
 
-def vertices(one: Budget, losses: Floats, options: Options, weights: Floats | None = None) -> Vertices:
+def vertices(budget: Budget, losses: Floats, options: Options, weights: Floats | None = None) -> Vertices:
     """The minimum of the curve through each row of `losses` [copies, points], or, with weights [copies,
     points] of the squares, through the losses of one row again and again."""
     y = np.log(losses) if options.loss == "log" else losses
     if options.curve == "quadratic":
-        found = _parabola(one.x, y, weights)
+        lowest = _parabola(budget.x, y, weights)
     elif weights is None:
-        found = _akima(one.x, y)
+        lowest = _akima(budget.x, y)
     else:
-        found = _akima_of_some(one.x, y[0], weights > 0)
-    return Vertices(found.at, np.exp(found.loss) if options.loss == "log" else found.loss, found.problem)
+        lowest = _akima_of_some(budget.x, y[0], weights > 0)
+    return replace(lowest, loss=np.exp(lowest.loss)) if options.loss == "log" else lowest
 
 
 def _parabola(x: Floats, y: Floats, weights: Floats | None) -> Vertices:
     """The vertex of the parabola of least squares."""
-    middle, half = x.mean(), max(np.ptp(x) / 2, 1e-12)
+    middle, half = float(x.mean()), max(float(np.ptp(x)) / 2, 1e-12)
     u = (x - middle) / half
     design = np.stack([u**2, u, np.ones_like(u)], axis=1)
     if weights is None:
@@ -188,8 +207,9 @@ def _parabola(x: Floats, y: Floats, weights: Floats | None) -> Vertices:
         bottom = level - tilt**2 / (4 * bend)
     concave = few | ~(bend > 1e-10 * np.abs(y).max())
     problem = np.where(concave, "concave", np.where((at < low) | (at > high), "edge", ""))
+    first = Parabola(middle, float(bend[0]) / half**2, float(tilt[0]) / half, float(level[0]))
     with np.errstate(invalid="ignore"):
-        return Vertices(np.where(concave, np.nan, at * half + middle), bottom, problem)
+        return Vertices(np.where(concave, np.nan, at * half + middle), bottom, problem, first)
 
 
 def _akima(x: Floats, y: Floats) -> Vertices:
@@ -229,12 +249,13 @@ def _akima_of_some(x: Floats, y: Floats, there: Any) -> Vertices:
     return Vertices(np.array(at), np.array(loss), np.array(problem))
 
 
-def drawn_curve(one: Budget, options: Options, points: int = 40) -> tuple[Floats, Floats]:
+def drawn_curve(
+    budget: Budget, parabola: Parabola | None, options: Options, points: int = 40
+) -> tuple[Floats, Floats]:
     """The curve through a budget's losses, for a picture: log x [points], loss [points]."""
-    grid = np.linspace(one.x.min(), one.x.max(), points)
-    y = np.log(one.loss) if options.loss == "log" else one.loss
-    if options.curve == "akima":
-        found = Akima1DInterpolator(one.x, y)(grid)
+    grid = np.linspace(budget.x.min(), budget.x.max(), points)
+    if parabola is not None:
+        y = parabola.at(grid)
     else:
-        found = np.polyval(np.polyfit(one.x - one.x.mean(), y, 2), grid - one.x.mean())
-    return grid, np.exp(found) if options.loss == "log" else found
+        y = Akima1DInterpolator(budget.x, np.log(budget.loss) if options.loss == "log" else budget.loss)(grid)
+    return grid, np.exp(y) if options.loss == "log" else y

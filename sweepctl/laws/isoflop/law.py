@@ -12,13 +12,13 @@ minimum that was measured: it is left out and flagged, as is one without a minim
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
 from sweepctl.laws import compute, parametric
-from sweepctl.laws.isoflop.budgets import MIN_POINTS, Budget, budgets, drawn_curve, vertices
+from sweepctl.laws.isoflop.budgets import MIN_POINTS, Budget, Vertices, budgets, drawn_curve, vertices
 from sweepctl.laws.isoflop.options import Options
 from sweepctl.laws.law import (
     UNKNOWN,
@@ -66,7 +66,8 @@ def fit(data: Observations, options: Options) -> Fit:
     flags: list[str] = []
     told: list[dict[str, Any]] = []
     for group in groups:
-        made, problem = _minimum(group, options, noise, draw)
+        whole = vertices(group, group.loss[None], options)
+        made, problem = _minimum(group, whole, options, noise, draw)
         if problem:
             flags.append(f"{problem}_minimum:{short(group.flops)}")
         if made is None:
@@ -76,7 +77,7 @@ def fit(data: Observations, options: Options) -> Fit:
             excluded += [(row, f"the minimum of its budget {reason}") for row in group.rows]
         else:
             kept.append(made)
-        told.append(_told(group, options, made is not None, problem))
+        told.append(_shown(group, whole, options, made is not None))
     if len(kept) < 2:
         raise CannotFit(
             f"isoFLOP needs minima at two budgets at least; {len(groups)} have {MIN_POINTS} sizes or more, "
@@ -104,7 +105,7 @@ def predict(made: Fit, target: Target) -> dict[str, Estimate]:
 
 
 def _minimum(
-    group: Budget, options: Options, noise: float, draw: np.random.Generator
+    group: Budget, whole: Vertices, options: Options, noise: float, draw: np.random.Generator
 ) -> tuple[Minimum | None, str]:
     """A budget's minimum, or nothing; and what is wrong with it: concave, edge or noisy."""
     copies = options.replicates or JUDGES
@@ -115,8 +116,7 @@ def _minimum(
         points = len(group.loss)
         weights = draw.multinomial(points, np.full(points, 1 / points), size=copies).astype(np.float64)
         found = vertices(group, group.loss[None], options, weights)
-    one = vertices(group, group.loss[None], options)
-    problem = str(one.problem[0])
+    problem = str(whole.problem[0])
     if problem == "concave" or (problem == "edge" and options.edges == "drop"):
         return None, problem
     lost = (found.problem == "concave") | ((found.problem == "edge") & (options.edges == "drop"))
@@ -125,7 +125,7 @@ def _minimum(
     at = np.where(lost, np.nan, found.at)
     low = np.where(lost | (found.loss <= 0), np.nan, found.loss)
     drawn = {**group.split(at, options.over), "loss": np.log(low)}
-    logs = {**group.split(one.at[0], options.over), "loss": float(np.log(one.loss[0]))}
+    logs = {**group.split(whole.at[0], options.over), "loss": float(np.log(whole.loss[0]))}
     if options.optimum == "median":
         logs = {role: np.nanmedian(values) for role, values in drawn.items()}
     # As in Porian et al., replicates without a minimum count against a budget.
@@ -144,13 +144,14 @@ def _noise(data: Observations, options: Options) -> tuple[float, str]:
     return float(np.sqrt(np.sum(np.square(made.residuals)) / freedom)), "residuals of the parametric law"
 
 
-def _told(group: Budget, options: Options, used: bool, problem: str) -> dict[str, Any]:
-    """What a picture shows of a budget."""
-    grid, loss = drawn_curve(group, options)
+def _shown(group: Budget, whole: Vertices, options: Options, used: bool) -> dict[str, Any]:
+    """What a picture shows of a budget: its points, and the curve through them."""
+    grid, loss = drawn_curve(group, whole.parabola, options)
     return {
-        "flops": group.flops, "used": used, "problem": problem, "x": np.exp(group.x).tolist(),
+        "flops": group.flops, "used": used, "problem": str(whole.problem[0]), "x": np.exp(group.x).tolist(),
         "n": np.exp(group.log_n).tolist(), "d": np.exp(group.log_d).tolist(), "loss": group.loss.tolist(),
         "rows": list(group.rows), "curve": {"x": np.exp(grid).tolist(), "loss": loss.tolist()},
+        "parabola": None if whole.parabola is None else asdict(whole.parabola),
     }  # fmt: skip
 
 

@@ -19,7 +19,7 @@ Reduction = Literal["best", "mean", "none"]
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class TableReading:
     """How a table is read.
 
     `columns`: role -> column, or an expression of columns such as "batch_seqs * 2048"; a role that is not
@@ -67,7 +67,7 @@ def select(frame: pd.DataFrame, where: str | None) -> pd.DataFrame:
         raise RequestError(f"--where {where!r} does not work on this table: {why}.") from None
 
 
-def observations(frame: pd.DataFrame, law: Law, reading: Reading) -> Observations:
+def observations(frame: pd.DataFrame, law: Law, reading: TableReading) -> Observations:
     """The rows of a table that a law is meant for.
 
     Left out, with the reason: runs that diverged or are missing, that belong to a stage not meant for laws,
@@ -110,7 +110,7 @@ def observations(frame: pd.DataFrame, law: Law, reading: Reading) -> Observation
         raise RequestError(str(error)) from None
 
 
-def roles(frame: pd.DataFrame, law: Law, reading: Reading) -> tuple[pd.DataFrame, dict[str, str]]:
+def roles(frame: pd.DataFrame, law: Law, reading: TableReading) -> tuple[pd.DataFrame, dict[str, str]]:
     """The columns that a law needs or takes, by role, and what each was read from. Of n, d and flops one that
     is absent is made from the others by C = 6 N D."""
     found, counted = pd.DataFrame(index=frame.index), {}
@@ -169,7 +169,7 @@ def _names(frame: pd.DataFrame, row: str | None) -> pd.Series:
     return frame[row].astype(str)
 
 
-def _reasons(frame: pd.DataFrame, law: Law, reading: Reading) -> pd.Series:
+def _reasons(frame: pd.DataFrame, law: Law, reading: TableReading) -> pd.Series:
     """Why rows are left out before their numbers are looked at: '' where they are not."""
     reasons = pd.Series("", index=frame.index, dtype=object)
     of_settings = {"lr", "batch"} & {*law.needs, *law.takes}  # what stages that choose a setting are for
@@ -196,7 +196,7 @@ def _first_absent(needed: pd.DataFrame) -> str:
 
 
 def _reduce(
-    frame: pd.DataFrame, used: pd.DataFrame, law: Law, reading: Reading
+    frame: pd.DataFrame, used: pd.DataFrame, law: Law, reading: TableReading
 ) -> tuple[pd.DataFrame, list[tuple[str, str]], str]:
     """Mean over seeds, then the best run at each (N, D), where the table says its settings; what was left
     out, and what was done."""

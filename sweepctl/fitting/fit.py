@@ -1,0 +1,97 @@
+"""Fitting a law to observations, and asking the fit for predictions."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from sweepctl.errors import RequestError, unknown_name
+from sweepctl.laws.law import LABELS, CannotFit, Fit, Law, Observations, Prediction, Resampling
+from sweepctl.laws.registry import LAWS
+
+OF_LOSS = ("parametric", "isoflop")
+"""The laws that `fit` without --law makes."""
+
+
+def law_of(name: str) -> Law:
+    """A law by name.
+
+    Raises:
+        RequestError: there is none.
+    """
+    if name not in LAWS:
+        raise unknown_name("law", name, LAWS)
+    return LAWS[name]
+
+
+def fit_law(law: Law, data: Observations, options: Resampling) -> Fit:
+    """Fit a law.
+
+    Raises:
+        RequestError: the data do not carry the law.
+    """
+    try:
+        for role in law.needs:
+            _ = data.label(role) if role in LABELS else data[role]
+        if not len(data):
+            raise CannotFit(f"There is no row for {law.name} to fit.")
+        with computing(law):
+            fit = law.fit(data, options)
+    except CannotFit as error:
+        reasons = Counter(reason for _, reason in data.excluded)
+        left_out = "; ".join(f"{number} left out: {reason}" for reason, number in reasons.items())
+        raise RequestError(f"{error}{f' ({left_out})' if left_out else ''}") from None
+    if law.reduced and data.accounting.get("reduction", "none") == "none" and _repeats(data):
+        fit.flags.append("repeated:n_d")
+    if data.accounting.get("schedule") == "wsd-s":  # another law than that of runs with decays of their own
+        fit.flags.append("schedule:wsd-s")
+    return fit
+
+
+@contextlib.contextmanager
+def computing(law: Law) -> Iterator[None]:
+    """What numbers many orders of magnitude apart lead to is a refusal, not a traceback or a warning.
+
+    Raises:
+        CannotFit: the arithmetic failed.
+    """
+    try:
+        with np.errstate(all="ignore"):
+            yield
+    except (ArithmeticError, np.linalg.LinAlgError, MemoryError) as error:
+        cause = str(error).partition("\n")[0] or type(error).__name__
+        raise CannotFit(
+            f"{law.name} cannot be computed from these numbers and options ({cause}): is a row, a target "
+            "or an option orders of magnitude from the rest?"
+        ) from None
+
+
+def predict_at(law: Law, fit: Fit, targets: list[dict[str, float]]) -> None:
+    """Put predictions at the targets on the fit.
+
+    Raises:
+        RequestError: this fit has no prediction for a target.
+    """
+    for target in targets:
+        try:
+            with computing(law):
+                estimates = law.predict(fit, target)
+        except CannotFit as error:
+            raise RequestError(str(error)) from None
+        row: dict[str, Any] = {"at": target, **{name: e.value for name, e in estimates.items()}}
+        row["intervals"] = {name: list(e.interval) for name, e in estimates.items()}
+        for name, estimate in estimates.items():
+            if isinstance(estimate, Prediction):
+                row["intervals"][f"{name}_of_a_run"] = list(estimate.run_interval)
+        fit.predictions.append(row)
+
+
+def _repeats(data: Observations) -> bool:
+    if not {"n", "d"} <= set(data.columns):
+        return False
+    groups = data.labels.get("group", ("",) * len(data))
+    return len(set(zip(data.n, data.d, groups, strict=True))) < len(data)

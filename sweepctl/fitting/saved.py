@@ -1,0 +1,81 @@
+"""Fits of sweeps, kept as JSON beside their tables."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sweepctl.errors import DamagedFile, RequestError
+from sweepctl.fitting.fit import OF_LOSS, fit_law
+from sweepctl.fitting.sweeps import sweep_observations
+from sweepctl.laws.law import Fit
+from sweepctl.laws.registry import LAWS
+from sweepctl.plan.plan import Plan
+from sweepctl.store.files import read_json, storage, write_json
+from sweepctl.store.workspace import Sweep
+
+
+def save(sweep: Sweep, fit: Fit) -> Path:
+    """Keep a fit beside the sweep's tables."""
+    path = sweep.folder / "fits" / f"{fit.law}.json"
+    with storage(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, finite(dataclasses.asdict(fit)))
+    return path
+
+
+def finite(value: Any) -> Any:
+    """The same with None for numbers that JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: finite(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _number(value: Any) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def kept(sweep: Sweep) -> dict[str, Fit]:
+    """The fits of a sweep that were kept, by law."""
+    return {name: load(sweep, name) for name in LAWS if (sweep.folder / "fits" / f"{name}.json").exists()}
+
+
+def kept_or_fitted(sweep: Sweep, plans: dict[str, Plan], frames: dict[str, pd.DataFrame]) -> dict[str, Fit]:
+    """The fits of a sweep that were kept; where there are none, those of the loss laws that its runs carry,
+    which are kept from then on."""
+    fits = kept(sweep)
+    if not fits:
+        for name in OF_LOSS:
+            with contextlib.suppress(RequestError):
+                data = sweep_observations(plans, frames, LAWS[name])
+                fits[name] = fit_law(LAWS[name], data, LAWS[name].options())
+                save(sweep, fits[name])
+    return fits
+
+
+def load(sweep: Sweep, name: str) -> Fit:
+    """A fit that was kept.
+
+    Raises:
+        RequestError: there is none yet.
+    """
+    path = sweep.folder / "fits" / f"{name}.json"
+    try:
+        raw = read_json(path)
+        raw["intervals"] = {key: tuple(map(_number, value)) for key, value in raw["intervals"].items()}
+        for part in ("params", "derived"):
+            raw[part] = {key: _number(value) for key, value in raw[part].items()}
+        return Fit(**raw)
+    except FileNotFoundError:
+        raise RequestError(
+            f"There is no {name} fit of {sweep.name}; run `sweepctl fit {sweep.name}`."
+        ) from None
+    except (KeyError, TypeError, DamagedFile) as error:
+        raise DamagedFile(f"{path} is not a fit ({error}); run `sweepctl fit {sweep.name}` again.") from None
