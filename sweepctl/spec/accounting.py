@@ -39,25 +39,32 @@ class Accounting:
     """Which counts a study sizes its budgets and fits its laws with."""
 
     parameters: ParameterCount = "non_embedding"
+    """The count that is N."""
     flops: FlopCount = "six_n"
+    """The count that is C."""
 
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Every count of one rung: parameters, and training FLOPs a token at the study's context.
-
-    `idle` parameters are those of experts that a token is not sent to. `decode_flops_per_token` are those of
-    one token at the end of a context whose keys are kept; None of a plan from before they were counted.
-    """
+    """Every count of one rung: parameters, and training FLOPs a token at the study's context."""
 
     total: int
+    """Parameters, all of them."""
     non_embedding: int
+    """Without the input embeddings and the output matrix."""
     with_head: int
+    """The same with the output matrix."""
     active: int
+    """What one token passes through."""
     matrix_elements: int
+    """Elements of the matrices that multiply a token."""
     attention_flops_per_token: int
+    """Of the products of attention alone."""
     idle: int = 0
+    """Parameters of experts that a token is not sent to."""
     decode_flops_per_token: int | None = None
+    """Of one token at the end of a context whose keys are kept; None of a plan from before they were
+    counted."""
 
     @property
     def active_non_embedding(self) -> int:

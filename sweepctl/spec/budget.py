@@ -14,12 +14,19 @@ class Budgets:
     """What every point is trained for. The lists are joined; the limits drop what would teach nothing."""
 
     tokens: tuple[float, ...] = ()
+    """Wanted tokens."""
     tokens_per_parameter: tuple[float, ...] = ()
+    """Wanted ratios of tokens to the rung's parameters."""
     flops: tuple[float, ...] = ()
+    """Wanted training FLOPs, for isoFLOP curves."""
     min_steps: int = 0
+    """Budgets of fewer steps are dropped."""
     max_tokens: float | None = None
+    """Budgets of more tokens are dropped."""
     min_tokens_per_parameter: float = 0.0
+    """Budgets below this ratio are dropped."""
     max_tokens_per_parameter: float | None = None
+    """Budgets above this ratio are dropped."""
 
     def __post_init__(self) -> None:
         if not (self.tokens or self.tokens_per_parameter or self.flops):
@@ -69,11 +76,14 @@ class Budgets:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """One budget of one rung: what was asked, and the whole steps it is trained for."""
+    """One budget of one rung."""
 
     label: str
+    """What was asked for, as tables show it."""
     requested_tokens: float
+    """The same in tokens."""
     steps: int
+    """The whole steps that it is trained for."""
 
 
 def _short(value: float) -> str:

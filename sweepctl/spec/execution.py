@@ -13,15 +13,25 @@ class Execution:
     """What a trainer may choose without changing what is trained."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a GPU where there is one."""
     threads: int = 1
+    """Of a worker on the CPU."""
     compile: bool = False
+    """Whether the model goes through torch.compile."""
     gemm: Literal["auto", "torch", "onednn"] = "auto"
+    """Which library multiplies large matrices on a CPU."""
     micro_batch_rows: int | None = None
+    """Sequences that are trained at once; null for the whole batch."""
     checkpoint_every_s: float = 60.0
+    """Time between rolling checkpoints."""
     log_every_steps: int = 10
+    """Steps between lines of metrics."""
     keep: Literal["none", "last", "all"] = "all"
+    """Which checkpoints stay once a job is done."""
     curve_tokens: int = 16384
+    """Held-out tokens of a point on the curve."""
     curve_per_octave: int = 4
+    """Points of the curve a doubling of tokens."""
 
     def __post_init__(self) -> None:
         for key in ("threads", "log_every_steps"):

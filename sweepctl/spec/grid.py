@@ -19,10 +19,12 @@ MOST = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Draw `count` points, each axis independently, instead of crossing the axes."""
+    """Draw points, each axis independently, instead of crossing the axes."""
 
     count: int
+    """How many points."""
     seed: int = 0
+    """Of the draw."""
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -41,7 +43,9 @@ class Grid:
     """
 
     axes: dict[str, Any] = field(default_factory=dict)
+    """Dotted field -> its axis."""
     sample: Sample | None = None
+    """Draws points of the axes; null crosses them."""
 
     def __post_init__(self) -> None:
         for name, axis in self.axes.items():

@@ -24,19 +24,27 @@ class Ladder:
     """
 
     aspect: float | None = None
+    """d_model over n_layers."""
     head_size: int | None = None
+    """Units of a head."""
     d_ff_ratio: float | None = None
+    """d_ff over d_model."""
     d_ff_multiple: int = 1
+    """What d_ff is rounded up to."""
     depths: tuple[int, ...] = ()
+    """Layers of each rung."""
     widths: tuple[int, ...] = ()
+    """d_model of each rung."""
     params: tuple[float, ...] = ()
+    """Parameters of each rung, without embeddings and head; the nearest shape of the rule is taken."""
     table: tuple[Shape, ...] = ()
+    """The shapes themselves."""
 
     def __post_init__(self) -> None:
-        given = [key for key in ("depths", "widths", "params", "table") if getattr(self, key)]
-        if len(given) != 1:
+        lists = [key for key in ("depths", "widths", "params", "table") if getattr(self, key)]
+        if len(lists) != 1:
             raise InvalidValue(
-                "", given or "no rungs", "exactly one non-empty list of depths, widths, params and table"
+                "", lists or "no rungs", "exactly one non-empty list of depths, widths, params and table"
             )
         for key in ("aspect", "head_size", "d_ff_ratio"):
             value = getattr(self, key)
@@ -61,14 +69,14 @@ class Ladder:
             shapes = [self.by_width(width) for width in self.widths]
         else:
             shapes = [self.by_size(target, lambda s: hidden_parameters(s, model)) for target in self.params]
-        seen: dict[str, int] = {}
+        first: dict[str, int] = {}
         for index, shape in enumerate(shapes):
-            if shape.name in seen and shape in shapes[:index]:
+            if shape.name in first and shape in shapes[:index]:
                 raise RequestError(
-                    f"ladder: rungs {seen[shape.name]} and {index} are the same shape {shape.name}; "
+                    f"ladder: rungs {first[shape.name]} and {index} are the same shape {shape.name}; "
                     "space them further apart."
                 )
-            seen.setdefault(shape.name, index)
+            first.setdefault(shape.name, index)
         return shapes
 
     def rule(self) -> Ladder:

@@ -13,9 +13,13 @@ class Shape:
     """One rung's size: widths and depth, in units (not parameters)."""
 
     d_model: int
+    """Width of the residual stream."""
     n_layers: int
+    """Blocks."""
     n_heads: int
+    """Query heads of a block."""
     d_ff: int
+    """Hidden units of an MLP."""
 
     def __post_init__(self) -> None:
         for name in ("d_model", "n_layers", "n_heads", "d_ff"):
@@ -42,23 +46,26 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Experts:
-    """A mixture of experts in place of every MLP: top-k of `count` a token, dropless.
-
-    An expert's d_ff is `d_ff_share` of the shape's; null shares it out, 1 / (top_k + shared), so that the
-    experts of one token have the parameters of the dense MLP. `shared` experts see every token. `normalize`
-    divides the gates of a token by their sum, but for top-1, where only the score itself teaches the router.
-    `balance_loss` is the coefficient of the load-balance loss; `bias_rate` the step of the loss-free rule,
-    which moves each expert's selection bias against its load.
-    """
+    """A mixture of experts in place of every MLP: top-k of `count` a token, dropless."""
 
     count: int = 8
+    """Routed experts of a layer."""
     top_k: int = 2
+    """Of them, how many a token is sent to."""
     shared: int = 0
+    """Experts beside them that see every token."""
     d_ff_share: float | None = None
+    """An expert's d_ff over the shape's; null shares it out, 1 / (top_k + shared), so that the experts of one
+    token have the parameters of the dense MLP."""
     scores: Literal["softmax", "sigmoid"] = "softmax"
+    """What the router's outputs go through."""
     normalize: bool = True
+    """Divides the gates of a token by their sum, but for top-1, where only the score itself teaches the
+    router."""
     balance_loss: float = 0.01
+    """Coefficient of the load-balance loss."""
     bias_rate: float = 0.0
+    """Step of the loss-free rule, which moves each expert's selection bias against its load."""
 
     def __post_init__(self) -> None:
         if self.count < 2:
@@ -82,28 +89,36 @@ Mixer = Literal["softmax", "linear"]
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A pre-norm decoder. Every field is science.
-
-    `gains`: none, true for a vector, or one scalar a norm. `queries_per_kv` queries share a key and a value
-    (GQA). `mixers` is repeated over the layers: seven times linear and then softmax is a 7:1 hybrid; a linear
-    (lightning) layer works in chunks of `linear_chunk` tokens; its output gate has full rank, the head's
-    size, or is none.
-    """
+    """A pre-norm decoder. Every field is science."""
 
     activation: Literal["swiglu", "relu2", "gelu", "relu"] = "swiglu"
+    """Of the MLP."""
     norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    """Before every branch and before the head."""
     gains: bool | Literal["scalar"] = False
+    """None, true for a vector, or one scalar a norm."""
     tied: bool = False
+    """Whether the head is the embedding."""
     rope_base: float = 10000.0
+    """Of the rotary embedding."""
     norm_eps: float = 1e-6
+    """Added to the mean square in a norm."""
     biases: bool = False
+    """In every projection."""
     positions: Literal["rope", "learned", "none"] = "rope"
+    """How a token knows its place."""
     queries_per_kv: int = 1
+    """Queries that share a key and a value (GQA)."""
     qk_norm: bool = False
+    """Norms of queries and keys, a head each."""
     mixers: tuple[Mixer, ...] = ("softmax",)
+    """Repeated over the layers: seven times linear and then softmax is a 7:1 hybrid."""
     linear_gate: Literal["full", "head_size", "none"] = "full"
+    """The output gate of a linear (lightning) layer has full rank, the head's size, or is none."""
     linear_chunk: int = 64
+    """Tokens of the chunks in which a linear layer works."""
     experts: Experts | None = None
+    """In place of every MLP; null for dense MLPs."""
 
     def __post_init__(self) -> None:
         for name in ("rope_base", "norm_eps"):

@@ -21,46 +21,60 @@ from sweepctl.spec.weights import Weight, WeightClass
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one tensor gets: the standard deviation of its initialization, and multipliers on the learning
-    rate (of Adam and Lion; of SGD; of Muon), its output in the forward pass, weight decay and epsilon."""
+    """What one tensor gets."""
 
     init_std: float
+    """Standard deviation of the initialization."""
     lr: float = 1.0
+    """Multiplier on the learning rate of Adam and Lion."""
     lr_sgd: float = 1.0
+    """Multiplier on the learning rate of SGD."""
     lr_muon: float = 1.0
+    """Multiplier on the learning rate of Muon."""
     forward: float = 1.0
+    """Multiplier on the output in the forward pass."""
     weight_decay: float = 1.0
+    """Multiplier on weight decay."""
     eps: float = 1.0
+    """Multiplier on epsilon."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parametrization:
-    """A table by name, and the numbers its formulas leave open.
+    """A table by name, and the numbers its formulas leave open."""
 
-    `depth_exponent` is read by mup and completep, `base_n_layers` with it. `zero_query` sets the queries of
-    softmax layers to zero, which makes their first attention uniform; `zero_head` the head; `sp_head` draws
-    it at 1 / sqrt(d) (Lingle 2024, section 4.2.6: the initialization alone, as its code has it).
-    `truncated_normal` clips a normal distribution at two of its standard deviations and leaves it at that,
-    as the configurations of Cerebras-GPT do: what is drawn has 0.880 of init_std.
-    """
-
-    name: Literal["standard", "mup", "minicpm", "mutransfer", "spectral", "completep", "depth_dial"] = (
-        "standard"
-    )
+    name: str = "standard"
+    """A module of `spec.parametrizations`."""
     init_std: float = 0.02
+    """s of the formulas."""
     base_d_model: int = 256
+    """Width at which every multiplier is 1."""
     base_n_layers: int = 4
+    """Depth at which a depth rule changes nothing."""
     depth_exponent: float = 0.0
+    """Of the depth rule of mup and completep; 0 is none."""
     embedding_multiplier: float = 1.0
+    """On the embedding's output."""
     output_multiplier: float = 1.0
+    """On logits."""
     attention_scale: Literal["inverse_sqrt", "inverse"] = "inverse_sqrt"
+    """Of query-key products, by the head size."""
     zero_head: bool = False
+    """Initializes the head to zero."""
     zero_query: bool = False
+    """Initializes the queries of softmax layers to zero, which makes their first attention uniform."""
     init: Literal["normal", "truncated_normal"] = "normal"
+    """truncated_normal clips a normal distribution at two of its standard deviations and leaves it at that,
+    as the configurations of Cerebras-GPT do: what is drawn has 0.880 of init_std."""
     residual_multiplier: float = 1.0
+    """On the outputs of residual branches."""
     sp_head: bool = False
+    """Draws the head at 1 / sqrt(d) (Lingle 2024, section 4.2.6: the initialization alone, as its code has
+    it)."""
 
     def __post_init__(self) -> None:
+        if self.name not in TABLES:
+            raise InvalidValue("name", self.name, "one of " + ", ".join(TABLES))
         for key in ("base_d_model", "base_n_layers"):
             if getattr(self, key) < 1:
                 raise InvalidValue(key, getattr(self, key), "at least 1")

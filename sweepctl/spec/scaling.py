@@ -14,7 +14,7 @@ from sweepctl.spec.expression import evaluate
 from sweepctl.spec.schedules.schedule import Schedule
 from sweepctl.spec.science import Point
 
-GIVEN = ("shape", "model", "batch.context", "corpus", "cycles", "numerics", "warmup_steps")
+FIXED = ("shape", "model", "batch.context", "corpus", "cycles", "numerics", "warmup_steps")
 """What a rule cannot set: it is the size that rules go by, or follows from other fields."""
 SYMBOLS = ("N", "D", "C", "d", "L", "context", "B", "base")
 
@@ -25,16 +25,20 @@ class Scaling:
 
     Formulas know N (the rung's parameters), D = `tokens_per_parameter` x N tokens, C (the FLOPs of training
     on them), d (width), L (layers), context, B (the batch in tokens, after its own rule), base (the field's
-    own value in the study) and the `constants`; a grid changes none of these. `parameters` and `flops` say
-    how N and C are counted, null as the study does. Fields in whole numbers are rounded, `batch.tokens` to
-    whole sequences; a formula of base leaves a null field null.
+    own value in the study) and the `constants`; a grid changes none of these.
     """
 
     tokens_per_parameter: float | None = None
+    """D over N; null for rules without D and C."""
     parameters: ParameterCount | None = None
+    """How N is counted; null as the study does."""
     flops: FlopCount | None = None
+    """How C is counted; null as the study does."""
     constants: dict[str, float] = field(default_factory=dict)
+    """Names of numbers in formulas."""
     fields: dict[str, str | float] = field(default_factory=dict)
+    """Field -> its formula. Whole numbers are rounded, `batch.tokens` to whole sequences; a formula of base
+    leaves a null field null."""
 
     def __post_init__(self) -> None:
         ratio = self.tokens_per_parameter
@@ -44,7 +48,7 @@ class Scaling:
             if not name.isidentifier() or name in SYMBOLS:
                 raise InvalidValue("constants", name, f"a name other than {', '.join(SYMBOLS)}")
         for path in self.fields:
-            if path.startswith(GIVEN):
+            if path.startswith(FIXED):
                 raise InvalidValue("fields", path, "a field that does not change the model or its data")
 
     def without(self, paths: set[str]) -> Scaling:
@@ -61,7 +65,7 @@ class Scaling:
             RequestError: a formula has no value, or there is no such field.
         """
         names = self._names(point, counts, accounting)
-        found: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for path in sorted(self.fields, key=lambda path: path != "batch.tokens"):
             base, kind = _field(point, schedule, path)
             formula = str(self.fields[path])
@@ -75,8 +79,8 @@ class Scaling:
                 if value <= 0:
                     raise InvalidValue(f"scaling.fields.{path}", formula, f"above 0; it gives {value:g}")
                 value = names["B"] = max(1, round(value / point.batch.context)) * point.batch.context
-            found[path] = round(value) if _whole(kind) else float(value)
-        return found
+            values[path] = round(value) if _whole(kind) else float(value)
+        return values
 
     def _names(self, point: Point, counts: Counts, accounting: Accounting) -> dict[str, float]:
         counted = Accounting(self.parameters or accounting.parameters, self.flops or accounting.flops)

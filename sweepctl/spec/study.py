@@ -34,15 +34,16 @@ def check_name(key: str, name: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """Which corpus, by the name of its folder in the workspace, and how it is made where it is built in.
-
-    `hash` pins the content: a plan with other content is refused.
-    """
+    """Which corpus, and how it is made where it is built in."""
 
     name: str
+    """Of its folder in the workspace."""
     source: Literal["prepared", "pysrc", "synthetic"] = "prepared"
+    """Who makes it."""
     hash: str | None = None
+    """Pins the content: a plan with other content is refused."""
     options: dict[str, Any] = field(default_factory=dict)
+    """Of a source that is built in."""
 
     def __post_init__(self) -> None:
         check_name("name", self.name)
@@ -50,14 +51,14 @@ class Data:
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """Held-out tokens: for a final loss (0 for the whole split), and for the points along a curve.
-
-    Curve points lie at the same tokens for every point: `curve_per_octave` a doubling.
-    """
+    """What is held out for losses."""
 
     tokens: int = 0
+    """For a final loss; 0 for the whole split."""
     curve_tokens: int = 16384
+    """For a point along a curve."""
     curve_per_octave: int = 4
+    """Points along a curve a doubling of tokens, at the same tokens for every point."""
 
     def __post_init__(self) -> None:
         for key in ("tokens", "curve_tokens", "curve_per_octave"):
@@ -67,27 +68,30 @@ class Validation:
 
 @dataclass(frozen=True, slots=True)
 class Take:
-    """A field whose value comes from an earlier stage: the grid value with the lowest loss there (`argmin`),
-    or the vertex of a parabola through log value and loss (`parabola`)."""
+    """A field whose value comes from an earlier stage."""
 
     stage: str
+    """That stage."""
     rule: Literal["argmin", "parabola"] = "argmin"
+    """The grid value with the lowest loss there, or the vertex of a parabola through log value and loss."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A part of the study that is planned on its own. Null means the study's own.
-
-    `predict_first` holds its jobs back until a prediction of them is written down; `fit: false` keeps its
-    runs out of the laws (a grid that only chooses a value).
-    """
+    """A part of the study that is planned on its own. Null means the study's own."""
 
     rungs: tuple[int, ...] | None = None
+    """Places in the ladder."""
     grid: Grid | None = None
+    """Its axes."""
     budget: Budgets | None = None
+    """What its points are trained for."""
     take: dict[str, Take] = field(default_factory=dict)
+    """Field -> where its value comes from."""
     predict_first: bool = False
+    """Holds its jobs back until a prediction of them is written down."""
     fit: bool = True
+    """False keeps its runs out of the laws (a grid that only chooses a value)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,23 +99,41 @@ class Study:
     """Everything a plan is made from."""
 
     name: str
+    """Of the study, and of its sweep."""
     ladder: Ladder
+    """The shapes."""
     model: Architecture
+    """What they have in common."""
     parametrization: Parametrization
+    """How rates and initialization follow the shape."""
     optimizer: Optimizer
+    """With the rates of the base shape."""
     schedule: Schedule
+    """Of the learning rate."""
     batch: Batch
+    """Tokens of an update, and of a sequence."""
     data: Data
+    """The corpus."""
     budget: Budgets
+    """What every point is trained for."""
     validation: Validation = Validation()
+    """What is held out for losses."""
     grid: Grid = Grid()
+    """Axes of the points."""
     seed: Seeds = Seeds()
+    """Of initialization and data."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the arithmetic."""
     divergence: Divergence = Divergence()
+    """When a run is given up."""
     accounting: Accounting = Accounting()
+    """How N and C are counted."""
     trainer: Literal["builtin"] = "builtin"
+    """Who trains."""
     stages: dict[str, Stage] = field(default_factory=dict)
+    """Parts that are planned on their own, in order."""
     scaling: Scaling = Scaling()
+    """Fields by formula of the rung."""
 
     def __post_init__(self) -> None:
         check_name("name", self.name)

@@ -23,21 +23,25 @@ VECTORS: tuple[WeightClass, ...] = ("gain", "final_gain", "bias")
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """One tensor. Its last two dimensions hold `matrices` equal blocks stacked along the outputs (queries,
-    keys and values; gate and up), a first dimension holds experts; the fans are those of one block.
-
-    `used` is the share of it that one token passes through: below 1 for routed experts. Its first `queries`
-    rows make the queries of softmax attention.
-    """
+    """One tensor. Its last two dimensions hold equal blocks stacked along the outputs (queries, keys and
+    values; gate and up), a first dimension holds experts."""
 
     name: str
+    """Flat, as `blocks.3.qkv`: what seeds and checkpoints know it by."""
     kind: WeightClass
+    """Its class, by which a parametrization's table knows it."""
     size: tuple[int, ...]
+    """Its dimensions."""
     fan_in: int
+    """Inputs of one block."""
     fan_out: int
+    """Outputs of one block."""
     matrices: int = 1
+    """How many blocks are stacked."""
     used: float = 1.0
+    """The share of it that one token passes through: below 1 for routed experts."""
     queries: int = 0
+    """How many of its first rows make the queries of softmax attention."""
 
     @property
     def elements(self) -> int:
@@ -70,10 +74,10 @@ def distinct_weights(
 ) -> list[tuple[Weight, int]]:
     """Every tensor that is not like one of another layer, and in how many layers it is."""
     before, after = _outside(shape, model, vocab_size, context)
-    found = [(weight, 1) for weight in (*before, *after)]
+    distinct = [(weight, 1) for weight in (*before, *after)]
     for mixer, layers in mixers(shape, model).items():
-        found += [(weight, layers) for weight in block_weights(shape, model, mixer)]
-    return found
+        distinct += [(weight, layers) for weight in block_weights(shape, model, mixer)]
+    return distinct
 
 
 def mixers(shape: Shape, model: Architecture) -> dict[Mixer, int]:

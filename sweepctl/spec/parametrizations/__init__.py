@@ -1,25 +1,15 @@
-"""The tables by name."""
+"""The tables: a module each, found by its name."""
 
 from __future__ import annotations
 
-from sweepctl.spec.parametrizations import (
-    completep,
-    depth_dial,
-    minicpm,
-    mup,
-    mutransfer,
-    spectral,
-    standard,
-)
+from importlib import import_module
+from pkgutil import iter_modules
+
 from sweepctl.spec.parametrizations.table import Rule
 from sweepctl.spec.weights import WeightClass
 
 TABLES: dict[str, dict[WeightClass, Rule]] = {
-    "standard": standard.TABLE,
-    "mup": mup.TABLE,
-    "minicpm": minicpm.TABLE,
-    "mutransfer": mutransfer.TABLE,
-    "spectral": spectral.TABLE,
-    "completep": completep.TABLE,
-    "depth_dial": depth_dial.TABLE,
+    name: import_module(f"{__name__}.{name}").TABLE
+    for _, name, _ in iter_modules(__path__)
+    if name != "table"
 }

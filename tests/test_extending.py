@@ -1,0 +1,71 @@
+"""What is added most often touches few files: the table in docs/design.md, held against the code."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MOST = 3
+"""Files of a new thing, beside its page and its test."""
+
+
+def table() -> dict[str, tuple[str, list[str]]]:
+    """What is added -> an example of it, and its files."""
+    text = (ROOT / "docs" / "design.md").read_text()
+    _, _, section = text.partition("\n## Adding\n")
+    section, _, _ = section.partition("\n## ")
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| a")]
+    return {kind: (example, files.split(", ")) for kind, example, files in rows}
+
+
+def words(path: Path) -> set[str]:
+    """What code names: modules, definitions, attributes, and strings that are not prose."""
+    if path.suffix == ".yaml":
+        lines = (line.partition("#")[0] for line in path.read_text().splitlines())
+        return {word for line in lines for word in re.findall(r"\w+", line)}
+    names: list[str] = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        match node:
+            case ast.Import() | ast.ImportFrom():
+                names += [alias.name for alias in node.names]
+                names.append(getattr(node, "module", None) or "")
+            case ast.FunctionDef(name=name) | ast.ClassDef(name=name) | ast.Attribute(attr=name):
+                names.append(name)
+            case ast.Constant(value=str(text)) if not re.search(r"\s", text):
+                names.append(text)
+    return {word for name in names for word in re.findall(r"\w+", name)}
+
+
+def files_of(example: str) -> list[str]:
+    """The files whose name or code has the word."""
+    files = [
+        path
+        for folder, suffix in (("sweepctl", "py"), ("conf", "yaml"), ("launchers", "yaml"))
+        for path in (ROOT / folder).rglob(f"*.{suffix}")
+    ]
+    return sorted(str(p.relative_to(ROOT)) for p in files if p.stem == example or example in words(p))
+
+
+def test_the_table_has_every_kind() -> None:
+    kinds = ["a schedule", "a law", "a parametrization", "a command"]
+    assert sorted(table()) == sorted(kinds)
+
+
+@pytest.mark.parametrize("kind", table())
+def test_adding_touches_what_the_table_says(kind: str) -> None:
+    example, files = table()[kind]
+    assert files_of(example) == sorted(files) and len(files) <= MOST
+
+
+def test_an_example_is_told_from_its_like(tmp_path: Path) -> None:
+    code = tmp_path / "code.py"
+    code.write_text('"""About lion."""\nlion_rate = "the lion, in prose"  # lion\n')
+    assert "lion" not in words(code)
+    code.write_text("from optimizers import lion")
+    assert "lion" in words(code)
+    code.write_text('kind: str = "optimizer.name=lion"')
+    assert "lion" in words(code)
