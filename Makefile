@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-slurm test lint types bench bench-gpu bench-laws bench-slurm slurm-install slurm-up slurm-down clean
+.PHONY: help setup demo demo-slurm test coverage lint types bench bench-gpu bench-laws bench-slurm slurm-install slurm-up slurm-down clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -50,8 +50,18 @@ demo-slurm: setup ## the demo's study on a real Slurm on this machine (make slur
 	$(ON_BOX) report demo-slurm
 	$(BOX) down
 
-test: setup ## the tests
-	$(BIN)/pytest
+# A file's tests stay on one worker, with what they share. WORKERS=0: one after another, in one process.
+TESTS := -n $(or $(WORKERS),2) --dist loadfile --no-loadscope-reorder
+
+test: setup ## the tests, on two workers (WORKERS=N: on more)
+	$(BIN)/pytest $(TESTS)
+
+# Processes that the tests start are measured too; those that they kill cannot say what they ran.
+coverage: setup ## the tests, and how much of the code they ran
+	rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest $(TESTS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 lint: setup ## ruff: rules and format
 	$(BIN)/ruff check .
@@ -87,5 +97,5 @@ slurm-down: setup ## end it
 	$(BIN)/python launchers/slurmbox/box.py down
 
 clean: ## remove what make made; the workspace (sweeps/) stays
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -48,6 +48,23 @@ TINY: dict[str, Any] = {
 """40 steps of 64 tokens at most: a job takes a tenth of a second."""
 
 
+LONGEST = ("slurm/test_chaos.py", "slurm/", "launch/", "train/", "test_cli.py", "laws/")
+"""Below tests/: what takes longest, the longest first."""
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where workers share the tests, the longest files come first: nobody waits for one at the end."""
+    if config.getoption("dist", "no") == "no" and not hasattr(config, "workerinput"):
+        return
+    here = Path(__file__).parent
+
+    def place(item: pytest.Item) -> int:
+        file = item.path.relative_to(here).as_posix()
+        return next((i for i, start in enumerate(LONGEST) if file.startswith(start)), len(LONGEST))
+
+    items.sort(key=place)
+
+
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """`base` with nested values replaced by dotted keys."""
     out = {key: dict(value) if isinstance(value, dict) else value for key, value in base.items()}

@@ -16,16 +16,16 @@ from sweepctl.store.workspace import Workspace
 from tests.conftest import Planner
 
 KILLS = {
-    "start": 2,
-    "started": 2,
-    "step": 6,
-    "write": 4,
-    "rename": 3,
-    "renamed": 3,
-    "result": 3,
-    "resulted": 3,
+    "start": 1,
+    "started": 1,
+    "step": 4,
+    "write": 3,
+    "rename": 2,
+    "renamed": 2,
+    "result": 2,
+    "resulted": 2,
 }
-LAUNCHER_KILLS = 3
+LAUNCHER_KILLS = 2
 STUDY = {"budget__tokens": [1280, 2560, 5120, 10240], "grid": {"axes": {"optimizer.lr": [0.01, 0.02]}}}
 
 
@@ -41,6 +41,22 @@ def fates(folder: Path, seed: int) -> None:
         (folder / f"worker-{i:03d}").write_text(f"{window} {passes}")
     for i in range(LAUNCHER_KILLS):
         (folder / f"launcher-{i:03d}").write_text(f"launcher {40 + draw.randrange(100)}")
+
+
+def met(faults: Path) -> Counter[str]:
+    """Which windows were hit, and how often."""
+    return Counter(path.name.split("-")[0] for path in (faults / "dead").iterdir())
+
+
+def put_back(faults: Path) -> None:
+    """Leave the fates that nobody met, because their process ended with its launcher, to others."""
+    unmatched = met(faults)
+    for fate in sorted((faults / "taken").iterdir()):
+        window = fate.read_text().split()[0]
+        if unmatched[window]:
+            unmatched[window] -= 1
+        else:
+            fate.rename(faults / fate.name)
 
 
 def launch(name: str, faults: Path) -> int:
@@ -61,9 +77,10 @@ def test_killed_anywhere_ends_the_same(
     ends = [launch("chaos", faults)]
     while ends[-1] != 0:
         assert len(ends) < 10, ends
+        put_back(faults)
         ends.append(launch("chaos", faults))
-    dead = Counter(path.name.split("-")[0] for path in (faults / "dead").iterdir())
-    assert dead.total() >= 20 and all(dead[window] for window in KILLS), dead
+    dead = met(faults)
+    assert dead.total() >= 15 and all(dead[window] for window in KILLS), dead
     assert ends.count(-9) == dead["launcher"] > 0
     collect(board)
     assert (board.sweep.folder / "runs.parquet").read_bytes() == undisturbed(board)

@@ -21,8 +21,8 @@ from sweepctl.store import attempts, checkpoints
 from sweepctl.store.board import Board
 from tests.conftest import Planner, only, run_all, run_job, tree
 
-LONG = {"budget__tokens": [200_000, 400_000]}
-"""Ten seconds of training: enough to be in the middle of."""
+LONG = {"budget__tokens": [50_000, 200_000]}
+"""Five seconds of training: enough to be in the middle of."""
 
 
 class Seen:

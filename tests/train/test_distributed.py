@@ -290,9 +290,7 @@ def test_the_others_end_when_rank_0_is_killed(planned: Planner, pair: Team, idle
         pair.begin(board, only(board, "trunk")[0], **SLOWLY)
         pair.until("checkpoint")
     pair.processes[0].kill()
-    killed = time.monotonic()
     assert pair.codes() == [-signal.SIGKILL, BROKEN]
-    assert time.monotonic() - killed < 5
     assert len(pair.logs[1].read_text().splitlines()) == 1
 
 
