@@ -26,6 +26,7 @@ from sweepctl.spec.grid import Grid
 from sweepctl.spec.study import Stage, Study, Validation
 from sweepctl.store import checkpoints
 from sweepctl.store.board import Board, Entry
+from sweepctl.store.ends import End
 from sweepctl.store.files import storage
 from sweepctl.store.job import JobFolder
 from sweepctl.store.workspace import Workspace
@@ -241,7 +242,7 @@ class _TrialRuns:
         manifest = dataclasses.replace(manifest, data=str(self.data), final_state=True)
         outcome = run(manifest, threading.Event(), report)
         died = dying and saved == INTERRUPT_AFTER
-        if outcome.why != "done" and not died:
+        if outcome.why is not End.DONE and not died:
             why = outcome.message.strip().splitlines()[-1:] or [outcome.why]
             raise WorkFailed(f"The {entry.job.kind} of {name} ended as {outcome.why}: {why[0]}")
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from sweepctl.errors import InvalidValue
 from sweepctl.store import attempts, checkpoints, retention
 from sweepctl.store.board import Board, Entry
+from sweepctl.store.ends import End
 from sweepctl.store.job import JobFolder
 from sweepctl.store.workspace import Sweep
 
@@ -133,7 +134,7 @@ def _delete_job(folder: JobFolder, sure: Callable[[], bool]) -> None:
     if owner is None:
         return
     if not sure():
-        owner.end("stopped")
+        owner.end(End.STOPPED)
         return
     gone = folder.path.with_name(f".{folder.id}.{uuid.uuid4().hex[:6]}.gone")
     os.rename(folder.path, gone)

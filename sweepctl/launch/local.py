@@ -16,6 +16,7 @@ from sweepctl.launch.workers import Pool, Worker
 from sweepctl.spec.build import plain
 from sweepctl.spec.execution import Execution
 from sweepctl.store.board import Board, Entry
+from sweepctl.store.ends import End
 
 POLL_S = 0.2
 CANCEL_S = 1.0
@@ -46,7 +47,7 @@ class Watcher(Protocol):
 
     def progress(self, entry: Entry, step: int) -> None: ...
 
-    def ended(self, entry: Entry, why: str, message: str) -> None: ...
+    def ended(self, entry: Entry, end: End | None, message: str) -> None: ...
 
     def tick(self, elsewhere: int) -> None: ...
 
@@ -156,7 +157,7 @@ class LocalLaunch:
             for worker in pool.workers:
                 if worker.job == job:
                     worker.stop_job()
-            self.watcher.ended(entry, "cancelled", "")
+            self.watcher.ended(entry, None, "")
 
     def _next(self) -> Entry | None:
         """The most urgent job that can start now."""
@@ -166,7 +167,7 @@ class LocalLaunch:
             if job in self.running or job in self.report.failed or self._busy_until.get(job, 0) > now:
                 continue
             if self.board.finished(entry):
-                self._finish(entry, "done")
+                self._finish(entry, End.DONE)
                 continue
             if self.board.can_start(entry):
                 return entry
@@ -197,21 +198,21 @@ class LocalLaunch:
         if kind == "progress":
             self.watcher.progress(entry, int(event["step"]))
         elif kind == "end":
-            self._ended(entry, event["why"], event["message"])
+            self._ended(entry, End(event["why"]), event["message"])
         elif kind == "died":
             self._died(entry, int(event["code"]))
 
-    def _ended(self, entry: Entry, why: str, message: str) -> None:
-        if why in ("busy", "superseded"):
+    def _ended(self, entry: Entry, end: End, message: str) -> None:
+        if not end.frees_job:
             self._busy_until[entry.job.id] = time.monotonic() + BUSY_S
-        elif why == "storage":
+        elif end is End.STORAGE:
             raise StorageError(message)
-        elif why in ("failed", "request"):
+        elif end in (End.FAILED, End.REQUEST):
             self._fail(entry, message)
-        elif why == "stopped":
-            self.watcher.ended(entry, why, message)
+        elif end is End.STOPPED:
+            self.watcher.ended(entry, end, message)
         elif self.board.finished(entry):
-            self._finish(entry, why)
+            self._finish(entry, end)
         else:
             self._unfinished(entry)
 
@@ -227,7 +228,7 @@ class LocalLaunch:
             return
         self._ended_at[entry.job.id] = step
         self.board.make_wishes(self.config.execution.keep)
-        self.watcher.ended(entry, "stopped", "")
+        self.watcher.ended(entry, End.STOPPED, "")
 
     def _died(self, entry: Entry, code: int) -> None:
         """Its process is gone: take the job up again unless it keeps dying at the same place."""
@@ -239,21 +240,21 @@ class LocalLaunch:
         if deaths > self.config.retries:
             self._fail(entry, f"its process died {deaths} times at step {step} ({reason})")
         else:
-            self.watcher.ended(entry, "died", f"{reason}; it goes on from its last checkpoint")
+            self.watcher.ended(entry, End.DIED, f"{reason}; it goes on from its last checkpoint")
 
-    def _finish(self, entry: Entry, why: str) -> None:
+    def _finish(self, entry: Entry, end: End) -> None:
         self.open.pop(entry.job.id, None)
         self._busy_until.pop(entry.job.id, None)
         self.report.finished.append(entry.job.id)
         found = self.board.outcome(entry) or {}
         if found.get("state") == "diverged":
             self.report.diverged.append(entry.job.id)
-        self.watcher.ended(entry, found.get("state", why), found.get("reason", ""))
+        self.watcher.ended(entry, End(found.get("state", end)), found.get("reason", ""))
 
     def _fail(self, entry: Entry, message: str) -> None:
         self.report.failed[entry.job.id] = message
         self._busy_until.pop(entry.job.id, None)
-        self.watcher.ended(entry, "failed", message)
+        self.watcher.ended(entry, End.FAILED, message)
 
 
 def worker_count(config: LocalSettings, gpus: int) -> int:

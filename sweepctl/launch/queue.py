@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from sweepctl.store.state import JobState
+from sweepctl.store.state import JobState, State
 
 PENDING = frozenset(
     ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT")
@@ -44,9 +44,9 @@ def with_task(state: JobState, task: Queued | None) -> JobState:
     """
     if task is None or not (task.pending or task.alive):
         return state
-    if task.alive and state.state == "interrupted":
-        return dataclasses.replace(state, state="running", note="")
-    if state.state in ("ready", "interrupted") or (state.state == "failed" and task.pending):
+    if task.alive and state.state is State.INTERRUPTED:
+        return dataclasses.replace(state, state=State.RUNNING, note="")
+    if state.state in (State.READY, State.INTERRUPTED) or (state.state is State.FAILED and task.pending):
         note = task.reason if task.pending else f"task {task.task} runs, with another job in hand"
-        return dataclasses.replace(state, state="queued", note=note, failure="")
+        return dataclasses.replace(state, state=State.QUEUED, note=note, failure=None)
     return state

@@ -10,7 +10,6 @@ from sweepctl.launch.logs import find_job
 from sweepctl.store import attempts
 from sweepctl.store.board import Board, Entry
 from sweepctl.store.files import storage
-from sweepctl.store.state import FAILURES
 
 WORDS = ("failed", "diverged", "none")
 
@@ -51,10 +50,10 @@ def choose(board: Board, words: list[str]) -> Retry:
                 raise RequestError(f"Job {job} is {result['state']}: there is nothing to retry.")
             continue
         last = attempts.newest(entry.folder)
-        if last is None or last.record.get("why") not in (*FAILURES, "died"):
+        if last is None or last.why is None or not last.why.has_retries:
             continue
         if job in jobs or "failed" in words:
             found.forgiven[job] = last.number
-        elif last.record["why"] in FAILURES:
-            found.left[job] = str(last.record.get("error") or last.record["why"])
+        elif last.failure is not None:
+            found.left[job] = str(last.record.get("error") or last.failure.words)
     return found

@@ -15,12 +15,11 @@ from sweepctl.launch.queue import Queued, with_task
 from sweepctl.store import metrics
 from sweepctl.store.attempts import Attempt
 from sweepctl.store.board import Board, Entry
-from sweepctl.store.state import JobState, Looks
+from sweepctl.store.ends import End
+from sweepctl.store.state import JobState, Looks, State
 from sweepctl.store.throughput import Speeds, devices
 
-ORDER = (
-    *("done", "diverged", "running", "queued", "ready", "interrupted", "waiting", "cancelled", "failed"),
-)  # fmt: skip
+ORDER = tuple(State)
 KINDS = ("trunk", "branch", "run")
 GPU_NAMES = ("NVIDIA", "Tesla", "GeForce", "Instinct", "Radeon")
 
@@ -37,7 +36,7 @@ class RungStatus:
 
     @property
     def complete(self) -> bool:
-        return self.states["done"] + self.states["diverged"] == self.states.total()
+        return self.states[State.DONE] + self.states[State.DIVERGED] == self.states.total()
 
 
 @dataclass(slots=True)
@@ -45,7 +44,7 @@ class KindStatus:
     """Trunks, branches or runs: jobs by state, and the failed ones by class."""
 
     states: Counter[str] = field(default_factory=Counter)
-    failures: Counter[str] = field(default_factory=Counter)
+    failures: Counter[End] = field(default_factory=Counter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +54,7 @@ class Wrong:
 
     entry: Entry
     what: Literal["failed", "silent"]
-    failure: str
+    failure: End | None
     line: str
     silent_s: float | None = None
     waiting: int = 0
@@ -94,7 +93,7 @@ class SweepStatus:
 
     @property
     def complete(self) -> bool:
-        return all(state.state in ("done", "diverged") for _, state in self.jobs)
+        return all(state.state.is_final for _, state in self.jobs)
 
 
 def status(board: Board, queue: Mapping[str, Queued] | None = None) -> SweepStatus:
@@ -130,11 +129,11 @@ class _Reader:
         self.speeds.add(entry.plan, entry.job, made)
         for attempt in made:
             self._spent(attempt)
-        if state.state == "running" and made and not made[-1].ended:
+        if state.state is State.RUNNING and made and not made[-1].ended:
             left = entry.flops * (1 - _share(entry, state))
             found.running.append(running(entry, made[-1], state.step, left, self.now))
         found.other_code += bool(made) and _by_other_code(made[-1].record)
-        if state.state == "failed":
+        if state.state is State.FAILED:
             found.wrong.append(Wrong(entry, "failed", state.failure, _why(state, made[-1])))
         self.looks.at(entry.folder).forget_attempts()
 
@@ -143,7 +142,7 @@ class _Reader:
         found = self.found
         found.rungs = list(self._rungs.values())
         found.kinds = {kind: found.kinds[kind] for kind in KINDS if kind in found.kinds}
-        waiting = Counter(e.job.trunk for e, state in found.jobs if state.state == "waiting")
+        waiting = Counter(e.job.trunk for e, state in found.jobs if state.state is State.WAITING)
         found.wrong = [dataclasses.replace(one, waiting=waiting[one.entry.job.id]) for one in found.wrong]
         found.wrong += [_silent(one) for one in found.running if one.silent]
         found.left_s = self._device_seconds_left()
@@ -152,8 +151,8 @@ class _Reader:
 
     def _state(self, entry: Entry) -> JobState:
         state = self.board.state(entry, self.looks)
-        if entry.job.id in self.cancelled and state.state in ("ready", "interrupted", "waiting"):
-            return dataclasses.replace(state, state="cancelled")
+        if entry.job.id in self.cancelled and state.state in (State.READY, State.INTERRUPTED, State.WAITING):
+            return dataclasses.replace(state, state=State.CANCELLED)
         return with_task(state, self.queue.get(entry.job.id))
 
     def _count(self, entry: Entry, state: JobState) -> None:
@@ -196,11 +195,13 @@ class _Reader:
 
     def _eta(self) -> float | None:
         """Of what is under way or can be: not of what failed or was cancelled, nor of what waits for that."""
-        stuck = {entry.job.id for entry, state in self.found.jobs if state.state in ("failed", "cancelled")}
+        stuck = {
+            entry.job.id for entry, state in self.found.jobs if state.state in (State.FAILED, State.CANCELLED)
+        }
         coming = [
             (entry, flops)
             for entry, state, flops in self._left
-            if entry.job.id not in stuck and not (state.state == "waiting" and entry.job.trunk in stuck)
+            if entry.job.id not in stuck and not (state.state is State.WAITING and entry.job.trunk in stuck)
         ]
         after: dict[str, float] = {}
         for entry, flops in coming:
@@ -222,11 +223,11 @@ def _why(state: JobState, attempt: Attempt) -> str:
 
 
 def _silent(one: Running) -> Wrong:
-    return Wrong(one.entry, "silent", "", f"on {one.host or 'an unknown host'}", one.silent_s)
+    return Wrong(one.entry, "silent", None, f"on {one.host or 'an unknown host'}", one.silent_s)
 
 
 def _share(entry: Entry, state: JobState) -> float:
-    if state.state in ("done", "diverged"):
+    if state.state.is_final:
         return 1.0
     first = (entry.job.cut or 0) if entry.job.kind == "branch" else 0
     return min(1.0, max(0.0, (state.step - first) / max(1, entry.steps_to_train)))

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from sweepctl.launch.local import Report
 from sweepctl.report.console import duration, flops, many, table
 from sweepctl.store.board import Board, Entry
+from sweepctl.store.ends import End
 from sweepctl.store.workspace import Sweep
 
 SHOWN = 40
@@ -72,15 +73,15 @@ class LaunchView:
         if task is not None:
             self._bars.update(task, completed=max(0, step - first))
 
-    def ended(self, entry: Entry, why: str, message: str) -> None:
+    def ended(self, entry: Entry, end: End | None, message: str) -> None:
         _, task = self._running.pop(entry.job.id, (entry, None))
         if task is not None:
             self._bars.remove_task(task)
-        if why in ("done", "diverged"):
+        if end in (End.DONE, End.DIVERGED):
             self._left[entry.job.id] = 0.0
             self._ended += 1
-        if why in ("failed", "diverged", "died"):
-            told = f"{why}. {message}" if message else why
+        if end is not None and (end.has_retries or end is End.DIVERGED):
+            told = f"{end.words}. {message}" if message else end.words
             self.console.print(
                 f"[yellow]{entry.name}[/] {entry.job.id}: {told}", highlight=False, soft_wrap=True
             )

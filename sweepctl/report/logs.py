@@ -77,8 +77,8 @@ def header(attempt: Attempt) -> str:
 
 def ended(attempt: Attempt) -> str:
     """Why it ended, or that it has not."""
-    if attempt.ended:
-        return str(attempt.record["why"]).replace("_", " ")
+    if attempt.why is not None:
+        return attempt.why.words
     return "running" if attempt.alive() else "its process is gone"
 
 
@@ -131,7 +131,7 @@ def _show_job(out: Console, story: Story, header_too: bool = True) -> None:
 def _show_end(out: Console, attempt: Attempt) -> None:
     """How it ended, with the last lines of its error."""
     error = str(attempt.record.get("error") or "").strip().splitlines()
-    failed = attempt.ended and attempt.record["why"] not in ("done", "stopped", "diverged", "superseded")
+    failed = attempt.why is not None and attempt.why.has_retries
     rate = attempt.record.get("tokens_per_s")
     told = f"{ended(attempt)}"
     if attempt.record.get("trained_tokens"):

@@ -17,6 +17,7 @@ from sweepctl.launch.queue import Queued
 from sweepctl.launch.status import ORDER, KindStatus, RungStatus, SweepStatus, Wrong
 from sweepctl.report.console import count, duration, flops, table
 from sweepctl.store.board import Entry
+from sweepctl.store.ends import End
 from sweepctl.store.state import JobState
 
 RUNGS, RUNNING, DIVERGED, SILENT, FAILED = 12, 5, 4, 4, 10
@@ -121,8 +122,8 @@ def _present(counted: Iterable[Counter[str]]) -> list[str]:
     return [state for state in ORDER if total[state]]
 
 
-def _class(failure: str) -> str:
-    return "failed" if failure == "failed" else f"failed: {failure.replace('_', ' ')}"
+def _class(failure: End) -> str:
+    return "failed" if failure is End.FAILED else f"failed: {failure.words}"
 
 
 def _percent(part: float, whole: float) -> str:
@@ -181,7 +182,7 @@ def _silent(one: Wrong) -> Text:
 
 
 def _failed(one: Wrong) -> Text:
-    told = "" if one.failure == "failed" else f"{one.failure.replace('_', ' ')}: "
+    told = "" if one.failure in (None, End.FAILED) else f"{one.failure.words}: "
     told += one.line or "no reason recorded"
     if one.waiting:
         told = f"({one.waiting} branch{'es' if one.waiting > 1 else ''} waiting for it) {told}"

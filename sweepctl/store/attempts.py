@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from sweepctl.errors import DamagedFile
+from sweepctl.store.ends import OLD_GIVEN_UP, End
 from sweepctl.store.files import read_json, storage, sync_folder, write_json
 from sweepctl.store.job import JobFolder
 
@@ -41,6 +42,21 @@ class Attempt:
         return "why" in self.record
 
     @property
+    def why(self) -> End | None:
+        """Why it ended, None while it has not said so."""
+        return End.read(self.record["why"]) if self.ended else None
+
+    @property
+    def out_of_retries(self) -> bool:
+        """Whether its process died once more than the job's retries allow."""
+        return bool(self.record.get("out_of_retries")) or self.record.get("why") == OLD_GIVEN_UP
+
+    @property
+    def failure(self) -> End | None:
+        """What the job has failed of, by this attempt; None where it has not."""
+        return self.why if self.why is not None and (self.why.is_failure or self.out_of_retries) else None
+
+    @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
@@ -49,8 +65,8 @@ class Attempt:
         self.record.update(facts)
         write_json(self.path / "attempt.json", self.record)
 
-    def end(self, why: str, **facts: Any) -> None:
-        """Give up ownership, saying why: done, diverged, stopped, superseded, failed, storage."""
+    def end(self, why: End, **facts: Any) -> None:
+        """Give up ownership, saying why."""
         self.update(ended=time.time(), why=why, **facts)
 
     def beat(self, step: int, tokens: int) -> None:

@@ -11,7 +11,7 @@ from sweepctl.store import checkpoints
 from sweepctl.store.files import sync_folder
 from sweepctl.store.job import JobFolder, Wish
 from sweepctl.store.manifest import Manifest
-from sweepctl.store.state import JobState, Look, Looks, outcome
+from sweepctl.store.state import JobState, Look, Looks, State, outcome
 from sweepctl.store.workspace import Sweep
 
 CURVE = ("curve_tokens", "curve_per_octave")
@@ -147,10 +147,11 @@ class Board:
         state = looks.at(entry.folder).state(trunk, job.cut, job.end if job.kind == "trunk" else None)
         if (
             job.kind == "trunk"
-            and state.state not in ("done", "diverged", "running")
+            and not state.state.is_final
+            and state.state is not State.RUNNING
             and self.finished(entry, looks)
         ):
-            return JobState("done", job.end, state.note, state.attempts)
+            return JobState(State.DONE, job.end, state.note, state.attempts)
         return state
 
     def manifest(

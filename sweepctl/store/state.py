@@ -3,21 +3,42 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum, auto
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any
 
 from sweepctl.store import attempts, checkpoints
 from sweepctl.store.attempts import Attempt
+from sweepctl.store.ends import End
 from sweepctl.store.job import JobFolder
 
-FAILURES = ("failed", "request", "storage", "out_of_memory", "infrastructure", "crashed")
-"""Classes of failed attempts: a Python error, a request that cannot be met, a file system that refuses,
-memory that was not there, a machine or network that did not do its part, a process that kept dying."""
 
-State = Literal[
-    "done", "diverged", "running", "queued", "failed", "interrupted", "ready", "waiting", "cancelled"
-]
-"""`queued` and `cancelled` are not in the folder: a batch system and the sweep say so."""
+class State(StrEnum):
+    """Where a job stands, in the order in which states are shown."""
+
+    DONE = auto()
+    """It has its result; a trunk, all that its branches want."""
+    DIVERGED = auto()
+    """Its result is that it diverged, or that its trunk did."""
+    RUNNING = auto()
+    """A process that may be alive owns it."""
+    QUEUED = auto()
+    """A batch system has a task for it. The folder does not know."""
+    READY = auto()
+    """It can start."""
+    INTERRUPTED = auto()
+    """It was begun, nobody trains it, and it has not failed."""
+    WAITING = auto()
+    """Its trunk is not there yet."""
+    CANCELLED = auto()
+    """The sweep gave it up. The folder does not know."""
+    FAILED = auto()
+    """Its last attempt failed."""
+
+    @property
+    def is_final(self) -> bool:
+        """Whether there is nothing left to train."""
+        return self in (State.DONE, State.DIVERGED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +50,7 @@ class JobState:
     step: int = 0
     note: str = ""
     attempts: int = 0
-    failure: str = ""
+    failure: End | None = None
 
 
 class Look:
@@ -86,17 +107,17 @@ class Look:
         count = last.number if last else 0
         if result is not None:
             reason = str(result.get("reason", ""))
-            return JobState(result["state"], int(result.get("step", 0)), reason, count)
+            return JobState(State(result["state"]), int(result.get("step", 0)), reason, count)
         step = max(self.saved, default=0)
         if last is not None and last.alive():
-            return JobState("running", max(step, int(last.progress().get("step", 0))), attempts=count)
+            return JobState(State.RUNNING, max(step, int(last.progress().get("step", 0))), attempts=count)
         if trunk is None and end is not None and step >= end:
-            return JobState("done", step, attempts=count)
+            return JobState(State.DONE, step, attempts=count)
         if last is not None:
-            return _ended(last.record, step, count)
+            return _ended(last, step)
         if trunk is not None and cut is not None and not trunk.reaches(cut):
-            return JobState("waiting", 0, "for its trunk")
-        return JobState("ready", step, attempts=count)
+            return JobState(State.WAITING, 0, "for its trunk")
+        return JobState(State.READY, step, attempts=count)
 
 
 class Looks:
@@ -118,11 +139,10 @@ def outcome(folder: JobFolder, trunk: JobFolder | None, cut: int | None) -> dict
     return Look(folder).outcome(Look(trunk) if trunk else None, cut)
 
 
-def _ended(record: dict[str, Any], step: int, count: int) -> JobState:
-    why = record.get("why")
-    note = str(record.get("error", "")).strip()
-    if why in FAILURES:
-        return JobState("failed", step, note or str(why), count, str(why))
-    if why in ("done", "diverged"):  # a trunk that has been given more to do since
-        return JobState("ready", step, attempts=count)
-    return JobState("interrupted", step, "it continues at the next launch", count)
+def _ended(last: Attempt, step: int) -> JobState:
+    if last.failure is not None:
+        note = str(last.record.get("error", "")).strip()
+        return JobState(State.FAILED, step, note or last.failure.words, last.number, last.failure)
+    if last.why in (End.DONE, End.DIVERGED):  # a trunk that has been given more to do since
+        return JobState(State.READY, step, attempts=last.number)
+    return JobState(State.INTERRUPTED, step, "it continues at the next launch", last.number)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sweepctl.errors import RequestError, SweepctlError
+from sweepctl.store.ends import End
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -56,7 +57,7 @@ class Lost(SweepctlError):
 
     exit_code = BROKEN
 
-    def __init__(self, message: str, why: str = "infrastructure") -> None:
+    def __init__(self, message: str, why: End = End.INFRASTRUCTURE) -> None:
         super().__init__(message)
         self.why = why
 
@@ -181,7 +182,7 @@ class Team(Alone):
 
     def leave_word(self, error: Exception) -> None:
         """Say why this process cannot go on, for rank 0 to find when it misses it. The first word counts."""
-        why = "out_of_memory" if isinstance(error, torch.OutOfMemoryError) else "infrastructure"
+        why = End.OUT_OF_MEMORY if isinstance(error, torch.OutOfMemoryError) else End.INFRASTRUCTURE
         text = f"Rank {self.rank} of {self.size} on {socket.gethostname()} failed: {_sentence(error)}"
         with suppress(dist.DistError):  # rank 0 is gone too
             self._store.compare_set("word", "", json.dumps([text, why]))
@@ -204,7 +205,8 @@ class Team(Alone):
             if not _of_the_network(error):
                 raise
             if self.rank == 0 and self._store.check(["word"]):
-                raise Lost(*json.loads(self._store.get("word"))) from None
+                message, word = json.loads(self._store.get("word"))
+                raise Lost(message, End(word)) from None
             who = f"Rank {self.rank} of {self.size} lost the others"
             raise Lost(f"{who}: {_sentence(error)}") from None
 

@@ -24,6 +24,7 @@ from sweepctl.spec.execution import Execution
 from sweepctl.spec.science import NUMERICS, JobScience
 from sweepctl.store import attempts, checkpoints, retention
 from sweepctl.store.attempts import Attempt
+from sweepctl.store.ends import End
 from sweepctl.store.job import JobFolder
 from sweepctl.store.manifest import Manifest
 from sweepctl.train.batches import Batches
@@ -38,9 +39,9 @@ Report = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How an attempt ended: done, diverged, stopped, superseded, busy, or a class of failure."""
+    """How an attempt ended."""
 
-    why: str
+    why: End
     message: str = ""
 
 
@@ -52,25 +53,25 @@ def run(manifest: Manifest, stop: threading.Event, report: Report, team: Alone |
     """
     folder = manifest.job_folder()
     if folder.result() is not None:
-        return Outcome("done", "it has a result already")
+        return Outcome(End.DONE, "it has a result already")
     while True:
         try:
             attempt = attempts.claim(folder, _facts(manifest), manifest.was_given_up)
         except StorageError as error:
-            return Outcome("storage", str(error))
+            return Outcome(End.STORAGE, str(error))
         if attempt is None:
-            return Outcome("busy", "another process owns it")
+            return Outcome(End.BUSY, "another process owns it")
         if folder.result() is not None:  # somebody finished it between our look and our claim
-            outcome = Outcome("done", "it has a result already")
+            outcome = Outcome(End.DONE, "it has a result already")
         else:
             outcome = _attempt(manifest, folder, attempt, stop, report, team or Alone())
         try:
             attempt.end(outcome.why, **({"error": outcome.message} if outcome.message else {}))
         except StorageError as error:
-            return Outcome("storage", str(error))
+            return Outcome(End.STORAGE, str(error))
         # A wish made while the trunk was finishing is seen here, after ownership was given up: whoever
         # made it saw a living owner and started nobody.
-        if manifest.science["kind"] != "trunk" or outcome.why != "done" or _next_wish(folder) is None:
+        if manifest.science["kind"] != "trunk" or outcome.why is not End.DONE or _next_wish(folder) is None:
             return outcome
 
 
@@ -96,19 +97,20 @@ def _attempt(
         finally:
             loop.close()
     except Stopped:
-        return Outcome("stopped")
+        return Outcome(End.STOPPED)
     except Superseded:
-        return Outcome("superseded", "a newer attempt owns the job")
+        return Outcome(End.SUPERSEDED, "a newer attempt owns the job")
     except StorageError as error:
-        return Outcome("storage", str(error))
+        return Outcome(End.STORAGE, str(error))
     except Lost as error:
         return Outcome(error.why, str(error))
     except SweepctlError as error:
-        return Outcome("request" if error.exit_code == 2 else "failed", str(error))
+        return Outcome(End.REQUEST if error.exit_code == 2 else End.FAILED, str(error))
     except Exception as error:
         if _out_of_memory(error):
-            return Outcome("out_of_memory", str(error).strip().splitlines()[0] if str(error) else "no memory")
-        return Outcome("failed", "".join(traceback.format_exc().splitlines(keepends=True)[-12:]))
+            told = str(error).strip().splitlines()[0] if str(error) else "no memory"
+            return Outcome(End.OUT_OF_MEMORY, told)
+        return Outcome(End.FAILED, "".join(traceback.format_exc().splitlines(keepends=True)[-12:]))
 
 
 def _out_of_memory(error: Exception) -> bool:
@@ -126,7 +128,7 @@ def _fitting(execution: Execution, folder: JobFolder, attempt: Attempt) -> Execu
         rows = earlier.record.get("micro_batch_rows")
         if earlier.number >= attempt.number or rows is None:
             continue
-        if earlier.record.get("why") == "out_of_memory":
+        if earlier.why is End.OUT_OF_MEMORY:
             rows = next((d for d in range(rows // 2, 0, -1) if rows % d == 0), 1)
         elif not earlier.record.get("lowered"):
             return execution
@@ -213,7 +215,7 @@ def _train_trunk(loop: Loop, folder: JobFolder) -> Outcome:
             loop.train_to(step, pause=lambda seen=seen: folder.wishes() != seen)  # type: ignore[misc]
         except Diverged as error:
             folder.write_result(error.result)
-            return Outcome("diverged", error.result["reason"])
+            return Outcome(End.DIVERGED, error.result["reason"])
         if loop.trainer.step == step:
             loop.save()
     # Not at a cut only where wishes were withdrawn: whoever makes them again goes on from here.
@@ -221,7 +223,7 @@ def _train_trunk(loop: Loop, folder: JobFolder) -> Outcome:
     if withdrawn:
         loop.save()
     retention.roll(folder, keep_newest=int(withdrawn))
-    return Outcome("done")
+    return Outcome(End.DONE)
 
 
 def _train_to_result(loop: Loop, science: JobScience, manifest: Manifest, execution: Execution) -> Outcome:
@@ -237,7 +239,7 @@ def _train_to_result(loop: Loop, science: JobScience, manifest: Manifest, execut
     loop.check_owner()
     loop.folder.write_result(result)
     retention.settle(loop.folder, manifest.trunk(), execution.keep, manifest.trunk_needed)
-    return Outcome(result["state"], result.get("reason", ""))
+    return Outcome(End(result["state"]), result.get("reason", ""))
 
 
 def _next_wish(folder: JobFolder, reached: int | None = None) -> int | None:

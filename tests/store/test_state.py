@@ -8,18 +8,33 @@ from typing import Any
 import pytest
 
 from sweepctl.store import attempts, files
-from sweepctl.store.state import FAILURES, Look, Looks
+from sweepctl.store.ends import End
+from sweepctl.store.state import Look, Looks, State
 from tests.conftest import Planner, only
 
 
-@pytest.mark.parametrize("failure", FAILURES)
-def test_a_failed_job_has_its_class_and_its_error(planned: Planner, failure: str) -> None:
+@pytest.mark.parametrize("failure", [end for end in End if end.is_failure])
+def test_a_failed_job_has_its_class_and_its_error(planned: Planner, failure: End) -> None:
     [first, *_] = only(planned(), "trunk")
     attempt = attempts.claim(first.folder, {})
-    assert attempt is not None and Look(first.folder).state().state == "running"
+    assert attempt is not None and Look(first.folder).state().state is State.RUNNING
     attempt.end(failure, error="a\nb\n")
     state = Look(first.folder).state()
-    assert (state.state, state.failure, state.note) == ("failed", failure, "a\nb")
+    assert (state.state, state.failure, state.note) == (State.FAILED, failure, "a\nb")
+
+
+@pytest.mark.parametrize("ending", [{"why": "died", "out_of_retries": True}, {"why": "crashed"}])
+def test_who_died_once_too_often_has_failed_also_by_an_older_version(
+    planned: Planner, ending: dict[str, Any]
+) -> None:
+    [first, *_] = only(planned(), "trunk")
+    attempt = attempts.claim(first.folder, {})
+    assert attempt is not None
+    attempt.end(End.DIED)
+    assert Look(first.folder).state().state is State.INTERRUPTED
+    attempt.update(**ending, error="signal 9")
+    state = Look(first.folder).state()
+    assert (state.state, state.failure, state.note) == (State.FAILED, End.DIED, "signal 9")
 
 
 def test_a_result_that_comes_later_is_found_and_one_that_is_there_read_once(planned: Planner) -> None:

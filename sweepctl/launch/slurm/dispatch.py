@@ -25,8 +25,8 @@ from sweepctl.launch.slurm.script import script, submit
 from sweepctl.launch.slurm.settings import Resources, SlurmSettings, idle_patterns
 from sweepctl.store import attempts
 from sweepctl.store.board import Board, Entry
+from sweepctl.store.ends import End
 from sweepctl.store.job import JobFolder
-from sweepctl.store.state import FAILURES
 
 TURN_S = attempts.LEASE_S + 30
 _OVER_LIMIT = re.compile(r"SubmitJob|temporarily una")
@@ -206,7 +206,7 @@ def _covers(task: Queued, last: attempts.Attempt | None) -> bool:
     """Whether a task in the queue will take the job: one that runs and has given it up does not."""
     if task.state == "PENDING" or last is None or not last.ended:
         return True
-    return not (last.record.get("scheduler_id") == task.task and last.record.get("why") in FAILURES)
+    return not (last.record.get("scheduler_id") == task.task and last.failure is not None)
 
 
 def _arrays(records: Records, order: Order, found: Need, limits: Limits) -> list[Array]:
@@ -313,5 +313,5 @@ def _turn(records: Records) -> Iterator[None]:
     try:
         yield
     finally:
-        turn.end("done")
+        turn.end(End.DONE)
         attempts.prune(folder)

@@ -6,7 +6,6 @@ from sweepctl.launch.slurm.settings import Retries
 from sweepctl.store import attempts
 from sweepctl.store.attempts import Attempt
 from sweepctl.store.job import JobFolder
-from sweepctl.store.state import FAILURES
 
 
 def exhausted(folder: JobFolder, last: Attempt | None, retries: Retries, forgiven: int = 0) -> bool:
@@ -14,14 +13,13 @@ def exhausted(folder: JobFolder, last: Attempt | None, retries: Retries, forgive
     `forgiven` do not count, nor do those before a checkpoint was gained: a long job may fail now and then."""
     if last is None or last.number <= forgiven:
         return False
-    why = last.record.get("why")
-    if why == "crashed":
+    if last.out_of_retries:
         return True
-    if why not in FAILURES and why != "died":
+    if last.why is None or not last.why.has_retries:
         return False
     alike = 0
     for attempt in reversed(attempts.every(folder)):
         if attempt.number <= forgiven or attempt.record.get("start_step") != last.record.get("start_step"):
             break
-        alike += attempt.record.get("why") == why
-    return alike > retries.of(str(why))
+        alike += attempt.why is last.why
+    return alike > retries.of(last.why)

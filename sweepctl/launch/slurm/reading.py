@@ -15,6 +15,7 @@ from sweepctl.launch.status import SweepStatus
 from sweepctl.launch.status import status as read_status
 from sweepctl.store import attempts
 from sweepctl.store.board import Board
+from sweepctl.store.state import State
 from sweepctl.store.workspace import Sweep
 
 IN_FLIGHT_S = 15.0
@@ -68,7 +69,7 @@ def _explain(found: SweepStatus) -> None:
     """Put Slurm's word on jobs whose task ended without one of its own."""
     places: dict[int, str] = {}
     for place, (entry, state) in enumerate(found.jobs):
-        if state.state == "interrupted" and len(places) < ASKED:
+        if state.state is State.INTERRUPTED and len(places) < ASKED:
             last = attempts.newest(entry.folder)
             if last is not None and not last.ended and last.record.get("scheduler_id"):
                 places[place] = str(last.record["scheduler_id"])

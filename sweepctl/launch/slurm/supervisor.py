@@ -22,6 +22,7 @@ from sweepctl.resources import code_version
 from sweepctl.spec.build import plain
 from sweepctl.store import attempts, checkpoints, retention
 from sweepctl.store.board import Entry
+from sweepctl.store.ends import End
 from sweepctl.store.files import write_text
 from sweepctl.store.manifest import was_given_up
 
@@ -127,14 +128,12 @@ class Supervisor:
         entry = self.board.entries.get(_read(self._hand))
         tries = [] if entry is None else attempts.every(entry.folder)[-STANDSTILLS:]
         steps = {one.record.get(end) for one in tries for end in ("start_step", "end_step")}
-        mine = all(
-            (one.record.get("array"), one.record.get("why")) == (self.array.token, "stopped") for one in tries
-        )
+        mine = all((one.record.get("array"), one.why) == (self.array.token, End.STOPPED) for one in tries)
         if len(tries) < STANDSTILLS or not mine or len(steps) > 1:
             return False
         told = f"{STANDSTILLS} starts ended at step {steps.pop()}, out of time"
         told += "; raise resources.time_min or lower save_ahead_s."
-        tries[-1].end("request", error=told)
+        tries[-1].end(End.REQUEST, error=told)
         self.say(told)
         return True
 
@@ -270,8 +269,9 @@ class Supervisor:
                     self.releaser.reached(entry.folder, int(event["step"]))
                 elif event["event"] == "end" and event["job"] == job:
                     worker.job = None
-                    self._ended(entry, event["why"], event["message"])
-                    if self.place.processes > 1 and event["why"] in ("infrastructure", "out_of_memory"):
+                    end = End(event["why"])
+                    self._ended(entry, end, event["message"])
+                    if self.place.processes > 1 and end in (End.INFRASTRUCTURE, End.OUT_OF_MEMORY):
                         self._renew(pool)
                     return
                 elif event["event"] == "died":
@@ -304,21 +304,21 @@ class Supervisor:
             self._outrun = outrun(self.place.folder, self.place.index, self.place.restart)
             self._spare = self.records.unsubmitted() is not None
 
-    def _ended(self, entry: Entry, why: str, message: str) -> None:
+    def _ended(self, entry: Entry, end: End, message: str) -> None:
         job = entry.job.id
-        if why == "storage":
+        if end is End.STORAGE:
             self._storage_refuses(entry, message)
             return
-        self.say(f"{why} {entry.name} {job}" + (f": {message.strip().splitlines()[-1]}" if message else ""))
-        if why in ("busy", "superseded"):
+        self.say(f"{end} {entry.name} {job}" + (f": {message.strip().splitlines()[-1]}" if message else ""))
+        if not end.frees_job:
             self._looked_at = -LOOK_S
             self._not_before[job] = time.monotonic() + BUSY_S
-        elif why in ("done", "diverged"):
+        elif end in (End.DONE, End.DIVERGED):
             self._refusals = 0
             self._done(entry)
-        elif why != "stopped":
+        elif end.is_failure:
             self._failed = True
-            if why == "infrastructure":
+            if end is End.INFRASTRUCTURE:
                 self._pause(5.0)
 
     def _done(self, entry: Entry) -> None:
@@ -343,9 +343,9 @@ class Supervisor:
                 self._leave("broken")
             return
         with contextlib.suppress(StorageError):
-            last.end("died", error=f"its process ended with {reason}")
+            last.end(End.DIED, error=f"its process ended with {reason}")
             if self._exhausted(entry, last):
-                last.end("crashed", error=f"its process kept dying at one place ({reason})")
+                last.update(out_of_retries=True, error=f"its process kept dying at one place ({reason})")
                 self._failed = True
 
     def _storage_refuses(self, entry: Entry, message: str) -> None:
