@@ -18,9 +18,11 @@ from sweepctl.data.shards import CorpusIndex
 from sweepctl.plan.expand import CorpusFacts, expand
 from sweepctl.plan.plan import Plan
 from sweepctl.spec.build import build
+from sweepctl.spec.execution import Execution
 from sweepctl.spec.schedules.schedule import own_keys
 from sweepctl.spec.study import Study
 from sweepctl.store.board import Board, Entry
+from sweepctl.store.facts import Dispatch
 from sweepctl.store.manifest import Manifest
 from sweepctl.store.workspace import Sweep, Workspace
 
@@ -132,7 +134,7 @@ EXECUTION = {"checkpoint_every_s": 1e9, "log_every_steps": 5, "curve_tokens": 51
 
 
 def manifest(board: Board, entry: Entry, **execution: Any) -> Manifest:
-    return board.manifest(entry, {**EXECUTION, **execution}, {"launcher": "test"})
+    return board.manifest(entry, Execution(**{**EXECUTION, **execution}), Dispatch(launcher="test"))
 
 
 def run_job(board: Board, entry: Entry, stop: threading.Event | None = None, **execution: Any) -> Any:

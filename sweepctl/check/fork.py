@@ -27,8 +27,10 @@ from sweepctl.spec.study import Stage, Study, Validation
 from sweepctl.store import checkpoints
 from sweepctl.store.board import Board, Entry
 from sweepctl.store.ends import End
+from sweepctl.store.facts import Dispatch
 from sweepctl.store.files import storage
 from sweepctl.store.job import JobFolder
+from sweepctl.store.protocol import Progress, Saved
 from sweepctl.store.workspace import Workspace
 from sweepctl.train.device import machine
 from sweepctl.train.job import run
@@ -230,15 +232,15 @@ class _TrialRuns:
         execution = dataclasses.replace(self.execution, checkpoint_every_s=1e-9 if dying else 1e9)
         saved = 0
 
-        def report(event: dict[str, Any]) -> None:
+        def report(event: Progress | Saved) -> None:
             nonlocal saved
-            self.say(f"{name}: {entry.job.kind}, step {event['step']} of {entry.job.end}")
-            saved += event["event"] == "checkpoint"
+            self.say(f"{name}: {entry.job.kind}, step {event.step} of {entry.job.end}")
+            saved += isinstance(event, Saved)
             if dying and saved == INTERRUPT_AFTER:
                 raise _Interrupted
 
         self.say(f"{name}: {entry.job.kind}")
-        manifest = board.manifest(entry, plain(execution), {"launcher": "check"})
+        manifest = board.manifest(entry, execution, Dispatch(launcher="check"))
         manifest = dataclasses.replace(manifest, data=str(self.data), final_state=True)
         outcome = run(manifest, threading.Event(), report)
         died = dying and saved == INTERRUPT_AFTER
@@ -288,8 +290,9 @@ def _tensors(job: JobFolder, file: str) -> dict[str, Any]:
 
 
 def _losses(job: JobFolder) -> dict[str, float]:
-    losses: dict[str, float] = (job.result() or {})["loss_nats"]
-    return losses
+    result = job.result()
+    assert result is not None
+    return dict(result.loss_nats)
 
 
 def _finite(distance: Distance) -> dict[str, Any]:

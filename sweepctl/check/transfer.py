@@ -270,7 +270,7 @@ def read_row(planned: RowPlan) -> RowResult:
 
 
 def _loss(board: Board, job: Job) -> float:
-    outcome = board.outcome(board.entries[job.id])
-    if outcome is None:
+    result = board.outcome(board.entries[job.id])
+    if result is None:
         return math.nan
-    return float(next(iter(outcome["loss_nats"].values()))) if outcome["state"] == "done" else math.inf
+    return next(iter(result.loss_nats.values())) if result.is_done else math.inf

@@ -141,10 +141,10 @@ def logs(
     process: Annotated[bool, typer.Option("--process", help="What its process wrote to its log.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """The story of one job: who tried it when, how its losses went, why it ended. Changes nothing."""
-    from sweepctl.launch.logs import find_job, read_story
+    """One job: who tried it when, how its losses went, why it ended. Changes nothing."""
+    from sweepctl.launch.logs import find_job, read_job_log
     from sweepctl.report.console import console, show_json
-    from sweepctl.report.logs import follow_job, show_process, show_story, story_json
+    from sweepctl.report.logs import follow_job, job_log_json, show_job_log, show_process
     from sweepctl.store.board import Board
     from sweepctl.store.workspace import Workspace
 
@@ -154,13 +154,13 @@ def logs(
     if as_json:
         if follow or process:
             raise RequestError("--json prints attempts as they are now; -f and --process print text.")
-        show_json(story_json(read_story(board, entry, attempt)))
+        show_json(job_log_json(read_job_log(board, entry, attempt)))
     elif follow:
         follow_job(console(), board, entry, attempt, process)
     elif process:
-        show_process(console(), read_story(board, entry, attempt))
+        show_process(console(), read_job_log(board, entry, attempt))
     else:
-        show_story(console(), read_story(board, entry, attempt))
+        show_job_log(console(), read_job_log(board, entry, attempt))
 
 
 @app.command()

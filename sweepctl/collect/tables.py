@@ -127,23 +127,22 @@ def _result_columns(board: Board, entry: Entry) -> dict[str, Any]:
     result = board.outcome(entry)
     if result is None:
         return {"state": "missing"}
-    row: dict[str, Any] = {"state": result["state"], "reason": result.get("reason")}
-    for position, (name, loss) in enumerate(result.get("loss_nats", {}).items()):
+    row: dict[str, Any] = {"state": result.end.value, "reason": result.reason or None}
+    for position, (name, loss) in enumerate(result.loss_nats.items()):
         if position == 0:
-            row |= {"loss_nats": loss, "bits_per_byte": result["bits_per_byte"].get(name)}
-        row |= {f"loss_nats_{name}": loss, f"bits_per_byte_{name}": result["bits_per_byte"].get(name)}
+            row |= {"loss_nats": loss, "bits_per_byte": result.bits_per_byte.get(name)}
+        row |= {f"loss_nats_{name}": loss, f"bits_per_byte_{name}": result.bits_per_byte.get(name)}
     return row
 
 
 def _attempts(entry: Entry, made: list[Attempt]) -> list[dict[str, Any]]:
     rows = []
     for attempt in made:
-        record = attempt.record
-        origin = record.get("started_from") or {}
+        facts, origin = attempt.facts, attempt.facts.started_from
         row: dict[str, Any] = {"job": entry.job.id, "kind": entry.job.kind, "rung": _rung(entry)}
-        row |= {name: record.get(name) for name in ATTEMPT_FIELDS}
-        row |= {"from_job": origin.get("job"), "from_step": origin.get("step")}
-        row |= {f"version_{k}": v for k, v in record.get("versions", {}).items()}
+        row |= {name: getattr(facts, name) for name in ATTEMPT_FIELDS}
+        row |= {"from_job": origin.job if origin else None, "from_step": origin.step if origin else None}
+        row |= {f"version_{k}": v for k, v in facts.versions.items()}
         rows.append(row)
     return rows
 
@@ -166,15 +165,15 @@ def lineage(folder: JobFolder, made: list[Attempt]) -> list[dict[str, Any]]:
     attempt, only the steps up to the checkpoint that was taken over."""
     every = {attempt.number: attempt for attempt in made}
     parts: list[list[dict[str, Any]]] = []
-    begun = [number for number, attempt in every.items() if "start_step" in attempt.record]
+    begun = [number for number, attempt in every.items() if attempt.facts.start_step is not None]
     number, last = max(begun, default=0), None
     while number in every:
         attempt = every[number]
         parts.append([row for row in metrics.read(attempt.metrics) if last is None or row["step"] <= last])
-        origin = attempt.record.get("started_from") or {}
-        if origin.get("job") != folder.id:
+        origin = attempt.facts.started_from
+        if origin is None or origin.job != folder.id:
             break
-        number, last = int(origin["attempt"]), int(origin["step"])
+        number, last = origin.attempt, origin.step
     return [row for part in reversed(parts) for row in part]
 
 

@@ -9,14 +9,15 @@ import subprocess
 import threading
 import time
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from sweepctl.errors import InvalidValue, StorageError, WorkFailed
 from sweepctl.launch.workers import Pool, Worker
-from sweepctl.spec.build import plain
 from sweepctl.spec.execution import Execution
 from sweepctl.store.board import Board, Entry
 from sweepctl.store.ends import End
+from sweepctl.store.facts import Dispatch
+from sweepctl.store.protocol import Died, Ended, Event, Progress, Ready
 
 POLL_S = 0.2
 CANCEL_S = 1.0
@@ -174,33 +175,33 @@ class LocalLaunch:
         return None
 
     def _start(self, entry: Entry, worker: Worker) -> None:
-        facts = {"launcher": "local", "log": str(worker.log), "scheduler_id": None}
-        if worker.give(self.board.manifest(entry, plain(self.config.execution), facts)):
+        dispatch = Dispatch(launcher="local", log=str(worker.log))
+        if worker.give(self.board.manifest(entry, self.config.execution, dispatch)):
             self.running[entry.job.id] = entry
             self._busy_until.pop(entry.job.id, None)
             self.watcher.started(entry, worker.number)
 
-    def _handle(self, worker: Worker, event: dict[str, Any]) -> None:
-        kind = event["event"]
-        if kind == "ready":
+    def _handle(self, worker: Worker, event: Event | Died) -> None:
+        if isinstance(event, Ready):
             worker.ready = True
-        elif kind == "died" and not worker.ready:
+            return
+        if isinstance(event, Died) and not worker.ready:
             self._stillborn += 1
             if self._stillborn > self.config.retries:
                 raise WorkFailed(f"Worker processes end before their first job; {worker.log} says why.")
-        job = event.get("job") or worker.job or ""
-        if kind in ("end", "died"):
+        job = (worker.job or "") if isinstance(event, Died) else event.job
+        if isinstance(event, (Ended, Died)):
             worker.job = None
             self.running.pop(job, None)
         entry = self.open.get(job)
         if entry is None:
             return
-        if kind == "progress":
-            self.watcher.progress(entry, int(event["step"]))
-        elif kind == "end":
-            self._ended(entry, End(event["why"]), event["message"])
-        elif kind == "died":
-            self._died(entry, int(event["code"]))
+        if isinstance(event, Progress):
+            self.watcher.progress(entry, event.step)
+        elif isinstance(event, Ended):
+            self._ended(entry, event.end, event.message)
+        elif isinstance(event, Died):
+            self._died(entry, event)
 
     def _ended(self, entry: Entry, end: End, message: str) -> None:
         if not end.frees_job:
@@ -230,13 +231,13 @@ class LocalLaunch:
         self.board.make_wishes(self.config.execution.keep)
         self.watcher.ended(entry, End.STOPPED, "")
 
-    def _died(self, entry: Entry, code: int) -> None:
+    def _died(self, entry: Entry, event: Died) -> None:
         """Its process is gone: take the job up again unless it keeps dying at the same place."""
         step = self.board.state(entry).step
         deaths, where = self._deaths.get(entry.job.id, (0, -1))
         deaths = deaths + 1 if step <= where else 1
         self._deaths[entry.job.id] = (deaths, step)
-        reason = f"signal {-code}" if code < 0 else f"exit code {code}"
+        reason = event.reason
         if deaths > self.config.retries:
             self._fail(entry, f"its process died {deaths} times at step {step} ({reason})")
         else:
@@ -246,10 +247,10 @@ class LocalLaunch:
         self.open.pop(entry.job.id, None)
         self._busy_until.pop(entry.job.id, None)
         self.report.finished.append(entry.job.id)
-        found = self.board.outcome(entry) or {}
-        if found.get("state") == "diverged":
+        result = self.board.outcome(entry)
+        if result is not None and not result.is_done:
             self.report.diverged.append(entry.job.id)
-        self.watcher.ended(entry, End(found.get("state", end)), found.get("reason", ""))
+        self.watcher.ended(entry, result.end if result else end, result.reason if result else "")
 
     def _fail(self, entry: Entry, message: str) -> None:
         self.report.failed[entry.job.id] = message

@@ -24,14 +24,19 @@ PATIENCE_S = 3.0
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
-    """A job, where it stands, its attempts, and the one of them that is told in full, with its metrics."""
+class JobLog:
+    """A job, where it stands, and its attempts, one of them in full."""
 
     entry: Entry
+    """The job."""
     state: JobState
+    """Where it stands."""
     attempts: list[Attempt]
+    """All that were made, oldest first."""
     chosen: Attempt | None
+    """The one that is shown in full."""
     rows: list[dict[str, Any]]
+    """That one's metrics."""
     waits: str
     """Why a job without attempts has none."""
 
@@ -42,39 +47,39 @@ def find_job(board: Board, name: str) -> Entry:
     Raises:
         RequestError: no job of the sweep begins so, or several do.
     """
-    found = [job for job in board.entries if job.startswith(name)]
-    if name in found or len(found) == 1:
-        return board.entries[name if name in found else found[0]]
-    if not found or not name:
+    jobs = [job for job in board.entries if job.startswith(name)]
+    if name in jobs or len(jobs) == 1:
+        return board.entries[name if name in jobs else jobs[0]]
+    if not jobs or not name:
         raise unknown_name(f"job in sweep {board.sweep.name}", name, board.entries)
-    some = ", ".join(f"{job} ({board.entries[job].name})" for job in sorted(found)[:5])
-    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
-    raise RequestError(f"{name!r} is the beginning of {len(found)} jobs: {some}{more}.")
+    some = ", ".join(f"{job} ({board.entries[job].name})" for job in sorted(jobs)[:5])
+    more = f" and {len(jobs) - 5} more" if len(jobs) > 5 else ""
+    raise RequestError(f"{name!r} is the beginning of {len(jobs)} jobs: {some}{more}.")
 
 
-def read_story(board: Board, entry: Entry, number: int | None = None) -> Story:
+def read_job_log(board: Board, entry: Entry, number: int | None = None) -> JobLog:
     """The job's attempts as they are now.
 
     Raises:
         RequestError: there is no attempt of this number.
     """
-    made = attempts.every(entry.folder)
-    chosen = next((one for one in reversed(made) if number in (None, one.number)), None)
+    tries = attempts.every(entry.folder)
+    chosen = next((attempt for attempt in reversed(tries) if number in (None, attempt.number)), None)
     if number is not None and chosen is None:
-        listed = ", ".join(str(one.number) for one in made)
-        known = f"its attempts are {listed}" if made else "it was never started"
-        raise RequestError(f"Job {entry.job.id} has no attempt {number}; {known}.")
+        numbers = ", ".join(str(attempt.number) for attempt in tries)
+        there_are = f"its attempts are {numbers}" if tries else "it was never started"
+        raise RequestError(f"Job {entry.job.id} has no attempt {number}; {there_are}.")
     rows = metrics.read(chosen.metrics) if chosen else []
-    return Story(entry, board.state(entry), made, chosen, rows, "" if made else _waits(board, entry))
+    return JobLog(entry, board.state(entry), tries, chosen, rows, "" if tries else _waits(board, entry))
 
 
 def seconds(attempt: Attempt) -> float | None:
     """From its claim to its end, to now while it lives, to its last sign of life where it was killed."""
-    started = attempt.record.get("started")
-    if started is None:
+    facts = attempt.facts
+    if facts.started is None:
         return None
     last = time.time() if attempt.alive() else last_sign(attempt)
-    return max(0.0, float(attempt.record.get("ended") or last) - float(started))
+    return max(0.0, (facts.ended or last) - facts.started)
 
 
 def _waits(board: Board, entry: Entry) -> str:
@@ -177,10 +182,10 @@ def _next(board: Board, entry: Entry, last: Attempt, poll_s: float) -> Attempt |
 
 def _attempt(entry: Entry, number: int | None) -> Attempt | None:
     """The attempt of this number, else the newest, as it is now."""
-    made = attempts.every(entry.folder)
-    return next((one for one in reversed(made) if number in (None, one.number)), None)
+    tries = attempts.every(entry.folder)
+    return next((attempt for attempt in reversed(tries) if number in (None, attempt.number)), None)
 
 
 def log_of(attempt: Attempt) -> Path | None:
     """The log of its process, which a process that takes several jobs writes for all of them."""
-    return Path(str(attempt.record["log"])) if attempt.record.get("log") else None
+    return Path(attempt.facts.log) if attempt.facts.log else None

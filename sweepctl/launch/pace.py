@@ -43,7 +43,7 @@ def running(entry: Entry, attempt: Attempt, step: int, flops_left: float, now: f
     """A running attempt, by its heartbeat and its newest metrics."""
     seen = last_sign(attempt)
     rate = metrics.last_rate(attempt.metrics) or _mean_rate(attempt, seen)
-    host = str(attempt.record.get("host", ""))
+    host = attempt.facts.host or ""
     return Running(entry, step, flops_left, rate, max(0.0, now - seen), host, devices(attempt))
 
 
@@ -52,13 +52,12 @@ def last_sign(attempt: Attempt) -> float:
     try:
         return (attempt.path / "heartbeat.json").stat().st_mtime
     except OSError:
-        started = attempt.record.get("started")
-        return float(started) if started else attempt.path.stat().st_mtime
+        return attempt.facts.started or attempt.path.stat().st_mtime
 
 
 def _mean_rate(attempt: Attempt, seen: float) -> float | None:
     """Since it started, for one that has not measured itself yet."""
-    begun, started = attempt.record.get("start_tokens"), attempt.record.get("started")
+    begun, started = attempt.facts.start_tokens, attempt.facts.started
     tokens = attempt.progress().get("tokens")
     if begun is None or not started or not tokens or seen <= started or tokens <= begun:
         return None

@@ -26,8 +26,9 @@ class Retry:
     def apply(self) -> None:
         """Set the results of diverged jobs aside, into the attempts that wrote them."""
         for entry in self.diverged:
-            result = entry.folder.result() or {}
-            folder = entry.folder.attempts / f"{int(result['attempt']):04d}"
+            result = entry.folder.result()
+            assert result is not None
+            folder = entry.folder.attempts / f"{result.attempt or 0:04d}"
             with storage(folder):
                 folder.mkdir(parents=True, exist_ok=True)
                 os.rename(entry.folder.path / "result.json", folder / "result.json")
@@ -40,20 +41,20 @@ def choose(board: Board, words: list[str]) -> Retry:
         RequestError: a word is none of these, or a job has nothing to retry.
     """
     jobs = {find_job(board, word).job.id for word in words if word not in WORDS}
-    found = Retry()
+    retry = Retry()
     for entry in board.entries.values():
         job, result = entry.job.id, entry.folder.result()
         if result is not None:
-            if result["state"] == "diverged" and (job in jobs or "diverged" in words):
-                found.diverged.append(entry)
+            if not result.is_done and (job in jobs or "diverged" in words):
+                retry.diverged.append(entry)
             elif job in jobs:
-                raise RequestError(f"Job {job} is {result['state']}: there is nothing to retry.")
+                raise RequestError(f"Job {job} is {result.end}: there is nothing to retry.")
             continue
         last = attempts.newest(entry.folder)
-        if last is None or last.why is None or not last.why.has_retries:
+        if last is None or last.facts.why is None or not last.facts.why.has_retries:
             continue
         if job in jobs or "failed" in words:
-            found.forgiven[job] = last.number
-        elif last.failure is not None:
-            found.left[job] = str(last.record.get("error") or last.failure.words)
-    return found
+            retry.forgiven[job] = last.number
+        elif last.facts.failure is not None:
+            retry.left[job] = last.facts.error or last.facts.failure.words
+    return retry

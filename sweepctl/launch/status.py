@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from sweepctl.launch.pace import Running, last_sign, mean_speed, running, time_left
 from sweepctl.launch.queue import Queued, with_task
@@ -16,7 +16,8 @@ from sweepctl.store import metrics
 from sweepctl.store.attempts import Attempt
 from sweepctl.store.board import Board, Entry
 from sweepctl.store.ends import End
-from sweepctl.store.state import JobState, Looks, State
+from sweepctl.store.facts import Facts
+from sweepctl.store.state import JobFilesCache, JobState, State
 from sweepctl.store.throughput import Speeds, devices
 
 ORDER = tuple(State)
@@ -113,7 +114,7 @@ class _Reader:
     def __init__(self, board: Board, queue: Mapping[str, Queued]) -> None:
         self.board, self.queue = board, queue
         self.now = time.time()
-        self.looks = Looks()
+        self.cache = JobFilesCache()
         self.speeds = Speeds(board.plans)
         self.cancelled = board.sweep.cancelled()
         self.found = SweepStatus(board.sweep.name, board.sweep.waiting_stages(), queue=queue)
@@ -123,7 +124,7 @@ class _Reader:
     def read(self, entry: Entry) -> None:
         """Take up one job."""
         state, found = self._state(entry), self.found
-        made = self.looks.at(entry.folder).attempts
+        made = self.cache.of(entry.folder).attempts
         found.jobs.append((entry, state))
         self._count(entry, state)
         self.speeds.add(entry.plan, entry.job, made)
@@ -132,10 +133,10 @@ class _Reader:
         if state.state is State.RUNNING and made and not made[-1].ended:
             left = entry.flops * (1 - _share(entry, state))
             found.running.append(running(entry, made[-1], state.step, left, self.now))
-        found.other_code += bool(made) and _by_other_code(made[-1].record)
+        found.other_code += bool(made) and _by_other_code(made[-1].facts)
         if state.state is State.FAILED:
             found.wrong.append(Wrong(entry, "failed", state.failure, _why(state, made[-1])))
-        self.looks.at(entry.folder).forget_attempts()
+        self.cache.of(entry.folder).forget_attempts()
 
     def sums(self) -> SweepStatus:
         """What takes all of the jobs to know."""
@@ -150,7 +151,7 @@ class _Reader:
         return found
 
     def _state(self, entry: Entry) -> JobState:
-        state = self.board.state(entry, self.looks)
+        state = self.board.state(entry, self.cache)
         if entry.job.id in self.cancelled and state.state in (State.READY, State.INTERRUPTED, State.WAITING):
             return dataclasses.replace(state, state=State.CANCELLED)
         return with_task(state, self.queue.get(entry.job.id))
@@ -173,13 +174,13 @@ class _Reader:
             self._left.append((entry, state, flops * (1 - share)))
 
     def _spent(self, attempt: Attempt) -> None:
-        record, found = attempt.record, self.found
-        train_s = record.get("train_s")
-        if train_s is None and record.get("started"):  # it runs, or was killed: from claim to last heartbeat
-            found.spent_s += devices(attempt) * max(0.0, last_sign(attempt) - float(record["started"]))
+        facts, found = attempt.facts, self.found
+        train_s = facts.train_s
+        if train_s is None and facts.started:  # it runs, or was killed: from claim to last heartbeat
+            found.spent_s += devices(attempt) * max(0.0, last_sign(attempt) - facts.started)
         found.train_s += train_s or 0.0
         found.spent_s += devices(attempt) * (train_s or 0.0)
-        found.on_gpus |= any(name in str(record.get("device")) for name in GPU_NAMES)
+        found.on_gpus |= any(name in (facts.device or "") for name in GPU_NAMES)
 
     def _device_seconds_left(self) -> float | None:
         """By each rung's measured speed; where none was, at the mean pace of what runs now."""
@@ -216,10 +217,10 @@ def last_line(text: str) -> str:
 
 
 def _why(state: JobState, attempt: Attempt) -> str:
-    if attempt.record.get("error"):
+    if attempt.facts.error:
         return last_line(state.note)
-    log = attempt.record.get("log")
-    return last_line("\n".join(metrics.tail(Path(str(log))))) if log else ""
+    log = attempt.facts.log
+    return last_line("\n".join(metrics.tail(Path(log)))) if log else ""
 
 
 def _silent(one: Running) -> Wrong:
@@ -233,5 +234,5 @@ def _share(entry: Entry, state: JobState) -> float:
     return min(1.0, max(0.0, (state.step - first) / max(1, entry.steps_to_train)))
 
 
-def _by_other_code(record: Mapping[str, Any]) -> bool:
-    return bool(record.get("submitted_code", record.get("code")) != record.get("code"))
+def _by_other_code(facts: Facts) -> bool:
+    return facts.submitted_code not in (None, facts.code)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import os
 import selectors
 import subprocess
@@ -12,23 +10,29 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from sweepctl.store.files import storage
 from sweepctl.store.manifest import Manifest
+from sweepctl.store.protocol import Died, Event, Run, Stop, read_event
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(slots=True)
 class Worker:
-    """One process. `job` is what it was last given, None while it is free."""
+    """One process."""
 
     number: int
+    """Its place in the pool."""
     process: subprocess.Popen[str]
+    """The process."""
     log: Path
+    """What it writes to."""
     job: str | None = None
+    """What it was last handed; None while it is free."""
     ready: bool = False
+    """Whether it has begun to listen."""
     _rest: str = field(default="")
 
     @property
@@ -43,18 +47,18 @@ class Worker:
 
     def give(self, manifest: Manifest) -> bool:
         """Hand it a job; False where the process is gone."""
-        fields = {f.name: getattr(manifest, f.name) for f in dataclasses.fields(manifest)}
-        if self._tell({"run": fields}):
+        if self._tell(Run(manifest)):
             self.job = manifest.job
         return self.job is not None
 
     def stop_job(self) -> None:
         """Ask it to save and give up its current job."""
-        self._tell({"stop": self.job})
+        if self.job is not None:
+            self._tell(Stop(self.job))
 
-    def _tell(self, command: dict[str, Any]) -> bool:
+    def _tell(self, command: Run | Stop) -> bool:
         try:
-            self.input.write(json.dumps(command) + "\n")
+            self.input.write(command.line() + "\n")
             self.input.flush()
         except OSError:
             return False
@@ -99,22 +103,21 @@ class Pool:
         """Workers that wait for a job."""
         return [worker for worker in self.workers if worker.job is None]
 
-    def events(self, timeout_s: float) -> Iterator[tuple[Worker, dict[str, Any]]]:
-        """What workers said within the timeout. A worker that died says {"event": "died", "code": ...} and
-        is replaced by a fresh one."""
+    def events(self, timeout_s: float) -> Iterator[tuple[Worker, Event | Died]]:
+        """What workers said within the timeout. One that died is replaced by a fresh one."""
         for chosen, _ in self._selector.select(timeout_s):
             worker: Worker = chosen.data
             chunk = os.read(worker.output.fileno(), 1 << 16).decode()
             *lines, worker._rest = (worker._rest + chunk).split("\n")
             for line in lines:
-                with contextlib.suppress(ValueError):
-                    yield worker, json.loads(line)
+                if (event := read_event(line)) is not None:
+                    yield worker, event
             if not chunk:
                 self._selector.unregister(worker.output)
                 code = worker.process.wait()
                 self._close(worker)
                 self.workers[worker.number] = self._start(worker.number)
-                yield worker, {"event": "died", "code": code}
+                yield worker, Died(code)
 
     def stop(self, patience_s: float = 120.0) -> None:
         """Ask every worker to save and end, wait, and end those that do not."""

@@ -116,8 +116,8 @@ def score(sweep: Sweep, stage: str | None = None) -> dict[str, list[Scored]]:
 
 
 def _scored(sweep: Sweep, row: dict[str, Any]) -> Scored:
-    result = sweep.workspace.job(row["job"]).result() or {}
-    losses = list(result.get("loss_nats", {}).values())
+    result = sweep.workspace.job(row["job"]).result()
+    losses = list(result.loss_nats.values()) if result else []
     return Scored(
         rung=row["rung"],
         budget=row["budget"],

@@ -1,4 +1,4 @@
-"""The story of one job in words: a line an attempt, a line a row of metrics, and how it ended."""
+"""One job in words: a line an attempt, a line a row of metrics, and how it ended."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from sweepctl.launch.logs import PROCESS_BYTES, Story, Tail, follow, log_of, read_story, seconds
+from sweepctl.launch.logs import PROCESS_BYTES, JobLog, Tail, follow, log_of, read_job_log, seconds
 from sweepctl.report.console import count, duration, place
 from sweepctl.store import metrics
 from sweepctl.store.attempts import Attempt
@@ -17,34 +17,34 @@ ERROR_LINES = 12
 HEADING = f"{'step':>8}  {'tokens':>7}  {'train loss':>10}  {'lr':>9}  {'tokens/s':>8}"
 
 
-def show_story(out: Console, story: Story) -> None:
+def show_job_log(out: Console, log: JobLog) -> None:
     """Older attempts in a line each, the chosen one in full."""
-    _show_job(out, story)
-    if story.chosen is not None:
+    _show_job(out, log)
+    if log.chosen is not None:
         _print(out, HEADING)
-        for row in story.rows:
+        for row in log.rows:
             _print(out, row_line(row))
-        _show_end(out, story.chosen)
+        _show_end(out, log.chosen)
 
 
-def show_process(out: Console, story: Story) -> None:
+def show_process(out: Console, log: JobLog) -> None:
     """The last of what the chosen attempt's process wrote to its log."""
-    _show_job(out, story)
-    if story.chosen is not None:
-        path = log_of(story.chosen)
-        told = Tail(path, PROCESS_BYTES).lines(all_of_it=True)
+    _show_job(out, log)
+    if log.chosen is not None:
+        path = log_of(log.chosen)
+        lines = Tail(path, PROCESS_BYTES).lines(all_of_it=True)
         if path is None:
             _print(out, "This attempt named no log.")
-        elif not told:
+        elif not lines:
             _print(out, f"{place(path)} is {'empty' if path.exists() else 'not there'}.")
-        for line in told:
+        for line in lines:
             _print(out, line)
 
 
 def follow_job(out: Console, board: Board, entry: Entry, number: int | None, process: bool) -> None:
     """Show the job as it goes on, until it is over."""
-    story = read_story(board, entry, number)
-    _show_job(out, story, header_too=False)
+    log = read_job_log(board, entry, number)
+    _show_job(out, log, header_too=False)
     for event in follow(board, entry, number, process):
         if event.attempt is None:
             continue
@@ -62,23 +62,23 @@ def follow_job(out: Console, board: Board, entry: Entry, number: int | None, pro
 
 def header(attempt: Attempt) -> str:
     """Who tried it, where, since when, and how that went."""
-    record = attempt.record
-    told = [f"attempt {attempt.number}", str(record.get("launcher") or "unknown launcher")]
-    told.append(f"on {record.get('host', 'an unknown host')}")
-    if record.get("scheduler_id"):
-        told[-1] += f" as {record['scheduler_id']}"
-    if record.get("started"):
-        told.append(time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(record["started"]))))
+    facts = attempt.facts
+    parts = [f"attempt {attempt.number}", facts.launcher or "unknown launcher"]
+    parts.append(f"on {facts.host or 'an unknown host'}")
+    if facts.scheduler_id:
+        parts[-1] += f" as {facts.scheduler_id}"
+    if facts.started:
+        parts.append(time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(facts.started)))
     took = seconds(attempt)
     if took is not None:
-        told.append(duration(took))
-    return ", ".join((*told, ended(attempt)))
+        parts.append(duration(took))
+    return ", ".join((*parts, ended(attempt)))
 
 
 def ended(attempt: Attempt) -> str:
     """Why it ended, or that it has not."""
-    if attempt.why is not None:
-        return attempt.why.words
+    if attempt.facts.why is not None:
+        return attempt.facts.why.words
     return "running" if attempt.alive() else "its process is gone"
 
 
@@ -92,37 +92,36 @@ def row_line(row: dict[str, Any]) -> str:
     return f"{line}  {count(row['tokens_per_s']) if row.get('tokens_per_s') else '':>8}".rstrip()
 
 
-def story_json(story: Story) -> dict[str, Any]:
+def job_log_json(log: JobLog) -> dict[str, Any]:
     """The attempts with their records; metrics rows of each, or of the chosen one alone."""
     return {
-        "id": story.entry.job.id,
-        "name": story.entry.name,
-        "kind": story.entry.job.kind,
-        "state": story.state.state,
-        "step": story.state.step,
-        "end_step": story.entry.job.end,
-        "waits": story.waits or None,
+        "id": log.entry.job.id,
+        "name": log.entry.name,
+        "kind": log.entry.job.kind,
+        "state": log.state.state,
+        "step": log.state.step,
+        "end_step": log.entry.job.end,
+        "waits": log.waits or None,
         "attempts": [
             {
-                "attempt": one.number,
-                "seconds": seconds(one),
-                "alive": one.alive(),
-                "record": one.record,
-                "metrics": metrics.read(one.metrics),
+                "attempt": attempt.number,
+                "seconds": seconds(attempt),
+                "alive": attempt.alive(),
+                "record": attempt.record,
+                "metrics": metrics.read(attempt.metrics),
             }
-            for one in story.attempts
+            for attempt in log.attempts
         ],
     }
 
 
-def _show_job(out: Console, story: Story, header_too: bool = True) -> None:
-    entry, state = story.entry, story.state
-    told = f"{entry.job.id}  {entry.name}: {state.state}, step {state.step} of {entry.job.end}"
-    _print(out, told)
-    if story.waits:
-        _print(out, f"Not started: {story.waits}.")
-    for attempt in story.attempts:
-        if attempt is not story.chosen:
+def _show_job(out: Console, log: JobLog, header_too: bool = True) -> None:
+    entry, state = log.entry, log.state
+    _print(out, f"{entry.job.id}  {entry.name}: {state.state}, step {state.step} of {entry.job.end}")
+    if log.waits:
+        _print(out, f"Not started: {log.waits}.")
+    for attempt in log.attempts:
+        if attempt is not log.chosen:
             _print(out, header(attempt), "dim")
         elif header_too:
             _print(out, header(attempt), "bold")
@@ -130,15 +129,14 @@ def _show_job(out: Console, story: Story, header_too: bool = True) -> None:
 
 def _show_end(out: Console, attempt: Attempt) -> None:
     """How it ended, with the last lines of its error."""
-    error = str(attempt.record.get("error") or "").strip().splitlines()
-    failed = attempt.why is not None and attempt.why.has_retries
-    rate = attempt.record.get("tokens_per_s")
-    told = f"{ended(attempt)}"
-    if attempt.record.get("trained_tokens"):
-        told += f" after {count(attempt.record['trained_tokens'])} tokens"
-        told += f" at {count(rate)} a second" if rate else ""
-    _print(out, told, "red" if failed else "")
-    for line in error[-ERROR_LINES:]:
+    facts = attempt.facts
+    failed = facts.why is not None and facts.why.has_retries
+    sentence = ended(attempt)
+    if facts.trained_tokens:
+        sentence += f" after {count(facts.trained_tokens)} tokens"
+        sentence += f" at {count(facts.tokens_per_s)} a second" if facts.tokens_per_s else ""
+    _print(out, sentence, "red" if failed else "")
+    for line in (facts.error or "").strip().splitlines()[-ERROR_LINES:]:
         _print(out, f"  {line}")
 
 

@@ -15,13 +15,15 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sweepctl.errors import DamagedFile
-from sweepctl.store.ends import OLD_GIVEN_UP, End
+from sweepctl.spec.build import plain
+from sweepctl.store.ends import End
+from sweepctl.store.facts import NAMES, Dispatch, Facts
 from sweepctl.store.files import read_json, storage, sync_folder, write_json
 from sweepctl.store.job import JobFolder
 
@@ -31,38 +33,42 @@ LEASE_S = 300.0
 
 @dataclass(slots=True)
 class Attempt:
-    """One execution of a job. `record` is attempt.json: who, where, since when, and at the end why."""
+    """One execution of a job: who, where, since when, and at the end why."""
 
     path: Path
+    """Its folder."""
     number: int
+    """Attempts of a job are numbered from 1."""
     record: dict[str, Any] = field(default_factory=dict)
+    """attempt.json as it is on disk, for who writes or prints it; who reads it takes `facts`."""
+    _facts: Facts | None = None
+
+    @property
+    def facts(self) -> Facts:
+        """What the record says."""
+        if self._facts is None:
+            self._facts = Facts.read(self.record)
+        return self._facts
 
     @property
     def ended(self) -> bool:
         return "why" in self.record
 
     @property
-    def why(self) -> End | None:
-        """Why it ended, None while it has not said so."""
-        return End.read(self.record["why"]) if self.ended else None
-
-    @property
-    def out_of_retries(self) -> bool:
-        """Whether its process died once more than the job's retries allow."""
-        return bool(self.record.get("out_of_retries")) or self.record.get("why") == OLD_GIVEN_UP
-
-    @property
-    def failure(self) -> End | None:
-        """What the job has failed of, by this attempt; None where it has not."""
-        return self.why if self.why is not None and (self.why.is_failure or self.out_of_retries) else None
-
-    @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
 
+    def note(self, **facts: Any) -> None:
+        """Add facts, by their names in `Facts`, to what is written next."""
+        unknown = facts.keys() - NAMES
+        if unknown:
+            raise TypeError(f"an attempt's record has no {', '.join(sorted(unknown))}")
+        self.record.update(plain(facts))
+        self._facts = None
+
     def update(self, **facts: Any) -> None:
         """Add facts to the record; only the attempt itself does this."""
-        self.record.update(facts)
+        self.note(**facts)
         write_json(self.path / "attempt.json", self.record)
 
     def end(self, why: End, **facts: Any) -> None:
@@ -88,8 +94,9 @@ class Attempt:
         host's heartbeat is taken by the file system's own clock, which means writing a file."""
         if self.ended:
             return False
-        if self.record.get("host") == socket.gethostname() and self.record.get("boot") == boot_id():
-            return process_start(int(self.record["pid"])) == self.record.get("process_start")
+        facts = self.facts
+        if facts.pid is not None and (facts.host, facts.boot) == (socket.gethostname(), boot_id()):
+            return process_start(facts.pid) == facts.process_start
         try:
             last = max(p.stat().st_mtime for p in self.path.iterdir())
         except (FileNotFoundError, ValueError):
@@ -109,14 +116,14 @@ def every(folder: JobFolder) -> list[Attempt]:
 
 
 def claim(
-    folder: JobFolder, facts: dict[str, Any], gone: Callable[[dict[str, Any]], bool] | None = None
+    folder: JobFolder, facts: Mapping[str, Any], gone: Callable[[Dispatch], bool] | None = None
 ) -> Attempt | None:
-    """Become the owner of a job; None where somebody who may be alive owns it. `gone` says of a record
-    whether whoever gave its process a place has taken that back: then it is not waited for, and should the
-    process still run it finds itself superseded."""
+    """Become the owner of a job, with these facts on record; None where somebody who may be alive owns it.
+    `gone` says of an owner whether whoever gave its process a place has taken that back: then it is not
+    waited for, and should the process still run it finds itself superseded."""
     while True:
         last = newest(folder)
-        if last is not None and last.alive(probe=True) and not (gone is not None and gone(last.record)):
+        if last is not None and last.alive(probe=True) and not (gone is not None and gone(last.facts)):
             return None
         number = last.number + 1 if last else 1
         record = {
@@ -126,7 +133,7 @@ def claim(
             "process_start": process_start(os.getpid()),
             "boot": boot_id(),
             "started": time.time(),
-            **facts,
+            **plain(facts),
         }
         scratch = folder.attempts / f".claim-{uuid.uuid4().hex[:8]}"
         target = folder.attempts / f"{number:04d}"

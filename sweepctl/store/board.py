@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sweepctl.plan.plan import Job, Plan
+from sweepctl.spec.execution import Execution
 from sweepctl.store import checkpoints
+from sweepctl.store.facts import Dispatch
 from sweepctl.store.files import sync_folder
 from sweepctl.store.job import JobFolder, Wish
 from sweepctl.store.manifest import Manifest
-from sweepctl.store.state import JobState, Look, Looks, State, outcome
+from sweepctl.store.result import Result
+from sweepctl.store.state import JobFiles, JobFilesCache, JobState, State, outcome
 from sweepctl.store.workspace import Sweep
 
 CURVE = ("curve_tokens", "curve_per_octave")
@@ -22,9 +25,13 @@ class Entry:
     """A job of one of the sweep's current plans, and its folder."""
 
     job: Job
+    """The job."""
     plan: Plan
+    """The plan it is of; of several the one with the longest trunk."""
     folder: JobFolder
+    """Its folder."""
     trunk: JobFolder | None
+    """Its trunk's folder, for a branch."""
 
     @property
     def name(self) -> str:
@@ -58,8 +65,8 @@ class Board:
         self.branches: dict[str, list[Entry]] = {}
         for plan in plans.values():
             for job in plan.jobs:
-                known = self.entries.get(job.id)
-                if known is None or job.end > known.job.end:
+                longest = self.entries.get(job.id)
+                if longest is None or job.end > longest.job.end:
                     self.entries[job.id] = self._entry(job, plan)
         for entry in self.entries.values():
             if entry.job.trunk is not None:
@@ -77,23 +84,23 @@ class Board:
             if entry.job.trunk is not None:
                 self.branches[entry.job.trunk].remove(entry)
 
-    def finished(self, entry: Entry, looks: Looks | None = None) -> bool:
+    def finished(self, entry: Entry, cache: JobFilesCache | None = None) -> bool:
         """Whether nothing is left to train for it: it has its result, or, a trunk, no branch needs it that
-        was not given up. `looks` keeps what was read already."""
-        looks = looks or Looks()
-        look = looks.at(entry.folder)
-        if look.outcome(looks.at(entry.trunk) if entry.trunk else None, entry.job.cut) is not None:
+        was not given up. `cache` keeps what was read already."""
+        cache = cache or JobFilesCache()
+        files = cache.of(entry.folder)
+        if files.outcome(cache.of(entry.trunk) if entry.trunk else None, entry.job.cut) is not None:
             return True
         if entry.job.kind == "trunk":
             return all(
                 b.job.id in self.given_up
-                or look.reaches(b.job.cut or 0)
-                or looks.at(b.folder).result is not None
+                or files.reaches(b.job.cut or 0)
+                or cache.of(b.folder).result is not None
                 for b in self.branches.get(entry.job.id, [])
             )
         return False
 
-    def outcome(self, entry: Entry) -> dict[str, Any] | None:
+    def outcome(self, entry: Entry) -> Result | None:
         """The job's result, None while it is open."""
         return outcome(entry.folder, entry.trunk, entry.job.cut)
 
@@ -101,7 +108,7 @@ class Board:
         """Whether an unfinished job has what it starts from."""
         if entry.trunk is None:
             return True
-        return checkpoints.steps(entry.folder) != [] or Look(entry.trunk).reaches(entry.job.cut or 0)
+        return checkpoints.steps(entry.folder) != [] or JobFiles(entry.trunk).reaches(entry.job.cut or 0)
 
     def urgency(self, entry: Entry) -> float:
         """FLOPs of the longest chain of jobs that begins here."""
@@ -114,16 +121,16 @@ class Board:
     def make_wishes(self, keep: str = "all") -> int:
         """Tell every trunk which checkpoints its branches want, and what is kept of those that are done with;
         the number of new wishes. This sweep's wishes that no current plan of it wants are withdrawn."""
-        made = 0
+        wishes = 0
         current = self.sweep.job_ids()
         for trunk_id, branches in self.branches.items():
             trunk = self.entries[trunk_id].folder
-            look = Look(trunk)
+            files = JobFiles(trunk)
             new = 0
             for entry in branches:
                 cut = entry.job.cut or 0
                 # Of a cut that was passed the branch trains the piece: the trunk's folder stays as it is.
-                passed = cut not in look.saved and look.reaches(cut)
+                passed = cut not in files.saved and files.reaches(cut)
                 if not passed and entry.job.id not in self.given_up:
                     wish = Wish(cut, entry.job.id, self.sweep.name)
                     new += trunk.wish(wish, durable=False, keep=keep)
@@ -132,24 +139,24 @@ class Board:
                 trunk.withdraw(self.sweep.name, stale)
             if new or stale:
                 sync_folder(trunk.path / "wanted")
-            made += new
-        return made
+            wishes += new
+        return wishes
 
     def _cuts_needed(self, trunk: str | None) -> dict[str, int]:
         branches = self.branches.get(trunk or "", [])
         return {branch.job.id: branch.job.cut or 0 for branch in branches if not self.finished(branch)}
 
-    def state(self, entry: Entry, looks: Looks | None = None) -> JobState:
-        """The job's state; a trunk that no branch needs any more is done. `looks` keeps what was read
+    def state(self, entry: Entry, cache: JobFilesCache | None = None) -> JobState:
+        """The job's state; a trunk that no branch needs any more is done. `cache` keeps what was read
         already."""
-        job, looks = entry.job, looks or Looks()
-        trunk = looks.at(entry.trunk) if entry.trunk else None
-        state = looks.at(entry.folder).state(trunk, job.cut, job.end if job.kind == "trunk" else None)
+        job, cache = entry.job, cache or JobFilesCache()
+        trunk = cache.of(entry.trunk) if entry.trunk else None
+        state = cache.of(entry.folder).state(trunk, job.cut, job.end if job.kind == "trunk" else None)
         if (
             job.kind == "trunk"
             and not state.state.is_final
             and state.state is not State.RUNNING
-            and self.finished(entry, looks)
+            and self.finished(entry, cache)
         ):
             return JobState(State.DONE, job.end, state.note, state.attempts)
         return state
@@ -157,8 +164,8 @@ class Board:
     def manifest(
         self,
         entry: Entry,
-        execution: dict[str, Any],
-        launcher: dict[str, Any],
+        execution: Execution,
+        dispatch: Dispatch,
         gone: tuple[str, ...] = (),
     ) -> Manifest:
         """What the job is told; the points of its curve are the plan's."""
@@ -175,8 +182,8 @@ class Board:
             trunk_folder=str(entry.trunk.path) if entry.trunk else None,
             data=str(workspace.corpus(entry.plan.corpus_name)),
             trunk_needed=self._cuts_needed(entry.job.trunk),
-            execution=execution | {key: entry.plan.validation[key] for key in CURVE},
-            launcher=launcher,
+            execution=replace(execution, **{key: entry.plan.validation[key] for key in CURVE}),
+            dispatch=dispatch,
             gone=gone,
         )
 

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from sweepctl.errors import DamagedFile, RequestError
+from sweepctl.spec.build import plain
+from sweepctl.store.facts import Origin
 from sweepctl.store.files import file_hash, read_json, storage, sync_file, sync_folder, write_json
 from sweepctl.store.job import JobFolder
 
@@ -30,8 +32,11 @@ class Checkpoint:
     """A complete checkpoint of one job."""
 
     path: Path
+    """Its folder."""
     job: str
+    """Whose it is, by id."""
     step: int
+    """The step it was saved at."""
 
     def manifest(self) -> dict[str, Any]:
         """What was written, by whom.
@@ -68,12 +73,12 @@ class Checkpoint:
         for name, facts in manifest["files"].items():
             file = self.path / name
             try:
-                size, found = file.stat().st_size, None
+                size, digest = file.stat().st_size, None
                 if size == facts["bytes"]:
-                    found = file_hash(file)
+                    digest = file_hash(file)
             except OSError as error:
                 raise DamagedFile(f"{file} cannot be read: {error.strerror}.") from None
-            if found != facts["sha256"]:
+            if digest != facts["sha256"]:
                 raise DamagedFile(f"{file} is not what was written: its size or hash differs.")
         return manifest
 
@@ -126,7 +131,7 @@ def save(
     folder: JobFolder,
     step: int,
     attempt: int,
-    parent: dict[str, Any] | None,
+    parent: Origin | None,
     write: Callable[[Path], None],
     still_owner: Callable[[], bool],
 ) -> Checkpoint:
@@ -152,7 +157,7 @@ def save(
                 "job": folder.id,
                 "step": step,
                 "attempt": attempt,
-                "parent": parent,
+                "parent": plain(parent),
                 "files": files,
             }
             write_json(scratch / "manifest.json", manifest)

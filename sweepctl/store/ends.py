@@ -73,10 +73,10 @@ class End(StrEnum):
     @classmethod
     def read(cls, word: str) -> End:
         """The end that a record names. A word that this version does not know says only that it ended."""
-        if word == OLD_GIVEN_UP:
+        if word == OLD_OUT_OF_RETRIES:
             return cls.DIED
         return next((end for end in cls if end == word), cls.STOPPED)
 
 
-OLD_GIVEN_UP = "crashed"
+OLD_OUT_OF_RETRIES = "crashed"
 """What older versions wrote for a process that died once more than its retries allow."""

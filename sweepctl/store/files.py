@@ -107,11 +107,11 @@ def sync_file(path: Path) -> None:
 
 def file_hash(path: Path) -> str:
     """SHA-256 of a file."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(1 << 22):
-            found.update(chunk)
-    return found.hexdigest()
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _write_durably(path: Path, text: str) -> None:

@@ -20,17 +20,21 @@ from typing import Any
 
 from sweepctl.errors import DamagedFile
 from sweepctl.store.files import create, read_json, storage, write_json, write_text
+from sweepctl.store.result import Result
 
 _WISH = re.compile(r"step-(\d{8,})\.([0-9a-f]+)\.(.+)")
 
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """A trunk is wanted to checkpoint `step`, because `sweep` wants `branch`."""
+    """A trunk is wanted to checkpoint a step."""
 
     step: int
+    """Where."""
     branch: str
+    """For whom."""
     sweep: str
+    """Who asked."""
 
     @property
     def file(self) -> str:
@@ -42,7 +46,9 @@ class JobFolder:
     """Paths and small records of one job. Attempts and checkpoints have modules of their own."""
 
     path: Path
+    """The folder."""
     id: str
+    """The job's id."""
 
     @property
     def attempts(self) -> Path:
@@ -70,29 +76,28 @@ class JobFolder:
             DamagedFile: another science already has this folder.
         """
         try:
-            known = self.record()
+            written = self.record()
         except DamagedFile:
-            known = None
-        if known is None:
+            written = None
+        if written is None:
             with storage(self.path):
                 self.path.mkdir(parents=True, exist_ok=True)
             write_json(self.path / "job.json", science)
-        elif known != science:
+        elif written != science:
             raise DamagedFile(f"{self.path / 'job.json'} is not the science this job was asked to train.")
 
-    def result(self) -> dict[str, Any] | None:
+    def result(self) -> Result | None:
         """result.json, None where there is none or it is damaged (the job then writes it again)."""
         try:
-            result = read_json(self.path / "result.json")
+            return Result.read(read_json(self.path / "result.json"))
         except (FileNotFoundError, DamagedFile):
             return None
-        return result if result.get("state") in ("done", "diverged") and "step" in result else None
 
     def has_result(self) -> bool:
         return self.result() is not None
 
-    def write_result(self, result: dict[str, Any]) -> None:
-        write_json(self.path / "result.json", result)
+    def write_result(self, result: Result) -> None:
+        write_json(self.path / "result.json", result.record())
 
     def wishes(self) -> list[Wish]:
         """Every wish, in rising order of step."""
@@ -100,9 +105,9 @@ class JobFolder:
             names = os.listdir(self.path / "wanted")
         except FileNotFoundError:
             return []
-        found = (_WISH.fullmatch(name) for name in names)
+        matches = (_WISH.fullmatch(name) for name in names)
         return sorted(
-            (Wish(int(m[1]), m[2], m[3]) for m in found if m), key=lambda w: (w.step, w.branch, w.sweep)
+            (Wish(int(m[1]), m[2], m[3]) for m in matches if m), key=lambda w: (w.step, w.branch, w.sweep)
         )
 
     def wish(self, wish: Wish, durable: bool = True, keep: str = "all") -> bool:

@@ -5,33 +5,54 @@ Any trainer that reads this and keeps the store's promises can take the built-in
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sweepctl.spec.build import build, plain
+from sweepctl.spec.execution import Execution
 from sweepctl.spec.science import JobScience, read_job
+from sweepctl.store.facts import Dispatch
 from sweepctl.store.job import JobFolder
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """One job to run. `science` is the record its id is a hash of; `trunk_science` its trunk's record, for a
-    branch, and `trunk_needed` the cuts that branches of its launch start from, by branch. `gone` names tasks
-    of the batch system that it has given up, whatever their heartbeats say. `final_state`: the optimizer's
-    state is kept with the final weights. Paths and `execution` are how, not what."""
+    """One job to run. Paths, `execution` and `dispatch` are how, not what."""
 
     job: str
+    """Its id."""
     science: dict[str, Any]
+    """The record that the id is a hash of."""
     trunk_science: dict[str, Any] | None
+    """Its trunk's record, for a branch."""
     folder: str
+    """The job's folder."""
     trunk_folder: str | None
+    """Its trunk's folder, for a branch."""
     data: str
+    """The folder of the corpus."""
     trunk_needed: dict[str, int] = field(default_factory=dict)
-    execution: dict[str, Any] = field(default_factory=dict)
-    launcher: dict[str, Any] = field(default_factory=dict)
+    """The cuts that branches of its launch start from, by branch."""
+    execution: Execution = Execution()
+    """How it is run."""
+    dispatch: Dispatch = Dispatch()
+    """Who gave the worker its place."""
     gone: tuple[str, ...] = ()
+    """Tasks of the batch system that it has given up, whatever their heartbeats say."""
     final_state: bool = False
+    """Whether the optimizer's state is kept with the final weights."""
+
+    def record(self) -> dict[str, Any]:
+        """The manifest as a worker is handed it."""
+        fields: dict[str, Any] = plain(self)
+        return fields
+
+    @classmethod
+    def read(cls, record: Mapping[str, Any]) -> Manifest:
+        """The manifest that a worker was handed."""
+        return build(cls, record)
 
     def job_science(self) -> JobScience:
         return read_job(self.science, self.trunk_science)
@@ -39,23 +60,12 @@ class Manifest:
     def job_folder(self) -> JobFolder:
         return JobFolder(Path(self.folder), self.job)
 
-    def was_given_up(self, record: dict[str, Any]) -> bool:
-        """Whether an attempt's record is of a process that has no place any more."""
-        return was_given_up(record, self.launcher, self.gone)
+    def was_given_up(self, owner: Dispatch) -> bool:
+        """Whether an attempt's process has no place any more."""
+        return owner.has_lost_its_place(self.dispatch, self.gone)
 
     def trunk(self) -> JobFolder | None:
         """The folder of the trunk that this branch forks from."""
         if self.trunk_folder is None:
             return None
         return JobFolder(Path(self.trunk_folder), str(self.science["trunk"]))
-
-
-def was_given_up(record: dict[str, Any], here: dict[str, Any], gone: Container[str]) -> bool:
-    """Whether an attempt's record is of a task that is gone, or of the very task that asks (`here`, its
-    facts), which trains one job at a time: an earlier restart of it, or one that could not even say that it
-    ended."""
-    task = record.get("scheduler_id")
-    if task is None or record.get("cluster") != here.get("cluster"):
-        return False
-    mine = task == here.get("scheduler_id") and record.get("array") == here.get("array")
-    return task in gone or (mine and record["restart"] <= here["restart"])

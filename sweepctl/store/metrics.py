@@ -14,13 +14,13 @@ TAIL_BYTES = 8192
 
 def rows(lines: Iterable[str]) -> list[dict[str, Any]]:
     """The rows of a file's lines. A killed writer leaves half a line, which is none."""
-    found = []
+    measured = []
     for line in lines:
         with contextlib.suppress(ValueError):
             row = json.loads(line)
             if isinstance(row, dict) and "step" in row:
-                found.append(row)
-    return found
+                measured.append(row)
+    return measured
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -24,13 +24,13 @@ def every(sweep: Sweep) -> list[dict[str, Any]]:
     Raises:
         DamagedFile: one is not what was written down.
     """
-    found = []
+    predictions = []
     for path in folder(sweep).glob("*.json"):
         prediction = read_json(path)
         if digest(canonical(prediction)) != path.stem:
             raise DamagedFile(f"{path} is not the prediction that was written down; move it away.")
-        found.append(prediction)
-    return sorted(found, key=lambda p: str(p["written"]))
+        predictions.append(prediction)
+    return sorted(predictions, key=lambda p: str(p["written"]))
 
 
 def prior(sweep: Sweep) -> dict[str, dict[str, Any]]:
@@ -50,18 +50,18 @@ def unpredicted(sweep: Sweep, plan: Plan) -> tuple[list[Job], list[Job]]:
     A run has begun with its first attempt, or with its trunk's, unless that trunk serves another stage too or
     runs of it were predicted before.
     """
-    known = prior(sweep)
+    predicted = prior(sweep)
     plans = sweep.plans().values()
     fresh: list[Job] = []
     late: list[Job] = []
     for job in plan.observations():
-        if job.id in known:
+        if job.id in predicted:
             continue
         has_begun = attempts.newest(sweep.workspace.job(job.id)) is not None
         if not has_begun and job.trunk is not None:
             shared = sum(job.trunk in other.by_id for other in plans) > 1
-            told = shared or any(branch.id in known for branch in plan.branches[job.trunk])
-            has_begun = not told and attempts.newest(sweep.workspace.job(job.trunk)) is not None
+            tells_nothing = shared or any(branch.id in predicted for branch in plan.branches[job.trunk])
+            has_begun = not tells_nothing and attempts.newest(sweep.workspace.job(job.trunk)) is not None
         (late if has_begun else fresh).append(job)
     return fresh, late
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum, auto
 from functools import cached_property
-from typing import Any
 
 from sweepctl.store import attempts, checkpoints
 from sweepctl.store.attempts import Attempt
 from sweepctl.store.ends import End
 from sweepctl.store.job import JobFolder
+from sweepctl.store.result import Result
 
 
 class State(StrEnum):
@@ -43,26 +43,30 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class JobState:
-    """One job's state. `step` is how far it is known to be; `note` says why it failed or waits, `failure` the
-    class of a failed one."""
+    """One job's state."""
 
     state: State
+    """Where it stands."""
     step: int = 0
+    """How far it is known to be."""
     note: str = ""
+    """Why it failed or waits."""
     attempts: int = 0
+    """How often it was tried."""
     failure: End | None = None
+    """The class of its failure, where it has failed."""
 
 
-class Look:
-    """A job's folder as it was found: what is there is read once, when it is first asked for, so that the
-    thousands of jobs of a sweep can be held against each other without reading any file twice."""
+class JobFiles:
+    """A job's files as they were read: each once, when it is first asked for, so that the thousands of jobs
+    of a sweep can be held against each other without reading any file twice."""
 
     def __init__(self, folder: JobFolder) -> None:
         self.folder = folder
-        self._result: dict[str, Any] | None = None
+        self._result: Result | None = None
 
     @property
-    def result(self) -> dict[str, Any] | None:
+    def result(self) -> Result | None:
         """result.json. One that is missing is looked for again: it may have come since."""
         if self._result is None:
             self._result = self.folder.result()
@@ -87,27 +91,28 @@ class Look:
         passed the cut (the branch then trains the piece from the nearest earlier one in its own folder)."""
         if cut == 0 or any(step >= cut for step in self.saved):
             return True
-        return self.result is not None and cut < self.result["step"]
+        return self.result is not None and cut < self.result.step
 
-    def outcome(self, trunk: Look | None, cut: int | None) -> dict[str, Any] | None:
+    def outcome(self, trunk: JobFiles | None, cut: int | None) -> Result | None:
         """The result; a branch whose trunk had diverged by the cut diverged with it; None while it is open.
         The trunk's step alone decides, not which checkpoints are left, so that the order of asking does not
         matter."""
         if self.result is None and trunk is not None:
             diverged = trunk.result
-            if diverged is not None and diverged["step"] <= (cut or 0):
-                return {"state": "diverged", "reason": "its trunk diverged before the cut"}
+            if diverged is not None and diverged.step <= (cut or 0):
+                return Result(End.DIVERGED, reason="its trunk diverged before the cut")
         return self.result
 
-    def state(self, trunk: Look | None = None, cut: int | None = None, end: int | None = None) -> JobState:
+    def state(
+        self, trunk: JobFiles | None = None, cut: int | None = None, end: int | None = None
+    ) -> JobState:
         """The state of a job of a plan: `cut` and its `trunk` for a branch, the last cut as `end` for a
         trunk."""
         result = self.outcome(trunk, cut)
         last = self.attempts[-1] if self.attempts else None
         count = last.number if last else 0
         if result is not None:
-            reason = str(result.get("reason", ""))
-            return JobState(State(result["state"]), int(result.get("step", 0)), reason, count)
+            return JobState(State(result.end), result.step, result.reason, count)
         step = max(self.saved, default=0)
         if last is not None and last.alive():
             return JobState(State.RUNNING, max(step, int(last.progress().get("step", 0))), attempts=count)
@@ -120,29 +125,30 @@ class Look:
         return JobState(State.READY, step, attempts=count)
 
 
-class Looks:
-    """Looks at many folders, one each."""
+class JobFilesCache:
+    """The files of many jobs, each job's read once."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, Look] = {}
+        self._files: dict[str, JobFiles] = {}
 
-    def at(self, folder: JobFolder) -> Look:
-        """The one look at this folder."""
-        seen = self._seen.get(folder.id)
-        if seen is None:
-            seen = self._seen[folder.id] = Look(folder)
-        return seen
+    def of(self, folder: JobFolder) -> JobFiles:
+        """The files of this folder."""
+        files = self._files.get(folder.id)
+        if files is None:
+            files = self._files[folder.id] = JobFiles(folder)
+        return files
 
 
-def outcome(folder: JobFolder, trunk: JobFolder | None, cut: int | None) -> dict[str, Any] | None:
+def outcome(folder: JobFolder, trunk: JobFolder | None, cut: int | None) -> Result | None:
     """A job's result; where its trunk diverged before the cut, it diverged with it; None while it is open."""
-    return Look(folder).outcome(Look(trunk) if trunk else None, cut)
+    return JobFiles(folder).outcome(JobFiles(trunk) if trunk else None, cut)
 
 
 def _ended(last: Attempt, step: int) -> JobState:
-    if last.failure is not None:
-        note = str(last.record.get("error", "")).strip()
-        return JobState(State.FAILED, step, note or last.failure.words, last.number, last.failure)
-    if last.why in (End.DONE, End.DIVERGED):  # a trunk that has been given more to do since
+    failure = last.facts.failure
+    if failure is not None:
+        note = (last.facts.error or "").strip()
+        return JobState(State.FAILED, step, note or failure.words, last.number, failure)
+    if last.facts.why in (End.DONE, End.DIVERGED):  # a trunk that has been given more to do since
         return JobState(State.READY, step, attempts=last.number)
     return JobState(State.INTERRUPTED, step, "it continues at the next launch", last.number)

@@ -22,7 +22,7 @@ class Rate:
 
 def devices(attempt: Attempt) -> int:
     """How many devices it trains on at once."""
-    return int(attempt.record.get("world_size") or 1)
+    return attempt.facts.world_size
 
 
 class Speeds:
@@ -36,12 +36,12 @@ class Speeds:
     def add(self, plan: Plan, job: Job, made: Iterable[Attempt]) -> None:
         """Count a job's attempts."""
         for attempt in made if job.kind != "branch" else ():
-            tokens, seconds = attempt.record.get("trained_tokens"), attempt.record.get("train_s")
+            tokens, seconds = attempt.facts.trained_tokens, attempt.facts.train_s
             if tokens and seconds:
                 name = plan.rung_of(job).name
                 flops, busy = self._sums.get(name, (0.0, 0.0))
                 each = plan.counts(job).exact_flops_per_token
-                self._sums[name] = (flops + float(tokens) * each, busy + seconds * devices(attempt))
+                self._sums[name] = (flops + tokens * each, busy + seconds * devices(attempt))
 
     def rates(self) -> dict[str, Rate]:
         """Rung -> rate. A rung without attempts gets that of the measured rung whose FLOPs a token are

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from sweepctl.errors import SweepctlError
-from sweepctl.spec.build import build
 from sweepctl.spec.execution import Execution
 from sweepctl.spec.learning_rate import LearningRateCurve
 from sweepctl.store.checkpoints import Checkpoint
@@ -23,9 +22,8 @@ from sweepctl.train.trainer import Trainer
 
 def told(manifest: Manifest, execution: Execution, start: Checkpoint | None) -> dict[str, Any]:
     """What a follower needs to stand where rank 0's trainer stands: rank 0 has judged and verified it all."""
-    fields = {field.name: getattr(manifest, field.name) for field in dataclasses.fields(manifest)}
     return {
-        "run": {**fields, "execution": dataclasses.asdict(execution)},
+        "run": dataclasses.replace(manifest, execution=execution).record(),
         "start": None if start is None else {"path": str(start.path), "step": start.step},
     }
 
@@ -58,8 +56,8 @@ def follow(team: Team) -> None:
 
 
 def _trainer(team: Team, told: dict[str, Any]) -> tuple[Trainer, LearningRateCurve]:
-    manifest = build(Manifest, told["run"])
-    science, execution = manifest.job_science(), build(Execution, manifest.execution, "execution")
+    manifest = Manifest.read(told["run"])
+    science, execution = manifest.job_science(), manifest.execution
     where = machine(execution, science.point.precision, team.local_rank)
     trainer = Trainer(science.point, Batches(Path(manifest.data), science.point), where, execution, team)
     if told["start"] is not None:

@@ -19,14 +19,16 @@ import sweepctl
 from sweepctl.errors import RequestError, StorageError, SweepctlError
 from sweepctl.resources import code_version
 from sweepctl.spec.accounting import count
-from sweepctl.spec.build import build
+from sweepctl.spec.build import plain
 from sweepctl.spec.execution import Execution
 from sweepctl.spec.science import NUMERICS, JobScience
 from sweepctl.store import attempts, checkpoints, retention
 from sweepctl.store.attempts import Attempt
 from sweepctl.store.ends import End
+from sweepctl.store.facts import Origin
 from sweepctl.store.job import JobFolder
 from sweepctl.store.manifest import Manifest
+from sweepctl.store.protocol import Progress, Saved
 from sweepctl.train.batches import Batches
 from sweepctl.train.device import machine
 from sweepctl.train.distributed import Alone, Lost
@@ -34,7 +36,7 @@ from sweepctl.train.follower import told
 from sweepctl.train.loop import Diverged, Loop, Stopped, Superseded
 from sweepctl.train.trainer import Trainer
 
-Report = Callable[[dict[str, Any]], None]
+Report = Callable[[Progress | Saved], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ def _attempt(
         _check_identity(manifest, science)
         folder.write_record(manifest.science)
         checkpoints.sweep_scratch(folder)
-        execution = _fitting(build(Execution, manifest.execution, "execution"), folder, attempt)
+        execution = _fitting(manifest.execution, folder, attempt)
         loop = _prepare(manifest, science, folder, attempt, execution, stop, report, team)
         try:
             if science.kind == "trunk":
@@ -125,12 +127,12 @@ def _fitting(execution: Execution, folder: JobFolder, attempt: Attempt) -> Execu
     """The micro-batch halved after an attempt that ran out of memory, and kept so by the attempts after it:
     the global batch is the same."""
     for earlier in reversed(attempts.every(folder)):
-        rows = earlier.record.get("micro_batch_rows")
+        rows = earlier.facts.micro_batch_rows
         if earlier.number >= attempt.number or rows is None:
             continue
-        if earlier.why is End.OUT_OF_MEMORY:
+        if earlier.facts.why is End.OUT_OF_MEMORY:
             rows = next((d for d in range(rows // 2, 0, -1) if rows % d == 0), 1)
-        elif not earlier.record.get("lowered"):
+        elif not earlier.facts.lowered:
             return execution
         if execution.micro_batch_rows is not None and execution.micro_batch_rows <= rows:
             return execution
@@ -174,7 +176,7 @@ def _prepare(
     origin = None
     if start is not None:
         trainer.load(start.path, start.step)
-        origin = {"job": source.id, "step": start.step, "attempt": start.manifest()["attempt"]}
+        origin = Origin(source.id, start.step, start.manifest()["attempt"])
     attempt.update(
         started_from=origin,
         start_step=trainer.step,
@@ -215,7 +217,7 @@ def _train_trunk(loop: Loop, folder: JobFolder) -> Outcome:
             loop.train_to(step, pause=lambda seen=seen: folder.wishes() != seen)  # type: ignore[misc]
         except Diverged as error:
             folder.write_result(error.result)
-            return Outcome(End.DIVERGED, error.result["reason"])
+            return Outcome(End.DIVERGED, error.result.reason)
         if loop.trainer.step == step:
             loop.save()
     # Not at a cut only where wishes were withdrawn: whoever makes them again goes on from here.
@@ -234,12 +236,12 @@ def _train_to_result(loop: Loop, science: JobScience, manifest: Manifest, execut
         result = loop.final_result(science.anneal.validation_tokens)
     except Diverged as error:
         result = error.result
-    if result["state"] == "done" and execution.keep != "none":
+    if result.is_done and execution.keep != "none":
         loop.save(weights_only=not manifest.final_state, final=True)
     loop.check_owner()
     loop.folder.write_result(result)
     retention.settle(loop.folder, manifest.trunk(), execution.keep, manifest.trunk_needed)
-    return Outcome(End(result["state"]), result.get("reason", ""))
+    return Outcome(result.end, result.reason)
 
 
 def _next_wish(folder: JobFolder, reached: int | None = None) -> int | None:
@@ -253,8 +255,8 @@ def _next_wish(folder: JobFolder, reached: int | None = None) -> int | None:
 
 def _facts(manifest: Manifest) -> dict[str, Any]:
     return {
-        **manifest.launcher,
-        "execution": manifest.execution,
+        **manifest.dispatch.record(),
+        "execution": plain(manifest.execution),
         "versions": {
             "sweepctl": sweepctl.__version__,
             "python": platform.python_version(),

@@ -16,8 +16,12 @@ from sweepctl.spec.execution import Execution
 from sweepctl.spec.science import JobScience
 from sweepctl.store import attempts, checkpoints, retention
 from sweepctl.store.attempts import Attempt
+from sweepctl.store.ends import End
+from sweepctl.store.facts import Origin
 from sweepctl.store.files import storage
 from sweepctl.store.job import JobFolder
+from sweepctl.store.protocol import Progress, Saved
+from sweepctl.store.result import Result
 from sweepctl.train.trainer import Trainer, Update
 
 GLANCE_S = 0.5
@@ -35,8 +39,8 @@ class Superseded(Exception):
 class Diverged(Exception):
     """The loss left the bounds of the science; `result` is the job's result."""
 
-    def __init__(self, result: dict[str, Any]) -> None:
-        super().__init__(result["reason"])
+    def __init__(self, result: Result) -> None:
+        super().__init__(result.reason)
         self.result = result
 
 
@@ -49,10 +53,10 @@ class Loop:
     execution: Execution
     folder: JobFolder
     attempt: Attempt
-    parent: dict[str, Any] | None
+    parent: Origin | None
     flops_per_token: int
     stop: threading.Event
-    report: Callable[[dict[str, Any]], None]
+    report: Callable[[Progress | Saved], None]
     _metrics: TextIO | None = None
     _saved_step: int = -1
     _saved_at: float = field(default_factory=time.monotonic)
@@ -108,11 +112,11 @@ class Loop:
                 lambda: not attempts.superseded(self.folder, self.attempt),
             )
             self.check_owner()
-            self.parent = {"job": self.folder.id, "step": step, "attempt": self.attempt.number}
-            self.report({"event": "checkpoint", "step": step})
+            self.parent = Origin(self.folder.id, step, self.attempt.number)
+            self.report(Saved(self.folder.id, step))
         self._saved_step, self._saved_at = step, time.monotonic()
 
-    def final_result(self, validation_tokens: int) -> dict[str, Any]:
+    def final_result(self, validation_tokens: int) -> Result:
         """The annealed loss on every held-out set.
 
         Raises:
@@ -127,14 +131,9 @@ class Loop:
             per_byte = self.trainer.bits_per_byte(name, loss)
             if per_byte is not None:
                 bits[name] = per_byte
-        return {
-            "state": "done",
-            "step": self.trainer.step,
-            "tokens": self.trainer.tokens,
-            "loss_nats": losses,
-            "bits_per_byte": bits,
-            "attempt": self.attempt.number,
-        }
+        return Result(
+            End.DONE, self.trainer.step, self.trainer.tokens, losses, bits, attempt=self.attempt.number
+        )
 
     def check_owner(self) -> None:
         """Raises Superseded where a newer attempt owns the job."""
@@ -149,7 +148,7 @@ class Loop:
         steps = self.trainer.step - self._first_step
         tokens = steps * self.batch_tokens
         rate = tokens / self._busy_s if self._busy_s and steps else None
-        self.attempt.record.update(
+        self.attempt.note(
             end_step=self.trainer.step,
             trained_tokens=tokens,
             train_s=self._busy_s,
@@ -164,7 +163,7 @@ class Loop:
             self.save()
             raise Stopped
         self.attempt.beat(self.trainer.step, self.trainer.tokens)
-        self.report({"event": "progress", "step": self.trainer.step})
+        self.report(Progress(self.folder.id, self.trainer.step))
 
     def _must_look(self) -> bool:
         step = self.trainer.step
@@ -216,14 +215,9 @@ class Loop:
         if self.trainer.step > self.science.point.warmup_steps and loss > bound:
             raise Diverged(self._diverged(f"the loss is above {bound:.3f} nats"))
 
-    def _diverged(self, reason: str) -> dict[str, Any]:
-        return {
-            "state": "diverged",
-            "step": self.trainer.step,
-            "tokens": self.trainer.tokens,
-            "reason": reason,
-            "attempt": self.attempt.number,
-        }
+    def _diverged(self, reason: str) -> Result:
+        step, tokens = self.trainer.step, self.trainer.tokens
+        return Result(End.DIVERGED, step, tokens, attempt=self.attempt.number, reason=reason)
 
     def _rate(self) -> float | None:
         steps, seconds = self.trainer.step - self._window[0], self._busy_s - self._window[1]

@@ -1,9 +1,4 @@
-"""A worker process: jobs in on standard input, events out on standard output, one JSON object a line.
-
-    in   {"run": <manifest>}, {"stop": <job>}
-    out  {"event": "ready"}
-         {"event": "progress" or "checkpoint", "job", "step"}
-         {"event": "end", "job", "why", "message"}
+"""A worker process: jobs in on standard input, events out on standard output, as `store/protocol.py` says.
 
 It stops, saving its state, on SIGTERM or when its input closes: a killed launcher leaves nobody behind.
 Where WORLD_SIZE says that several processes train each job, rank 0 is this worker and the others follow it:
@@ -14,18 +9,16 @@ of them anew.
 from __future__ import annotations
 
 import gc
-import json
 import os
 import queue
 import signal
 import sys
 import threading
-from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from sweepctl.errors import SweepctlError
-from sweepctl.spec.build import build
 from sweepctl.store.manifest import Manifest
+from sweepctl.store.protocol import Ended, Event, Ready, Run, Stop, read_command
 
 if TYPE_CHECKING:  # torch is imported only once the launcher is being listened to
     from sweepctl.train.distributed import Alone
@@ -51,14 +44,14 @@ class Worker:
         """Read commands until the input closes."""
         try:
             for line in lines:
-                command = json.loads(line)
-                if "run" in command:
-                    self._stopped.discard(command["run"]["job"])
-                    self._jobs.put(build(Manifest, command["run"]))
-                else:
-                    self._stopped.add(command["stop"])
-                    if command["stop"] == self._current:
-                        self._stop.set()
+                match read_command(line):
+                    case Run(manifest):
+                        self._stopped.discard(manifest.job)
+                        self._jobs.put(manifest)
+                    case Stop(job):
+                        self._stopped.add(job)
+                        if job == self._current:
+                            self._stop.set()
         finally:  # also after half a line of a launcher that was killed
             self.end()
             self._jobs.put(None)
@@ -82,7 +75,7 @@ class Worker:
         # The imports' millions of objects live as long as the process: keep the collector off them.
         gc.collect()
         gc.freeze()
-        self._say({"event": "ready"})
+        self._say(Ready())
         while not self._ending.is_set() and (manifest := self._jobs.get()) is not None:
             self._stop.clear()
             self._current = manifest.job
@@ -90,17 +83,14 @@ class Worker:
                 self._stop.set()
             if self._ending.is_set():
                 break
-            outcome = run(manifest, self._stop, partial(self._tell, manifest.job), team)
+            outcome = run(manifest, self._stop, self._say, team)
             self._current = ""
-            self._say({"event": "end", "job": manifest.job, "why": outcome.why, "message": outcome.message})
+            self._say(Ended(manifest.job, outcome.why, outcome.message))
             team.end_job()
 
-    def _tell(self, job: str, event: dict[str, Any]) -> None:
-        self._say({**event, "job": job})
-
-    def _say(self, event: dict[str, Any]) -> None:
+    def _say(self, event: Event) -> None:
         try:
-            self._output.write(json.dumps(event) + "\n")
+            self._output.write(event.line() + "\n")
         except OSError:
             self.end()
 

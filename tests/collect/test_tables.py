@@ -37,10 +37,10 @@ def test_every_count_of_n_and_c_is_a_column(planned: Planner) -> None:
     assert (runs["state"] == "done").all() and runs["job"].is_unique
     for row in runs.itertuples():
         result = board.entries[row.job].folder.result()
-        assert result is not None and row.loss_nats == result["loss_nats"]["validation"]
+        assert result is not None and row.loss_nats == result.loss_nats["validation"]
         assert row.loss_nats_validation == row.loss_nats
-        assert row.tokens == row.steps * 64 == result["tokens"]
-        assert row.bits_per_byte == result["bits_per_byte"]["validation"]
+        assert row.tokens == row.steps * 64 == result.tokens
+        assert row.bits_per_byte == result.bits_per_byte["validation"]
     assert (runs["flops_six_n"] == 6.0 * runs["n_non_embedding"] * runs["tokens"]).all()
 
 

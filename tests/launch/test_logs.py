@@ -11,7 +11,7 @@ import pytest
 
 from sweepctl.errors import RequestError
 from sweepctl.launch import logs
-from sweepctl.launch.logs import Event, Tail, find_job, follow, read_story
+from sweepctl.launch.logs import Event, Tail, find_job, follow, read_job_log
 from sweepctl.store import attempts
 from tests.conftest import Planner, only, run_all
 
@@ -40,25 +40,25 @@ def test_a_job_is_found_by_the_beginning_of_its_id(planned: Planner) -> None:
 def test_a_job_that_never_started_says_what_it_waits_for(planned: Planner) -> None:
     board = planned(name="new", ladder__depths=[1])
     [trunk], [branch, *_] = only(board, "trunk"), only(board, "branch")
-    assert read_story(board, trunk).waits == "it waits for a launch to take it up"
-    waits = read_story(board, branch).waits
+    assert read_job_log(board, trunk).waits == "it waits for a launch to take it up"
+    waits = read_job_log(board, branch).waits
     assert waits == f"it waits for step {branch.job.cut} of its trunk {trunk.job.id}, ready at step 0"
     with pytest.raises(RequestError, match="never started"):
-        read_story(board, trunk, 1)
+        read_job_log(board, trunk, 1)
     board.sweep.mark_cancelled([trunk.job.id])
-    assert read_story(board, trunk).waits == "it was cancelled"
+    assert read_job_log(board, trunk).waits == "it was cancelled"
 
 
 def test_a_trained_job_tells_its_metrics_and_is_over_when_followed(planned: Planner) -> None:
     board = planned(name="trained", ladder__depths=[1])
     run_all(board)
     for entry in board.entries.values():
-        story = read_story(board, entry)
+        story = read_job_log(board, entry)
         assert story.chosen is not None and story.waits == "" and story.state.state == "done"
         assert any("lr" in row for row in story.rows)
         assert told(follow(board, entry, poll_s=0.01)) == ["attempt", "lines", "ended"]
     with pytest.raises(RequestError, match="no attempt 2; its attempts are 1"):
-        read_story(board, entry, 2)
+        read_job_log(board, entry, 2)
 
 
 def test_following_goes_on_to_the_next_attempt(planned: Planner) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from sweepctl.launch.slurm.script import script
 from sweepctl.launch.slurm.settings import Resources, Retries, SlurmSettings, idle_patterns
 from sweepctl.spec.build import build, plain
 from sweepctl.spec.compose import compose_launcher
+from sweepctl.spec.execution import Execution
 from sweepctl.store import attempts
 from sweepctl.store.board import Board
+from sweepctl.store.facts import Dispatch
 from tests.conftest import Planner, only, run_job
 
 
@@ -240,17 +243,17 @@ def test_an_order_is_the_plans_it_was_given(planned: Planner) -> None:
 def test_only_ones_own_earlier_restart_is_taken_over(planned: Planner) -> None:
     board = planned()
     entry = only(board, "trunk")[0]
-    facts = {"scheduler_id": "7_3", "cluster": "c", "array": "t", "restart": 1}
-    manifest = board.manifest(entry, {}, facts, gone=("9_9",))
-    record = {"scheduler_id": "7_3", "cluster": "c", "array": "t", "restart": 0}
-    assert manifest.was_given_up(record)
-    assert not manifest.was_given_up({**record, "restart": 2})
-    assert not manifest.was_given_up({**record, "array": "other"})
-    assert not manifest.was_given_up({**record, "scheduler_id": "7_4"})
-    assert manifest.was_given_up({**record, "scheduler_id": "9_9"})
-    assert not manifest.was_given_up({**record, "scheduler_id": "9_9", "cluster": "d"})
-    assert not manifest.was_given_up({"host": "x"})
-    mine = attempts.claim(entry.folder, record)
-    assert mine is not None and attempts.claim(entry.folder, facts) is None
-    after = attempts.claim(entry.folder, facts, manifest.was_given_up)
+    here = Dispatch(scheduler_id="7_3", cluster="c", array="t", restart=1)
+    manifest = board.manifest(entry, Execution(), here, gone=("9_9",))
+    before = replace(here, restart=0)
+    assert manifest.was_given_up(before)
+    assert not manifest.was_given_up(replace(before, restart=2))
+    assert not manifest.was_given_up(replace(before, array="other"))
+    assert not manifest.was_given_up(replace(before, scheduler_id="7_4"))
+    assert manifest.was_given_up(replace(before, scheduler_id="9_9"))
+    assert not manifest.was_given_up(replace(before, scheduler_id="9_9", cluster="d"))
+    assert not manifest.was_given_up(Dispatch())
+    mine = attempts.claim(entry.folder, before.record())
+    assert mine is not None and attempts.claim(entry.folder, here.record()) is None
+    after = attempts.claim(entry.folder, here.record(), manifest.was_given_up)
     assert after is not None and attempts.superseded(entry.folder, mine)

@@ -16,6 +16,8 @@ from sweepctl.launch.take import NotYet, parabola_minimum
 from sweepctl.plan.expand import CorpusFacts
 from sweepctl.store import attempts, checkpoints
 from sweepctl.store.board import Board
+from sweepctl.store.ends import End
+from sweepctl.store.result import Result
 from sweepctl.store.throughput import Rate, measured
 from sweepctl.store.workspace import Workspace
 from tests.conftest import Planner, only, run_all, tiny, tree
@@ -52,7 +54,7 @@ def test_a_stage_waits_for_what_it_takes_and_then_freezes_it(
     assert not waiting
     [taken] = board.plans["all"].taken
     losses = {
-        e.plan.points[e.job.point].settings["optimizer.lr"]: e.folder.result()["loss_nats"]  # type: ignore[index]
+        e.plan.points[e.job.point].settings["optimizer.lr"]: e.folder.result().loss_nats  # type: ignore[index]
         for e in only(board, "branch")
         if e.plan.stage == "lr"
     }
@@ -80,7 +82,7 @@ def test_the_best_over_other_axes_and_the_mean_over_seeds_count(
         loss = losses[point.optimizer.lr, point.optimizer.weight_decay][point.seed.init]
         folder = workspace.job(job.id)
         folder.path.mkdir(parents=True)
-        folder.write_result({"state": "done", "step": job.end, "loss_nats": {"validation": loss}})
+        folder.write_result(Result(End.DONE, job.end, loss_nats={"validation": loss}))
     board, _ = staged(workspace, facts, **stages)
     [taken] = board.plans["all"].taken
     assert taken.value == 0.01 and taken.losses == {"0.01": 2.1, "0.02": 2.4}

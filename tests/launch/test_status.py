@@ -13,6 +13,8 @@ from sweepctl.launch.queue import Queued
 from sweepctl.launch.status import SweepStatus, status
 from sweepctl.store import attempts
 from sweepctl.store.board import Board, Entry
+from sweepctl.store.ends import End
+from sweepctl.store.result import Result
 from tests.conftest import Planner, only, tree
 
 
@@ -24,7 +26,7 @@ def begin(entry: Entry, **facts: Any) -> attempts.Attempt:
 
 def finish(entry: Entry, tokens: int = 1000, seconds: float = 36.0) -> None:
     begin(entry).end("done", trained_tokens=tokens, train_s=seconds)
-    entry.folder.write_result({"state": "done", "step": entry.job.end})
+    entry.folder.write_result(Result(End.DONE, entry.job.end))
 
 
 def reach(trunk: Entry, step: int) -> None:

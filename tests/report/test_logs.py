@@ -10,8 +10,8 @@ import pytest
 from rich.console import Console
 
 from sweepctl.launch import logs
-from sweepctl.launch.logs import read_story
-from sweepctl.report.logs import follow_job, row_line, show_process, show_story, story_json
+from sweepctl.launch.logs import read_job_log
+from sweepctl.report.logs import follow_job, job_log_json, row_line, show_job_log, show_process
 from sweepctl.store import attempts
 from sweepctl.store.board import Board, Entry
 from tests.conftest import Planner, only
@@ -57,7 +57,7 @@ def test_rows_are_a_line_each() -> None:
 
 def test_the_newest_attempt_is_told_in_full_and_older_ones_in_a_line(tried: tuple[Board, Entry]) -> None:
     page = Page()
-    show_story(page, read_story(*tried))
+    show_job_log(page, read_job_log(*tried))
     title, first, second, heading, row, point, ended, *error = page.lines()
     assert title.startswith(tried[1].job.id) and "failed, step 0 of" in title
     assert first.startswith("attempt 1, local, on ") and first.endswith(", stopped")
@@ -69,13 +69,13 @@ def test_the_newest_attempt_is_told_in_full_and_older_ones_in_a_line(tried: tupl
 
 def test_an_older_attempt_and_its_process_can_be_asked_for(tried: tuple[Board, Entry]) -> None:
     page = Page()
-    show_story(page, read_story(*tried, 1))
+    show_job_log(page, read_job_log(*tried, 1))
     assert "4.0000" in page.text.getvalue() and "3.2500" not in page.text.getvalue()
     page = Page()
-    show_process(page, read_story(*tried, 1))
+    show_process(page, read_job_log(*tried, 1))
     assert page.lines()[-1] == "from [the] process"
     page = Page()
-    show_process(page, read_story(*tried))
+    show_process(page, read_job_log(*tried))
     assert page.lines()[-1] == "This attempt named no log."
 
 
@@ -90,11 +90,11 @@ def test_following_prints_each_line_once(tried: tuple[Board, Entry], monkeypatch
 def test_a_job_that_never_started_says_so(planned: Planner) -> None:
     board = planned(name="new", ladder__depths=[1])
     page = Page()
-    show_story(page, read_story(board, only(board, "branch")[0]))
+    show_job_log(page, read_job_log(board, only(board, "branch")[0]))
     assert len(page.lines()) == 2 and page.lines()[1].startswith("Not started: it waits for step ")
 
 
 def test_json_has_records_and_rows(tried: tuple[Board, Entry]) -> None:
-    told = json.loads(json.dumps(story_json(read_story(*tried))))
+    told = json.loads(json.dumps(job_log_json(read_job_log(*tried))))
     assert [one["record"]["why"] for one in told["attempts"]] == ["stopped", "out_of_memory"]
     assert told["attempts"][1]["metrics"][0]["tokens_per_s"] == 12345 and told["state"] == "failed"

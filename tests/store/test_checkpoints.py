@@ -114,8 +114,8 @@ def test_a_damaged_trunk_checkpoint_costs_only_the_piece_before_it(planned: Plan
     run_all(straight)
     branch = next(b for b in board.branches[trunk.job.id] if b.job.cut == 30)
     assert attempts.newest(branch.folder).record["start_step"] == 15
-    losses = [e.folder.result()["loss_nats"] for e in only(board, "branch")]
-    assert losses == [e.folder.result()["loss_nats"] for e in only(straight, "run")]
+    losses = [e.folder.result().loss_nats for e in only(board, "branch")]
+    assert losses == [e.folder.result().loss_nats for e in only(straight, "run")]
 
 
 def test_a_checkpoint_of_another_model_is_refused_in_one_sentence(planned: Planner) -> None:

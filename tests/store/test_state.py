@@ -1,4 +1,4 @@
-"""A look at a job's folder: what it finds, and how often it reads."""
+"""What is read of a job's folder: what it finds, and how often it reads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 
 from sweepctl.store import attempts, files
 from sweepctl.store.ends import End
-from sweepctl.store.state import Look, Looks, State
+from sweepctl.store.result import Result
+from sweepctl.store.state import JobFiles, JobFilesCache, State
 from tests.conftest import Planner, only
 
 
@@ -17,9 +18,9 @@ from tests.conftest import Planner, only
 def test_a_failed_job_has_its_class_and_its_error(planned: Planner, failure: End) -> None:
     [first, *_] = only(planned(), "trunk")
     attempt = attempts.claim(first.folder, {})
-    assert attempt is not None and Look(first.folder).state().state is State.RUNNING
+    assert attempt is not None and JobFiles(first.folder).state().state is State.RUNNING
     attempt.end(failure, error="a\nb\n")
-    state = Look(first.folder).state()
+    state = JobFiles(first.folder).state()
     assert (state.state, state.failure, state.note) == (State.FAILED, failure, "a\nb")
 
 
@@ -31,21 +32,21 @@ def test_who_died_once_too_often_has_failed_also_by_an_older_version(
     attempt = attempts.claim(first.folder, {})
     assert attempt is not None
     attempt.end(End.DIED)
-    assert Look(first.folder).state().state is State.INTERRUPTED
+    assert JobFiles(first.folder).state().state is State.INTERRUPTED
     attempt.update(**ending, error="signal 9")
-    state = Look(first.folder).state()
+    state = JobFiles(first.folder).state()
     assert (state.state, state.failure, state.note) == (State.FAILED, End.DIED, "signal 9")
 
 
 def test_a_result_that_comes_later_is_found_and_one_that_is_there_read_once(planned: Planner) -> None:
     [first, *_] = only(planned(), "branch")
-    look = Looks().at(first.folder)
-    assert look.result is None
+    files = JobFilesCache().of(first.folder)
+    assert files.result is None
     first.folder.path.mkdir(parents=True)
-    first.folder.write_result({"state": "done", "step": 3})
-    assert look.result == {"state": "done", "step": 3}
+    first.folder.write_result(Result(End.DONE, 3))
+    assert files.result == Result(End.DONE, 3)
     (first.folder.path / "result.json").unlink()
-    assert look.result is not None and look.state().state == "done"
+    assert files.result is not None and files.state().state == "done"
 
 
 def test_a_board_reads_no_file_twice(planned: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +55,7 @@ def test_a_board_reads_no_file_twice(planned: Planner, monkeypatch: pytest.Monke
         attempt = attempts.claim(entry.folder, {})
         assert attempt is not None
         attempt.end("done")
-        entry.folder.write_result({"state": "done", "step": entry.job.end})
+        entry.folder.write_result(Result(End.DONE, entry.job.end))
     read: Counter[str] = Counter()
     whole = files.read_json
 
@@ -65,6 +66,6 @@ def test_a_board_reads_no_file_twice(planned: Planner, monkeypatch: pytest.Monke
 
     for module in ("job", "attempts"):
         monkeypatch.setattr(f"sweepctl.store.{module}.read_json", counted)
-    looks = Looks()
-    assert {board.state(entry, looks).state for entry in board.entries.values()} == {"done"}
+    cache = JobFilesCache()
+    assert {board.state(entry, cache).state for entry in board.entries.values()} == {"done"}
     assert set(read.values()) == {1} and len(read) == 2 * len(only(board, "branch"))

@@ -25,7 +25,7 @@ def assert_same_results(forked: Board, straight: Board) -> list[dict[str, Tensor
     assert branches and branches.keys() == runs.keys()
     found = []
     for key, branch in branches.items():
-        assert branch.folder.result()["loss_nats"] == runs[key].folder.result()["loss_nats"]
+        assert branch.folder.result().loss_nats == runs[key].folder.result().loss_nats
         ours, theirs = final_weights(branch), final_weights(runs[key])
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
         found.append(ours)

@@ -194,7 +194,7 @@ def test_a_branch_is_the_straight_run_with_every_tensor_there_is(planned: Planne
         )
         run_all(board)
         ends = only(board, "branch" if fork else "run")
-        losses.append([entry.folder.result()["loss_nats"] for entry in ends])
+        losses.append([entry.folder.result().loss_nats for entry in ends])
     assert len(losses[0]) == 2 and losses[0] == losses[1]
 
 

@@ -118,7 +118,7 @@ def pair(tmp_path: Path) -> Iterator[Team]:
 
 
 def losses(board: Board) -> list[dict[str, float]]:
-    return [entry.folder.result()["loss_nats"] for entry in only(board, "branch")]
+    return [entry.folder.result().loss_nats for entry in only(board, "branch")]
 
 
 def curve(entry: Entry) -> list[float]:

@@ -304,8 +304,8 @@ def test_a_fork_needs_the_selection_biases(planned: Planner, monkeypatch: pytest
     monkeypatch.setattr(Trainer, "load", lossy)
     forked = planned(name="forked", **MOE)
     run_all(forked)
-    ours = [e.folder.result()["loss_nats"] for e in only(forked, "branch")]
-    assert ours != [e.folder.result()["loss_nats"] for e in only(straight, "run")]
+    ours = [e.folder.result().loss_nats for e in only(forked, "branch")]
+    assert ours != [e.folder.result().loss_nats for e in only(straight, "run")]
 
 
 def test_a_stopped_job_goes_on_where_it_was(planned: Planner, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,13 +42,13 @@ def test_an_extended_trunk_gives_the_losses_of_one_trained_at_once(planned: Plan
     run_all(planned(budget__tokens=[1280]))
     extended = planned(budget__tokens=[1280, 5120])
     run_all(extended)
-    losses = {e.job.id: e.folder.result()["loss_nats"] for e in only(extended, "branch")}
+    losses = {e.job.id: e.folder.result().loss_nats for e in only(extended, "branch")}
     for entry in extended.entries.values():
         for path in sorted(entry.folder.path.rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
         entry.folder.path.rmdir()
     run_all(extended)
-    assert losses == {e.job.id: e.folder.result()["loss_nats"] for e in only(extended, "branch")}
+    assert losses == {e.job.id: e.folder.result().loss_nats for e in only(extended, "branch")}
 
 
 def test_a_budget_in_between_leaves_the_trunk_as_it_was(planned: Planner) -> None:
@@ -63,7 +63,7 @@ def test_a_budget_in_between_leaves_the_trunk_as_it_was(planned: Planner) -> Non
     for branch, run in zip(only(between, "branch"), only(straight, "run"), strict=True):
         record = attempts.newest(branch.folder).record
         assert (record["start_step"], branch.job.cut, record["end_step"]) == (15, 30, 40)
-        assert branch.folder.result()["loss_nats"] == run.folder.result()["loss_nats"]
+        assert branch.folder.result().loss_nats == run.folder.result().loss_nats
 
 
 @pytest.mark.parametrize("kind", ["trunk", "branch"])
@@ -81,7 +81,7 @@ def test_a_stopped_job_goes_on_where_it_was(planned: Planner, monkeypatch, kind:
     run_all(board)
     run_all(undisturbed)
     for branch, run in zip(only(board, "branch"), only(undisturbed, "run"), strict=True):
-        assert branch.folder.result()["loss_nats"] == run.folder.result()["loss_nats"]
+        assert branch.folder.result().loss_nats == run.folder.result().loss_nats
 
 
 @pytest.mark.parametrize("broken", ["exp_avg", "step", "weights"])
@@ -107,8 +107,8 @@ def test_the_fork_needs_everything_it_restores(
     monkeypatch.setattr(Trainer, "load", lossy)
     forked = planned(name="forked")
     run_all(forked)
-    ours = [e.folder.result()["loss_nats"] for e in only(forked, "branch")]
-    assert ours != [e.folder.result()["loss_nats"] for e in only(straight, "run")]
+    ours = [e.folder.result().loss_nats for e in only(forked, "branch")]
+    assert ours != [e.folder.result().loss_nats for e in only(straight, "run")]
 
 
 def test_two_decays_share_one_trunk(planned: Planner) -> None:
@@ -156,7 +156,7 @@ def test_a_wsd_s_trunk_that_stops_in_a_decay_goes_on_bit_for_bit(planned: Planne
     straight = planned(name="straight", schedule__fork=False, **changes)
     run_all(straight)
     for branch, run in zip(only(board, "branch"), only(straight, "run"), strict=True):
-        assert branch.folder.result()["loss_nats"] == run.folder.result()["loss_nats"]
+        assert branch.folder.result().loss_nats == run.folder.result().loss_nats
 
 
 def test_going_on_from_decayed_weights_is_not_the_decay_of_the_plateau(planned: Planner) -> None:
@@ -165,7 +165,7 @@ def test_going_on_from_decayed_weights_is_not_the_decay_of_the_plateau(planned: 
     for kind in ("wsd", "wsd-s"):
         board = planned(name=kind, schedule__kind=kind, ladder__depths=[1])
         run_all(board)
-        found[kind] = [entry.folder.result()["loss_nats"] for entry in only(board, "branch")]
+        found[kind] = [entry.folder.result().loss_nats for entry in only(board, "branch")]
     assert found["wsd"][0] == found["wsd-s"][0] and found["wsd"][1] != found["wsd-s"][1]
 
 

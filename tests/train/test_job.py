@@ -13,6 +13,7 @@ import torch
 
 from sweepctl.spec.science import NUMERICS
 from sweepctl.store import attempts, checkpoints
+from sweepctl.store.ends import End
 from sweepctl.store.job import JobFolder
 from sweepctl.train.batches import Batches
 from sweepctl.train.job import run
@@ -21,7 +22,7 @@ from tests.conftest import Planner, manifest, only, run_all, run_job, tiny
 
 
 def losses(board) -> list[float]:
-    return [entry.folder.result()["loss_nats"]["validation"] for entry in only(board, "branch")]
+    return [entry.folder.result().loss_nats["validation"] for entry in only(board, "branch")]
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
@@ -51,8 +52,8 @@ def test_a_diverged_run_is_a_result(planned: Planner, lr: float) -> None:
     run_all(board)
     for trunk in only(board, "trunk"):
         result = trunk.folder.result()
-        assert result["state"] == "diverged" and result["step"] < 30
-        assert "loss" in result["reason"] and "loss_nats" not in result
+        assert result.end is End.DIVERGED and result.step < 30
+        assert "loss" in result.reason and "loss_nats" not in result.record()
     for branch in only(board, "branch"):
         state = board.state(branch)
         assert state.state == "diverged" and board.finished(branch)
@@ -63,7 +64,7 @@ def test_a_branch_whose_checkpoint_came_before_the_divergence_lives(planned: Pla
     board = planned(ladder__depths=[1])
     run_all(board)
     early, late = only(board, "branch")
-    assert early.folder.result()["state"] == "done"
+    assert early.folder.result().is_done
     assert board.state(late).state == "diverged" and not late.folder.has_result()
     assert board.finished(late)
 

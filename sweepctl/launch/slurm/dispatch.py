@@ -124,8 +124,8 @@ def _arrays_of_trunks(found: Need, queue: dict[str, list[Queued]]) -> list[str]:
     tasks = {q.task for trunk in trunks for q in queue.get(trunk, []) if not q.held}
     for folder in trunks.values():
         last = attempts.newest(folder)
-        if last is not None and last.alive() and last.record.get("scheduler_id"):
-            tasks.add(str(last.record["scheduler_id"]))
+        if last is not None and last.alive() and last.facts.scheduler_id:
+            tasks.add(last.facts.scheduler_id)
     return sorted({task.partition("_")[0] for task in tasks})
 
 
@@ -190,11 +190,11 @@ def _lost(board: Board) -> dict[str, str]:
     here = None
     for entry in board.entries.values():
         last = attempts.newest(entry.folder)
-        if last is not None and not last.ended and last.record.get("scheduler_id"):
+        if last is not None and not last.ended and last.facts.scheduler_id:
             here = here or commands.cluster()
             # Slurm may not show us another user's: then the heartbeat alone tells.
-            if last.record.get("cluster") == here and last.record.get("user", os.getuid()) == os.getuid():
-                open_[entry.job.id] = (str(last.record["scheduler_id"]), str(last.record.get("job_name")))
+            if last.facts.cluster == here and last.facts.user in (None, os.getuid()):
+                open_[entry.job.id] = (last.facts.scheduler_id, str(last.facts.job_name))
     if not open_:
         return {}
     names = {task.partition("_")[0]: name for task, name in open_.values()}
@@ -206,7 +206,7 @@ def _covers(task: Queued, last: attempts.Attempt | None) -> bool:
     """Whether a task in the queue will take the job: one that runs and has given it up does not."""
     if task.state == "PENDING" or last is None or not last.ended:
         return True
-    return not (last.record.get("scheduler_id") == task.task and last.failure is not None)
+    return not (last.facts.scheduler_id == task.task and last.facts.failure is not None)
 
 
 def _arrays(records: Records, order: Order, found: Need, limits: Limits) -> list[Array]:

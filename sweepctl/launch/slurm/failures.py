@@ -13,13 +13,14 @@ def exhausted(folder: JobFolder, last: Attempt | None, retries: Retries, forgive
     `forgiven` do not count, nor do those before a checkpoint was gained: a long job may fail now and then."""
     if last is None or last.number <= forgiven:
         return False
-    if last.out_of_retries:
+    if last.facts.out_of_retries:
         return True
-    if last.why is None or not last.why.has_retries:
+    why = last.facts.why
+    if why is None or not why.has_retries:
         return False
     alike = 0
     for attempt in reversed(attempts.every(folder)):
-        if attempt.number <= forgiven or attempt.record.get("start_step") != last.record.get("start_step"):
+        if attempt.number <= forgiven or attempt.facts.start_step != last.facts.start_step:
             break
-        alike += attempt.why is last.why
-    return alike > retries.of(last.why)
+        alike += attempt.facts.why is why
+    return alike > retries.of(why)

@@ -71,8 +71,8 @@ def _explain(found: SweepStatus) -> None:
     for place, (entry, state) in enumerate(found.jobs):
         if state.state is State.INTERRUPTED and len(places) < ASKED:
             last = attempts.newest(entry.folder)
-            if last is not None and not last.ended and last.record.get("scheduler_id"):
-                places[place] = str(last.record["scheduler_id"])
+            if last is not None and not last.ended and last.facts.scheduler_id:
+                places[place] = last.facts.scheduler_id
     ends = commands.sacct(places.values())
     for place, task in places.items():
         if task in ends:

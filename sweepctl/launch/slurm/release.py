@@ -34,7 +34,8 @@ class Releaser:
 
     def diverged(self, trunk: JobFolder) -> None:
         """The trunk has diverged: what was held for branches behind that has nothing to do."""
-        self._ask("release", trunk, int((trunk.result() or {}).get("step", 0)) - 1)
+        result = trunk.result()
+        self._ask("release", trunk, (result.step if result else 0) - 1)
         self._ask("cancel", trunk, None)
 
     def close(self) -> None:

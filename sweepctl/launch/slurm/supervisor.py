@@ -19,12 +19,12 @@ from sweepctl.launch.slurm.release import Releaser
 from sweepctl.launch.slurm.task import Place
 from sweepctl.launch.workers import Pool
 from sweepctl.resources import code_version
-from sweepctl.spec.build import plain
 from sweepctl.store import attempts, checkpoints, retention
 from sweepctl.store.board import Entry
 from sweepctl.store.ends import End
+from sweepctl.store.facts import Dispatch
 from sweepctl.store.files import write_text
-from sweepctl.store.manifest import was_given_up
+from sweepctl.store.protocol import Died, Ended, Saved
 
 POLL_S = 0.2
 LOOK_S = 3.0
@@ -54,17 +54,17 @@ class Supervisor:
         self.releaser: Releaser | None = None
         if self.launcher.commands_on_nodes:
             self.releaser = Releaser(records.sweep.workspace, array.cluster, self.say)
-        self.facts = {
-            "launcher": "slurm",
-            "scheduler_id": place.task,
-            "cluster": array.cluster,
-            "job_name": array.name,
-            "array": array.token,
-            "restart": place.restart,
-            "user": os.getuid(),
-            "log": str(place.log),
-            "submitted_code": order.code,
-        }
+        self.dispatch = Dispatch(
+            launcher="slurm",
+            scheduler_id=place.task,
+            cluster=array.cluster,
+            job_name=array.name,
+            array=array.token,
+            restart=place.restart,
+            user=os.getuid(),
+            log=str(place.log),
+            submitted_code=order.code,
+        )
         self.cancelled: set[str] = set()
         self._spare = False
         self._leaving = ""
@@ -127,8 +127,9 @@ class Supervisor:
         failed."""
         entry = self.board.entries.get(_read(self._hand))
         tries = [] if entry is None else attempts.every(entry.folder)[-STANDSTILLS:]
-        steps = {one.record.get(end) for one in tries for end in ("start_step", "end_step")}
-        mine = all((one.record.get("array"), one.why) == (self.array.token, End.STOPPED) for one in tries)
+        facts = [attempt.facts for attempt in tries]
+        steps = {step for of_attempt in facts for step in (of_attempt.start_step, of_attempt.end_step)}
+        mine = all((f.array, f.why) == (self.array.token, End.STOPPED) for f in facts)
         if len(tries) < STANDSTILLS or not mine or len(steps) > 1:
             return False
         told = f"{STANDSTILLS} starts ended at step {steps.pop()}, out of time"
@@ -226,7 +227,11 @@ class Supervisor:
         if not self.board.can_start(entry):
             return False
         last = attempts.newest(entry.folder)
-        if last is not None and last.alive() and not was_given_up(last.record, self.facts, self.array.gone):
+        if (
+            last is not None
+            and last.alive()
+            and not last.facts.has_lost_its_place(self.dispatch, self.array.gone)
+        ):
             return False
         return not self._exhausted(entry, last)
 
@@ -260,22 +265,21 @@ class Supervisor:
         self.say(f"{entry.name} {job}")
         if entry.job.kind == "trunk" and self.releaser is not None:
             self.releaser.reached(entry.folder, max(checkpoints.steps(entry.folder), default=0))
-        execution = plain(self.launcher.execution)
-        pool.workers[0].give(self.board.manifest(entry, execution, self.facts, self.array.gone))
+        execution = self.launcher.execution
+        pool.workers[0].give(self.board.manifest(entry, execution, self.dispatch, self.array.gone))
         told = False
         while True:
             for worker, event in pool.events(POLL_S):
-                if event["event"] == "checkpoint" and entry.job.kind == "trunk" and self.releaser:
-                    self.releaser.reached(entry.folder, int(event["step"]))
-                elif event["event"] == "end" and event["job"] == job:
+                if isinstance(event, Saved) and entry.job.kind == "trunk" and self.releaser:
+                    self.releaser.reached(entry.folder, event.step)
+                elif isinstance(event, Ended) and event.job == job:
                     worker.job = None
-                    end = End(event["why"])
-                    self._ended(entry, end, event["message"])
-                    if self.place.processes > 1 and end in (End.INFRASTRUCTURE, End.OUT_OF_MEMORY):
+                    self._ended(entry, event.end, event.message)
+                    if self.place.processes > 1 and event.end in (End.INFRASTRUCTURE, End.OUT_OF_MEMORY):
                         self._renew(pool)
                     return
-                elif event["event"] == "died":
-                    self._died(entry, int(event["code"]))
+                elif isinstance(event, Died):
+                    self._died(entry, event.reason)
                     return
             if not told and self._must_stop(job):
                 told = True
@@ -285,7 +289,7 @@ class Supervisor:
     def _renew(pool: Pool) -> None:
         """Another worker, where this one may have lost the processes it trains with; they follow the next."""
         pool.workers[0].process.kill()
-        while not any(event["event"] == "died" for _, event in pool.events(POLL_S)):
+        while not any(isinstance(event, Died) for _, event in pool.events(POLL_S)):
             pass
 
     def _must_stop(self, job: str) -> bool:
@@ -328,14 +332,13 @@ class Supervisor:
         if entry.job.kind != "trunk":
             self.open.pop(job, None)
 
-    def _died(self, entry: Entry, code: int) -> None:
+    def _died(self, entry: Entry, reason: str) -> None:
         """Its process is gone: say so on the attempt, so that the job is taken up again, or given up where it
         keeps dying at one place."""
-        reason = f"signal {-code}" if code < 0 else f"exit code {code}"
         self.say(f"the worker died ({reason}) with {entry.name} {entry.job.id}")
         last = attempts.newest(entry.folder)
-        mine = last is not None and last.record.get("scheduler_id") == self.place.task
-        if last is None or not mine or last.ended or last.record.get("restart") != self.place.restart:
+        mine = last is not None and last.facts.scheduler_id == self.place.task
+        if last is None or not mine or last.ended or last.facts.restart != self.place.restart:
             self._stillborn += 1
             if self._stillborn > self.launcher.retries.died:
                 self.say("workers end before they begin here")

@@ -1,0 +1,118 @@
+"""What a launcher and a worker say to each other: one JSON object a line.
+
+to the worker     {"run": <manifest>}, {"stop": <job>}
+from the worker   {"event": "ready"}
+                  {"event": "progress" or "checkpoint", "job", "step"}
+                  {"event": "end", "job", "why", "message"}
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from sweepctl.store.ends import End
+from sweepctl.store.manifest import Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Train this job, once the one in hand has ended."""
+
+    manifest: Manifest
+
+    def line(self) -> str:
+        return json.dumps({"run": self.manifest.record()})
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Save this job and give it up, or do not begin it."""
+
+    job: str
+
+    def line(self) -> str:
+        return json.dumps({"stop": self.job})
+
+
+def read_command(line: str) -> Run | Stop:
+    """The command that a worker is given."""
+    command = json.loads(line)
+    return Run(Manifest.read(command["run"])) if "run" in command else Stop(command["stop"])
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The worker has imported what it trains with, and listens."""
+
+    def line(self) -> str:
+        return json.dumps({"event": "ready"})
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The job in hand lives, and is at this step."""
+
+    job: str
+    step: int
+
+    def line(self) -> str:
+        return json.dumps({"event": "progress", "job": self.job, "step": self.step})
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """A checkpoint of this step is durable."""
+
+    job: str
+    step: int
+
+    def line(self) -> str:
+        return json.dumps({"event": "checkpoint", "job": self.job, "step": self.step})
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The attempt is over, and the worker takes the next job."""
+
+    job: str
+    end: End
+    message: str
+
+    def line(self) -> str:
+        fields = {"event": "end", "job": self.job, "why": self.end.value, "message": self.message}
+        return json.dumps(fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    """The worker is gone. It cannot say so itself; whoever holds its pipe does."""
+
+    code: int
+
+    @property
+    def reason(self) -> str:
+        return f"signal {-self.code}" if self.code < 0 else f"exit code {self.code}"
+
+
+Event = Ready | Progress | Saved | Ended
+"""What a worker says."""
+
+
+def read_event(line: str) -> Event | None:
+    """What a line of a worker says; None where it is none of its own."""
+    try:
+        fields: dict[str, Any] = json.loads(line)
+        match fields["event"]:
+            case "ready":
+                return Ready()
+            case "progress":
+                return Progress(fields["job"], int(fields["step"]))
+            case "checkpoint":
+                return Saved(fields["job"], int(fields["step"]))
+            case "end":
+                return Ended(fields["job"], End(fields["why"]), fields["message"])
+    except (ValueError, KeyError, TypeError):
+        pass
+    return None
