@@ -53,7 +53,7 @@ def trained(
 ) -> tuple[Callable[[], object], int]:
     """One update of the trainer, and its exact FLOPs a token."""
     from sweepctl.data.shards import read_index
-    from sweepctl.plan.expand import CorpusFacts, expand
+    from sweepctl.plan.expand import expand
     from sweepctl.spec.compose import compose_study
     from sweepctl.spec.execution import Execution
     from sweepctl.train.batches import Batches
@@ -68,7 +68,7 @@ def trained(
         ]
     )
     index = read_index(corpus)
-    plan = expand(study, "all", CorpusFacts(index.hash, index.vocab_size, index.splits["train"].tokens))
+    plan = expand(study, "all", index.facts)
     science, execution = plan.science(plan.jobs[0]), Execution(device="cpu")
     trainer = Trainer(science.point, Batches(corpus, science.point), machine(execution, "fp32"), execution)
     curve = science.curve()

@@ -31,7 +31,7 @@ def ours(
 ) -> tuple[Callable[[], object], int, float | None]:
     """One update of the trainer, its exact FLOPs a token, and the device's peak."""
     from sweepctl.data.shards import read_index
-    from sweepctl.plan.expand import CorpusFacts, expand
+    from sweepctl.plan.expand import expand
     from sweepctl.spec.compose import compose_study
     from sweepctl.spec.execution import Execution
     from sweepctl.train.batches import Batches
@@ -47,7 +47,7 @@ def ours(
         ]
     )
     index = read_index(corpus)
-    plan = expand(study, "all", CorpusFacts(index.hash, index.vocab_size, index.splits["train"].tokens))
+    plan = expand(study, "all", index.facts)
     science = plan.science(plan.jobs[0])
     execution = Execution(device=size.device, compile=compiled)
     where = machine(execution, "bf16")

@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any
 
-FACTS = {"digest": "0" * 32, "vocab_size": 256, "train_tokens": 10_000_000}
+FACTS = {"digest": "0" * 32, "vocab_size": 256, "train_tokens": 10_000_000, "held_out": ("validation",)}
 
 
 def study_of(jobs: int) -> Any:
@@ -34,8 +34,9 @@ def study_of(jobs: int) -> Any:
 def plan_many(jobs: int) -> dict[str, Any]:
     """In this process: seconds by part, and the process's peak memory."""
     from sweepctl.plan.cost import total
-    from sweepctl.plan.expand import CorpusFacts, expand
+    from sweepctl.plan.expand import expand
     from sweepctl.plan.plan import load
+    from sweepctl.spec.corpus import CorpusFacts
 
     facts = CorpusFacts(*FACTS.values())  # type: ignore[arg-type]
     parts: dict[str, float] = {}
@@ -65,8 +66,9 @@ def against_hydra(count: int = 1000) -> dict[str, Any]:
     from hydra import compose, initialize_config_dir
 
     from benchmarks.side_by_side import ratio, take_turns
-    from sweepctl.plan.expand import CorpusFacts, expand
+    from sweepctl.plan.expand import expand
     from sweepctl.resources import conf_dir
+    from sweepctl.spec.corpus import CorpusFacts
 
     facts = CorpusFacts(*FACTS.values())  # type: ignore[arg-type]
     share = 20

@@ -73,14 +73,14 @@ class Site:
     def plan(self, name: str, *overrides: str) -> int:
         """Plan a study in the workspace; its jobs."""
         from sweepctl.data.shards import read_index
-        from sweepctl.plan.expand import CorpusFacts, expand
+        from sweepctl.plan.expand import expand
         from sweepctl.spec.compose import compose_study
         from sweepctl.store.workspace import Workspace
 
         workspace = Workspace(self.folder / "sweeps")
         index = read_index(workspace.corpus("synthetic"))
         study = compose_study([f"name={name}", *BASE, *overrides])
-        plan = expand(study, "all", CorpusFacts(index.hash, index.vocab_size, index.splits["train"].tokens))
+        plan = expand(study, "all", index.facts)
         workspace.sweep(name).save({"all": plan})
         return len(plan.jobs)
 

@@ -20,8 +20,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from sweepctl.plan.expand import CorpusFacts, expand
+from sweepctl.plan.expand import expand
 from sweepctl.plan.plan import Job, Plan
+from sweepctl.spec.corpus import CorpusFacts
 from sweepctl.store.attempts import boot_id, process_start
 from sweepctl.store.job import JobFolder, Wish
 from sweepctl.store.workspace import Workspace
@@ -55,7 +56,7 @@ def study_of(jobs: int) -> Any:
 def build(workspace: Workspace, jobs: int) -> Counter[str]:
     """Plan the sweep and write its folders; the number of jobs by what became of them."""
     study = study_of(jobs)
-    plan = expand(study, "all", CorpusFacts("0" * 32, 256, 10_000_000))
+    plan = expand(study, "all", CorpusFacts("0" * 32, 256, 10_000_000, ("validation",)))
     workspace.sweep(study.name).save({"all": plan})
     counts: Counter[str] = Counter()
     for place, (trunk, branches) in enumerate(plan.branches.items()):

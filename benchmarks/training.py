@@ -26,7 +26,7 @@ def ours(
 ) -> Callable[[], object]:
     """One update of the trainer, of the demo with `more` overrides."""
     from sweepctl.data.shards import read_index
-    from sweepctl.plan.expand import CorpusFacts, expand
+    from sweepctl.plan.expand import expand
     from sweepctl.spec.compose import compose_study
     from sweepctl.spec.execution import Execution
     from sweepctl.train.batches import Batches
@@ -48,7 +48,7 @@ def ours(
         ]
     )
     index = read_index(workspace)
-    plan = expand(study, "all", CorpusFacts(index.hash, index.vocab_size, index.splits["train"].tokens))
+    plan = expand(study, "all", index.facts)
     science = plan.science(plan.jobs[0])
     execution = Execution(device="cpu", gemm=gemm)  # type: ignore[arg-type]
     trainer = Trainer(science.point, Batches(workspace, science.point), machine(execution, "fp32"), execution)

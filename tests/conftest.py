@@ -15,9 +15,10 @@ import pytest
 
 from sweepctl.data.corpora import prepare_synthetic
 from sweepctl.data.shards import CorpusIndex
-from sweepctl.plan.expand import CorpusFacts, expand
+from sweepctl.plan.expand import expand
 from sweepctl.plan.plan import Plan
 from sweepctl.spec.build import build
+from sweepctl.spec.corpus import CorpusFacts
 from sweepctl.spec.execution import Execution
 from sweepctl.spec.schedules.schedule import own_keys
 from sweepctl.spec.study import Study
@@ -102,7 +103,7 @@ def index(corpus_folder: Path) -> CorpusIndex:
 
 @pytest.fixture(scope="session")
 def facts(index: CorpusIndex) -> CorpusFacts:
-    return CorpusFacts(index.hash, index.vocab_size, index.splits["train"].tokens)
+    return index.facts
 
 
 @pytest.fixture

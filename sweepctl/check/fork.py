@@ -17,13 +17,14 @@ import numpy as np
 from safetensors.numpy import load_file
 
 from sweepctl.errors import InvalidValue, WorkFailed
-from sweepctl.plan.expand import CorpusFacts, expand
+from sweepctl.plan.expand import expand
 from sweepctl.spec.accounting import hidden_parameters
 from sweepctl.spec.budget import Budgets
 from sweepctl.spec.build import plain
+from sweepctl.spec.corpus import CorpusFacts
 from sweepctl.spec.execution import Execution
 from sweepctl.spec.grid import Grid
-from sweepctl.spec.study import Stage, Study, Validation
+from sweepctl.spec.study import Stage, Study
 from sweepctl.store import checkpoints
 from sweepctl.store.board import Board, Entry
 from sweepctl.store.ends import End
@@ -194,7 +195,9 @@ def short(study: Study, rung: int | None, steps: int) -> Study:
         schedule=schedule,
         grid=Grid(),
         budget=budget,
-        validation=Validation(VALIDATION_TOKENS, VALIDATION_TOKENS, 0),
+        validation=dataclasses.replace(
+            study.validation, tokens=VALIDATION_TOKENS, curve_tokens=VALIDATION_TOKENS, curve_per_octave=0
+        ),
         stages={"all": Stage(rungs=(rung,))},
     )
 

@@ -17,10 +17,11 @@ from sweepctl.launch.local import LocalLaunch, LocalSettings, Report, Watcher
 from sweepctl.launch.prepare import launchable
 from sweepctl.launch.retry import choose
 from sweepctl.plan.cost import Cost, sum_costs
-from sweepctl.plan.expand import CorpusFacts, expand
+from sweepctl.plan.expand import expand
 from sweepctl.plan.plan import Job, Plan
 from sweepctl.spec.budget import Budgets
 from sweepctl.spec.compose import compose_study
+from sweepctl.spec.corpus import CorpusFacts
 from sweepctl.spec.grid import Grid, axis_values
 from sweepctl.spec.science import Batch
 from sweepctl.spec.study import Stage, Study
@@ -270,7 +271,9 @@ def read_row(planned: RowPlan) -> RowResult:
 
 
 def _loss(board: Board, job: Job) -> float:
-    result = board.outcome(board.entries[job.id])
+    entry = board.entries[job.id]
+    result = board.outcome(entry)
     if result is None:
         return math.nan
-    return next(iter(result.loss_nats.values())) if result.is_done else math.inf
+    loss = entry.plan.validation.loss(result.loss_nats)
+    return math.inf if loss is None else loss

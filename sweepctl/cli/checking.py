@@ -76,12 +76,11 @@ def fork(
     In fp32 on a CPU, bit for bit; else no further apart than two equal runs are.
     """
     from sweepctl.check import fork as check
-    from sweepctl.plan.expand import CorpusFacts
     from sweepctl.report.checks import Progress, show_fork
     from sweepctl.report.console import show_json
 
     workspace, study, index, execution = _checked(overrides, config_dir, on)
-    corpus = CorpusFacts(index.hash, index.vocab_size, index.splits["train"].tokens)
+    corpus = index.facts
     with Progress(as_json).shown() as progress:
         result = check.check(workspace, study, corpus, rung, steps, execution, progress.say)
     show_json(result.record()) if as_json else show_fork(result)
@@ -102,14 +101,13 @@ def data(
     """Are the shards what was prepared, is held-out text kept apart, and are there tokens enough?"""
     from sweepctl.check.data import DataLimits, examine, window_of
     from sweepctl.launch.stages import plan_stages
-    from sweepctl.plan.expand import CorpusFacts
     from sweepctl.report.checks import show_findings
     from sweepctl.report.console import show_json
     from sweepctl.report.doctor import findings_json
 
     workspace, study, index, _ = _checked(overrides, config_dir, "local")
     limits = DataLimits(window_of(index, study.batch.context, window), leak, passes)
-    corpus = CorpusFacts(index.hash, index.vocab_size, index.splits["train"].tokens)
+    corpus = index.facts
     plans, waiting = plan_stages(workspace, study, corpus)
 
     def findings(say: Callable[[str], None]) -> Iterator[Finding]:

@@ -30,7 +30,6 @@ def plan(
     from sweepctl.data.shards import check_context
     from sweepctl.launch.compare import compare
     from sweepctl.launch.stages import plan_stages
-    from sweepctl.plan.expand import CorpusFacts
     from sweepctl.report.console import console, place, show_json
     from sweepctl.report.plan import plan_json, show_plan
     from sweepctl.spec.build import plain
@@ -46,7 +45,7 @@ def plan(
     workspace = Workspace.default()
     index = ensure(workspace, study.data)
     check_context(workspace.corpus(study.data.name), index, study.batch.context)
-    corpus = CorpusFacts(index.hash, index.vocab_size, index.splits["train"].tokens)
+    corpus = index.facts
     plans, waiting = plan_stages(workspace, study, corpus)
     sweep = workspace.sweep(study.name)
     compared = {stage: compare(sweep, one) for stage, one in plans.items()}

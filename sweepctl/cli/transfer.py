@@ -89,14 +89,13 @@ def _plan_rows(
     from sweepctl.check.transfer import plan_row, row_study
     from sweepctl.data.corpora import ensure
     from sweepctl.data.shards import check_context
-    from sweepctl.plan.expand import CorpusFacts
 
     planned = []
     for row in rows:
         study = row_study(row, seeds, overrides, config_dir)
         index = ensure(workspace, study.data)
         check_context(workspace.corpus(study.data.name), index, study.batch.context)
-        facts = CorpusFacts(index.hash, index.vocab_size, index.splits["train"].tokens)
+        facts = index.facts
         planned.append(plan_row(workspace, row, study, facts))
     return planned
 

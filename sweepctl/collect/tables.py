@@ -128,9 +128,10 @@ def _result_columns(board: Board, entry: Entry) -> dict[str, Any]:
     if result is None:
         return {"state": "missing"}
     row: dict[str, Any] = {"state": result.end.value, "reason": result.reason or None}
-    for position, (name, loss) in enumerate(result.loss_nats.items()):
-        if position == 0:
-            row |= {"loss_nats": loss, "bits_per_byte": result.bits_per_byte.get(name)}
+    counted = entry.plan.validation.counted(result.loss_nats)
+    if counted is not None and counted in result.loss_nats:
+        row |= {"loss_nats": result.loss_nats[counted], "bits_per_byte": result.bits_per_byte.get(counted)}
+    for name, loss in result.loss_nats.items():
         row |= {f"loss_nats_{name}": loss, f"bits_per_byte_{name}": result.bits_per_byte.get(name)}
     return row
 
@@ -152,11 +153,13 @@ def _curves(entry: Entry, made: list[Attempt]) -> list[dict[str, Any]]:
     names = {"job": entry.job.id, "kind": entry.job.kind, "rung": _rung(entry)}
     for line in lineage(entry.folder, made):
         losses = line.pop("loss_nats", {})
-        row = names | line
-        for position, (name, loss) in enumerate(losses.items()):
-            row |= {"loss_nats": loss} if position == 0 else {}
-            row[f"loss_nats_{name}"] = loss
-        rows.append(row)
+        loss = entry.plan.validation.loss(losses)
+        rows.append(
+            names
+            | line
+            | ({} if loss is None else {"loss_nats": loss})
+            | {f"loss_nats_{name}": value for name, value in losses.items()}
+        )
     return rows
 
 

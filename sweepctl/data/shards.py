@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from sweepctl.errors import DamagedFile, RequestError, StorageError
 from sweepctl.spec.build import build
+from sweepctl.spec.corpus import CorpusFacts
 from sweepctl.spec.hashing import canonical, digest
 from sweepctl.store.files import file_hash, read_json, write_json
 
@@ -71,8 +72,13 @@ class CorpusIndex:
 
     @property
     def held_out(self) -> list[str]:
-        """Names of the evaluation sets; the first is the one that `loss_nats` without a name means."""
+        """Names of the evaluation sets."""
         return [name for name in self.splits if name != "train"]
+
+    @property
+    def facts(self) -> CorpusFacts:
+        """What a plan needs to know of it."""
+        return CorpusFacts(self.hash, self.vocab_size, self.splits["train"].tokens, tuple(self.held_out))
 
 
 def content_hash(tokenizer: str, vocab_size: int, dtype: str, splits: dict[str, SplitFacts]) -> str:

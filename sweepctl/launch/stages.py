@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from sweepctl.launch.take import NotYet, take
-from sweepctl.plan.expand import CorpusFacts, expand
+from sweepctl.plan.expand import expand
 from sweepctl.plan.plan import Plan
+from sweepctl.spec.corpus import CorpusFacts
 from sweepctl.spec.study import Study
 from sweepctl.store.workspace import Workspace
 

@@ -64,7 +64,8 @@ def _choose(workspace: Workspace, plan: Plan, path: str, rule: Take) -> Taken | 
         if result is None:
             missing += 1
         else:
-            loss = next(iter(result.loss_nats.values())) if result.is_done else math.inf
+            loss = plan.validation.loss(result.loss_nats)
+            loss = math.inf if loss is None else loss  # it diverged
             runs.setdefault(settings[path], {}).setdefault(others, []).append(loss)
     means = {value: min(fmean(seeds) for seeds in by.values()) for value, by in runs.items()}
     losses = {value: mean for value, mean in means.items() if math.isfinite(mean)}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
 from typing import Any
 
 from sweepctl.errors import InvalidValue, RequestError
 from sweepctl.plan.plan import Job, JobKind, Plan, PlanPoint, Rung, Taken
 from sweepctl.spec.accounting import count
 from sweepctl.spec.budget import Budget
-from sweepctl.spec.build import plain
+from sweepctl.spec.corpus import CorpusFacts
 from sweepctl.spec.learning_rate import Cycles
 from sweepctl.spec.scaling import Scaling
 from sweepctl.spec.schedules.schedule import Schedule
@@ -24,15 +23,6 @@ DERIVED = {
     "cycles": "schedule.kind",
 }
 """Fields of a point that no axis may set, and what stands for them."""
-
-
-@dataclass(frozen=True, slots=True)
-class CorpusFacts:
-    """What a plan needs to know of the prepared data."""
-
-    hash: str
-    vocab_size: int
-    train_tokens: int
 
 
 def expand(study: Study, stage_name: str, corpus: CorpusFacts, taken: tuple[Taken, ...] = ()) -> Plan:
@@ -68,7 +58,7 @@ def expand(study: Study, stage_name: str, corpus: CorpusFacts, taken: tuple[Take
         base=base,
         ladder=study.ladder,
         schedule=schedule,
-        validation=plain(study.validation),
+        validation=study.validation.on(corpus.held_out),
         accounting=study.accounting,
         rungs=tuple(rungs),
         points=tuple(builder.points),

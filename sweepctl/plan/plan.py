@@ -17,6 +17,7 @@ from sweepctl.errors import DamagedFile
 from sweepctl.plan import earlier
 from sweepctl.spec.accounting import Accounting, Counts, count
 from sweepctl.spec.build import build, plain
+from sweepctl.spec.corpus import Validation
 from sweepctl.spec.hashing import canonical, digest
 from sweepctl.spec.ladder import Ladder
 from sweepctl.spec.learning_rate import Cycles
@@ -99,7 +100,7 @@ class Plan:
     base: Point
     ladder: Ladder
     schedule: Schedule
-    validation: dict[str, Any]
+    validation: Validation
     accounting: Accounting
     rungs: tuple[Rung, ...]
     points: tuple[PlanPoint, ...]
@@ -190,24 +191,23 @@ class Plan:
         """How the job comes down, None for a trunk."""
         if job.cut is None:
             return None
-        return self.schedule_of(job.point).anneal(job.cut, job.end, self.validation["tokens"])
+        return self.schedule_of(job.point).anneal(job.cut, job.end, self.validation.tokens)
 
     def science(self, job: Job) -> JobScience:
         return JobScience(job.kind, self.point(job.point), self.anneal(job))
 
     def _dumps(self) -> str:
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        fields["format"] = FORMAT
-        fields["points"] = [
-            [p.rung, p.settings, section("cycles", p.cycles)] if p.cycles else [p.rung, p.settings]
-            for p in self.points
-        ]
-        fields["jobs"] = [
-            [j.id, j.kind, j.point, j.trunk, j.cut, j.end, j.label, j.requested_tokens] for j in self.jobs
-        ]
-        for name in ("base", "schedule", "accounting", "rungs", "taken", "dropped", "ladder", "scaling"):
-            fields[name] = plain(fields[name])
-        return canonical(fields)
+        rows = {
+            "points": [
+                [p.rung, p.settings, section("cycles", p.cycles)] if p.cycles else [p.rung, p.settings]
+                for p in self.points
+            ],
+            "jobs": [
+                [j.id, j.kind, j.point, j.trunk, j.cut, j.end, j.label, j.requested_tokens] for j in self.jobs
+            ],
+        }
+        shared = [f.name for f in dataclasses.fields(self) if f.name not in rows]
+        return canonical({name: plain(getattr(self, name)) for name in shared} | rows | {"format": FORMAT})
 
 
 def load(text: str, name: str) -> Plan:
@@ -221,6 +221,7 @@ def load(text: str, name: str) -> Plan:
         if raw.pop("format") != FORMAT:
             raise DamagedFile(f"{name} was written by another version of sweepctl; plan the sweep again.")
         raw["base"] = read_point(raw["base"], "base")
+        raw["validation"] = build(Validation, raw["validation"], "validation")
         raw["accounting"] = build(Accounting, raw["accounting"], "accounting")
         raw["rungs"] = tuple(build(Rung, rung, "rungs") for rung in raw["rungs"])
         raw["ladder"] = build(Ladder, raw["ladder"], "ladder")

@@ -106,7 +106,7 @@ def score(sweep: Sweep, stage: str | None = None) -> dict[str, list[Scored]]:
     for name, plan in sweep.plans().items():
         rows = [known[job.id] for job in plan.observations() if job.id in known]
         if rows and stage in (None, name):
-            found[name] = [_scored(sweep, row) for row in rows]
+            found[name] = [_scored(sweep, plan, row) for row in rows]
     if not found:
         raise RequestError(
             f"No stage of {sweep.name} was predicted before it started; "
@@ -115,9 +115,8 @@ def score(sweep: Sweep, stage: str | None = None) -> dict[str, list[Scored]]:
     return found
 
 
-def _scored(sweep: Sweep, row: dict[str, Any]) -> Scored:
+def _scored(sweep: Sweep, plan: Plan, row: dict[str, Any]) -> Scored:
     result = sweep.workspace.job(row["job"]).result()
-    losses = list(result.loss_nats.values()) if result else []
     return Scored(
         rung=row["rung"],
         budget=row["budget"],
@@ -126,7 +125,7 @@ def _scored(sweep: Sweep, row: dict[str, Any]) -> Scored:
         predicted=row["loss_nats"],
         low=row["run_interval"][0],
         high=row["run_interval"][1],
-        measured=losses[0] if losses else None,
+        measured=plan.validation.loss(result.loss_nats) if result else None,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from sweepctl.errors import InvalidValue
 from sweepctl.spec.accounting import Accounting
 from sweepctl.spec.budget import Budgets
+from sweepctl.spec.corpus import Validation
 from sweepctl.spec.grid import Grid
 from sweepctl.spec.ladder import Ladder
 from sweepctl.spec.model import Architecture
@@ -47,23 +48,6 @@ class Data:
 
     def __post_init__(self) -> None:
         check_name("name", self.name)
-
-
-@dataclass(frozen=True, slots=True)
-class Validation:
-    """What is held out for losses."""
-
-    tokens: int = 0
-    """For a final loss; 0 for the whole split."""
-    curve_tokens: int = 16384
-    """For a point along a curve."""
-    curve_per_octave: int = 4
-    """Points along a curve a doubling of tokens, at the same tokens for every point."""
-
-    def __post_init__(self) -> None:
-        for key in ("tokens", "curve_tokens", "curve_per_octave"):
-            if getattr(self, key) < 0:
-                raise InvalidValue(key, getattr(self, key), "at least 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +100,7 @@ class Study:
     """The corpus."""
     budget: Budgets
     """What every point is trained for."""
-    validation: Validation = Validation()
+    validation: Validation
     """What is held out for losses."""
     grid: Grid = Grid()
     """Axes of the points."""

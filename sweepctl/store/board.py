@@ -17,8 +17,6 @@ from sweepctl.store.result import Result
 from sweepctl.store.state import JobFiles, JobFilesCache, JobState, State, outcome
 from sweepctl.store.workspace import Sweep
 
-CURVE = ("curve_tokens", "curve_per_octave")
-
 
 @dataclass(frozen=True, slots=True)
 class Entry:
@@ -171,6 +169,12 @@ class Board:
         """What the job is told; the points of its curve are the plan's."""
         job, workspace = entry.job, self.sweep.workspace
         science = entry.plan.science(job)
+        validation = entry.plan.validation
+        execution = replace(
+            execution,
+            curve_tokens=validation.curve_tokens,
+            curve_per_octave=validation.curve_per_octave,
+        )
         trunk_science = None
         if entry.trunk is not None:
             trunk_science = entry.plan.science(entry.plan.by_id[job.trunk or ""]).record()
@@ -182,7 +186,7 @@ class Board:
             trunk_folder=str(entry.trunk.path) if entry.trunk else None,
             data=str(workspace.corpus(entry.plan.corpus_name)),
             trunk_needed=self._cuts_needed(entry.job.trunk),
-            execution=replace(execution, **{key: entry.plan.validation[key] for key in CURVE}),
+            execution=execution,
             dispatch=dispatch,
             gone=gone,
         )

@@ -19,7 +19,8 @@ from sweepctl.data.prepare import accept_flat
 from sweepctl.data.shards import CorpusIndex, read_index
 from sweepctl.errors import RequestError
 from sweepctl.launch.doctor import Finding
-from sweepctl.plan.expand import CorpusFacts, expand
+from sweepctl.plan.expand import expand
+from sweepctl.spec.corpus import CorpusFacts
 from sweepctl.store.workspace import Workspace
 from tests.conftest import tiny
 

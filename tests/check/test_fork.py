@@ -13,7 +13,7 @@ from sweepctl.check.fork import TOLERANCE, Distance, ForkResult, check, short
 from sweepctl.cli import main
 from sweepctl.data.shards import CorpusIndex
 from sweepctl.errors import RequestError, WorkFailed
-from sweepctl.plan.expand import CorpusFacts
+from sweepctl.spec.corpus import CorpusFacts
 from sweepctl.spec.execution import Execution
 from sweepctl.spec.science import Corpus, Point
 from sweepctl.spec.study import Study

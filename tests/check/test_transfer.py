@@ -18,13 +18,13 @@ from sweepctl.check.transfer import ROWS, plan_row, read_row, row_study, rows_na
 from sweepctl.cli.app import app
 from sweepctl.cli.transfer import _plan_rows
 from sweepctl.errors import RequestError
-from sweepctl.plan.expand import CorpusFacts
 from sweepctl.report.transfer import show_transfer, transfer_json
 from sweepctl.resources import conf_dir
+from sweepctl.spec.corpus import CorpusFacts
 from sweepctl.store.workspace import Workspace
 from tests.conftest import tree
 
-FACTS = CorpusFacts("c" * 16, 256, 10_000_000)
+FACTS = CorpusFacts("c" * 16, 256, 10_000_000, ("validation",))
 NARROW = "{d_model: 8, n_layers: 1, n_heads: 1, d_ff: 16}"
 WIDE = "{d_model: 16, n_layers: 1, n_heads: 2, d_ff: 32}"
 SMALL = [

@@ -7,9 +7,15 @@ import json
 import pandas as pd
 
 from sweepctl.collect.tables import collect
+from sweepctl.data.shards import CorpusIndex, content_hash, read_index
+from sweepctl.launch.stages import plan_stages
 from sweepctl.spec.accounting import FLOP_COUNTS, PARAMETER_COUNTS
+from sweepctl.spec.build import build
 from sweepctl.store import attempts
-from tests.conftest import Planner, StopAfter, only, run_all, run_job, tree
+from sweepctl.store.board import Board
+from sweepctl.store.files import read_json, write_json
+from sweepctl.store.workspace import Workspace
+from tests.conftest import Planner, StopAfter, only, run_all, run_job, tiny, tree
 
 
 def test_the_same_science_gives_the_same_bytes_however_it_ran(planned: Planner) -> None:
@@ -57,6 +63,35 @@ def test_what_was_not_measured_is_missing_never_zero(planned: Planner) -> None:
     absent = runs[runs["state"] != "done"]
     assert absent["loss_nats"].isna().all() and absent["bits_per_byte"].isna().all()
     assert set(runs[runs["state"] == "diverged"]["reason"]) == {"its trunk diverged before the cut"}
+
+
+def test_the_loss_is_that_of_the_set_which_the_study_names(workspace: Workspace) -> None:
+    """In tables and in what a stage takes from another; every other set has its own columns."""
+    file = workspace.corpus("synthetic") / "index.json"
+    raw = read_json(file)
+    raw["splits"]["code"] = raw["splits"]["train"]
+    splits = build(CorpusIndex, raw).splits
+    raw["hash"] = content_hash(raw["tokenizer"], raw["vocab_size"], raw["dtype"], splits)
+    write_json(file, raw)
+    study = tiny(
+        ladder__depths=[1],
+        validation__loss_on="code",
+        stages={
+            "lr": {"grid": {"axes": {"optimizer.lr": [0.02, 0.04]}}, "budget": {"tokens": [1280]}},
+            "rest": {"take": {"optimizer.lr": {"stage": "lr"}}},
+        },
+    )
+    sweep = workspace.sweep(study.name)
+    for _ in study.stages:
+        sweep.save(plan_stages(workspace, study, read_index(file.parent).facts)[0])
+        run_all(Board(sweep, sweep.plans()))
+    frames = collect(Board(sweep, sweep.plans()))
+    chosen = frames["runs"][frames["runs"]["stage"].str.startswith("lr")]
+    assert sorted(sweep.plans()["rest"].taken[0].losses.values()) == sorted(chosen["loss_nats_code"])
+    assert (chosen["bits_per_byte"] == chosen["bits_per_byte_code"]).all()
+    for rows in (chosen, frames["curves"].dropna(subset=["loss_nats_code"])):
+        assert len(rows) and (rows["loss_nats"] == rows["loss_nats_code"]).all()
+        assert (rows["loss_nats"] != rows["loss_nats_validation"]).all()
 
 
 def test_curves_follow_one_lineage_across_attempts(planned: Planner, monkeypatch) -> None:

@@ -13,7 +13,7 @@ from sweepctl.launch.compare import compare
 from sweepctl.launch.prepare import launchable
 from sweepctl.launch.stages import plan_stages
 from sweepctl.launch.take import NotYet, parabola_minimum
-from sweepctl.plan.expand import CorpusFacts
+from sweepctl.spec.corpus import CorpusFacts
 from sweepctl.store import attempts, checkpoints
 from sweepctl.store.board import Board
 from sweepctl.store.ends import End
@@ -170,7 +170,8 @@ def test_what_exists_is_new_and_is_unwanted(planned: Planner) -> None:
     assert compare(board.sweep, plan).left.jobs == 0
     from sweepctl.plan.expand import expand
 
-    facts = CorpusFacts(plan.base.corpus.hash, plan.base.corpus.vocab_size, plan.corpus_tokens)
+    corpus = plan.base.corpus
+    facts = CorpusFacts(corpus.hash, corpus.vocab_size, plan.corpus_tokens, ("validation",))
     longer = expand(
         tiny(name="grows", ladder__depths=[1], budget__tokens=[2560, 5120]), next(iter(board.plans)), facts
     )

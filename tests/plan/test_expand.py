@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from sweepctl.errors import DamagedFile, RequestError
 from sweepctl.plan.cost import by_rung, most_passes, sum_costs, total
 from sweepctl.plan.diff import diff
-from sweepctl.plan.expand import CorpusFacts, expand
+from sweepctl.plan.expand import expand
 from sweepctl.plan.plan import Plan, load
+from sweepctl.spec.corpus import CorpusFacts
 from sweepctl.spec.hashing import canonical, digest
 from tests.conftest import tiny
 
-FACTS = CorpusFacts("c0ffee", 256, 1_000_000)
+FACTS = CorpusFacts("c0ffee", 256, 1_000_000, ("validation",))
 
 
 def plan(**changes) -> Plan:

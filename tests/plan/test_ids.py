@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from sweepctl.plan.expand import CorpusFacts, expand
+from sweepctl.plan.expand import expand
 from sweepctl.spec.compose import compose_study
+from sweepctl.spec.corpus import CorpusFacts
 from sweepctl.spec.hashing import digest
 
-FACTS = CorpusFacts("c0ffee", 256, 10**12)
+FACTS = CorpusFacts("c0ffee", 256, 10**12, ("validation",))
 STUDIES: list[tuple[int, str, list[str]]] = [
     (40, "dbee64154de099c8", ["schedule=wsd"]),
     (

@@ -9,9 +9,10 @@ import yaml
 
 from sweepctl.errors import RequestError
 from sweepctl.plan.diff import diff
-from sweepctl.plan.expand import CorpusFacts, expand
+from sweepctl.plan.expand import expand
 from sweepctl.plan.plan import Plan, load
 from sweepctl.resources import conf_dir
+from sweepctl.spec.corpus import CorpusFacts
 from sweepctl.spec.science import Point
 from tests.conftest import tiny
 from tests.plan.test_expand import plan
@@ -94,7 +95,7 @@ def published(name: str, shape: dict, vocab: int, **changes) -> Point:
         ladder={"table": [shape]}, model={"activation": "relu2"}, batch={"tokens": 524_288, "context": 2048},
         budget={"tokens": [1e9]}, scaling=rule, **changes,
     )  # fmt: skip
-    return expand(study, "all", CorpusFacts("c0ffee", vocab, 10**12)).point(0)
+    return expand(study, "all", CorpusFacts("c0ffee", vocab, 10**12, ("validation",))).point(0)
 
 
 def test_the_published_rules_give_what_their_sources_give() -> None:

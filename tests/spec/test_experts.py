@@ -7,15 +7,16 @@ import json
 import pytest
 
 from sweepctl.errors import RequestError
-from sweepctl.plan.expand import CorpusFacts, expand
+from sweepctl.plan.expand import expand
 from sweepctl.spec.build import plain
 from sweepctl.spec.compose import compose_study
+from sweepctl.spec.corpus import CorpusFacts
 from sweepctl.spec.model import Architecture, Experts
 from sweepctl.store.workspace import Workspace
 from tests.conftest import tiny
 from tests.test_cli import SMALL, call
 
-FACTS = CorpusFacts("c0ffee", 256, 1_000_000)
+FACTS = CorpusFacts("c0ffee", 256, 1_000_000, ("validation",))
 
 
 def test_the_groups_say_every_field() -> None:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from sweepctl.plan.expand import CorpusFacts, expand
+from sweepctl.plan.expand import expand
 from sweepctl.resources import conf_dir
 from sweepctl.spec.compose import compose_study
+from sweepctl.spec.corpus import CorpusFacts
 from sweepctl.spec.execution import Execution
 from sweepctl.train.batches import Batches
 from sweepctl.train.device import machine
