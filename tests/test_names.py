@@ -72,8 +72,13 @@ def _is_dataclass(node: ast.ClassDef) -> bool:
 
 
 def _says_itself(annotation: ast.expr, value: ast.expr | None) -> bool:
-    """Whether it can have one value only: the word for a kind."""
-    return value is not None and ast.unparse(annotation) == f"Literal[{ast.unparse(value)}]"
+    """Whether it can have one value only, the word for a kind, or holds its own text for the command line."""
+    match value:
+        case ast.Call(ast.Name("option"), [_, ast.Constant(str())]):
+            return True
+        case ast.Constant():
+            return ast.unparse(annotation) == f"Literal[{ast.unparse(value)}]"
+    return False
 
 
 def long_functions(module: ast.Module) -> Iterator[str]:
