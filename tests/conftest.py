@@ -20,12 +20,14 @@ from sweepctl.plan.plan import Plan
 from sweepctl.spec.build import build
 from sweepctl.spec.corpus import CorpusFacts
 from sweepctl.spec.execution import Execution
-from sweepctl.spec.schedules.schedule import own_keys
+from sweepctl.spec.optimizers.optimizer import Optimizer
+from sweepctl.spec.schedules.schedule import Schedule
 from sweepctl.spec.study import Study
 from sweepctl.store.board import Board, Entry
 from sweepctl.store.facts import Dispatch
 from sweepctl.store.manifest import Manifest
 from sweepctl.store.workspace import Sweep, Workspace
+from tests.optimizers import VALUES
 
 TINY: dict[str, Any] = {
     "name": "tiny",
@@ -82,9 +84,12 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def tiny(**changes: Any) -> Study:
-    """The tiny study; `a__b=1` sets a.b. Another schedule does without the keys that it does not have."""
+    """The tiny study; `a__b=1` sets a.b. Another schedule or optimizer does without the keys that it does
+    not have."""
     raw = merged(TINY, {key.replace("__", "."): value for key, value in changes.items()})
-    return build(Study, {**raw, "schedule": own_keys(raw["schedule"])})
+    schedule = Schedule.own_keys(raw["schedule"])
+    optimizer = Optimizer.own_keys({**VALUES, **raw["optimizer"]})
+    return build(Study, {**raw, "schedule": schedule, "optimizer": optimizer})
 
 
 @pytest.fixture(scope="session")

@@ -60,6 +60,7 @@ HOUSES = [
     House("train", guests=("check/",)),
     House("launch/slurm", guests=("launch/", "cli/", "report/")),
     House("spec/schedules", doors=("schedule",)),
+    House("spec/optimizers", doors=("optimizer",), guests=("train/optimizers/",)),
     House("spec/parametrizations", doors=("__init__", "table")),
     House(
         "laws", doors=("law", "registry", "holdout"), guests=("report/laws/", "predict/", "report/picture.py")

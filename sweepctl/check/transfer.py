@@ -82,7 +82,7 @@ ROWS: dict[str, TransferRow] = {
         TransferRow(
             "lion",
             "Lion",
-            ("optimizer.name=lion", "optimizer.beta2=0.99", _rates(-12, -8)),
+            ("optimizer=lion", _rates(-12, -8)),
             transfers=False,
         ),
         TransferRow(
@@ -95,7 +95,7 @@ ROWS: dict[str, TransferRow] = {
             "muon",
             "Muon for the matrices inside blocks; the rate of the rest stays",
             (
-                "optimizer.name=muon",
+                "optimizer=muon",
                 "optimizer.muon_scale=spectral",
                 "optimizer.adamw_lr=0.0078125",
                 _rates(-8, -3),

@@ -11,7 +11,7 @@ from sweepctl.errors import DamagedFile, RequestError
 from sweepctl.plan.plan import Plan
 from sweepctl.spec.hashing import canonical, digest
 from sweepctl.spec.model import Architecture
-from sweepctl.spec.optimizer import Optimizer
+from sweepctl.spec.optimizers.optimizer import Optimizer
 from sweepctl.spec.parametrization import Parametrization
 from sweepctl.spec.science import NUMERICS, section
 from sweepctl.store.files import read_json, storage, write_json

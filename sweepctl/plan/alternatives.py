@@ -9,7 +9,7 @@ from typing import Any
 
 from sweepctl.plan.cost import Cost
 from sweepctl.plan.plan import Plan
-from sweepctl.spec.schedules.schedule import Schedule, kinds
+from sweepctl.spec.schedules.schedule import Schedule
 from sweepctl.spec.science import trunk_id
 
 
@@ -47,7 +47,7 @@ def alternatives(plans: Iterable[Plan], cost: Cost) -> list[Alternative]:
     planned = plans[0].schedule
     own = {plan.schedule_of(index).kind for plan in plans for index in _first_of_each_schedule(plan)}
     compared = []
-    for kind in kinds():
+    for kind in Schedule.kinds():
         if own == {kind} == {planned.kind}:
             compared.append(Alternative(planned, True, cost))
         else:

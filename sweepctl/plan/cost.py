@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from typing import Any
 
 from sweepctl.plan.plan import Job, Plan, Rung
-from sweepctl.spec.accounting import Counts
+from sweepctl.spec.optimizers.optimizer import Optimizer
 from sweepctl.spec.science import Point
 from sweepctl.spec.weights import distinct_weights
 
@@ -76,16 +77,17 @@ def whole(plans: Iterable[Plan]) -> Cost:
 def _cost(plan: Plan, jobs: list[Job], reached: Mapping[str, int]) -> Cost:
     tokens = scratch = cuts = finals = disk_all = disk_last = 0
     flops = exact = 0.0
-    rates: dict[tuple[Counts, str, float], tuple[int, int, int]] = {}
+    rates: dict[tuple[Any, ...], tuple[int, int, int]] = {}
+    sized_by = ["optimizer.name"]
+    sized_by += [f"optimizer.{key}" for kind in Optimizer.kinds().values() for key in kind.sized_by]
     for job in jobs:
         counts, batch = plan.counts(job), plan.batch_tokens(job)
-        settings, base = plan.points[job.point].settings, plan.base.optimizer
-        name = settings.get("optimizer.name", base.name)
-        kind = counts, name, settings.get("optimizer.momentum", base.momentum)
-        if kind not in rates:
+        settings = plan.points[job.point].settings
+        size = counts, *(settings.get(path) for path in sized_by)
+        if size not in rates:
             per_token = counts.flops_per_token(plan.accounting)
-            rates[kind] = per_token, counts.exact_flops_per_token, checkpoint_bytes(plan.point(job.point))
-        per_token, per_token_exact, checkpoint = rates[kind]
+            rates[size] = per_token, counts.exact_flops_per_token, checkpoint_bytes(plan.point(job.point))
+        per_token, per_token_exact, checkpoint = rates[size]
         first = reached.get(job.id) or (job.cut or 0 if job.kind == "branch" else 0)
         trained = max(0, job.end - first) * batch
         tokens += trained

@@ -1,11 +1,13 @@
-"""Schedules in plans that earlier versions wrote: with the keys of every kind in one record, or, before there
-were kinds, with the decay alone."""
+"""Schedules and optimizers in plans that earlier versions wrote: with the keys of every kind in one record,
+or, before there were kinds of schedules, with the decay alone."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from sweepctl.spec.schedules.schedule import key_paths, kind_named, own_keys
+from sweepctl.spec.kinds import key_paths
+from sweepctl.spec.optimizers.optimizer import Optimizer
+from sweepctl.spec.schedules.schedule import Schedule
 
 RENAMED = {"schedule.decay.end": "schedule.decay.end_lr_share"}
 """Settings of points: the old name -> today's."""
@@ -17,17 +19,22 @@ def schedule(plan: dict[str, Any]) -> dict[str, Any]:
     if "end" in record.get("decay", {}):
         decay = dict(record["decay"])
         record["decay"] = decay | {"end_lr_share": decay.pop("end")}
-    return own_keys(record)
+    return Schedule.own_keys(record)
 
 
-def settings(settings: dict[str, Any], kind: str) -> dict[str, Any]:
-    """A point's settings with today's names, without those of the schedule that its kind does not have."""
-    own = key_paths(kind_named(settings.get("schedule.kind", kind), "schedule.kind"))
+def settings(settings: dict[str, Any], schedule: str, optimizer: str) -> dict[str, Any]:
+    """A point's settings with today's names, without those of its schedule and optimizer that the kind does
+    not have."""
+    own = {
+        "schedule": key_paths(Schedule.named(settings.get("schedule.kind", schedule), "schedule.kind")),
+        "optimizer": key_paths(Optimizer.named(settings.get("optimizer.name", optimizer), "optimizer.name")),
+    }
     names = {path: RENAMED.get(path, path) for path in settings}
     return {
         name: settings[path]
         for path, name in names.items()
-        if not name.startswith("schedule.") or name.removeprefix("schedule.") in own
+        for group, _, key in [name.partition(".")]
+        if group not in own or key in own[group]
     }
 
 

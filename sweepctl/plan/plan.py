@@ -230,7 +230,8 @@ def load(text: str, name: str) -> Plan:
         schedule = earlier.schedule(raw)
         raw["schedule"] = build(Schedule, schedule, "schedule")  # type: ignore[type-abstract]
         raw["scaling"] = build(Scaling, raw.get("scaling", {}), "scaling")
-        raw["points"] = tuple(_point(schedule["kind"], *row) for row in raw["points"])
+        kinds = schedule["kind"], raw["base"].optimizer.name
+        raw["points"] = tuple(_point(kinds, *row) for row in raw["points"])
         raw["jobs"] = tuple(Job(*row) for row in raw["jobs"])
         plan = Plan(**raw)
     except DamagedFile:
@@ -241,7 +242,9 @@ def load(text: str, name: str) -> Plan:
     return plan
 
 
-def _point(kind: str, rung: int, settings: dict[str, Any], cycles: dict[str, Any] | None = None) -> PlanPoint:
-    """A row of the plan's points; `kind` is the study's schedule."""
+def _point(
+    kinds: tuple[str, str], rung: int, settings: dict[str, Any], cycles: dict[str, Any] | None = None
+) -> PlanPoint:
+    """A row of the plan's points; `kinds` are the study's schedule and optimizer."""
     decays = read_section(Cycles, "cycles", cycles) if cycles else None
-    return PlanPoint(rung, earlier.settings(settings, kind), decays)
+    return PlanPoint(rung, earlier.settings(settings, *kinds), decays)

@@ -36,8 +36,8 @@ class ClassLine:
     """The composed optimizer's, at the peak."""
     decay: float
     """The share of a weight that decays at an update at the peak."""
-    eps: float
-    """The composed optimizer's."""
+    eps: float | None
+    """The composed optimizer's, None where it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ def _line(study: Study, kind: str, row: Row, members: list[Weight]) -> ClassLine
     rate = optimizer.peak_lr(members[0], row)
     names = tuple(dict.fromkeys(weight.name for weight in members))
     decay = rate * optimizer.decay(members[0], row)
-    return ClassLine(kind, names, row, rate, decay, optimizer.eps * row.eps)
+    return ClassLine(kind, names, row, rate, decay, optimizer.epsilon(row))
 
 
 def table_json(name: str, study: Study, every: list[ShapeNumbers]) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def _show_numbers(out: Console, study: Study, numbers: ShapeNumbers, shown: list
     for line in numbers.lines:
         label = line.kind if kinds.count(line.kind) == 1 else f"{line.kind}: {', '.join(line.tensors)}"
         cells = [*(getattr(line.row, c) for c in shown), line.learning_rate, line.decay, line.eps]
-        rows.append([label, *(f"{cell:.4g}" for cell in cells)])
+        rows.append([label, *("-" if cell is None else f"{cell:.4g}" for cell in cells)])
     multipliers = f"attention x {numbers.attention:.4g}, logits x {numbers.logits:.4g}"
     title = f"d = {shape.d_model}, L = {shape.n_layers}: {multipliers}"
     rates = [f"lr {study.optimizer.name}", "decay an update", "epsilon"]

@@ -20,15 +20,16 @@ from sweepctl.errors import RequestError
 from sweepctl.resources import conf_dir, launchers_dir
 from sweepctl.spec.build import build, plain
 from sweepctl.spec.grid import dotted
-from sweepctl.spec.schedules.schedule import own_keys
+from sweepctl.spec.optimizers.optimizer import Optimizer
+from sweepctl.spec.schedules.schedule import Schedule
 from sweepctl.spec.study import Study
 
 OPEN = (
     *("grid.axes", "grid.sample", "stages.", "data.options", "scaling.fields", "scaling.constants"),
-    "schedule.",
+    *("schedule.", "optimizer."),
 )
-"""Mappings that may be given new keys: an override there adds what is missing, as Hydra's ++ does. A schedule
-says itself which keys its kind has."""
+"""Mappings that may be given new keys: an override there adds what is missing, as Hydra's ++ does. Schedules
+and optimizers say themselves which keys their kind has."""
 LISTS = ("budget.", "ladder.", "stages.")
 """Where a comma cannot mean an axis: what lies here is a list of the study, not a field of the science."""
 OPEN_LAUNCHER = ("sbatch.", "environment.", "rungs=", "sbatch=", "environment=")
@@ -68,8 +69,9 @@ def compose_study(overrides: list[str], config_dir: Path | None = None) -> Study
     raw["grid"] = {**grid, "axes": dotted(grid.get("axes") or {}) | axes}
     if (raw.get("scaling") or {}).get("fields"):
         raw["scaling"]["fields"] = dotted(raw["scaling"]["fields"])
-    if isinstance(raw.get("schedule"), dict):
-        raw["schedule"] = own_keys(raw["schedule"], _keys_under("schedule", overrides))
+    for kinds in (Schedule, Optimizer):
+        if isinstance(raw.get(kinds.at), dict):
+            raw[kinds.at] = kinds.own_keys(raw[kinds.at], _keys_under(kinds.at, overrides))
     if "study" in raw:
         raise RequestError("The study's file does not begin with '# @package _global_', which a study needs.")
     return build(Study, raw)

@@ -38,7 +38,7 @@ class Scaling:
     """Names of numbers in formulas."""
     fields: dict[str, str | float] = field(default_factory=dict)
     """Field -> its formula. Whole numbers are rounded, `batch.tokens` to whole sequences; a formula of base
-    leaves a null field null."""
+    leaves a null field null, and a key that only other optimizers have is left out."""
 
     def __post_init__(self) -> None:
         ratio = self.tokens_per_parameter
@@ -67,6 +67,8 @@ class Scaling:
         names = self._names(point, counts, accounting)
         values: dict[str, Any] = {}
         for path in sorted(self.fields, key=lambda path: path != "batch.tokens"):
+            if path.startswith("optimizer.") and point.optimizer.others_have(path.removeprefix("optimizer.")):
+                continue
             base, kind = _field(point, schedule, path)
             formula = str(self.fields[path])
             if kind is not None and base is None and re.search(r"\bbase\b", formula):

@@ -19,7 +19,7 @@ from sweepctl.spec.build import build, convert, field_type, plain
 from sweepctl.spec.hashing import canonical, digest
 from sweepctl.spec.learning_rate import Cycles, DecayShape, Drop, LearningRateCurve
 from sweepctl.spec.model import Architecture, Shape
-from sweepctl.spec.optimizer import Optimizer
+from sweepctl.spec.optimizers.optimizer import Optimizer
 from sweepctl.spec.parametrization import Parametrization
 
 NUMERICS = 1
@@ -241,7 +241,8 @@ def _fields(name: str, record: dict[str, Any]) -> dict[str, Any]:
     under = f"{name}."
     neutral = {path.removeprefix(under): value for path, value in NEUTRAL.items() if path.startswith(under)}
     names = {word: path.removeprefix(under) for path, word in RECORDED_AS.items() if path.startswith(under)}
-    return neutral | {names.get(word, word): value for word, value in record.items()}
+    fields = neutral | {names.get(word, word): value for word, value in record.items()}
+    return Optimizer.own_keys(fields) if name == Optimizer.at else fields
 
 
 def with_field(target: T, path: str, value: Any) -> T:
@@ -256,6 +257,10 @@ def with_field(target: T, path: str, value: Any) -> T:
 
 def _replaced(target: Any, names: list[str], value: Any, path: str) -> Any:
     name, rest = names[0], names[1:]
+    if isinstance(target, Optimizer) and names == [target.by]:
+        # What the one kind does not have, the other takes as its record has it.
+        record = {**section(target.at, target), target.by: value}
+        return read_section(target.base(), target.at, record)
     if target is None:
         parent = path.removesuffix("." + ".".join(names))
         raise RequestError(f"{path} cannot be set where {parent} is null.")
@@ -275,7 +280,8 @@ def section(name: str, value: Any) -> Any:
     """One section of a record as plain data, without fields at their neutral value."""
     if not dataclasses.is_dataclass(value):
         return value
-    paths = {f"{name}.{field}": content for field, content in plain(value).items()}
+    always = value.always_recorded if isinstance(value, Optimizer) else {}
+    paths = {f"{name}.{field}": content for field, content in {**always, **plain(value)}.items()}
     return {
         RECORDED_AS.get(path, path.rpartition(".")[2]): content
         for path, content in paths.items()

@@ -13,7 +13,7 @@ from sweepctl.spec.corpus import Validation
 from sweepctl.spec.grid import Grid
 from sweepctl.spec.ladder import Ladder
 from sweepctl.spec.model import Architecture
-from sweepctl.spec.optimizer import Optimizer
+from sweepctl.spec.optimizers.optimizer import Optimizer
 from sweepctl.spec.parametrization import Parametrization
 from sweepctl.spec.scaling import Scaling
 from sweepctl.spec.schedules.schedule import Schedule

@@ -10,7 +10,7 @@ from sweepctl.plan.alternatives import alternatives
 from sweepctl.plan.cost import total
 from sweepctl.plan.plan import load
 from sweepctl.spec.hashing import canonical, digest
-from sweepctl.spec.schedules.schedule import kinds
+from sweepctl.spec.schedules.schedule import Schedule
 from sweepctl.spec.science import read_job
 from tests.plan.test_expand import plan
 
@@ -71,7 +71,7 @@ def test_each_schedule_costs_what_planning_it_costs() -> None:
     budgets, axes = [1280, 2560, 5120], {"axes": {"optimizer.lr": [0.1, 0.2]}}
     every = {
         kind: plan(schedule__kind=kind, budget__tokens=budgets, grid=axes, schedule__decay__fraction=0.1)
-        for kind in kinds()
+        for kind in Schedule.kinds()
     }
     planned = {kind: total(made) for kind, made in every.items()}
     for kind, made in every.items():

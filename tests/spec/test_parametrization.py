@@ -17,11 +17,11 @@ from sweepctl.errors import InvalidValue, RequestError
 from sweepctl.report.parametrization import numbers_at, shapes_of
 from sweepctl.spec.compose import compose_study
 from sweepctl.spec.model import Architecture, Experts, Shape
-from sweepctl.spec.optimizer import Optimizer
 from sweepctl.spec.parametrization import Parametrization, Row
 from sweepctl.spec.parametrizations import TABLES
 from sweepctl.spec.parametrizations.table import COLUMNS
 from sweepctl.spec.weights import CLASSES, VECTORS, weights
+from tests.optimizers import optimizer
 
 EVERYTHING = Architecture(
     "gelu", "layernorm", True, biases=True, positions="learned", experts=Experts(count=4, shared=1)
@@ -136,7 +136,7 @@ def test_the_spectral_rule_is_one_formula_of_fans(width: int, share: int, vocab:
 @pytest.mark.parametrize(("depth", "factor"), [(12, 1.0), (48, 0.5)])
 def test_nanochats_dial(depth: int, factor: float) -> None:
     """d = 64 L: AdamW's rates 0.3 and 0.008 at (d / 768)^-1/2, Muon's 0.02 at every depth."""
-    study = compose_study(["~study", "+name=x", "parametrization=depth_dial", "optimizer.name=muon"])
+    study = compose_study(["~study", "+name=x", "parametrization=depth_dial", "optimizer=muon"])
     at = Shape(64 * depth, depth, depth // 2, 256 * depth)
     every = {weight.kind: weight for weight in weights(at, study.model, VOCAB, 32)}
     table = {kind: study.parametrization.row(weight, at) for kind, weight in every.items()}
@@ -196,7 +196,7 @@ def test_rates_and_variances_fall_with_the_width_alone(name: Any, small: int, by
     st.floats(1e-4, 1),
     st.floats(0.01, 1),
 )
-def test_decay_rules_to_the_exact_factor(name: Any, optimizer: Any, lr: float, decay: float) -> None:
+def test_decay_rules_to_the_exact_factor(name: Any, kind: str, lr: float, decay: float) -> None:
     """The share lost at a peak update: coupled rate x decay x multiplier; scaled base rate x decay;
     independent decay. Vectors lose nothing."""
     parametrization, at = Parametrization(name, 0.1, base_n_layers=2, depth_exponent=0.5), shape(512, 8)
@@ -204,14 +204,14 @@ def test_decay_rules_to_the_exact_factor(name: Any, optimizer: Any, lr: float, d
         row = parametrization.row(weight, at)
         share: dict[Any, float] = {}
         for rule in ("coupled", "scaled", "independent"):
-            spec = Optimizer(optimizer, lr=lr, weight_decay=decay, weight_decay_rule=rule, adamw_lr=2 * lr)
+            spec = optimizer(kind, lr=lr, weight_decay=decay, weight_decay_rule=rule, adamw_lr=2 * lr)
             share[rule] = spec.peak_lr(weight, row) * spec.decay(weight, row)
         if weight.kind in VECTORS:
             assert set(share.values()) == {0.0}
             continue
-        by_adam = optimizer in ("adamw", "lion") or (optimizer == "muon" and not spec.orthogonalizes(weight))
+        by_adam = kind in ("adamw", "lion") or (kind == "muon" and not spec.orthogonalizes(weight))
         multiplier = row.weight_decay if by_adam else 1.0
-        base = 2 * lr if optimizer == "muon" and by_adam else lr
+        base = 2 * lr if kind == "muon" and by_adam else lr
         assert share == near(
             coupled=spec.peak_lr(weight, row) * decay * multiplier, scaled=base * decay, independent=decay
         )

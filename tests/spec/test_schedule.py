@@ -11,7 +11,7 @@ from sweepctl.spec.schedules.constant import Constant
 from sweepctl.spec.schedules.cosine import Cosine, CosineDecay
 from sweepctl.spec.schedules.decay import Decay
 from sweepctl.spec.schedules.multistep import MultiStep
-from sweepctl.spec.schedules.schedule import Schedule, kinds, own_keys
+from sweepctl.spec.schedules.schedule import Schedule
 from sweepctl.spec.schedules.wsd import Wsd
 from sweepctl.spec.schedules.wsd_s import WsdS
 
@@ -119,7 +119,7 @@ def test_wsd_s_decays_a_share_of_each_period_and_goes_on() -> None:
 
 @given(
     st.lists(st.integers(60, 2000), min_size=1, max_size=6, unique=True),
-    st.sampled_from(sorted(kinds())),
+    st.sampled_from(sorted(Schedule.kinds())),
     st.sampled_from(SHAPES),
     st.floats(0.05, 0.3),
     st.integers(0, 3),
@@ -130,7 +130,7 @@ def test_every_curve_stays_between_0_and_1_and_shares_its_trunk(
     ends = tuple(sorted(budgets))
     decay = {"shape": shape, "fraction": fraction, "end_lr_share": 0.05}
     record = {"kind": kind, "warmup_steps": 7, "decay": decay, "rewarm_steps": rewarm}
-    schedule = build(Schedule, own_keys(record))
+    schedule = build(Schedule, Schedule.own_keys(record))
     try:
         curves = [curve_of(schedule, end, ends) for end in ends]
     except RequestError:

@@ -16,7 +16,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sweepctl.spec.accounting import count
 from sweepctl.spec.model import Architecture, Shape
-from sweepctl.spec.optimizer import Optimizer
 from sweepctl.spec.parametrization import Parametrization
 from sweepctl.spec.weights import weights
 from sweepctl.train import ops
@@ -24,6 +23,7 @@ from sweepctl.train.layers.linear import LinearAttention, decays, mix
 from sweepctl.train.model import Decoder
 from sweepctl.train.optimizer import GroupedOptimizer
 from tests.conftest import Planner
+from tests.optimizers import optimizer as spec_of
 from tests.train.forks import assert_forks_are_straight, assert_stops_do_not_matter
 
 VOCAB = 40
@@ -262,7 +262,7 @@ def change(model: Architecture, kind: str, width: int, seed: int) -> float:
     options = {"base_d_model": 32, "base_n_layers": 2, "attention_scale": "inverse", "zero_head": True}
     net = Decoder(shape, model, Parametrization(kind, 0.1, **options), 64, 32, ops.eager_cpu("torch"))
     net.initialize(seed)
-    optimizer = GroupedOptimizer(net, Optimizer(lr=2**-7, eps=1e-12, weight_decay=0.0))
+    optimizer = GroupedOptimizer(net, spec_of(lr=2**-7, eps=1e-12, weight_decay=0.0))
     x = (torch.arange(8 * 33).reshape(8, 33) ** 2 // 7) % 64
     hidden: list[Tensor] = []
     net.final_norm.register_forward_pre_hook(lambda _, args: hidden.append(args[0].detach()))

@@ -20,7 +20,8 @@ from sweepctl.plan.expand import expand
 from sweepctl.spec.compose import compose_study
 from sweepctl.spec.execution import Execution
 from sweepctl.spec.model import Architecture, Shape
-from sweepctl.spec.optimizer import Optimizer
+from sweepctl.spec.optimizers.muon import Muon as MuonSpec
+from sweepctl.spec.optimizers.optimizer import DecayRule, Optimizer
 from sweepctl.spec.parametrization import Parametrization
 from sweepctl.spec.weights import Weight
 from sweepctl.store import attempts
@@ -32,11 +33,12 @@ from sweepctl.train.optimizer import GroupedOptimizer
 from sweepctl.train.optimizers.muon import QUINTIC, Muon, orthogonalize
 from sweepctl.train.trainer import Trainer
 from tests.conftest import Planner, tiny
+from tests.optimizers import optimizer as spec_of
 from tests.train.forks import assert_stops_do_not_matter
 
-OPTIMIZERS = get_args(get_type_hints(Optimizer)["name"])
-RULES = get_args(get_type_hints(Optimizer)["weight_decay_rule"])
-SCALES = get_args(get_type_hints(Optimizer)["muon_scale"])
+OPTIMIZERS = tuple(Optimizer.kinds())
+RULES = get_args(DecayRule)
+SCALES = get_args(get_type_hints(MuonSpec)["muon_scale"])
 PARAMETRIZATIONS = get_args(get_type_hints(Parametrization)["name"])
 
 
@@ -71,7 +73,7 @@ def newton_schulz(matrix: Tensor, steps: int = 5) -> Tensor:
 class Formula:
     """One tensor's updates in float64: `change` is what is subtracted beside the decay, over the rate."""
 
-    def __init__(self, spec: Optimizer, weight: Weight) -> None:
+    def __init__(self, spec: Any, weight: Weight) -> None:
         self.spec, self.weight, self.t, self.m, self.v = spec, weight, 0, 0.0, 0.0
         orthogonal = spec.name == "muon" and weight.name.startswith("blocks") and len(weight.size) == 2
         self.name = "muon" if orthogonal else "adamw" if spec.name == "muon" else spec.name
@@ -103,7 +105,7 @@ class Formula:
         }[self.spec.muon_scale]
 
 
-def rates(net: Decoder, spec: Optimizer, formula: Formula) -> tuple[float, float]:
+def rates(net: Decoder, spec: Any, formula: Formula) -> tuple[float, float]:
     """The rate and the decay of one update at the peak."""
     row = net.parametrization.row(formula.weight, net.shape)
     base = spec.adamw_lr if spec.name == "muon" and formula.name == "adamw" else spec.lr
@@ -123,7 +125,7 @@ VARIANTS = [
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(map(str, v.values())))
 def test_three_updates_are_the_formulas(variant: dict[str, Any]) -> None:
     """Under muP off its base shape, with clipping and a rate that changes."""
-    spec = Optimizer(**{"lr": 0.02, "eps": 1e-3, "adamw_lr": 0.007, "clip_norm": 0.5, **variant})
+    spec = spec_of(**{"lr": 0.02, "eps": 1e-3, "adamw_lr": 0.007, "clip_norm": 0.5, **variant})
     net = decoder()
     optimizer = GroupedOptimizer(net, spec)
     formulas = {weight.name: Formula(spec, weight) for weight, _ in net.named_weights()}
@@ -135,7 +137,7 @@ def test_three_updates_are_the_formulas(variant: dict[str, Any]) -> None:
         for name, formula in formulas.items():
             lr, decay = rates(net, spec, formula)
             row = net.parametrization.row(formula.weight, net.shape)
-            change = formula.change(gradients[name] * 0.5 / norm, spec.eps * row.eps)
+            change = formula.change(gradients[name] * 0.5 / norm, spec.epsilon(row) or 0.0)
             expected[name] = expected[name] * (1 - multiplier * decay) - multiplier * lr * change
     for weight, parameter in net.named_weights():
         torch.testing.assert_close(parameter.double(), expected[weight.name], rtol=2e-5, atol=2e-6)
@@ -144,7 +146,7 @@ def test_three_updates_are_the_formulas(variant: dict[str, Any]) -> None:
 def test_a_tensor_without_a_gradient_is_left_alone() -> None:
     for name in OPTIMIZERS:
         net = decoder()
-        optimizer = GroupedOptimizer(net, Optimizer(name=name))
+        optimizer = GroupedOptimizer(net, spec_of(name))
         give_gradients(net, 0)
         idle = [net.embedding, net.blocks[0].mixer.qkv]
         before = [parameter.detach().clone() for parameter in idle]
@@ -197,7 +199,7 @@ def test_experts_are_matrices_of_their_own(block: tuple[int, int]) -> None:
 def test_muon_is_torchs_where_that_has_it(size: tuple[int, int], scale: str, theirs: str) -> None:
     """Torch's multiplies in bf16, and here so does ours: they differ by less than by what that rounds."""
     weight = Weight("w", "hidden", size, size[1], size[0])
-    factor = Optimizer(name="muon", muon_scale=scale).muon_factor(weight)
+    factor = spec_of("muon", muon_scale=scale).scale(weight)
     generator = torch.Generator().manual_seed(0)
     start = torch.randn(size, generator=generator)
     ours, other, exact = (torch.nn.Parameter(start.clone()) for _ in range(3))
@@ -224,7 +226,7 @@ def test_what_the_scaling_rules_hold_constant() -> None:
         weight = Weight("w", "hidden", (out, into), into, out)
         u, _, vt = torch.linalg.svd(torch.randn(out, into).double(), full_matrices=False)
         jordan, spectral, moonlight = (
-            Optimizer(name="muon", muon_scale=scale).muon_factor(weight) * (u @ vt)
+            spec_of("muon", muon_scale=scale).scale(weight) * (u @ vt)
             for scale in ("jordan", "spectral", "moonlight")
         )
         norms = [float(torch.linalg.matrix_norm(m, 2)) for m in (jordan, spectral)]
@@ -235,7 +237,7 @@ def test_what_the_scaling_rules_hold_constant() -> None:
 @pytest.mark.parametrize("kind", PARAMETRIZATIONS)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_state_goes_through_a_file_bit_for_bit(name: str, kind: str, tmp_path: Path) -> None:
-    spec = Optimizer(name=name, adamw_lr=0.003)
+    spec = spec_of(name, adamw_lr=0.003)
     through, lost, straight = decoder(kind), decoder(kind), decoder(kind)
     optimizer, expected = GroupedOptimizer(through, spec), GroupedOptimizer(straight, spec)
     for step in range(3):
@@ -310,7 +312,7 @@ def test_plans_know_the_size_of_checkpoints(trainer: Any, tmp_path: Path, change
 
 def test_a_plan_adds_up_each_jobs_own_optimizer(facts: Any) -> None:
     """A trunk's checkpoint in units of 4 bytes a parameter: AdamW 3, Lion 2; its branches' weights 1 each."""
-    axes = {"optimizer.name": ["adamw", "lion"], "optimizer.momentum": [0.95]}
+    axes = {"optimizer.name": ["adamw", "lion"]}
     plan = expand(tiny(grid={"axes": axes}, ladder__depths=[1], budget__tokens=[2560]), "all", facts)
     unit = 4 * plan.rungs[0].counts.total
     assert total(plan).disk_all == (3 + 1 + 2 + 1) * unit

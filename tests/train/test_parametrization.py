@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 
 from sweepctl.spec.model import Architecture, Shape
-from sweepctl.spec.optimizer import Optimizer
 from sweepctl.spec.parametrization import Parametrization
 from sweepctl.spec.parametrizations import TABLES
 from sweepctl.spec.weights import VECTORS
 from sweepctl.train import ops
 from sweepctl.train.model import Decoder
 from sweepctl.train.optimizer import GroupedOptimizer
+from tests.optimizers import optimizer
 
 
 def shape(width: int, layers: int = 2) -> Shape:
@@ -46,14 +46,14 @@ def train(
 ) -> tuple[Decoder, torch.Tensor]:
     """A model after `steps` updates, and the RMS change of the last block's output."""
     net = decoder(parametrization, at, seed)
-    optimizer = GroupedOptimizer(net, Optimizer(lr=lr, eps=1e-12, weight_decay=0.0))
+    grouped = GroupedOptimizer(net, optimizer(lr=lr, eps=1e-12, weight_decay=0.0))
     x = (torch.arange(8 * 33).reshape(8, 33) ** 2 // 7) % 64
     hidden: list[torch.Tensor] = []
     net.final_norm.register_forward_pre_hook(lambda _, args: hidden.append(args[0].detach()))
     net(x[:, :-1])
     for _ in range(steps):
         F.cross_entropy(net(x[:, :-1]).logits, x[:, 1:].reshape(-1)).backward()
-        optimizer.step(1.0)
+        grouped.step(1.0)
     net(x[:, :-1])
     return net, (hidden[-1] - hidden[0]).square().mean().sqrt()
 
@@ -100,12 +100,12 @@ def test_zero_query_leaves_keys_and_values() -> None:
 def test_an_update_without_gradient_is_the_decay_alone(name: str, rule: Any) -> None:
     """At half the peak, with vectors that do not decay, at four times the base width and twice its depth."""
     net = decoder(named(name), shape(128, 4), gains=True)
-    spec = Optimizer(lr=0.01, weight_decay=0.5, weight_decay_rule=rule)
-    optimizer = GroupedOptimizer(net, spec)
+    spec = optimizer(lr=0.01, weight_decay=0.5, weight_decay_rule=rule)
+    grouped = GroupedOptimizer(net, spec)
     before = {weight.name: parameter.detach().clone() for weight, parameter in net.named_weights()}
     for parameter in net.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    optimizer.step(0.5)
+    grouped.step(0.5)
     for weight, parameter in net.named_weights():
         row = net.parametrization.row(weight, net.shape)
         share = {"coupled": 0.01 * row.lr * 0.5 * row.weight_decay, "scaled": 0.01 * 0.5, "independent": 0.5}

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import inspect
-import pkgutil
-from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, ClassVar, Self
 
 from sweepctl.errors import InvalidValue, RequestError
-from sweepctl.spec import schedules
-from sweepctl.spec.build import build, field_type, plain
+from sweepctl.spec.kinds import Kinds
 from sweepctl.spec.learning_rate import Cycles
 from sweepctl.spec.science import Anneal, with_field
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Schedule(ABC):
+class Schedule(Kinds):
     """Warmup, and what follows. Exactly one of `warmup_steps` and `warmup_tokens` is given: steps or tokens,
     never a share of the budget, so that budgets can share it."""
 
-    order: ClassVar[int] = 100
-    """Its place in the plan's comparison of schedules."""
+    by = "kind"
+    at = "schedule"
     shares: ClassVar[str]
     """What the budgets of one rung have in common, in words."""
 
@@ -51,13 +46,6 @@ class Schedule(ABC):
             if value is not None and value < 0:
                 raise InvalidValue(key, value, "at least 0")
 
-    @classmethod
-    def variant(cls, raw: Mapping[str, Any], at: str) -> type[Schedule]:
-        """The class that `build` makes of a mapping: by its kind."""
-        if "kind" not in raw:
-            raise RequestError(f"{at}.kind is missing.")
-        return kind_named(raw["kind"], f"{at}.kind")
-
     def with_settings(self, settings: Mapping[str, Any]) -> Schedule:
         """With those settings of a point that begin with `schedule.`, the kind first, as the rest are of it.
 
@@ -72,16 +60,6 @@ class Schedule(ABC):
             elif group == "schedule":
                 schedule = with_field(schedule, key, settings[path])
         return schedule
-
-    def as_kind(self, kind: str) -> Schedule:
-        """Another kind with the settings that both have, and its own defaults for the rest."""
-        record = {**plain(self), "kind": kind_named(kind, "schedule.kind").word()}
-        return build(Schedule, own_keys(record), "schedule")  # type: ignore[type-abstract]
-
-    @classmethod
-    def word(cls) -> str:
-        """The kind's name."""
-        return str(cls.__dataclass_fields__["kind"].default)
 
     @property
     def title(self) -> str:
@@ -175,60 +153,3 @@ class ForkingSchedule(Schedule):
 
     def with_fork(self, fork: bool) -> Self:
         return dataclasses.replace(self, fork=fork)
-
-
-@cache
-def kinds() -> dict[str, type[Schedule]]:
-    """Every kind by its name, in the order of the plan's comparison: the concrete classes of the modules
-    beside this one."""
-    every = []
-    for module in pkgutil.iter_modules(schedules.__path__, f"{schedules.__name__}."):
-        for value in vars(importlib.import_module(module.name)).values():
-            of_schedule = inspect.isclass(value) and issubclass(value, Schedule)
-            if of_schedule and value.__module__ == module.name and not inspect.isabstract(value):
-                every.append(value)
-    return {kind.word(): kind for kind in sorted(every, key=lambda kind: (kind.order, kind.word()))}
-
-
-def kind_named(name: Any, at: str) -> type[Schedule]:
-    """A kind by its name.
-
-    Raises:
-        InvalidValue: there is none.
-    """
-    if name not in kinds():
-        raise InvalidValue(at, name, f"one of {', '.join(kinds())}")
-    return kinds()[name]
-
-
-def own_keys(record: Mapping[str, Any], asked: Collection[str] = ()) -> dict[str, Any]:
-    """A schedule's record without the keys of other kinds.
-
-    A study's file may set keys of the kind it was written for where another is chosen over it. Keys that no
-    kind has stay, to be refused, and so do dotted keys that were `asked` for.
-    """
-    own = key_paths(kind_named(record.get("kind"), "schedule.kind"))
-    every = set().union(*(key_paths(kind) for kind in kinds().values()))
-
-    def kept(part: Mapping[str, Any], under: str) -> dict[str, Any]:
-        paths = {key: f"{under}{key}" for key in part}
-        return {
-            key: kept(part[key], f"{path}.") if isinstance(part[key], Mapping) else part[key]
-            for key, path in paths.items()
-            if path in own
-            or path not in every
-            or any(asked_path == path or asked_path.startswith(f"{path}.") for asked_path in asked)
-        }
-
-    return kept(record, "")
-
-
-def key_paths(cls: Any, under: str = "") -> set[str]:
-    """Dotted names of a dataclass's fields, and of those inside them."""
-    paths = set()
-    for field in dataclasses.fields(cls):
-        paths.add(f"{under}{field.name}")
-        inner = field_type(cls, field.name)
-        if dataclasses.is_dataclass(inner):
-            paths |= key_paths(inner, f"{under}{field.name}.")
-    return paths

@@ -1,11 +1,51 @@
-"""What the optimizers here share: a group's tensors, what is kept of them, and weight decay."""
+"""What the optimizers here share: groups of tensors, what is kept of them, and weight decay."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from sweepctl.spec.weights import Weight
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the tensors of one group are updated by."""
+
+    lr: float
+    """The peak learning rate."""
+    weight_decay: float
+    """At an update weights lose learning rate x this of themselves."""
+    eps: float | None
+    """Epsilon, None for an optimizer that has none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """A tensor of a model and what it is updated by."""
+
+    weight: Weight
+    """What the parametrization knows of it."""
+    parameter: nn.Parameter
+    """The tensor itself."""
+    terms: Terms
+    """Its learning rate, decay and epsilon."""
+
+
+def grouped(
+    tensors: list[Assigned], options: Callable[[Assigned], dict[str, Any]] = lambda tensor: {}
+) -> list[dict[str, Any]]:
+    """Groups as torch's optimizers take them: tensors of the same terms and of the same further options."""
+    groups: dict[Any, dict[str, Any]] = {}
+    for tensor in tensors:
+        own = options(tensor)
+        group = {"params": [], "terms": tensor.terms, **own}
+        groups.setdefault((tensor.terms, *own.items()), group)["params"].append(tensor.parameter)
+    return list(groups.values())
 
 
 def live(group: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:

@@ -6,7 +6,19 @@ from typing import Any
 
 import torch
 
-from sweepctl.train.optimizers.group import decay, kept, live
+from sweepctl.spec.optimizers import lion
+from sweepctl.spec.weights import Weight
+from sweepctl.train.optimizers.group import Assigned, decay, grouped, kept, live
+
+
+def members(spec: lion.Lion, tensors: list[Assigned]) -> list[torch.optim.Optimizer]:
+    """Lion over all of these tensors."""
+    return [Lion(grouped(tensors), spec.beta1, spec.beta2)]
+
+
+def state_keys(spec: lion.Lion, weight: Weight) -> set[str]:
+    """The momentum."""
+    return {"momentum"}
 
 
 class Lion(torch.optim.Optimizer):

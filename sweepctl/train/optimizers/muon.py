@@ -12,12 +12,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sweepctl.train.optimizers.group import decay, kept, live
+from sweepctl.spec.optimizers import muon
+from sweepctl.spec.weights import Weight
+from sweepctl.train.optimizers import adamw
+from sweepctl.train.optimizers.group import Assigned, decay, grouped, kept, live
 
 QUINTIC = (3.4445, -4.7750, 2.0315)
 """a, b, c of x <- a x + b x^3 + c x^5, applied to singular values; after five steps those that
 began above 0.003 are between 0.68 and 1.21."""
 SMALLEST_NORM = 1e-7
+
+
+def members(spec: muon.Muon, tensors: list[Assigned]) -> list[torch.optim.Optimizer]:
+    """Muon over the matrices inside blocks, where there are any, and AdamW over the rest."""
+    matrices = [tensor for tensor in tensors if spec.orthogonalizes(tensor.weight)]
+    rest = [tensor for tensor in tensors if not spec.orthogonalizes(tensor.weight)]
+
+    def options(tensor: Assigned) -> dict[str, Any]:
+        weight = tensor.weight
+        return {"block": (weight.fan_out, weight.fan_in), "scale": spec.scale(weight)}
+
+    groups = grouped(matrices, options)
+    orthogonal = [Muon(groups, spec.momentum, spec.nesterov, spec.muon_steps)] if groups else []
+    return [*orthogonal, *adamw.members(spec, rest)]
+
+
+def state_keys(spec: muon.Muon, weight: Weight) -> set[str]:
+    """The momentum of a matrix inside blocks, AdamW's moments of the rest."""
+    return {"momentum_buffer"} if spec.orthogonalizes(weight) else adamw.state_keys(spec, weight)
 
 
 def orthogonalize(matrices: Tensor, steps: int) -> Tensor:
@@ -64,8 +86,8 @@ class Muon(torch.optim.Optimizer):
         ]
         if not stacks:
             return
-        made = orthogonalize(torch.cat(stacks).to(self.precision), self.steps).to(stacks[0].dtype)
-        pieces = iter(torch.split(made, [len(stack) for stack in stacks]))
+        directions = orthogonalize(torch.cat(stacks).to(self.precision), self.steps).to(stacks[0].dtype)
+        pieces = iter(torch.split(directions, [len(stack) for stack in stacks]))
         for group, parameters, _ in groups:
             decay(group, parameters)
             updates = [_unstack(next(pieces), group["block"], parameter) for parameter in parameters]

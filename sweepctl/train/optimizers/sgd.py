@@ -7,7 +7,19 @@ from typing import Any
 
 import torch
 
-from sweepctl.train.optimizers.group import decay
+from sweepctl.spec.optimizers import sgd
+from sweepctl.spec.weights import Weight
+from sweepctl.train.optimizers.group import Assigned, decay, grouped
+
+
+def members(spec: sgd.Sgd, tensors: list[Assigned]) -> list[torch.optim.Optimizer]:
+    """SGD over all of these tensors."""
+    return [Sgd(grouped(tensors), spec.momentum, spec.nesterov)]
+
+
+def state_keys(spec: sgd.Sgd, weight: Weight) -> set[str]:
+    """The momentum, where there is one."""
+    return {"momentum_buffer"} if spec.momentum else set()
 
 
 class Sgd(torch.optim.SGD):

@@ -1,0 +1,1 @@
+"""Optimizers: one module a kind, found by being here."""
