@@ -74,6 +74,20 @@ class CoordinateRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Setting:
+    """How the models are trained."""
+
+    lr: float
+    """The learning rate, constant and without warmup."""
+    batch: Batch
+    """Of every update."""
+    own_batch: Batch
+    """The study's, which may be larger."""
+    device: str
+    """Where they are trained."""
+
+
+@dataclass(frozen=True, slots=True)
 class CoordinateResult:
     """The check's outcome."""
 
@@ -87,8 +101,8 @@ class CoordinateResult:
     """The widths or depths, rising; a slope's values go by them."""
     slopes: tuple[Slope, ...]
     """Of every quantity at every step."""
-    setting: dict[str, Any]
-    """Learning rate, batch and device, for the record."""
+    setting: Setting
+    """How the models were trained."""
 
     @property
     def holds(self) -> bool:
@@ -142,7 +156,7 @@ class CoordinateResult:
             "flat_within": FLAT,
             **plain(self.request),
             "seeds": self.seeds,
-            **self.setting,
+            **plain(self.setting),
             "subject": self.recipe.record(),
             "slopes": [{**plain(slope), "holds": slope.holds} for slope in self.slopes],
         }
@@ -178,12 +192,7 @@ def check(
     """
     shapes = [shape_of(study, w, d) for w in request.widths for d in request.depths]
     batch, where = small_batch(study.batch), machine(execution, "fp32")
-    setting = {
-        "lr": study.optimizer.lr,
-        "batch": plain(batch),
-        "own_batch": plain(study.batch),
-        "device": where.name,
-    }
+    setting = Setting(study.optimizer.lr, batch, study.batch, where.name)
     recipe = CheckedRecipe(study.model, study.parametrization, study.optimizer)
     zero_head = study.parametrization.zero_head and not study.model.tied
     readings: list[tuple[int, Reading]] = []

@@ -22,7 +22,6 @@ from sweepctl.spec.corpus import CorpusFacts
 from sweepctl.spec.hashing import canonical, digest
 from sweepctl.store.files import file_hash, read_json, write_json
 
-Dtype = str
 DTYPES = ("uint8", "uint16", "uint32")
 VERIFIED = "verified.json"
 

@@ -104,13 +104,13 @@ def show_coordinates(result: CoordinateResult, kept: Path, picture: Path | None)
 def _show_setting(out: Console, result: CoordinateResult) -> None:
     request, setting = result.request, result.setting
     fixed = f"{request.depths[0]} layers" if request.axis == "width" else f"width {request.widths[0]}"
-    batch, own = setting["batch"], setting["own_batch"]
-    cut = "" if batch == own else f" (the study's: {count(own['tokens'])} x {own['context']})"
+    batch, own = setting.batch, setting.own_batch
+    cut = "" if batch == own else f" (the study's: {count(own.tokens)} x {own.context})"
     sizes = ", ".join(str(size) for size in result.sizes)
     out.print(
         f"{request.axis.capitalize()}s {sizes} at {fixed}, {many(result.seeds, 'seed')}: up to "
-        f"{max(request.steps)} updates of {count(batch['tokens'])} tokens, context {batch['context']}{cut}, "
-        f"at a constant learning rate of {setting['lr']:.4g} without warmup, in fp32.\n",
+        f"{max(request.steps)} updates of {count(batch.tokens)} tokens, context {batch.context}{cut}, "
+        f"at a constant learning rate of {setting.lr:.4g} without warmup, in fp32.\n",
         soft_wrap=True,
     )
 
