@@ -51,7 +51,7 @@ def files_of(example: str) -> list[str]:
 
 
 def test_the_table_has_every_kind() -> None:
-    kinds = ["a schedule", "a law", "a parametrization", "a command"]
+    kinds = ["a schedule", "an optimizer", "a law", "a parametrization", "a command"]
     assert sorted(table()) == sorted(kinds)
 
 

@@ -17,22 +17,26 @@ FP32_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Costs of a set of jobs. `flops` are training FLOPs under the plan's accounting, `flops_exact` every
-    matrix product.
-
-    `tokens` are what is trained with forks, `tokens_from_scratch` what training every budget on its own
-    would take.
-    """
+    """What a set of jobs costs."""
 
     jobs: int = 0
+    """How many."""
     observations: int = 0
+    """Of them, those that end in a loss."""
     tokens: int = 0
+    """Trained with forks."""
     tokens_from_scratch: int = 0
+    """What every budget on its own would train."""
     flops: float = 0.0
+    """Training FLOPs under the plan's accounting."""
     flops_exact: float = 0.0
+    """Every matrix product."""
     checkpoints: int = 0
+    """That stay."""
     disk_all: int = 0
+    """Bytes, where all of them stay."""
     disk_last: int = 0
+    """Bytes, where of each job the last stays."""
 
     @property
     def saving(self) -> float:
@@ -68,8 +72,8 @@ def whole(plans: Iterable[Plan]) -> Cost:
     for plan in plans:
         jobs = [job for job in plan.jobs if job.end > ends.get(job.id, -1)]
         cost = _cost(plan, jobs, {job.id: ends[job.id] for job in jobs if job.id in ends})
-        known = sum(job.id in ends for job in jobs)
-        costs.append(dataclasses.replace(cost, jobs=cost.jobs - known))
+        counted = sum(job.id in ends for job in jobs)
+        costs.append(dataclasses.replace(cost, jobs=cost.jobs - counted))
         ends |= {job.id: job.end for job in jobs}
     return sum_costs(costs)
 

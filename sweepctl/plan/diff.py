@@ -12,23 +12,32 @@ from sweepctl.spec.build import plain
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A field that differs: its old and new value, and how many jobs have a new id for it."""
+    """A field that differs."""
 
     field: str
+    """Its dotted name."""
     old: Any
+    """The value before."""
     new: Any
+    """The value now."""
     jobs: int
+    """How many have a new id for it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Diff:
-    """A new plan against the one before: jobs in both, jobs at a new place, and why others changed."""
+    """A new plan against the one before."""
 
     kept: int
+    """Jobs in both."""
     added: int
+    """Jobs at a place that is new."""
     changed: int
+    """Jobs at an old place with a new id."""
     changes: tuple[Change, ...]
+    """Why."""
     gone: tuple[str, ...]
+    """Ids that the new plan has not."""
 
 
 def diff(old: Plan, new: Plan) -> Diff:

@@ -97,7 +97,7 @@ def _rungs(study: Study, stage: Stage, corpus: CorpusFacts) -> list[Rung]:
     for place in chosen:
         if not -len(shapes) <= place < len(shapes):
             key = next(
-                (f"stages.{name}.rungs" for name, one in study.stages.items() if one is stage), "rungs"
+                (f"stages.{name}.rungs" for name, other in study.stages.items() if other is stage), "rungs"
             )
             raise InvalidValue(
                 key, place, f"the place of one of the {len(shapes)} rungs, 0 to {len(shapes) - 1}"
@@ -192,11 +192,11 @@ class _Builder:
         trunk = trunk_id(point)
         anneals = [self._anneal(schedule, budget, point) for budget in budgets]
         last = max(anneal.cut for anneal in anneals)
-        known = self._jobs.get(trunk)
-        if known is None:
+        planned = self._jobs.get(trunk)
+        if planned is None:
             self._jobs[trunk] = Job(trunk, "trunk", index, None, None, last)
-        elif known.end < last:
-            self._jobs[trunk] = dataclasses.replace(known, end=last)
+        elif planned.end < last:
+            self._jobs[trunk] = dataclasses.replace(planned, end=last)
         for anneal, budget in zip(anneals, budgets, strict=True):
             self._keep(branch_id(trunk, anneal), "branch", index, trunk, anneal, budget)
 

@@ -33,11 +33,14 @@ JobKind = Literal["trunk", "branch", "run"]
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """One shape of the ladder with every count of it. `index` is its place in the study's ladder."""
+    """One shape of the ladder."""
 
     index: int
+    """Its place in the study's ladder."""
     shape: Shape
+    """Width and depth."""
     counts: Counts
+    """Parameters and FLOPs, by every convention."""
 
     @property
     def name(self) -> str:
@@ -46,29 +49,36 @@ class Rung:
 
 @dataclass(frozen=True, slots=True)
 class PlanPoint:
-    """A rung (by its place in `Plan.rungs`) and the settings in which the point differs from the base; of a
-    wsd-s trunk, the decays that its budgets make."""
+    """A rung with hyperparameters and seeds."""
 
     rung: int
+    """Its place in `Plan.rungs`."""
     settings: dict[str, Any]
+    """Fields in which it differs from the base."""
     cycles: Cycles | None = None
+    """Of a wsd-s trunk, the decays that its budgets make."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One job of a plan. Steps are updates; a trunk's `end` is its last cut.
-
-    `label` and `requested_tokens` say which budget a branch or run was asked for.
-    """
+    """One job of a plan. Steps are updates."""
 
     id: str
+    """The hash of its science."""
     kind: JobKind
+    """What it is in the study."""
     point: int
+    """Its place in `Plan.points`."""
     trunk: str | None
+    """Id of the trunk it leaves; None for what is no branch."""
     cut: int | None
+    """The step at which it leaves."""
     end: int
+    """Its last step; a trunk's is its last cut."""
     label: str = ""
+    """The budget as it was asked for, of a branch or run."""
     requested_tokens: float = 0.0
+    """The same in tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +86,17 @@ class Taken:
     """A value that came from an earlier stage's results, frozen with where it came from."""
 
     field: str
+    """What it is a value of."""
     value: Any
+    """The number that was chosen."""
     stage: str
+    """From which stage."""
     rule: str
+    """By which rule."""
     plan: str
+    """Hash of that stage's plan."""
     losses: dict[str, float]
+    """Value -> its mean loss there."""
 
     @property
     def at_edge(self) -> bool:
@@ -96,22 +112,39 @@ class Plan:
     """A study's stage, expanded. Everything in it follows from the study and the frozen `taken` values."""
 
     study: str
+    """Name of the study."""
     stage: str
+    """Name of the stage."""
     base: Point
+    """The point from which others differ."""
     ladder: Ladder
+    """The study's."""
     schedule: Schedule
+    """The study's."""
     validation: Validation
+    """What is held out, and whose loss counts."""
     accounting: Accounting
+    """How N and C are counted."""
     rungs: tuple[Rung, ...]
+    """Those of the stage."""
     points: tuple[PlanPoint, ...]
+    """Every rung with every setting of the grid."""
     jobs: tuple[Job, ...]
+    """What is trained, trunks before their branches."""
     dropped: tuple[tuple[str, str, str], ...] = ()
+    """Rung, budget and reason, of budgets that the limits drop."""
     taken: tuple[Taken, ...] = ()
+    """Values from earlier stages."""
     corpus_name: str = ""
+    """Its folder in the workspace."""
     corpus_tokens: int = 0
+    """To train on."""
     predict_first: bool = False
+    """Whether its jobs are held back until they are predicted."""
     fit: bool = True
+    """Whether laws take its runs."""
     scaling: Scaling = Scaling()
+    """Fields by formula of the rung."""
 
     @cached_property
     def text(self) -> str:
@@ -130,11 +163,11 @@ class Plan:
     @cached_property
     def branches(self) -> dict[str, list[Job]]:
         """Trunk id -> its branches, in rising order of their cut."""
-        found: dict[str, list[Job]] = {job.id: [] for job in self.jobs if job.kind == "trunk"}
+        branches: dict[str, list[Job]] = {job.id: [] for job in self.jobs if job.kind == "trunk"}
         for job in self.jobs:
             if job.trunk is not None:
-                found[job.trunk].append(job)
-        return found
+                branches[job.trunk].append(job)
+        return branches
 
     def observations(self) -> Iterator[Job]:
         """The jobs that end in an annealed loss."""

@@ -55,10 +55,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Tokens an update, and tokens a sequence."""
+    """What an update and a sequence are."""
 
     tokens: int
+    """Of an update."""
     context: int
+    """Tokens of a sequence."""
 
     def __post_init__(self) -> None:
         if self.context < 1:
@@ -73,26 +75,32 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """The data by content: what the shards hash to, never where they are."""
+    """The data by content, never where it is."""
 
     hash: str
+    """What tokenizer and shards hash to."""
     vocab_size: int
+    """Tokens are below it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Seeds:
-    """Separate seeds for the initialization and for the order of the data."""
+    """Separate seeds."""
 
     init: int = 0
+    """Of the initialization."""
     data: int = 0
+    """Of the order of the data."""
 
 
 @dataclass(frozen=True, slots=True)
 class Divergence:
-    """A run is diverged when its loss is not finite, or, after warmup, above ln(V) + margin_nats."""
+    """When a run is given up: its loss is not finite, or too high after warmup."""
 
     margin_nats: float = 1.0
+    """How far the loss may be above ln(V)."""
     every_steps: int = 10
+    """How often that is looked at."""
 
     def __post_init__(self) -> None:
         if self.margin_nats <= 0:
@@ -106,18 +114,31 @@ class Point:
     """A rung with its hyperparameters and seeds: everything a trunk is, at any length."""
 
     shape: Shape
+    """Width and depth."""
     model: Architecture
+    """The architecture."""
     parametrization: Parametrization
+    """How rates and initialization follow the shape."""
     optimizer: Optimizer
+    """With the rates of the base shape."""
     warmup_steps: int
+    """Of the schedule."""
     batch: Batch
+    """Tokens of an update, and of a sequence."""
     corpus: Corpus
+    """The data."""
     seed: Seeds = Seeds()
+    """Of initialization and data."""
     precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the arithmetic."""
     divergence: Divergence = Divergence()
+    """When it is given up."""
     trainer: str = "builtin"
+    """Who trains it."""
     numerics: int = NUMERICS
+    """Raised when the stored reference losses move."""
     cycles: Cycles | None = None
+    """Of wsd-s, the decays inside the trunk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,11 +161,14 @@ class Anneal:
 
 @dataclass(frozen=True, slots=True)
 class JobScience:
-    """One job: a trunk (no anneal), a branch of a trunk, or a run from the first step to the last."""
+    """What a job trains: all that its id depends on."""
 
     kind: Literal["trunk", "branch", "run"]
+    """A trunk, a branch of a trunk, or a run from the first step to the last."""
     point: Point
+    """Its rung, hyperparameters and seeds."""
     anneal: Anneal | None = None
+    """How it comes down; None for a trunk."""
 
     def record(self) -> dict[str, Any]:
         """The canonical fields: the job's id is their hash."""
@@ -155,7 +179,7 @@ class JobScience:
                 "trunk": trunk_id(self.point),
                 "anneal": section("anneal", self.anneal),
             }
-        fields = {name: section(name, value) for name, value in _given(self.point)}
+        fields = {name: section(name, value) for name, value in _recorded(self.point)}
         fields["kind"] = self.kind
         if self.anneal is not None:
             fields["anneal"] = section("anneal", self.anneal)
@@ -188,7 +212,7 @@ def run_id(point: Point, anneal: Anneal) -> str:
 
 
 def _point_id(point: Point, *more: str) -> str:
-    parts = [f'"{name}":{_section_text(name, value)}' for name, value in _given(point)]
+    parts = [f'"{name}":{_section_text(name, value)}' for name, value in _recorded(point)]
     return digest("{" + ",".join(sorted([*parts, *more])) + "}")
 
 
@@ -266,9 +290,9 @@ def _replaced(target: Any, names: list[str], value: Any, path: str) -> Any:
         raise RequestError(f"{path} cannot be set where {parent} is null.")
     kind = field_type(type(target), name) if dataclasses.is_dataclass(target) else None
     if kind is None:
-        known = [f.name for f in dataclasses.fields(target)] if dataclasses.is_dataclass(target) else []
+        valid = [f.name for f in dataclasses.fields(target)] if dataclasses.is_dataclass(target) else []
         prefix = path.removesuffix(".".join(names))
-        raise unknown_name("science field", path, [prefix + field for field in known])
+        raise unknown_name("science field", path, [prefix + field for field in valid])
     new = _replaced(getattr(target, name), rest, value, path) if rest else convert(kind, value, path)
     try:
         return dataclasses.replace(target, **{name: new})
@@ -289,7 +313,7 @@ def section(name: str, value: Any) -> Any:
     }
 
 
-def _given(point: Point) -> Iterator[tuple[str, Any]]:
+def _recorded(point: Point) -> Iterator[tuple[str, Any]]:
     """The point's fields that are not neutral as a whole."""
     for field in _POINT_FIELDS:
         value = getattr(point, field.name)
