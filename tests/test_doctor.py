@@ -14,7 +14,7 @@ import pytest
 from sweepctl.launch import disk
 from sweepctl.launch.doctor import Finding, clock_finding, gpu_finding, own_folder
 from sweepctl.launch.slurm.doctor import gpus_asked, minutes
-from sweepctl.launch.slurm.probing import judge
+from sweepctl.launch.slurm.node_check import judge
 from sweepctl.launch.slurm.settings import Resources, SlurmSettings
 from sweepctl.resources import code_version
 from sweepctl.spec.execution import Execution

@@ -58,7 +58,8 @@ class House:
 
 HOUSES = [
     House("train", guests=("check/",)),
-    House("launch/slurm", guests=("launch/", "cli/", "report/")),
+    House("launch/backends", doors=("__init__",)),
+    House("launch/slurm", guests=("launch/backends/slurm.py",)),
     House("spec/schedules", doors=("schedule",)),
     House("spec/optimizers", doors=("optimizer",), guests=("train/optimizers/",)),
     House("spec/parametrizations", doors=("__init__", "table")),

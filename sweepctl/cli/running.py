@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from sweepctl.cli.app import AsJson, ConfigDir, Overrides, SweepName, app, positive
 from sweepctl.errors import RequestError
-
-if TYPE_CHECKING:
-    from sweepctl.launch.retry import Retry
-    from sweepctl.launch.slurm.settings import SlurmSettings
-    from sweepctl.store.board import Board
 
 
 @app.command()
@@ -29,7 +24,7 @@ def launch(
         bool, typer.Option("--dry-run", help="Show what would be trained or submitted; do nothing.")
     ] = False,
     wait: Annotated[
-        bool, typer.Option("--wait", help="On Slurm: come back when everything has ended.")
+        bool, typer.Option("--wait", help="On a cluster: come back when everything has ended.")
     ] = False,
     require_check: Annotated[
         bool, typer.Option("--require-check", help="Only with a coordinate check that holds on record.")
@@ -38,73 +33,40 @@ def launch(
     as_json: AsJson = False,
 ) -> None:
     """Train what the sweep's plans want and the store lacks. Asking twice trains nothing twice."""
-    from sweepctl.launch.launcher import read_launcher
-    from sweepctl.launch.local import LocalLaunch
+    from sweepctl.launch.launcher import LaunchRequest, read_launcher
     from sweepctl.launch.prepare import launchable
     from sweepctl.launch.retry import choose
-    from sweepctl.launch.slurm.settings import SlurmSettings
     from sweepctl.report.console import console, show_json
-    from sweepctl.report.launch_view import LaunchView, launch_json, show_outcome, show_todo
+    from sweepctl.report.launch_view import LaunchView
+    from sweepctl.report.launched import launched_json, rehearsal_json, show_launched, show_rehearsal
+    from sweepctl.report.submitted import Waiting
     from sweepctl.spec.compose import compose_launcher
     from sweepctl.store.workspace import Workspace
 
-    known = Workspace.default().known_sweep(sweep)
-    config = read_launcher(on, compose_launcher(on, overrides or [], config_dir))
-    board, held = launchable(known, stage)
+    planned = Workspace.default().known_sweep(sweep)
+    launcher = read_launcher(on, compose_launcher(on, overrides or [], config_dir))
+    board, held_stages = launchable(planned, stage)
     if require_check:
         from sweepctl.check.verdicts import require
 
-        require(known.workspace, board.plans.values())
-    again = choose(board, retry or ["failed"])
+        require(planned.workspace, board.plans.values())
+    request = LaunchRequest(board, held_stages, choose(board, retry or ["failed"]))
     out = console()
-    if isinstance(config, SlurmSettings):
-        _launch_on_slurm(board, held, again, config, dry_run, wait, as_json)
-        return
     if dry_run:
-        show_json(launch_json(board, held)) if as_json else show_todo(out, board, held)
+        rehearsal = launcher.rehearse(request)
+        show_json(rehearsal_json(request, rehearsal)) if as_json else show_rehearsal(out, request, rehearsal)
         return
-    known.uncancel()
-    again.apply()
-    with LaunchView(board, out if not as_json else None) as view:
-        report = LocalLaunch(board, config, view, again.left).run()
-    show_json(launch_json(board, held, report)) if as_json else show_outcome(out, board, held, report)
-    if report.stopped:
-        raise SystemExit(130)
-    if report.failed or report.blocked:
-        raise SystemExit(1)
-
-
-def _launch_on_slurm(
-    board: Board,
-    held: list[str],
-    again: Retry,
-    launcher: SlurmSettings,
-    dry_run: bool,
-    wait: bool,
-    as_json: bool,
-) -> None:
-    """Submit what has no task yet, and return."""
-    from sweepctl.launch.slurm import front
-    from sweepctl.report import slurm as view
-    from sweepctl.report.console import console, show_json
-
-    order = front.order(board, held, launcher)
-    if dry_run:
-        planned, found = front.rehearse(board, order)
-        show_json(view.rehearsal_json(planned, found)) if as_json else view.show_rehearsal(
-            console(), board, planned, found
-        )
-        return
-    done = front.launch(board, order, again)
+    with LaunchView(board, None if as_json else out) as view:
+        outcome = launcher.launch(request, view)
     if not as_json:
-        view.show_dispatched(console(), board, held, done, wait)
-    left = front.wait(board, view.Waiting(console(), quiet=as_json)) if wait else []
+        show_launched(out, request, outcome, stays=wait)
+    left = launcher.wait(board, Waiting(out, quiet=as_json)) if wait and outcome.goes_on else None
     if as_json:
-        show_json(view.dispatched_json(board, held, done) | ({"left": left} if wait else {}))
-    if left:
-        if not as_json:
-            console().print(f"{len(left)} jobs are left; `sweepctl status {board.sweep.name}` says why.")
-        raise SystemExit(1)
+        show_json(launched_json(request, outcome) | ({} if left is None else {"left": left}))
+    elif left:
+        out.print(f"{len(left)} jobs are left; `sweepctl status {sweep}` says why.")
+    if left or outcome.exit_code:
+        raise SystemExit(outcome.exit_code or 1)
 
 
 @app.command()
@@ -115,7 +77,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Where every job stands, how far the sweep is, what is wrong. Changes nothing."""
-    from sweepctl.launch.slurm.reading import status as read_status
+    from sweepctl.launch.status import full_status
     from sweepctl.report.console import console, show_json
     from sweepctl.report.status import show_status, status_json, watch_status
     from sweepctl.store.board import Board
@@ -124,12 +86,12 @@ def status(
     positive("--every", every)
     if watch and as_json:
         raise RequestError("--watch shows screen after screen and --json one document; ask for one of them.")
-    known = Workspace.default().known_sweep(sweep)
+    planned = Workspace.default().known_sweep(sweep)
     if watch:
-        watch_status(console(), lambda: read_status(Board(known, known.plans())), every)
+        watch_status(console(), lambda: full_status(Board(planned, planned.plans())), every)
         return
-    found = read_status(Board(known, known.plans()))
-    show_json(status_json(found)) if as_json else show_status(console(), found)
+    now = full_status(Board(planned, planned.plans()))
+    show_json(status_json(now)) if as_json else show_status(console(), now)
 
 
 @app.command()
@@ -148,8 +110,8 @@ def logs(
     from sweepctl.store.board import Board
     from sweepctl.store.workspace import Workspace
 
-    known = Workspace.default().known_sweep(sweep)
-    board = Board(known, known.plans())
+    planned = Workspace.default().known_sweep(sweep)
+    board = Board(planned, planned.plans())
     entry = find_job(board, job)
     if as_json:
         if follow or process:
@@ -174,29 +136,27 @@ def cancel(
     """Stop the sweep's unfinished jobs, sparing what another sweep wants. `launch` takes them up again."""
     from sweepctl.launch.cancel import cancel as cancel_jobs
     from sweepctl.launch.cancel import choose
-    from sweepctl.launch.slurm import reading
     from sweepctl.report.console import console, many, show_json
     from sweepctl.store.board import Board
     from sweepctl.store.workspace import Workspace
 
-    known = Workspace.default().known_sweep(sweep)
-    board = Board(known, known.plans())
-    found = choose(board, job, state, reading.status)
+    planned = Workspace.default().known_sweep(sweep)
+    board = Board(planned, planned.plans())
+    choice = choose(board, job, state)
     if as_json:
-        show_json({"cancelled": found.cancelled, "spared": found.spared, "done": yes})
-    told = many(len(found.cancelled), "job")
-    spared = f"; {len(found.spared)} spared, another sweep wants them" if found.spared else ""
-    if not yes and not as_json and found.cancelled:
-        console().print(f"{told} to cancel{spared}.")
+        show_json({"cancelled": choice.cancelled, "spared": choice.spared, "done": yes})
+    jobs = many(len(choice.cancelled), "job")
+    spared = f"; {len(choice.spared)} spared, another sweep wants them" if choice.spared else ""
+    if not yes and not as_json and choice.cancelled:
+        console().print(f"{jobs} to cancel{spared}.")
         yes = sys.stdin.isatty() and typer.confirm("Cancel them?")
         if not yes:
             console().print("Nothing cancelled; --yes cancels.")
             return
     if yes:
-        cancel_jobs(board, found)
-        reading.cancel_tasks(known, set(found.cancelled))
+        cancel_jobs(board, choice)
     if not as_json:
-        console().print(f"{told} cancelled{spared}. Their checkpoints stay.")
+        console().print(f"{jobs} cancelled{spared}. Their checkpoints stay.")
 
 
 @app.command()
@@ -212,20 +172,20 @@ def clean(
     from sweepctl.report.console import console, show_json
     from sweepctl.store.workspace import Workspace
 
-    known = Workspace.default().known_sweep(sweep)
-    found = find(known, keep)
+    planned = Workspace.default().known_sweep(sweep)
+    unwanted = find(planned, keep)
     if as_json:
-        show_json(clean_json(found, deleted=yes))
+        show_json(clean_json(unwanted, deleted=yes))
     else:
-        show_clean(console(), found)
-        if found.empty:
+        show_clean(console(), unwanted)
+        if unwanted.empty:
             return
         if not yes and not (sys.stdin.isatty() and typer.confirm("Delete these?")):
             console().print("Nothing deleted; --yes deletes.")
             return
         yes = True
     if yes:
-        delete(known, found)
+        delete(planned, unwanted)
 
 
 @app.command()
@@ -240,26 +200,18 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Check what usually goes wrong before a launch: commands, limits, disk, and a node from inside."""
-    from sweepctl.launch.doctor import examine_local
     from sweepctl.launch.launcher import read_launcher
-    from sweepctl.launch.slurm.doctor import examine_slurm
-    from sweepctl.launch.slurm.settings import SlurmSettings
     from sweepctl.report.console import console, show_json
     from sweepctl.report.doctor import DoctorView, findings_json
     from sweepctl.spec.compose import compose_launcher
     from sweepctl.store.workspace import Workspace
 
     positive("--wait-min", wait_min)
-    config = read_launcher(on, compose_launcher(on, overrides or [], config_dir))
-    workspace = Workspace.default()
+    launcher = read_launcher(on, compose_launcher(on, overrides or [], config_dir))
     view = DoctorView(None if as_json else console())
     findings = []
     try:
-        for finding in (
-            examine_slurm(workspace, config, view.say, job, wait_min)
-            if isinstance(config, SlurmSettings)
-            else examine_local(workspace, config)
-        ):
+        for finding in launcher.examine(Workspace.default(), view.say, job, wait_min):
             findings.append(finding)
             view.show(finding)
     finally:

@@ -45,25 +45,25 @@ def find(sweep: Sweep, keep: str) -> Unwanted:
     """
     if keep not in ("none", "last", "all"):
         raise InvalidValue("keep", keep, "none, last or all")
-    found = Unwanted(keep)
+    unwanted = Unwanted(keep)
     board = Board(sweep, sweep.plans())
     elsewhere = sweep.workspace.wanted_elsewhere(sweep.name)
     past = {job.id for plan in sweep.past_plans() for job in plan.jobs}
     for job_id in sorted(past - sweep.job_ids() - elsewhere):
         folder = sweep.workspace.job(job_id)
-        found.debris += [(path, _size(path)) for path in folder.path.parent.glob(f".{job_id}.*.gone")]
+        unwanted.debris += [(path, _size(path)) for path in folder.path.parent.glob(f".{job_id}.*.gone")]
         if folder.path.exists():
             if _alive(folder):
-                found.busy.append(job_id)
+                unwanted.busy.append(job_id)
             else:
-                found.jobs[job_id] = (folder.path, _size(folder.path))
+                unwanted.jobs[job_id] = (folder.path, _size(folder.path))
     for entry in board.entries.values():
         if not _alive(entry.folder):
-            found.debris += [(path, _size(path)) for path in _debris(entry.folder)]
+            unwanted.debris += [(path, _size(path)) for path in _debris(entry.folder)]
             if entry.job.id not in elsewhere:
                 saved = (checkpoints.at(entry.folder, step) for step in _to_spare(board, entry, keep))
-                found.checkpoints += [(checkpoint, _size(checkpoint.path)) for checkpoint in saved]
-    return found
+                unwanted.checkpoints += [(checkpoint, _size(checkpoint.path)) for checkpoint in saved]
+    return unwanted
 
 
 def _to_spare(board: Board, entry: Entry, keep: str) -> list[int]:
@@ -77,24 +77,24 @@ def _to_spare(board: Board, entry: Entry, keep: str) -> list[int]:
     return retention.surplus(entry.folder, {keep}, needed)
 
 
-def delete(sweep: Sweep, found: Unwanted) -> None:
-    """Delete what `find` found, and this sweep's wishes for branches it no longer wants.
+def delete(sweep: Sweep, unwanted: Unwanted) -> None:
+    """Delete what `find` shows, and this sweep's wishes for branches it no longer wants.
 
     Each thing is looked at once more just before: what a sweep has come to want since, or a process has
     taken up, stays.
     """
     workspace, wanted = sweep.workspace, _Wanted(sweep)
-    for job_id in found.jobs:
+    for job_id in unwanted.jobs:
         if not wanted.by_anyone(job_id):
             _delete_job(workspace.job(job_id), lambda job_id=job_id: not wanted.by_anyone(job_id))  # type: ignore[misc]
     board = Board(sweep, sweep.plans())
-    for checkpoint, _ in found.checkpoints:
+    for checkpoint, _ in unwanted.checkpoints:
         entry = board.entries.get(checkpoint.job)
         if entry is None or _alive(entry.folder) or wanted.by_others(checkpoint.job):
             continue
-        if checkpoint.step in _to_spare(board, entry, found.keep):
+        if checkpoint.step in _to_spare(board, entry, unwanted.keep):
             checkpoints.remove(checkpoint)
-    for path, _ in found.debris:
+    for path, _ in unwanted.debris:
         if not _alive(JobFolder(path.parent.parent, path.parent.parent.name)):
             shutil.rmtree(path, ignore_errors=True)
     mine = sweep.job_ids()
@@ -109,7 +109,7 @@ class _Wanted:
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
-        self._seen: tuple[tuple[str, int], ...] | None = None
+        self._pointers: tuple[tuple[str, int], ...] | None = None
         self._mine: set[str] = set()
         self._others: set[str] = set()
 
@@ -122,10 +122,10 @@ class _Wanted:
         return job_id in self._others or job_id in self._mine
 
     def _refresh(self) -> None:
-        seen = self.sweep.workspace.pointers()
-        if seen != self._seen:
+        pointers = self.sweep.workspace.pointers()
+        if pointers != self._pointers:
             self._others = self.sweep.workspace.wanted_elsewhere(self.sweep.name)
-            self._mine, self._seen = self.sweep.job_ids(), seen
+            self._mine, self._pointers = self.sweep.job_ids(), pointers
 
 
 def _delete_job(folder: JobFolder, sure: Callable[[], bool]) -> None:

@@ -58,6 +58,6 @@ def _ahead_s(folder: Path) -> float:
     path = folder / "clock"
     path.write_text("now")
     after = time.time()
-    given = path.stat().st_mtime
+    stamped = path.stat().st_mtime
     # A kernel stamps files by its last tick, a moment before.
-    return 0.0 if before - 0.1 <= given <= after + 0.1 else given - (before + after) / 2
+    return 0.0 if before - 0.1 <= stamped <= after + 0.1 else stamped - (before + after) / 2

@@ -1,12 +1,11 @@
 """What usually goes wrong, looked for before it costs anything. Each check says what it found and what to do.
 
-Here: what every launcher needs, and this machine. `launch.slurm.doctor` has the checks of a cluster.
+Here: what every launcher needs. Each launcher's `examine` puts its own beside it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import platform
 import shutil
 import uuid
@@ -17,8 +16,8 @@ from typing import Any, Literal
 
 from sweepctl.errors import SweepctlError
 from sweepctl.launch import disk
-from sweepctl.launch.local import LocalSettings, visible_gpus, worker_count
-from sweepctl.launch.slurm.probe import see
+from sweepctl.launch.local import visible_gpus
+from sweepctl.launch.machine import ask_torch
 from sweepctl.spec.execution import Execution
 from sweepctl.store.workspace import HOME_VARIABLE, Workspace
 
@@ -35,53 +34,41 @@ SLOW_IMPORT_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One check: its verdict, what was found, and, where something is to be done, what."""
+    """The outcome of one check."""
 
     check: str
     verdict: Verdict
-    told: str
+    text: str
+    """What is so."""
     advice: str = ""
+    """What to do, where something is to be done."""
 
 
-def examine_local(workspace: Workspace, launcher: LocalSettings) -> Iterator[Finding]:
-    """The checks that make sense on one machine."""
-    with own_folder(workspace) as made:
-        yield workspace_finding(workspace, made)
-        if isinstance(made, Path):
-            yield from disk_findings(made / "login")
-    seen = see()
-    yield torch_finding(platform.python_version(), seen)
-    if "error" in seen:
-        return
-    listed = len(visible_gpus())
-    yield gpu_finding(listed, seen, launcher.execution)
-    workers, cores = worker_count(launcher, listed), os.cpu_count() or 1
-    threads = workers * launcher.execution.threads
-    told = f"{workers} with {launcher.execution.threads} thread(s) each on {cores} cores"
-    if threads > cores:
-        yield Finding(
-            "workers",
-            "warning",
-            told,
-            f"Set workers to at most {max(1, cores // launcher.execution.threads)}.",
-        )
-    else:
-        yield Finding("workers", "ok", told)
+def examine_machine(workspace: Workspace, execution: Execution) -> Iterator[Finding]:
+    """The workspace, torch and its GPUs as they are seen from here."""
+    with own_folder(workspace) as folder:
+        yield workspace_finding(workspace, folder)
+        if isinstance(folder, Path):
+            yield from disk_findings(folder / "login")
+    torch = ask_torch()
+    yield torch_finding(platform.python_version(), torch)
+    if "error" not in torch:
+        yield gpu_finding(len(visible_gpus()), torch, execution)
 
 
 @contextlib.contextmanager
-def own_folder(workspace: Workspace) -> Iterator[Path | Exception]:
+def own_folder(workspace: Workspace) -> Iterator[Path | OSError]:
     """A new folder in the workspace, gone afterwards with everything that had to be made for it; where it
     cannot be made, why."""
     folder = workspace.root / ".doctor" / uuid.uuid4().hex[:10]
     above = [parent for parent in folder.parents if not parent.exists()]
-    made: Path | Exception = folder
+    problem: OSError | None = None
     try:
         folder.mkdir(parents=True)
     except OSError as error:
-        made = error
+        problem = error
     try:
-        yield made
+        yield problem or folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         for parent in dict.fromkeys([folder.parent, *above]):
@@ -89,11 +76,11 @@ def own_folder(workspace: Workspace) -> Iterator[Path | Exception]:
                 parent.rmdir()
 
 
-def workspace_finding(workspace: Workspace, made: Path | Exception) -> Finding:
+def workspace_finding(workspace: Workspace, folder: Path | OSError) -> Finding:
     """Whether the workspace can be written."""
-    if isinstance(made, Path):
+    if isinstance(folder, Path):
         return Finding("workspace", "ok", f"{workspace.root} is writable")
-    reason = made.strerror if isinstance(made, OSError) and made.strerror else str(made)
+    reason = folder.strerror or str(folder)
     return Finding(
         "workspace",
         "failed",
@@ -105,12 +92,12 @@ def workspace_finding(workspace: Workspace, made: Path | Exception) -> Finding:
 def disk_findings(folder: Path) -> Iterator[Finding]:
     """What the file system under a folder is like from here."""
     try:
-        found = disk.try_out(folder)
+        tried = disk.try_out(folder)
     except (OSError, SweepctlError) as error:
         yield Finding("disk", "failed", str(error), "Ask for a file system that can be written.")
         return
-    yield from judge_disk(found.faults, found.sync_s, found.free_bytes, "disk")
-    yield clock_finding(found.ahead_s, "clock", "here")
+    yield from judge_disk(tried.faults, tried.sync_s, tried.free_bytes, "disk")
+    yield clock_finding(tried.ahead_s, "clock", "here")
 
 
 def judge_disk(faults: list[str], sync_s: float, free_bytes: float, name: str) -> Iterator[Finding]:
@@ -151,53 +138,53 @@ def clock_finding(ahead_s: float, name: str, where: str) -> Finding:
     )
 
 
-def torch_finding(python: str, seen: dict[str, Any]) -> Finding:
+def torch_finding(python: str, torch: dict[str, Any]) -> Finding:
     """Whether torch and what else a job imports is there."""
-    if "error" in seen:
+    if "error" in torch:
         return Finding(
             "torch",
             "failed",
-            f"Python {python}: {seen['error']}",
+            f"Python {python}: {torch['error']}",
             "Install sweepctl with its dependencies for this interpreter, or name another as `python`.",
         )
-    told = f"{seen['torch']} with Python {python}, imported in {seen['import_s']:.1f} s"
-    if seen["import_s"] > SLOW_IMPORT_S:
-        return Finding("torch", "warning", told, "Put the environment on a disk close to the nodes.")
-    return Finding("torch", "ok", told)
+    text = f"{torch['torch']} with Python {python}, imported in {torch['import_s']:.1f} s"
+    if torch["import_s"] > SLOW_IMPORT_S:
+        return Finding("torch", "warning", text, "Put the environment on a disk close to the nodes.")
+    return Finding("torch", "ok", text)
 
 
 def gpu_finding(
-    asked: int | None, seen: dict[str, Any], execution: Execution, processes: int = 1, bound: bool = False
+    asked: int | None, torch: dict[str, Any], execution: Execution, processes: int = 1, bound: bool = False
 ) -> Finding:
     """GPUs that torch can use against those that were asked for (None: unknown); `bound`: each process gets
     its own."""
-    gpus: list[str] = seen["gpus"]
+    gpus: list[str] = torch["gpus"]
     kinds = ", ".join(dict.fromkeys(gpus))
-    told = f"torch sees {len(gpus)}" + (f" ({kinds})" if kinds else "")
+    text = f"torch sees {len(gpus)}" + (f" ({kinds})" if kinds else "")
     if asked is not None:
-        told += f" of {asked}" if asked else ", none was asked for"
+        text += f" of {asked}" if asked else ", none was asked for"
     wrong: Verdict = "warning" if execution.device == "cpu" else "failed"
-    if seen["gpu_error"] and execution.device != "cpu":
+    if torch["gpu_error"] and execution.device != "cpu":
         return Finding(
-            "GPUs", "failed", f"{told}; {seen['gpu_error']}", "Match torch's CUDA build to the driver."
+            "GPUs", "failed", f"{text}; {torch['gpu_error']}", "Match torch's CUDA build to the driver."
         )
     if bound and gpus:
-        return Finding("GPUs", "ok", f"{told}, each process its own")
+        return Finding("GPUs", "ok", f"{text}, each process its own")
     if len(gpus) < (asked or 0):
         if execution.device == "cpu":
-            return Finding("GPUs", wrong, told, "execution.device=cpu uses none: do not ask for GPUs.")
-        if seen["cuda"] is None:
+            return Finding("GPUs", wrong, text, "execution.device=cpu uses none: do not ask for GPUs.")
+        if torch["cuda"] is None:
             advice = "This torch is built without CUDA: install one that is, or ask for no GPU."
         else:
             advice = "Jobs would train on the CPU: check the driver, CUDA_VISIBLE_DEVICES and `gres`."
-        return Finding("GPUs", wrong, told, advice)
+        return Finding("GPUs", wrong, text, advice)
     if execution.device == "cuda" and not gpus:
-        return Finding("GPUs", "failed", told, "Ask for a GPU (gpus_per_node), or set execution.device=cpu.")
+        return Finding("GPUs", "failed", text, "Ask for a GPU (gpus_per_node), or set execution.device=cpu.")
     if gpus and execution.device != "cpu" and processes > len(gpus):
         return Finding(
             "GPUs",
             "failed",
-            f"{told}, for {processes} processes",
+            f"{text}, for {processes} processes",
             "Set tasks_per_node to the GPUs of a node.",
         )
     if asked is not None and len(gpus) > asked and execution.device != "cpu":
@@ -206,7 +193,7 @@ def gpu_finding(
             if not asked
             else "Slurm does not confine tasks to their GPUs: see ConstrainDevices in cgroup.conf."
         )
-        return Finding("GPUs", "warning", told, advice)
+        return Finding("GPUs", "warning", text, advice)
     if not gpus:
-        told = "torch sees none: jobs train on the CPU"
-    return Finding("GPUs", "ok", told)
+        text = "torch sees none: jobs train on the CPU"
+    return Finding("GPUs", "ok", text)

@@ -1,29 +1,180 @@
-"""Which launcher a file of `launchers/` describes."""
+"""What a launcher is: the one interface through which the commands reach machines.
+
+The `kind` in a file of `launchers/` names a module of `launch.backends`, which is imported only where it is
+asked for. What a launcher has to remember of a sweep lies in a folder of that name in the sweep's own. Where
+there is none it is not asked about the sweep.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import importlib
+import pkgutil
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
-from sweepctl.errors import InvalidValue
+from sweepctl.errors import InvalidValue, SweepctlError
+from sweepctl.launch import backends
+from sweepctl.launch.tasks import Task
 from sweepctl.spec.build import build
+from sweepctl.spec.execution import Execution
+from sweepctl.store.board import Board
+from sweepctl.store.workspace import Sweep, Workspace
 
 if TYPE_CHECKING:
-    from sweepctl.launch.local import LocalSettings
-    from sweepctl.launch.slurm.settings import SlurmSettings
+    from sweepctl.launch.doctor import Finding, Say
+    from sweepctl.launch.local import Watcher
+    from sweepctl.launch.outcome import Outcome, Rehearsal
+    from sweepctl.launch.retry import Retry
+
+WAIT_S = 5.0
+"""Between two looks at what is left."""
 
 
-def read_launcher(name: str, raw: dict[str, Any]) -> LocalSettings | SlurmSettings:
-    """The settings that a file of `launchers/` describes.
+class SchedulerError(SweepctlError):
+    """A scheduler refused or did not answer; its own words."""
+
+
+class Settings(Protocol):
+    """What a file of `launchers/` says, as the launcher's own dataclass."""
+
+    @property
+    def execution(self) -> Execution: ...
+
+
+SettingsT = TypeVar("SettingsT", bound=Settings)
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchRequest:
+    """What one launch is asked for."""
+
+    board: Board
+    """The jobs that may be trained now."""
+    held_stages: list[str]
+    """Stages that are held back until their prediction is written."""
+    retry: Retry
+    """Which jobs that came to an end are taken up again."""
+
+    def begin(self) -> None:
+        """Take back cancels, and set aside the results that are asked for anew."""
+        self.board.sweep.uncancel()
+        self.retry.apply()
+
+
+class Launcher(ABC, Generic[SettingsT]):
+    """One machine and how it is used. A subclass names its kind and its settings:
+
+    class Slurm(Launcher[SlurmSettings], kind="slurm", settings=SlurmSettings)
+    """
+
+    kind: ClassVar[str]
+    _settings_class: ClassVar[type[Any]]
+    _classes: ClassVar[dict[str, type[Launcher[Any]]]] = {}
+
+    def __init_subclass__(cls, kind: str, settings: type[Any]) -> None:
+        cls.kind, cls._settings_class = kind, settings
+        Launcher._classes[kind] = cls
+
+    def __init__(self, settings: SettingsT) -> None:
+        self.settings = settings
+
+    @classmethod
+    def read(cls, raw: Mapping[str, Any]) -> Launcher[Any]:
+        """The launcher with these settings.
+
+        Raises:
+            RequestError: a key or value is not valid.
+        """
+        return cls(build(cls._settings_class, raw))
+
+    @property
+    def execution(self) -> Execution:
+        """How jobs are run here."""
+        return self.settings.execution
+
+    @abstractmethod
+    def launch(self, request: LaunchRequest, watcher: Watcher) -> Outcome:
+        """Train or submit what the board lacks; who trains in the foreground tells the watcher.
+
+        Raises:
+            RequestError: the machine would not take these jobs.
+        """
+
+    @abstractmethod
+    def rehearse(self, request: LaunchRequest) -> Rehearsal:
+        """What a launch would do; nothing is done."""
+
+    @abstractmethod
+    def examine(self, workspace: Workspace, say: Say, job: bool, wait_min: float) -> Iterator[Finding]:
+        """What usually goes wrong here, the cheap checks first. With `job` a short job may be sent, which
+        waits for its turn for `wait_min` at most; `say` takes lines on what is waited for."""
+
+    def wait(self, board: Board, progress: Callable[[int, int], None]) -> list[str]:
+        """Look every few seconds until nothing of the board is left, or nothing that is left runs or is about
+        to run; the jobs that are left then. `progress` is told how many are left, and how many tasks are in
+        the queue."""
+        while True:
+            # The queue first: a task that ends between the two looks has finished its jobs by the second.
+            tasks = [task for of_job in self.tasks(board.sweep).values() for task in of_job if not task.held]
+            left = [entry.job.id for entry in board.unfinished()]
+            progress(len(left), len(tasks))
+            if not left or not tasks:
+                return left
+            time.sleep(WAIT_S)
+
+    # What is known of a sweep from its records, whatever the settings were that it was launched with
+
+    @classmethod
+    def tasks(cls, sweep: Sweep) -> Mapping[str, list[Task]]:
+        """Job -> the tasks that are meant for it, where a scheduler has them.
+
+        Raises:
+            SchedulerError: it does not answer.
+        """
+        return {}
+
+    @classmethod
+    def ended_as(cls, tasks: Iterable[str]) -> Mapping[str, str]:
+        """Task -> how it ended, in the scheduler's word, of those that it remembers."""
+        return {}
+
+    @classmethod
+    def notes(cls, sweep: Sweep) -> list[str]:
+        """Sentences that a status of the sweep should say."""
+        return []
+
+    @classmethod
+    def cancel(cls, sweep: Sweep, jobs: set[str]) -> None:
+        """Take back what waits for these jobs, which the sweep has marked as cancelled. Who trains one sees
+        that by itself."""
+
+
+def kinds() -> list[str]:
+    """The kinds of launchers that there are."""
+    return sorted(module.name for module in pkgutil.iter_modules(backends.__path__))
+
+
+def launcher_class(kind: str) -> type[Launcher[Any]]:
+    """The launcher of a kind."""
+    importlib.import_module(f"{backends.__name__}.{kind}")
+    return Launcher._classes[kind]
+
+
+def launchers_of(sweep: Sweep) -> list[type[Launcher[Any]]]:
+    """The launchers that have left records of this sweep."""
+    return [launcher_class(kind) for kind in kinds() if (sweep.folder / kind).is_dir()]
+
+
+def read_launcher(name: str, raw: Mapping[str, Any]) -> Launcher[Any]:
+    """The launcher that a file of `launchers/` describes.
 
     Raises:
-        RequestError: its kind is neither local nor slurm, or a key or value is not valid.
+        RequestError: there is no such kind, or a key or value is not valid.
     """
-    from sweepctl.launch.local import LocalSettings
-    from sweepctl.launch.slurm.settings import SlurmSettings
-
     kind = raw.get("kind")
-    if kind == "slurm":
-        return build(SlurmSettings, raw)
-    if kind == "local":
-        return build(LocalSettings, raw)
-    raise InvalidValue("kind", kind, f"local or slurm in launcher {name}")
+    if kind not in kinds():
+        raise InvalidValue("kind", kind, f"{' or '.join(kinds())} in launcher {name}")
+    return launcher_class(kind).read(raw)

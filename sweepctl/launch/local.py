@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import signal
 import subprocess
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal, Protocol
 
 from sweepctl.errors import InvalidValue, StorageError, WorkFailed
@@ -41,6 +43,20 @@ class LocalSettings:
             raise InvalidValue("retries", self.retries, "at least 0")
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """The part of a sweep that one launch in the foreground trains, beside others like it."""
+
+    rungs: frozenset[str] | None = None
+    """Only jobs of these rungs; None: of all."""
+    dispatch: Dispatch = Dispatch(launcher="local")
+    """What attempts record of who gave them their place."""
+    logs: Path | None = None
+    """Where the workers' logs lie; None: with the sweep's."""
+    patience_s: float = math.inf
+    """How long it waits for what others train before it ends."""
+
+
 class Watcher(Protocol):
     """Somebody who is shown what happens."""
 
@@ -64,21 +80,42 @@ class Report:
     cancelled: list[str] = field(default_factory=list)
     blocked: list[str] = field(default_factory=list)
 
+    @property
+    def exit_code(self) -> int:
+        """Of the command."""
+        return 130 if self.stopped else int(bool(self.failed or self.blocked))
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether jobs may be trained after the launch has returned."""
+        return False
+
 
 class LocalLaunch:
     """Trains what a board lacks until nothing can be started any more."""
 
     def __init__(
-        self, board: Board, config: LocalSettings, watcher: Watcher, leave: dict[str, str] | None = None
+        self,
+        board: Board,
+        config: LocalSettings,
+        watcher: Watcher,
+        leave: dict[str, str] | None = None,
+        share: Share = Share(),
     ) -> None:
-        self.board, self.config, self.watcher = board, config, watcher
-        self.open = {entry.job.id: entry for entry in board.unfinished()}
+        self.board, self.config, self.watcher, self.share = board, config, watcher, share
+        rungs = share.rungs
+        self.open = {
+            entry.job.id: entry
+            for entry in board.unfinished()
+            if rungs is None or entry.plan.rung_of(entry.job).name in rungs
+        }
         self.report = Report(failed=dict(leave or {}))
         self.running: dict[str, Entry] = {}
         self._busy_until: dict[str, float] = {}
         self._deaths: dict[str, tuple[int, int]] = {}
         self._looked_at = 0.0
         self._ended_at: dict[str, int] = {}
+        self._idle_since = time.monotonic()
         self._stillborn = 0
         self._reopened: set[str] = set()
         self._urgency = {job: board.urgency(entry) for job, entry in self.open.items()}
@@ -97,7 +134,8 @@ class LocalLaunch:
         if threading.current_thread() is threading.main_thread():
             # A batch system's notice ends a launch like Ctrl-C.
             signal.signal(signal.SIGTERM, signal.default_int_handler)
-        pool = Pool(count, self.config.execution.threads, gpus, self.board.sweep.folder / "logs")
+        logs = self.share.logs or self.board.sweep.folder / "logs"
+        pool = Pool(count, self.config.execution.threads, gpus, logs)
         try:
             while self._step(pool):
                 pass
@@ -126,6 +164,10 @@ class LocalLaunch:
             self._looked_at = -CANCEL_S  # whoever was cancelled last is told apart from who is blocked
             self._obey_cancel(pool)
             return self._reopen()
+        if self.running:
+            self._idle_since = time.monotonic()
+        elif time.monotonic() - self._idle_since > self.share.patience_s:
+            return False
         for worker, event in pool.events(POLL_S):
             self._handle(worker, event)
         self.watcher.tick(elsewhere)
@@ -175,7 +217,7 @@ class LocalLaunch:
         return None
 
     def _start(self, entry: Entry, worker: Worker) -> None:
-        dispatch = Dispatch(launcher="local", log=str(worker.log))
+        dispatch = replace(self.share.dispatch, log=str(worker.log))
         if worker.give(self.board.manifest(entry, self.config.execution, dispatch)):
             self.running[entry.job.id] = entry
             self._busy_until.pop(entry.job.id, None)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sweepctl.errors import RequestError, unknown_name
-from sweepctl.launch.pace import last_sign
+from sweepctl.launch.speed import last_sign
 from sweepctl.store import attempts, metrics
 from sweepctl.store.attempts import Attempt
 from sweepctl.store.board import Board, Entry

@@ -45,10 +45,10 @@ def launchable(sweep: Sweep, only: str | None = None) -> tuple[Board, list[str]]
 def _check_data(sweep: Sweep, plan: Plan) -> None:
     folder = sweep.workspace.corpus(plan.corpus_name)
     index = read_index(folder)
-    found = index.hash
-    if found != plan.base.corpus.hash:
+    corpus = index.hash
+    if corpus != plan.base.corpus.hash:
         raise RequestError(
-            f"{folder} holds data {found[:12]}, the plan of {sweep.name} was made on "
+            f"{folder} holds data {corpus[:12]}, the plan of {sweep.name} was made on "
             f"{plan.base.corpus.hash[:12]}; run `sweepctl plan` again or restore the data."
         )
     check_context(folder, index, plan.base.batch.context)

@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from sweepctl.launch.pace import Running, last_sign, mean_speed, running, time_left
-from sweepctl.launch.queue import Queued, with_task
-from sweepctl.store import metrics
+from sweepctl.launch.launcher import Launcher, SchedulerError, launchers_of
+from sweepctl.launch.speed import Running, last_sign, mean_speed, running, time_left
+from sweepctl.launch.tasks import Task, furthest, with_task
+from sweepctl.store import attempts, metrics
 from sweepctl.store.attempts import Attempt
 from sweepctl.store.board import Board, Entry
 from sweepctl.store.ends import End
@@ -21,6 +22,8 @@ from sweepctl.store.state import JobFilesCache, JobState, State
 from sweepctl.store.throughput import Speeds, devices
 
 ORDER = tuple(State)
+ASKED = 200
+"""Jobs of one sweep whose task's end a scheduler is asked about."""
 KINDS = ("trunk", "branch", "run")
 GPU_NAMES = ("NVIDIA", "Tesla", "GeForce", "Instinct", "Radeon")
 
@@ -76,7 +79,7 @@ class SweepStatus:
     rungs: list[RungStatus] = field(default_factory=list)
     kinds: dict[str, KindStatus] = field(default_factory=dict)
     jobs: list[tuple[Entry, JobState]] = field(default_factory=list)
-    queue: Mapping[str, Queued] = field(default_factory=dict)
+    queue: Mapping[str, Task] = field(default_factory=dict)
     running: list[Running] = field(default_factory=list)
     wrong: list[Wrong] = field(default_factory=list)
     tokens_done: int = 0
@@ -97,10 +100,10 @@ class SweepStatus:
         return all(state.state.is_final for _, state in self.jobs)
 
 
-def status(board: Board, queue: Mapping[str, Queued] | None = None) -> SweepStatus:
+def status(board: Board, queue: Mapping[str, Task] | None = None) -> SweepStatus:
     """Every job's state, and their sums. Writes nothing.
 
-    `queue` has, by job id, the batch system's task that is meant for a job.
+    `queue` has, by job id, the scheduler's task that is meant for a job.
     """
     reader = _Reader(board, queue or {})
     for entry in board.entries.values():
@@ -108,10 +111,51 @@ def status(board: Board, queue: Mapping[str, Queued] | None = None) -> SweepStat
     return reader.sums()
 
 
+def full_status(board: Board) -> SweepStatus:
+    """The same, with what the schedulers say that have tasks of the sweep. Changes nothing; where one does
+    not answer, the files alone speak, and it says so."""
+    tasks: dict[str, list[Task]] = {}
+    notes = []
+    launchers = launchers_of(board.sweep)
+    for launcher in launchers:
+        try:
+            for job, of_job in launcher.tasks(board.sweep).items():
+                tasks.setdefault(job, []).extend(of_job)
+        except SchedulerError as error:
+            scheduler = launcher.kind.capitalize()
+            notes.append(f"{scheduler} does not answer, so this is from files alone. {error}")
+        notes += launcher.notes(board.sweep)
+    sweep = status(board, {job: furthest(of_job) for job, of_job in tasks.items()})
+    for launcher in launchers:
+        _tell_ends(sweep, launcher)
+    if sweep.other_code:
+        notes.append(f"{sweep.other_code} jobs were trained by other code than they were submitted with.")
+    sweep.notes = notes
+    return sweep
+
+
+def _tell_ends(sweep: SweepStatus, launcher: type[Launcher[Any]]) -> None:
+    """Put the scheduler's word on jobs whose task ended without one of its own."""
+    places: dict[int, str] = {}
+    for place, (entry, state) in enumerate(sweep.jobs):
+        if state.state is State.INTERRUPTED and len(places) < ASKED:
+            last = attempts.newest(entry.folder)
+            if last is None or last.ended or last.facts.launcher != launcher.kind:
+                continue
+            if last.facts.scheduler_id is not None:
+                places[place] = last.facts.scheduler_id
+    ends = launcher.ended_as(places.values())
+    for place, task in places.items():
+        if task in ends:
+            entry, state = sweep.jobs[place]
+            note = f"task {task} ended as {ends[task]}; {state.note}"
+            sweep.jobs[place] = (entry, dataclasses.replace(state, note=note))
+
+
 class _Reader:
     """Reads one job after another, every file once."""
 
-    def __init__(self, board: Board, queue: Mapping[str, Queued]) -> None:
+    def __init__(self, board: Board, queue: Mapping[str, Task]) -> None:
         self.board, self.queue = board, queue
         self.now = time.time()
         self.cache = JobFilesCache()

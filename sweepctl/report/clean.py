@@ -10,29 +10,29 @@ from sweepctl.launch.clean import Unwanted
 from sweepctl.report.console import size
 
 
-def show_clean(out: Console, found: Unwanted) -> None:
+def show_clean(out: Console, unwanted: Unwanted) -> None:
     """One line each, largest first, and the sum."""
-    for job in found.busy:
+    for job in unwanted.busy:
         out.print(f"  {job} is not wanted any more but is being trained; cancel it first")
-    if found.empty:
+    if unwanted.empty:
         out.print("Nothing to delete.")
         return
-    for job, (_, bytes_) in sorted(found.jobs.items(), key=lambda item: -item[1][1]):
+    for job, (_, bytes_) in sorted(unwanted.jobs.items(), key=lambda item: -item[1][1]):
         out.print(f"  job {job}  {size(bytes_)}")
-    for checkpoint, bytes_ in found.checkpoints:
+    for checkpoint, bytes_ in unwanted.checkpoints:
         out.print(f"  checkpoint {checkpoint.job} step {checkpoint.step}  {size(bytes_)}")
-    for path, bytes_ in found.debris:
+    for path, bytes_ in unwanted.debris:
         out.print(f"  damaged or half-written {path}  {size(bytes_)}")
-    out.print(f"{size(found.bytes)} in all.")
+    out.print(f"{size(unwanted.bytes)} in all.")
 
 
-def clean_json(found: Unwanted, deleted: bool) -> dict[str, Any]:
+def clean_json(unwanted: Unwanted, deleted: bool) -> dict[str, Any]:
     """The same facts."""
     return {
-        "jobs": {job: bytes_ for job, (_, bytes_) in found.jobs.items()},
-        "checkpoints": [{"job": c.job, "step": c.step, "bytes": b} for c, b in found.checkpoints],
-        "debris": [{"path": str(path), "bytes": bytes_} for path, bytes_ in found.debris],
-        "busy": found.busy,
-        "bytes": found.bytes,
+        "jobs": {job: bytes_ for job, (_, bytes_) in unwanted.jobs.items()},
+        "checkpoints": [{"job": c.job, "step": c.step, "bytes": b} for c, b in unwanted.checkpoints],
+        "debris": [{"path": str(path), "bytes": bytes_} for path, bytes_ in unwanted.debris],
+        "busy": unwanted.busy,
+        "bytes": unwanted.bytes,
         "deleted": deleted,
     }

@@ -12,7 +12,6 @@ from rich.table import Table
 
 from sweepctl.launch.doctor import Finding
 from sweepctl.report.console import many
-from sweepctl.spec.build import plain
 
 _SHOWN = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "failed": "[bold red]FAILED[/]",
           "skipped": "[dim]skipped[/]"}  # fmt: skip
@@ -39,35 +38,35 @@ class DoctorView:
 
     def show(self, finding: Finding) -> None:
         """One line; on a terminal that is narrower, folded under itself."""
-        told = escape(finding.told)
+        text = escape(finding.text)
         if finding.advice:
-            told += f". [bold]{escape(finding.advice)}[/]"
+            text += f". [bold]{escape(finding.advice)}[/]"
         if not self.out.is_terminal:
             shown = finding.verdict.upper() if finding.verdict == "failed" else finding.verdict
-            self._line(f"{shown:{_VERDICT}}{finding.check:{_CHECK}}{told}")
+            self._line(f"{shown:{_VERDICT}}{finding.check:{_CHECK}}{text}")
             return
         row = Table.grid(padding=0)
         row.add_column(width=_VERDICT)
         row.add_column(width=_CHECK, no_wrap=True)
         row.add_column(overflow="fold")
-        row.add_row(_SHOWN[finding.verdict], finding.check, told)
+        row.add_row(_SHOWN[finding.verdict], finding.check, text)
         self.out.print(row)
 
     def end(self, findings: Iterable[Finding]) -> None:
         """What it comes to."""
         self._status.stop()
-        found = list(findings)
-        failed = [one.check for one in found if one.verdict == "failed"]
-        warned = sum(one.verdict == "warning" for one in found)
+        every = list(findings)
+        failed = [finding.check for finding in every if finding.verdict == "failed"]
+        warned = sum(finding.verdict == "warning" for finding in every)
         warnings = many(warned, "warning") if warned else "no warning"
         if failed:
-            told = f"{many(len(failed), 'check')} FAILED: {', '.join(dict.fromkeys(failed))}"
-            told = f"[bold red]{told}[/]" + f"; {warnings}"
-        elif any(one.check == "job" and one.verdict != "ok" for one in found):
-            told = f"Nothing failed, {warnings}; no job has looked at the nodes yet"
+            text = f"{many(len(failed), 'check')} FAILED: {', '.join(dict.fromkeys(failed))}"
+            text = f"[bold red]{text}[/]" + f"; {warnings}"
+        elif any(finding.check == "job" and finding.verdict != "ok" for finding in every):
+            text = f"Nothing failed, {warnings}; no job has looked at the nodes yet"
         else:
-            told = f"Ready to launch: nothing failed, {warnings}"
-        self._line(told + ".")
+            text = f"Ready to launch: nothing failed, {warnings}"
+        self._line(text + ".")
 
     def close(self) -> None:
         """Leave the terminal as it was."""
@@ -79,5 +78,14 @@ class DoctorView:
 
 def findings_json(findings: list[Finding]) -> dict[str, Any]:
     """The same facts."""
-    failed = any(one.verdict == "failed" for one in findings)
-    return {"failed": failed, "findings": [plain(one) for one in findings]}
+    failed = any(finding.verdict == "failed" for finding in findings)
+    return {"failed": failed, "findings": [_finding_json(finding) for finding in findings]}
+
+
+def _finding_json(finding: Finding) -> dict[str, str]:
+    return {
+        "check": finding.check,
+        "verdict": finding.verdict,
+        "told": finding.text,
+        "advice": finding.advice,
+    }

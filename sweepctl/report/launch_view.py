@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import cached_property
 from types import TracebackType
 from typing import Any
 
@@ -27,10 +28,9 @@ class LaunchView:
     def __init__(self, board: Board, console: Console | None) -> None:
         self.board = board
         self.console = console or Console(quiet=True)
-        todo = list(board.unfinished())
-        self._left = {entry.job.id: entry.flops for entry in todo}
-        self._total = sum(self._left.values())
-        self._jobs, self._ended = len(todo), 0
+        self._ended = 0
+        self._left: dict[str, float] = {}
+        self._all: TaskID | None = None
         self._began = self._spoke = time.monotonic()
         self._seen: dict[str, float] = {}
         self._running: dict[str, tuple[Entry, TaskID | None]] = {}
@@ -44,11 +44,8 @@ class LaunchView:
             transient=True,
             refresh_per_second=4,
         )
-        self._all = self._bars.add_task("all jobs", total=max(self._total, 1.0), note="")
 
     def __enter__(self) -> LaunchView:
-        if self.console.is_terminal:
-            self._bars.start()
         return self
 
     def __exit__(
@@ -57,9 +54,22 @@ class LaunchView:
         if self.console.is_terminal:
             self._bars.stop()
 
+    @cached_property
+    def _flops(self) -> dict[str, float]:
+        """FLOPs of every job that is to be trained; read when the first one starts."""
+        return {entry.job.id: entry.flops for entry in self.board.unfinished()}
+
+    def _bar_of_all(self) -> TaskID:
+        """The bar of all jobs, the topmost; the terminal is taken when it is first asked for."""
+        if self._all is None:
+            self._bars.start()
+            self._all = self._bars.add_task("all jobs", total=max(sum(self._flops.values()), 1.0), note="")
+        return self._all
+
     def started(self, entry: Entry, worker: int) -> None:
         task = None
         if self.console.is_terminal:
+            self._bar_of_all()
             task = self._bars.add_task(
                 entry.name, total=max(1, entry.steps_to_train), note=f"worker {worker}"
             )
@@ -87,22 +97,24 @@ class LaunchView:
             )
 
     def tick(self, elsewhere: int) -> None:
-        done = self._total - sum(self._left.values())
-        note = f"{self._ended}/{self._jobs} jobs, {self._remaining(done)}"
+        flops = self._flops
+        total = sum(flops.values())
+        done = sum(whole - self._left.get(job, whole) for job, whole in flops.items())
+        note = f"{self._ended}/{len(flops)} jobs, {self._remaining(done, total)}"
         if elsewhere:
             note += f", {elsewhere} trained by another launch"
         if self.console.is_terminal:
-            self._bars.update(self._all, completed=done, note=note)
+            self._bars.update(self._bar_of_all(), completed=done, note=note)
         elif time.monotonic() - self._spoke >= LINE_S:
             self._spoke = time.monotonic()
-            share = done / self._total if self._total else 1.0
+            share = done / total if total else 1.0
             self.console.print(f"{share:4.0%} of the FLOPs, {note}", highlight=False)
 
-    def _remaining(self, done: float) -> str:
+    def _remaining(self, done: float, total: float) -> str:
         elapsed = time.monotonic() - self._began
         if done <= 0 or elapsed < 3:
             return "estimating"
-        return f"{duration(elapsed * (self._total - done) / done)} left"
+        return f"{duration(elapsed * (total - done) / done)} left"
 
 
 def show_todo(out: Console, board: Board, held: list[str]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from sweepctl.launch.compare import Comparison
-from sweepctl.launch.take import NotYet
+from sweepctl.launch.stage_values import MissingResults
 from sweepctl.plan.alternatives import Alternative, alternatives
 from sweepctl.plan.cost import Cost, by_rung, most_passes, sum_costs, total, whole
 from sweepctl.plan.plan import Plan
@@ -23,7 +23,7 @@ Throughput = dict[str, Rate]
 
 
 def show_plan(
-    out: Console, plans: dict[str, Plan], compared: dict[str, Comparison], waiting: dict[str, NotYet],
+    out: Console, plans: dict[str, Plan], compared: dict[str, Comparison], waiting: dict[str, MissingResults],
     throughput: Throughput, provenance: str,
 ) -> None:  # fmt: skip
     """Every stage: its rungs and their cost, what exists, what changed, what waits."""
@@ -187,7 +187,7 @@ def _rounded(value: Any) -> str:
 
 
 def plan_json(
-    plans: dict[str, Plan], compared: dict[str, Comparison], waiting: dict[str, NotYet],
+    plans: dict[str, Plan], compared: dict[str, Comparison], waiting: dict[str, MissingResults],
     throughput: Throughput,
 ) -> dict[str, Any]:  # fmt: skip
     """The same facts, and every job."""

@@ -12,9 +12,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from sweepctl.launch.pace import Running
-from sweepctl.launch.queue import Queued
+from sweepctl.launch.speed import Running
 from sweepctl.launch.status import ORDER, KindStatus, RungStatus, SweepStatus, Wrong
+from sweepctl.launch.tasks import Task
 from sweepctl.report.console import count, duration, flops, table
 from sweepctl.store.board import Entry
 from sweepctl.store.ends import End
@@ -239,7 +239,7 @@ def _wrong_json(one: Wrong) -> dict[str, Any]:
     }
 
 
-def _job_json(entry: Entry, state: JobState, task: Queued | None) -> dict[str, Any]:
+def _job_json(entry: Entry, state: JobState, task: Task | None) -> dict[str, Any]:
     return {
         "id": entry.job.id,
         "kind": entry.job.kind,
@@ -251,6 +251,6 @@ def _job_json(entry: Entry, state: JobState, task: Queued | None) -> dict[str, A
         "attempts": state.attempts,
         "note": state.note or None,
         "failure": state.failure or None,
-        "task": task.task if task else None,
-        "queue_state": task.state if task else None,
+        "task": task.name if task else None,
+        "queue_state": task.word if task else None,
     }

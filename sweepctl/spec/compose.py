@@ -32,8 +32,6 @@ OPEN = (
 and optimizers say themselves which keys their kind has."""
 LISTS = ("budget.", "ladder.", "stages.")
 """Where a comma cannot mean an axis: what lies here is a list of the study, not a field of the science."""
-OPEN_LAUNCHER = ("sbatch.", "environment.", "rungs=", "sbatch=", "environment=")
-"""The same in a launcher's file."""
 _RUNG = re.compile(r"rungs\.([^.=]+)\.([^.=]+)=(.*)", re.S)
 """A rung's own resources: names such as 8x1 are no keys in Hydra's grammar."""
 EMPTIED = ("grid.axes", "stages", "data.options", "scaling.fields", "scaling.constants")
@@ -83,13 +81,14 @@ def as_yaml(study: Study) -> str:
 
 
 def compose_launcher(name: str, overrides: list[str], config_dir: Path | None = None) -> dict[str, Any]:
-    """The settings of one machine, from `launchers/`."""
-    rungs = [found for text in overrides if (found := _RUNG.fullmatch(text))]
-    settings = [f"++{text}" if text.startswith(OPEN_LAUNCHER) else text for text in overrides]
-    settings = [text for text in settings if not _RUNG.fullmatch(text)]
+    """The settings of one machine, from `launchers/`. Its launcher says which keys there are, but for those
+    of `execution`, which every file has."""
+    rungs = [rung for text in overrides if (rung := _RUNG.fullmatch(text))]
+    settings = [text for text in overrides if not _RUNG.fullmatch(text)]
+    settings = [text if text.startswith(("+", "~", "execution.")) else f"++{text}" for text in settings]
     raw = _compose(launchers_dir(), name, settings, config_dir)
-    for found in rungs:
-        raw.setdefault("rungs", {}).setdefault(found[1], {})[found[2]] = _parse(f"value={found[3]}").value()
+    for rung in rungs:
+        raw.setdefault("rungs", {}).setdefault(rung[1], {})[rung[2]] = _parse(f"value={rung[3]}").value()
     return raw
 
 
@@ -182,20 +181,20 @@ def _unquoted(text: Any) -> Any:
 def _missing(text: str) -> str:
     primary = re.search(r"Cannot find primary config '([^']+)'", text)
     if primary:
-        known = ", ".join(sorted(path.stem for path in launchers_dir().glob("*.yaml")))
-        return f"There is no launcher {primary.group(1)}; there is {known}."
-    found = re.search(r"Could not find '([^']+)'", text)
-    options = re.search(r"Available options in '[^']+':\n((?:\t\S+\n)+)", text)
-    known = ", ".join(options.group(1).split()) if options else ""
-    if not found:
+        names = ", ".join(sorted(path.stem for path in launchers_dir().glob("*.yaml")))
+        return f"There is no launcher {primary.group(1)}; there is {names}."
+    absent = re.search(r"Could not find '([^']+)'", text)
+    listed = re.search(r"Available options in '[^']+':\n((?:\t\S+\n)+)", text)
+    options = ", ".join(listed.group(1).split()) if listed else ""
+    if not absent:
         return _sentence(text)
-    group, _, option = found.group(1).rpartition("/")
-    return f"{group}={option} is not there" + (f"; {group} can be {known}." if known else ".")
+    group, _, option = absent.group(1).rpartition("/")
+    return f"{group}={option} is not there" + (f"; {group} can be {options}." if options else ".")
 
 
 def _sentence(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    first = lines[0] if lines else "the configuration is not valid"
+    first = lines[0].replace("'++", "'") if lines else "the configuration is not valid"
     could_not = re.match(r"Could not override '([^']+)'", first)
     if could_not:
         return f"{could_not.group(1)} is not a key of the configuration."

@@ -33,9 +33,9 @@ class Speeds:
         self._per_token = {r.name: r.counts.exact_flops_per_token for p in plans.values() for r in p.rungs}
         self._sums: dict[str, tuple[float, float]] = {}
 
-    def add(self, plan: Plan, job: Job, made: Iterable[Attempt]) -> None:
+    def add(self, plan: Plan, job: Job, job_attempts: Iterable[Attempt]) -> None:
         """Count a job's attempts."""
-        for attempt in made if job.kind != "branch" else ():
+        for attempt in job_attempts if job.kind != "branch" else ():
             tokens, seconds = attempt.facts.trained_tokens, attempt.facts.train_s
             if tokens and seconds:
                 name = plan.rung_of(job).name
@@ -47,12 +47,12 @@ class Speeds:
         """Rung -> rate. A rung without attempts gets that of the measured rung whose FLOPs a token are
         closest; empty where nothing was measured."""
         per_token = self._per_token
-        known = {name: Rate(flops / busy) for name, (flops, busy) in self._sums.items()}
-        if not known:
+        rates = {name: Rate(flops / busy) for name, (flops, busy) in self._sums.items()}
+        if not rates:
             return {}
-        nearest = {each: min(known, key=lambda k: abs(per_token[k] - each)) for each in per_token.values()}
+        nearest = {each: min(rates, key=lambda k: abs(per_token[k] - each)) for each in per_token.values()}
         return {
-            name: known.get(name) or Rate(known[near].flops_per_s, per_token[near] < each)
+            name: rates.get(name) or Rate(rates[near].flops_per_s, per_token[near] < each)
             for name, each in per_token.items()
             for near in (nearest[each],)
         }

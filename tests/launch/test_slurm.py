@@ -12,16 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sweepctl.errors import InvalidValue, RequestError
+from sweepctl.errors import RequestError
 from sweepctl.launch.launcher import read_launcher
-from sweepctl.launch.queue import Queued
 from sweepctl.launch.retry import choose
+from sweepctl.launch.rungs import idle_patterns
 from sweepctl.launch.slurm import commands
+from sweepctl.launch.slurm.commands import as_task
 from sweepctl.launch.slurm.dispatch import need
 from sweepctl.launch.slurm.failures import exhausted
-from sweepctl.launch.slurm.records import Array, Order, Records, begin_task, outrun
+from sweepctl.launch.slurm.records import Array, Records, SlurmOrder, begin_task, outrun
 from sweepctl.launch.slurm.script import script
-from sweepctl.launch.slurm.settings import Resources, Retries, SlurmSettings, idle_patterns
+from sweepctl.launch.slurm.settings import Resources, Retries, SlurmSettings
 from sweepctl.spec.build import build, plain
 from sweepctl.spec.compose import compose_launcher
 from sweepctl.spec.execution import Execution
@@ -33,7 +34,7 @@ from tests.conftest import Planner, only, run_job
 
 @pytest.mark.parametrize("name", ["slurm", "slurm_multinode", "slurmbox"])
 def test_the_files_of_launchers_are_valid(name: str) -> None:
-    assert isinstance(read_launcher(name, compose_launcher(name, [])), SlurmSettings)
+    assert isinstance(read_launcher(name, compose_launcher(name, [])).settings, SlurmSettings)
 
 
 def test_rungs_by_name_and_pattern_change_resources() -> None:
@@ -45,7 +46,7 @@ def test_rungs_by_name_and_pattern_change_resources() -> None:
         **{**plain(launcher.resources), "time_min": 30, "mem_gb": 8.0}
     )
     assert launcher.resources_of("512x24").nodes == 2
-    assert idle_patterns(launcher, ["32x2", "64x4"]) == ["*x24"]
+    assert idle_patterns(launcher.rungs, ["32x2", "64x4"]) == ["*x24"]
 
 
 @pytest.mark.parametrize(
@@ -69,9 +70,27 @@ def test_a_wrong_setting_is_named(changes: dict[str, Any], key: str) -> None:
         build(SlurmSettings, changes)
 
 
-def test_a_kind_that_is_not_known_is_refused() -> None:
-    with pytest.raises(InvalidValue, match="kind"):
-        read_launcher("x", {"kind": "pbs"})
+@pytest.mark.parametrize(
+    ("word", "state", "held"),
+    [
+        ("PENDING", "pending", False),
+        ("REQUEUE_HOLD", "pending", False),
+        ("CONFIGURING", "running", False),
+        ("PREEMPTED", "running", False),
+        ("COMPLETING", "running", False),
+        ("NODE_FAIL", "ended", False),
+        ("TIMEOUT", "ended", False),
+        ("SOME_NEW_WORD", "unknown", False),
+    ],
+)
+def test_slurms_words_are_states(word: str, state: str, held: bool) -> None:
+    task = as_task("7_1", word, "Priority")
+    assert (task.name, task.state, task.word, task.held) == ("7_1", state, word, held)
+
+
+def test_a_task_that_waits_to_be_released_is_held() -> None:
+    assert as_task("7_1", "PENDING", "JobHeldUser").held
+    assert not as_task("7_1", "RUNNING", "JobHeldUser").held
 
 
 def an_array(**changes: Any) -> Array:
@@ -160,9 +179,9 @@ def test_a_launch_forgives_what_it_is_told_to(planned: Planner) -> None:
         choose(board, ["nosuch"])
 
 
-def an_order(board: Board, **settings: Any) -> Order:
+def an_order(board: Board, **settings: Any) -> SlurmOrder:
     hashes = {stage: plan.hash for stage, plan in board.plans.items()}
-    return Order(hashes, (), plain(build(SlurmSettings, settings)), "code")
+    return SlurmOrder(hashes, (), plain(build(SlurmSettings, settings)), "code")
 
 
 def test_what_has_a_task_needs_none(planned: Planner) -> None:
@@ -171,11 +190,11 @@ def test_what_has_a_task_needs_none(planned: Planner) -> None:
     found = need(board, an_order(board), {})
     assert {e.job.id for e in found.now} == {e.job.id for e in trunks}
     assert {e.job.id for e in found.later} == {e.job.id for e in branches}
-    queue = {e.job.id: [Queued(f"1_{i}", "PENDING", "Priority")] for i, e in enumerate(trunks + branches)}
+    queue = {e.job.id: [as_task(f"1_{i}", "PENDING", "Priority")] for i, e in enumerate(trunks + branches)}
     assert need(board, an_order(board), queue).queued == len(board.entries)
-    ending = {trunks[0].job.id: [Queued("1_0", "COMPLETING")]}  # perhaps it is being requeued
+    ending = {trunks[0].job.id: [as_task("1_0", "COMPLETING")]}  # perhaps it is being requeued
     assert trunks[0] not in need(board, an_order(board), ending).now
-    blind = {e.job.id: [Queued("1_0", "PENDING", "JobHeldUser", held=True)] for e in branches}
+    blind = {e.job.id: [as_task("1_0", "PENDING", "JobHeldUser")] for e in branches}
     found = need(board, an_order(board, commands_on_nodes=False), blind)
     assert len(found.surplus) == len(found.later) == len(branches)
 
@@ -185,7 +204,7 @@ def test_a_held_task_whose_checkpoint_is_there_is_released(planned: Planner) -> 
     board.make_wishes()
     [trunk] = only(board, "trunk")
     branch = only(board, "branch")[0]
-    held = {branch.job.id: [Queued("7_3", "PENDING", "JobHeldUser", held=True)]}
+    held = {branch.job.id: [as_task("7_3", "PENDING", "JobHeldUser")]}
     assert need(board, an_order(board), held).release == []
     run_job(board, trunk)
     assert need(board, an_order(board), held).release == ["7_3"]
@@ -200,10 +219,10 @@ def test_a_task_that_runs_and_has_given_its_job_up_does_not_count(planned: Plann
     assert attempt is not None
     attempt.end("failed", error="x")
     [trunk, *_] = only(board, "trunk")
-    queue = {trunk.job.id: [Queued("7_3", "RUNNING")]}
+    queue = {trunk.job.id: [as_task("7_3", "RUNNING")]}
     order, forgiven = an_order(board), {trunk.job.id: 1}
     assert trunk in need(board, order, queue, forgiven).now
-    assert trunk not in need(board, order, {trunk.job.id: [Queued("8_3", "RUNNING")]}, forgiven).now
+    assert trunk not in need(board, order, {trunk.job.id: [as_task("8_3", "RUNNING")]}, forgiven).now
     assert trunk.job.id in need(board, an_order(board), queue).exhausted
 
 

@@ -11,8 +11,8 @@ from sweepctl.errors import RequestError
 from sweepctl.launch import clean
 from sweepctl.launch.compare import compare
 from sweepctl.launch.prepare import launchable
+from sweepctl.launch.stage_values import MissingResults, parabola_minimum
 from sweepctl.launch.stages import plan_stages
-from sweepctl.launch.take import NotYet, parabola_minimum
 from sweepctl.spec.corpus import CorpusFacts
 from sweepctl.store import attempts, checkpoints
 from sweepctl.store.board import Board
@@ -35,7 +35,7 @@ STAGES: dict[str, Any] = {
 
 def staged(
     workspace: Workspace, facts: CorpusFacts, study_changes: dict[str, Any] | None = None, **stages: Any
-) -> tuple[Board, dict[str, NotYet]]:
+) -> tuple[Board, dict[str, MissingResults]]:
     study = tiny(name="staged", stages={**STAGES, **stages}, **(study_changes or {}))
     plans, waiting = plan_stages(workspace, study, facts)
     sweep = workspace.sweep("staged")
@@ -48,7 +48,7 @@ def test_a_stage_waits_for_what_it_takes_and_then_freezes_it(
 ) -> None:
     board, waiting = staged(workspace, facts)
     assert set(board.plans) == {"lr", "top"}
-    assert waiting == {"all": NotYet("lr", "optimizer.lr", 3, 3)}
+    assert waiting == {"all": MissingResults("lr", "optimizer.lr", 3, 3)}
     run_all(Board(board.sweep, {"lr": board.plans["lr"]}))
     board, waiting = staged(workspace, facts)
     assert not waiting

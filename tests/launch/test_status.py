@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sweepctl.launch.queue import Queued
+from sweepctl.launch.slurm.commands import as_task
 from sweepctl.launch.status import SweepStatus, status
 from sweepctl.store import attempts
 from sweepctl.store.board import Board, Entry
@@ -104,9 +104,9 @@ def test_branches_that_wait_for_a_failed_trunk_are_counted_and_not_awaited(plann
 def test_the_queue_is_told_and_nothing_is_written(midway: Any) -> None:
     board, (_, second), (_, failed, *others) = midway
     tasks = {
-        failed.job.id: Queued("7_1", "PENDING", "Resources"),
-        second.job.id: Queued("7_2", "RUNNING"),
-        others[0].job.id: Queued("7_3", "PENDING", "JobHeldUser", held=True),
+        failed.job.id: as_task("7_1", "PENDING", "Resources"),
+        second.job.id: as_task("7_2", "RUNNING"),
+        others[0].job.id: as_task("7_3", "PENDING", "JobHeldUser"),
     }
     before = tree(board.sweep.workspace.root)
     found = status(board, tasks)
@@ -122,14 +122,14 @@ def test_a_task_that_runs_vouches_for_an_attempt_that_looks_dead(midway: Any) ->
     for file in (second.folder.attempts / "0001").iterdir():
         os.utime(file, (time.time() - 4000, time.time() - 4000))
     assert state_of(status(board), second) == "interrupted"
-    assert state_of(status(board, {second.job.id: Queued("7_2", "A_NEW_STATE")}), second) == "running"
+    assert state_of(status(board, {second.job.id: as_task("7_2", "A_NEW_STATE")}), second) == "running"
 
 
 def test_a_cancelled_job_is_cancelled_whatever_is_queued(planned: Planner) -> None:
     board = planned(name="ended")
     [first, second] = only(board, "trunk")
     board.sweep.mark_cancelled([first.job.id, second.job.id])
-    found = status(board, {first.job.id: Queued("7_1", "PENDING")})
+    found = status(board, {first.job.id: as_task("7_1", "PENDING")})
     assert found.kinds["trunk"].states == {"cancelled": 2} and found.eta_s is None
 
 

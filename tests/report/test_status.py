@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 from rich.console import Console
 
-from sweepctl.launch.queue import Queued
+from sweepctl.launch.slurm.commands import as_task
 from sweepctl.launch.status import RungStatus, status
 from sweepctl.report import status as view
 from sweepctl.report.status import screen, show_status, status_json, watch_status
@@ -71,7 +71,7 @@ def test_a_long_line_is_whole_where_it_can_be_scrolled_and_cut_where_not(trouble
 
 def test_queued_jobs_say_why(troubled: Board) -> None:
     trunks = only(troubled, "trunk")
-    tasks = {e.job.id: Queued(f"9_{i}", "PENDING", "Priority") for i, e in enumerate(trunks[30:])}
+    tasks = {e.job.id: as_task(f"9_{i}", "PENDING", "Priority") for i, e in enumerate(trunks[30:])}
     found = status(troubled, tasks)
     assert "Queued: 30 Priority." in printed(screen(found))
     told = json.loads(json.dumps(status_json(found)))

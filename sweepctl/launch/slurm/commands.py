@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from sweepctl.errors import SweepctlError
-from sweepctl.launch.queue import ENDED, Queued
+from sweepctl.launch.launcher import SchedulerError
+from sweepctl.launch.tasks import Task, TaskState
 
 PATIENCE_S = 30.0
 """How long a command may take: a controller that restarts answers late."""
@@ -25,7 +25,7 @@ _INHERITED = re.compile(
 _NO_ANSWER = re.compile(r"timed out|did not answer|nable to contact|ommunication|Connection|send/recv")
 
 
-class SlurmError(SweepctlError):
+class SlurmError(SchedulerError):
     """Slurm refused or did not answer; its own words."""
 
     @property
@@ -74,8 +74,8 @@ def test_only(script: Path, patience_s: float = PATIENCE_S) -> str:
     Raises:
         SlurmError: it would refuse it, or does not answer.
     """
-    told = ask("sbatch", "--test-only", str(script), patience_s=patience_s, errors=True)
-    return sentence(told, "").removeprefix(": ")
+    verdict = ask("sbatch", "--test-only", str(script), patience_s=patience_s, errors=True)
+    return sentence(verdict, "").removeprefix(": ")
 
 
 def sentence(text: str, command: str = "sbatch") -> str:
@@ -113,27 +113,39 @@ def cluster() -> str:
     return settings().get("ClusterName", "")
 
 
-def squeue(ids: Iterable[str], names: dict[str, str]) -> dict[str, Queued]:
+_STATES = {
+    TaskState.PENDING: "PENDING REQUEUED REQUEUE_HOLD REQUEUE_FED RESV_DEL_HOLD SPECIAL_EXIT",
+    TaskState.RUNNING: "RUNNING COMPLETING CONFIGURING RESIZING SIGNALING STAGE_OUT STOPPED SUSPENDED "
+    "PREEMPTED",  # it is requeued
+    TaskState.ENDED: "BOOT_FAIL CANCELLED COMPLETED DEADLINE FAILED NODE_FAIL OUT_OF_MEMORY REVOKED TIMEOUT",
+}
+_STATE_OF = {word: state for state, words in _STATES.items() for word in words.split()}
+HELD = re.compile(r"held", re.I)
+"""JobHeldUser, JobHeldAdmin, and what Slurm itself holds: launch failed requeued held."""
+
+
+def as_task(name: str, word: str, reason: str = "") -> Task:
+    """A task by Slurm's words for its state and for why it waits."""
+    held = word == "PENDING" and bool(HELD.search(reason))
+    return Task(name, _STATE_OF.get(word, TaskState.UNKNOWN), word, reason, held)
+
+
+def squeue(ids: Iterable[str], names: dict[str, str]) -> dict[str, Task]:
     """The tasks (`ARRAY_INDEX`) of these arrays that are in the queue. `names` gives every array the job name
     that it was submitted under: an id that was given out anew to somebody else has another.
 
     Raises:
         SlurmError: Slurm does not answer.
     """
-    found: dict[str, Queued] = {}
+    tasks: dict[str, Task] = {}
     wanted = list(ids)
     for first in range(0, len(wanted), _BATCH):
         for line in _squeue("-j", ",".join(wanted[first : first + _BATCH])):
-            task, state, reason, name = line.split("|", 3)
-            if names.get(task.partition("_")[0]) == name and state not in ENDED:
-                found[task] = Queued(
-                    task, state, reason, held=state == "PENDING" and bool(HELD.search(reason))
-                )
-    return found
-
-
-HELD = re.compile(r"held", re.I)
-"""JobHeldUser, JobHeldAdmin, and what Slurm itself holds: launch failed requeued held."""
+            name, word, reason, array_name = line.split("|", 3)
+            task = as_task(name, word, reason)
+            if names.get(name.partition("_")[0]) == array_name and task.state is not TaskState.ENDED:
+                tasks[name] = task
+    return tasks
 
 
 def arrays_named(name: str) -> set[str]:
@@ -187,13 +199,15 @@ def scancel(tasks: Sequence[str]) -> None:
             ask("scancel", *tasks[first : first + _BATCH])
 
 
+_FORGOTTEN = re.compile(r"Invalid job id|already (finished|completing)|Job/step already|not pending")
+
+
 @contextlib.contextmanager
 def _forgotten_is_fine() -> Iterator[None]:
     try:
         yield
     except SlurmError as error:
-        told = str(error)
-        if not re.search(r"Invalid job id|already (finished|completing)|Job/step already|not pending", told):
+        if not _FORGOTTEN.search(str(error)):
             raise
 
 

@@ -15,14 +15,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sweepctl.errors import RequestError, WorkFailed
-from sweepctl.launch.queue import Queued
+from sweepctl.launch.outcome import Submission, Submitted, ToSubmit
+from sweepctl.launch.rungs import idle_patterns
 from sweepctl.launch.slurm import commands
 from sweepctl.launch.slurm.commands import Limits, SlurmError
 from sweepctl.launch.slurm.failures import exhausted
-from sweepctl.launch.slurm.reading import read_queue
-from sweepctl.launch.slurm.records import Array, Order, Records, author, new_token
+from sweepctl.launch.slurm.queue_state import read_queue
+from sweepctl.launch.slurm.records import Array, Records, SlurmOrder, author, new_token
 from sweepctl.launch.slurm.script import script, submit
-from sweepctl.launch.slurm.settings import Resources, SlurmSettings, idle_patterns
+from sweepctl.launch.slurm.settings import Resources, SlurmSettings
+from sweepctl.launch.tasks import Task
+from sweepctl.spec.build import plain
 from sweepctl.store import attempts
 from sweepctl.store.board import Board, Entry
 from sweepctl.store.ends import End
@@ -30,25 +33,6 @@ from sweepctl.store.job import JobFolder
 
 TURN_S = attempts.LEASE_S + 30
 _OVER_LIMIT = re.compile(r"SubmitJob|temporarily una")
-
-
-@dataclass(slots=True)
-class Dispatched:
-    """What one dispatch did: arrays submitted and their ids, tasks released and cancelled, jobs that already
-    had a task, and those without one, with Slurm's reason."""
-
-    arrays: list[tuple[Array, str]] = field(default_factory=list)
-    released: list[str] = field(default_factory=list)
-    cancelled: list[str] = field(default_factory=list)
-    queued: int = 0
-    exhausted: list[str] = field(default_factory=list)
-    unsubmitted: int = 0
-    why: str = ""
-    idle_patterns: list[str] = field(default_factory=list)
-
-    @property
-    def submitted(self) -> int:
-        return sum(len(array.jobs) for array, _ in self.arrays)
 
 
 @dataclass(slots=True)
@@ -65,7 +49,7 @@ class Need:
     exhausted: list[str] = field(default_factory=list)
 
 
-def dispatch(records: Records, order: Order, board: Board, ending: int = 0) -> Dispatched:
+def dispatch(records: Records, order: SlurmOrder, board: Board, ending: int = 0) -> Submitted:
     """Submit what has no task yet, release what can start, cancel what has become superfluous. `ending` tasks
     that are still in the queue make room in a moment.
 
@@ -78,7 +62,7 @@ def dispatch(records: Records, order: Order, board: Board, ending: int = 0) -> D
         queue = read_queue(records, adopt=True)
         found = need(board, order, queue, records.forgiven())
         found.surplus += _of_no_plan(records, board, queue)
-        done = Dispatched(queued=found.queued, exhausted=found.exhausted)
+        done = Submitted(queued=found.queued, exhausted=found.exhausted)
         if found.release:
             commands.release(found.release)
             done.released = found.release
@@ -92,23 +76,23 @@ def dispatch(records: Records, order: Order, board: Board, ending: int = 0) -> D
             _submit_all(records, order, found, limits, done, _arrays_of_trunks(found, queue))
             _release_what_came_meanwhile(board, done)
         rungs = {rung.name for plan in board.plans.values() for rung in plan.rungs}
-        done.idle_patterns = idle_patterns(launcher, rungs)
+        done.idle_patterns = idle_patterns(launcher.rungs, rungs)
         records.note_unsubmitted(done.unsubmitted, done.why)
     return done
 
 
-def _of_no_plan(records: Records, board: Board, queue: dict[str, list[Queued]]) -> list[str]:
+def _of_no_plan(records: Records, board: Board, queue: dict[str, list[Task]]) -> list[str]:
     """Pending tasks that are meant for jobs which no current plan of the sweep wants."""
     strange = set(queue) - set(board.entries)
     strange -= records.sweep.job_ids() if strange else set()
-    return [q.task for job in strange for q in queue[job] if q.state == "PENDING"]
+    return [q.name for job in strange for q in queue[job] if q.word == "PENDING"]
 
 
-def _release_what_came_meanwhile(board: Board, done: Dispatched) -> None:
+def _release_what_came_meanwhile(board: Board, done: Submitted) -> None:
     """A trunk may have reached a cut after we looked and before its branch's task was on record."""
     ready = [
-        f"{array_id}_{index}"
-        for array, array_id in done.arrays
+        f"{array.id}_{index}"
+        for array in done.submissions
         if array.held
         for index, job in enumerate(array.jobs)
         if board.can_start(board.entries[job])
@@ -118,10 +102,10 @@ def _release_what_came_meanwhile(board: Board, done: Dispatched) -> None:
         done.released += ready
 
 
-def _arrays_of_trunks(found: Need, queue: dict[str, list[Queued]]) -> list[str]:
+def _arrays_of_trunks(found: Need, queue: dict[str, list[Task]]) -> list[str]:
     """Arrays in the queue that train what the waiting branches wait for."""
     trunks = {entry.job.trunk: entry.trunk for entry in found.later if entry.job.trunk and entry.trunk}
-    tasks = {q.task for trunk in trunks for q in queue.get(trunk, []) if not q.held}
+    tasks = {q.name for trunk in trunks for q in queue.get(trunk, []) if not q.held}
     for folder in trunks.values():
         last = attempts.newest(folder)
         if last is not None and last.alive() and last.facts.scheduler_id:
@@ -129,25 +113,32 @@ def _arrays_of_trunks(found: Need, queue: dict[str, list[Queued]]) -> list[str]:
     return sorted({task.partition("_")[0] for task in tasks})
 
 
-def rehearse(records: Records, order: Order, board: Board) -> tuple[list[tuple[Array, str]], Need]:
-    """What `dispatch` would submit now, as arrays and their scripts. Nothing is written or submitted; where
-    Slurm does not answer, as if the queue were empty."""
+def rehearse(records: Records, order: SlurmOrder, board: Board) -> ToSubmit:
+    """What `dispatch` would submit now, with its scripts. Nothing is written or submitted; where Slurm does
+    not answer, as if the queue were empty."""
+    settings = order.settings
     try:
-        queue, limits = read_queue(records), commands.limits(order.settings.max_submitted, 1)
+        queue, limits = read_queue(records), commands.limits(settings.max_submitted, 1)
     except SlurmError:
         queue, limits = {}, Limits(1001, None)
     found = need(board, order, queue, records.forgiven())
     trunks = _arrays_of_trunks(found, queue) or ["IDS_OF_THE_TRUNKS_ARRAYS"]
     later = {entry.job.id for entry in found.later}
-    planned = [
-        _after(array, trunks, order.settings) if array.jobs[0] in later else array
+    arrays = [
+        _after(array, trunks, settings) if array.jobs[0] in later else array
         for array in _arrays(records, order, found, limits)
     ]
-    return [(a, script(a, records.array_folder(a.token), order.settings)) for a in planned], found
+    submissions = [_submission(a, script=script(a, records.array_folder(a.token), settings)) for a in arrays]
+    return ToSubmit(submissions, found.queued, found.exhausted)
+
+
+def _submission(array: Array, array_id: str = "", script: str = "") -> Submission:
+    wanted = array.resources
+    return Submission(array_id, array.jobs, str(wanted), plain(wanted), array.held, script)
 
 
 def need(
-    board: Board, order: Order, queue: dict[str, list[Queued]], forgiven: dict[str, int] | None = None
+    board: Board, order: SlurmOrder, queue: dict[str, list[Task]], forgiven: dict[str, int] | None = None
 ) -> Need:
     """What the jobs of a board lack, the most urgent first."""
     found, forgiven = Need(), forgiven or {}
@@ -157,7 +148,7 @@ def need(
         job = entry.job.id
         tasks = queue.get(job, [])
         if job in cancelled or board.finished(entry):
-            found.surplus += [q.task for q in tasks if q.state == "PENDING"]
+            found.surplus += [q.name for q in tasks if q.word == "PENDING"]
             continue
         last = attempts.newest(entry.folder)
         if last is not None and not last.ended:
@@ -167,15 +158,15 @@ def need(
             found.gone |= {lost[entry.job.id]} if entry.job.id in lost else set()
         if exhausted(entry.folder, last, launcher.retries, forgiven.get(job, 0)):
             found.exhausted.append(job)
-            found.surplus += [q.task for q in tasks if q.state == "PENDING"]
+            found.surplus += [q.name for q in tasks if q.word == "PENDING"]
             continue
         can_start = board.can_start(entry)
         if not can_start and not launcher.commands_on_nodes:  # nobody would release it
-            found.surplus += [q.task for q in tasks if q.held]
+            found.surplus += [q.name for q in tasks if q.held]
             tasks = [q for q in tasks if not q.held]
         if any(_covers(q, last) for q in tasks):
             found.queued += 1
-            found.release += [q.task for q in tasks if can_start and q.held]
+            found.release += [q.name for q in tasks if can_start and q.held]
             continue
         (found.now if can_start else found.later).append(entry)
     for entries in (found.now, found.later):
@@ -202,14 +193,14 @@ def _lost(board: Board) -> dict[str, str]:
     return {job: task for job, (task, _) in open_.items() if task not in live}
 
 
-def _covers(task: Queued, last: attempts.Attempt | None) -> bool:
+def _covers(task: Task, last: attempts.Attempt | None) -> bool:
     """Whether a task in the queue will take the job: one that runs and has given it up does not."""
-    if task.state == "PENDING" or last is None or not last.ended:
+    if task.word == "PENDING" or last is None or not last.ended:
         return True
-    return not (last.facts.scheduler_id == task.task and last.facts.failure is not None)
+    return not (last.facts.scheduler_id == task.name and last.facts.failure is not None)
 
 
-def _arrays(records: Records, order: Order, found: Need, limits: Limits) -> list[Array]:
+def _arrays(records: Records, order: SlurmOrder, found: Need, limits: Limits) -> list[Array]:
     """The arrays of what is needed: by resources, startable jobs apart from those that are held."""
     launcher = order.settings
     cluster = _cluster()
@@ -245,7 +236,7 @@ def _cluster() -> str:
 
 
 def _submit_all(
-    records: Records, order: Order, found: Need, limits: Limits, done: Dispatched, trunks: list[str]
+    records: Records, order: SlurmOrder, found: Need, limits: Limits, done: Submitted, trunks: list[str]
 ) -> None:
     """`trunks`: the arrays whose end branches are submitted after where nobody may release them."""
     room = limits.room
@@ -264,7 +255,7 @@ def _submit_all(
                 done.why = done.why or limits.why
                 break
             if not waits:
-                trunks.append(done.arrays[-1][1])
+                trunks.append(done.submissions[-1].id)
             rest = replace(rest, jobs=rest.jobs[sent:], token=(token := new_token()),
                            name=f"{records.sweep.name}.{token}")  # fmt: skip
 
@@ -277,7 +268,7 @@ def _after(array: Array, trunks: list[str], launcher: SlurmSettings) -> Array:
     return replace(array, dependency=f"{word}:" + ":".join(trunks))
 
 
-def _submit_some(records: Records, order: Order, array: Array, done: Dispatched) -> int:
+def _submit_some(records: Records, order: SlurmOrder, array: Array, done: Submitted) -> int:
     """Submit an array, or, where Slurm refuses so many, half of it, and half of that; how many it took."""
     while array.jobs:
         array = replace(array, by=author())
@@ -296,7 +287,7 @@ def _submit_some(records: Records, order: Order, array: Array, done: Dispatched)
                             name=f"{records.sweep.name}.{token}")  # fmt: skip
             continue
         records.write_id(array.token, array_id)
-        done.arrays.append((array, array_id))
+        done.submissions.append(_submission(array, array_id))
         return len(array.jobs)
     return 0
 

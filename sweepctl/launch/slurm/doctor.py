@@ -14,7 +14,7 @@ from pathlib import Path
 from sweepctl.launch.doctor import Finding, Say, disk_findings, own_folder, workspace_finding
 from sweepctl.launch.slurm import commands
 from sweepctl.launch.slurm.commands import SlurmError
-from sweepctl.launch.slurm.probing import send
+from sweepctl.launch.slurm.node_check import check_node
 from sweepctl.launch.slurm.records import Array, new_token
 from sweepctl.launch.slurm.script import script
 from sweepctl.launch.slurm.settings import Resources, SlurmSettings
@@ -30,42 +30,43 @@ _PAIR = re.compile(r"(\w+)=(.*?)(?=\s+\w+=|$)")
 
 
 @dataclass(frozen=True, slots=True)
-class Class:
-    """Resources that some rungs share, named by them."""
+class ResourceGroup:
+    """Resources that some rungs share."""
 
     name: str
+    """The rungs; empty for the launcher's own resources."""
     resources: Resources
 
 
-def classes(launcher: SlurmSettings) -> list[Class]:
+def resource_groups(launcher: SlurmSettings) -> list[ResourceGroup]:
     """The launcher's own resources, then those of rungs that differ."""
-    found: dict[Resources, list[str]] = {launcher.resources: []}
+    groups: dict[Resources, list[str]] = {launcher.resources: []}
     for rung in launcher.rungs:
-        found.setdefault(launcher.resources_of(rung), []).append(rung)
-    return [Class(", ".join(rungs), wanted) for wanted, rungs in found.items()]
+        groups.setdefault(launcher.resources_of(rung), []).append(rung)
+    return [ResourceGroup(", ".join(rungs), wanted) for wanted, rungs in groups.items()]
 
 
 def examine_slurm(
     workspace: Workspace, launcher: SlurmSettings, say: Say, job: bool, wait_min: float
 ) -> Iterator[Finding]:
     """Every check, the cheap ones first. What needs one that failed is left out, or said to be skipped."""
-    with own_folder(workspace) as made:
+    with own_folder(workspace) as folder:
         good = True
-        for finding in _without_job(workspace, launcher, made, say):
+        for finding in _without_job(workspace, launcher, folder, say):
             good = good and finding.verdict != "failed"
             yield finding
         if not job:
             yield Finding("job", "skipped", "--no-job: nothing is known of the compute nodes")
-        elif not good or not isinstance(made, Path):
+        elif not good or not isinstance(folder, Path):
             yield Finding("job", "skipped", "sent once the above is right: it shows what a node is like")
         else:
             unknown = any(re.match("gpus|gres", option) for option in launcher.sbatch)
             gpus = None if unknown else gpus_asked(launcher.resources)[1]
-            yield from send(made, launcher, gpus, say, wait_min)
+            yield from check_node(folder, launcher, gpus, say, wait_min)
 
 
 def _without_job(
-    workspace: Workspace, launcher: SlurmSettings, made: Path | Exception, say: Say
+    workspace: Workspace, launcher: SlurmSettings, folder: Path | OSError, say: Say
 ) -> Iterator[Finding]:
     missing = [name for name in PROGRAMS if shutil.which(name) is None]
     if missing:
@@ -79,9 +80,9 @@ def _without_job(
         yield Finding("commands", "ok", f"{', '.join(PROGRAMS)} are on the PATH")
         say("asking the controller")
         yield from _cluster(launcher)
-    yield workspace_finding(workspace, made)
-    if isinstance(made, Path):
-        yield from disk_findings(made / "login")
+    yield workspace_finding(workspace, folder)
+    if isinstance(folder, Path):
+        yield from disk_findings(folder / "login")
 
 
 def _cluster(launcher: SlurmSettings) -> Iterator[Finding]:
@@ -92,20 +93,20 @@ def _cluster(launcher: SlurmSettings) -> Iterator[Finding]:
         yield Finding("controller", "ok", f"{name} answers, Slurm {version}")
         yield _accounting()
         partitions = {
-            found["PartitionName"]: found for found in _show("partition") if "PartitionName" in found
+            facts["PartitionName"]: facts for facts in _show("partition") if "PartitionName" in facts
         }
         nodes = _show("nodes")
-        many = classes(launcher)
-        for one in many:
+        groups = resource_groups(launcher)
+        for group in groups:
             good = True
-            for finding in _place(one, partitions, nodes, config):
+            for finding in _place(group, partitions, nodes, config):
                 good = good and finding.verdict != "failed"
-                yield _named(finding, one, many)
+                yield _named(finding, group, groups)
             if good:
-                yield _named(_verdict(one, launcher, name), one, many)
+                yield _named(_verdict(group, launcher, name), group, groups)
         yield _room(launcher)
-        yield _ending(launcher, many, partitions, config)
-        yield _time(launcher, many)
+        yield _ending(launcher, groups, partitions, config)
+        yield _time(launcher, groups)
         yield _requeue(launcher)
     except SlurmError as error:
         yield Finding(
@@ -116,8 +117,10 @@ def _cluster(launcher: SlurmSettings) -> Iterator[Finding]:
         )
 
 
-def _named(finding: Finding, one: Class, among: list[Class]) -> Finding:
-    return replace(finding, told=f"{one.name}: {finding.told}") if one.name and len(among) > 1 else finding
+def _named(finding: Finding, group: ResourceGroup, groups: list[ResourceGroup]) -> Finding:
+    return (
+        replace(finding, text=f"{group.name}: {finding.text}") if group.name and len(groups) > 1 else finding
+    )
 
 
 def _show(what: str) -> list[dict[str, str]]:
@@ -137,19 +140,22 @@ def _accounting() -> Finding:
 
 
 def _place(
-    one: Class, partitions: dict[str, dict[str, str]], nodes: list[dict[str, str]], config: dict[str, str]
+    group: ResourceGroup,
+    partitions: dict[str, dict[str, str]],
+    nodes: list[dict[str, str]],
+    config: dict[str, str],
 ) -> Iterator[Finding]:
-    wanted = one.resources
+    wanted = group.resources
     names = wanted.partition.split(",") if wanted.partition else _defaults(partitions)
-    key = f"rungs.{one.name}.partition" if one.name and "," not in one.name else "resources.partition"
-    known = " or ".join(partitions)
+    key = f"rungs.{group.name}.partition" if group.name and "," not in group.name else "resources.partition"
+    choices = " or ".join(partitions)
     if not names:
-        yield Finding("partition", "failed", "the cluster has no default", f"Set {key} to {known}.")
+        yield Finding("partition", "failed", "the cluster has no default", f"Set {key} to {choices}.")
         return
     findings: list[Finding] = []
     for name in names:
         if name not in partitions:
-            yield Finding("partition", "failed", f"there is no partition {name}", f"Set {key} to {known}.")
+            yield Finding("partition", "failed", f"there is no partition {name}", f"Set {key} to {choices}.")
             return
         findings.append(_fits(name, wanted, partitions[name], nodes, config))
     if any(finding.verdict != "failed" for finding in findings):  # one of several that fits is enough
@@ -187,26 +193,26 @@ def _fits(
     fitting = [node for node in members if not _lacks(name, wanted, [node])]
     usable = [node for node in fitting if not _useless(node.get("State", ""))]
     asked = ", ".join(_asked(wanted))
-    told = f"{name}: {len(fitting)} of {len(members)} nodes can give {asked}, for {wanted.time_min} min"
-    told += f"; {wanted.nodes} are asked for" if wanted.nodes > 1 else ""
+    text = f"{name}: {len(fitting)} of {len(members)} nodes can give {asked}, for {wanted.time_min} min"
+    text += f"; {wanted.nodes} are asked for" if wanted.nodes > 1 else ""
     if len(fitting) < wanted.nodes:
-        return Finding("partition", "failed", told, f"Ask for fewer than {wanted.nodes} nodes.")
+        return Finding("partition", "failed", text, f"Ask for fewer than {wanted.nodes} nodes.")
     if len(usable) < wanted.nodes:
-        told += f", {len(usable)} of them in service"
-        return Finding("partition", "warning", told, "Jobs will wait: see `sinfo -R` for why nodes are out.")
+        text += f", {len(usable)} of them in service"
+        return Finding("partition", "warning", text, "Jobs will wait: see `sinfo -R` for why nodes are out.")
     memory = _default_memory(wanted, partition, config)
     if memory is not None and memory < LITTLE_MEMORY_MB:
-        told += f"; without mem_gb a node gives {memory:,} MB"
-        return Finding("partition", "warning", told, "Set resources.mem_gb: torch alone takes 1 to 3 GB.")
-    return Finding("partition", "ok", told)
+        text += f"; without mem_gb a node gives {memory:,} MB"
+        return Finding("partition", "warning", text, "Set resources.mem_gb: torch alone takes 1 to 3 GB.")
+    return Finding("partition", "ok", text)
 
 
 def minutes(text: str) -> int | None:
     """Slurm's `[days-]hours:minutes:seconds` as whole minutes, None for no limit."""
-    found = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
-    if found is None:
+    match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
+    if match is None:
         return None
-    days, hours, mins = (int(part or 0) for part in found.groups()[:3])
+    days, hours, mins = (int(part or 0) for part in match.groups()[:3])
     return (days * 24 + hours) * 60 + mins
 
 
@@ -245,26 +251,28 @@ def _lacks(name: str, wanted: Resources, nodes: list[dict[str, str]]) -> tuple[s
     if wanted.constraint and re.fullmatch(r"[\w.-]+", wanted.constraint):
         features = {f for node in nodes for f in node.get("AvailableFeatures", "").split(",")} - {"(null)"}
         if wanted.constraint not in features:
-            known = " or ".join(sorted(features - {""})) or "null: they have none"
-            return f"no node of {name} has the feature {wanted.constraint}", f"Set constraint to {known}."
+            choices = " or ".join(sorted(features - {""})) or "null: they have none"
+            return f"no node of {name} has the feature {wanted.constraint}", f"Set constraint to {choices}."
         nodes = [n for n in nodes if wanted.constraint in n.get("AvailableFeatures", "").split(",")]
     if not nodes:
         return f"{name} has no nodes", "Name another partition."
     kind, gpus = gpus_asked(wanted)
     cpus = wanted.tasks_per_node * (wanted.cpus_per_task or 1)
     memory = round((wanted.mem_gb or 0) * 1024)
-    given = [(_gpus_of(n, kind), _number(n, "CPUEfctv", "CPUTot"), _number(n, "RealMemory")) for n in nodes]
-    if any(g >= gpus and c >= cpus and m >= memory for g, c, m in given):
+    capacities = [
+        (_gpus_of(n, kind), _number(n, "CPUEfctv", "CPUTot"), _number(n, "RealMemory")) for n in nodes
+    ]
+    if any(g >= gpus and c >= cpus and m >= memory for g, c, m in capacities):
         return None
-    most = [max(one[i] for one in given) for i in range(3)]
+    most = [max(capacity[i] for capacity in capacities) for i in range(3)]
     if most[0] < gpus:
         return _too_many_gpus(name, kind, gpus, most[0], nodes)
     if most[1] < cpus:
-        told = f"{cpus} CPUs a node, the nodes of {name} have at most {most[1]}"
-        return told, f"Set cpus_per_task to at most {max(1, most[1] // wanted.tasks_per_node)}."
+        text = f"{cpus} CPUs a node, the nodes of {name} have at most {most[1]}"
+        return text, f"Set cpus_per_task to at most {max(1, most[1] // wanted.tasks_per_node)}."
     if most[2] < memory:
-        told = f"mem_gb is {wanted.mem_gb:g}, the nodes of {name} have at most {most[2] / 1024:.4g}"
-        return told, f"Set mem_gb to at most {most[2] // 1024}."
+        text = f"mem_gb is {wanted.mem_gb:g}, the nodes of {name} have at most {most[2] / 1024:.4g}"
+        return text, f"Set mem_gb to at most {most[2] // 1024}."
     return f"no single node of {name} has {', '.join(_asked(wanted))}", "Ask for less of one of them."
 
 
@@ -306,16 +314,16 @@ def _default_memory(wanted: Resources, partition: dict[str, str], config: dict[s
 # Slurm's own verdict
 
 
-def _verdict(one: Class, launcher: SlurmSettings, cluster: str) -> Finding:
+def _verdict(group: ResourceGroup, launcher: SlurmSettings, cluster: str) -> Finding:
     """What sbatch says to the script that a launch would submit."""
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "launch.sh"
-        path.write_text(launch_script(one.resources, launcher, cluster, Path(scratch)))
+        path.write_text(launch_script(group.resources, launcher, cluster, Path(scratch)))
         try:
-            told = commands.test_only(path)
+            text = commands.test_only(path)
         except SlurmError as error:
             return Finding("sbatch", "failed", str(error).rstrip("."), _advice(str(error)))
-    return Finding("sbatch", "ok", "Slurm would take it: " + re.sub(r"^Job \d+ (?=to start)", "", told))
+    return Finding("sbatch", "ok", "Slurm would take it: " + re.sub(r"^Job \d+ (?=to start)", "", text))
 
 
 def launch_script(wanted: Resources, launcher: SlurmSettings, cluster: str, folder: Path) -> str:
@@ -345,30 +353,30 @@ def _advice(refusal: str) -> str:
 
 def _room(launcher: SlurmSettings) -> Finding:
     limits = commands.limits(launcher.max_submitted, 1000)
-    told = f"arrays of up to {limits.array:,} tasks"
+    text = f"arrays of up to {limits.array:,} tasks"
     if limits.room is None:
-        return Finding("limits", "ok", f"{told}; no limit of yours is known")
-    told += f"; {limits.room:,} more fit into the queue now ({limits.why})"
+        return Finding("limits", "ok", f"{text}; no limit of yours is known")
+    text += f"; {limits.room:,} more fit into the queue now ({limits.why})"
     if limits.room == 0:
         return Finding(
-            "limits", "warning", told, "Wait for jobs to end: what does not fit now is submitted later."
+            "limits", "warning", text, "Wait for jobs to end: what does not fit now is submitted later."
         )
-    return Finding("limits", "ok", told)
+    return Finding("limits", "ok", text)
 
 
 def _ending(
     launcher: SlurmSettings,
-    many: Iterable[Class],
+    groups: Iterable[ResourceGroup],
     partitions: dict[str, dict[str, str]],
     config: dict[str, str],
 ) -> Finding:
     """How a task that is in the way is ended, and how long it has for a last checkpoint."""
     wait = _seconds(config.get("KillWait", ""))
-    shortest, told = wait, [f"tasks have {wait} s from SIGTERM to the end (KillWait)"]
+    shortest, sentences = wait, [f"tasks have {wait} s from SIGTERM to the end (KillWait)"]
     modes: dict[str, str] = {}
     if config.get("PreemptType", "preempt/none") != "preempt/none":
-        for one in many:
-            named = one.resources.partition
+        for group in groups:
+            named = group.resources.partition
             for name in named.split(",") if named else _defaults(partitions):
                 mode = partitions.get(name, {}).get("PreemptMode", "OFF")
                 if mode != "OFF":
@@ -376,11 +384,11 @@ def _ending(
     for name, mode in modes.items():
         grace = _seconds(partitions[name].get("GraceTime", ""))
         does = next((verb for word, verb in _PREEMPTED.items() if word in mode), mode.lower())
-        told.append(
+        sentences.append(
             f"in {name} preempted ones are {does}" + (f" after {grace} s (GraceTime)" if grace else "")
         )
         shortest = min(shortest, grace) if grace else shortest
-    text = "; ".join(told)
+    text = "; ".join(sentences)
     if any("REQUEUE" not in mode for mode in modes.values()):
         return Finding(
             "ending", "warning", text, "After a preemption launch again: it takes up what is missing."
@@ -400,23 +408,23 @@ _PREEMPTED = {"REQUEUE": "requeued", "CANCEL": "cancelled", "SUSPEND": "suspende
 
 
 def _seconds(text: str) -> int:
-    found = re.match(r"\d+", text)
-    return int(found[0]) if found else 0
+    match = re.match(r"\d+", text)
+    return int(match[0]) if match else 0
 
 
-def _time(launcher: SlurmSettings, many: list[Class]) -> Finding:
-    ahead, shortest = launcher.save_ahead_s, min(one.resources.time_min for one in many)
-    told = f"tasks save {ahead} s before their {shortest} min are over"
+def _time(launcher: SlurmSettings, groups: list[ResourceGroup]) -> Finding:
+    ahead, shortest = launcher.save_ahead_s, min(group.resources.time_min for group in groups)
+    text = f"tasks save {ahead} s before their {shortest} min are over"
     if ahead < LITTLE_SAVE_AHEAD_S:
-        return Finding("time", "warning", told, "Raise save_ahead_s to 60 or more: a save may take longer.")
+        return Finding("time", "warning", text, "Raise save_ahead_s to 60 or more: a save may take longer.")
     if 2 * ahead > 60 * shortest:
         return Finding(
             "time",
             "warning",
-            told,
+            text,
             "More than half of the time is given away: raise time_min or lower save_ahead_s.",
         )
-    return Finding("time", "ok", told)
+    return Finding("time", "ok", text)
 
 
 def _requeue(launcher: SlurmSettings) -> Finding:

@@ -24,38 +24,20 @@ from pathlib import Path
 from typing import Any
 
 from sweepctl.errors import DamagedFile, RequestError
+from sweepctl.launch.order import Order
 from sweepctl.launch.slurm.settings import Resources, SlurmSettings
-from sweepctl.spec import hashing
 from sweepctl.spec.build import build, plain
-from sweepctl.store.board import Board
 from sweepctl.store.files import create, read_json, storage, write_json, write_text
 from sweepctl.store.workspace import Sweep
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What a launch asked for, frozen: editing a config or planning again does not change what is queued."""
-
-    plans: dict[str, str]
-    held: tuple[str, ...]
-    launcher: dict[str, Any]
-    code: str
-
-    @property
-    def hash(self) -> str:
-        return hashing.digest(hashing.canonical(plain(self)))
+class SlurmOrder(Order):
+    """What a launch asked of a cluster."""
 
     @property
     def settings(self) -> SlurmSettings:
         return build(SlurmSettings, self.launcher)
-
-    def board(self, sweep: Sweep) -> Board:
-        """The jobs of the order."""
-        plans = {stage: sweep.plan(digest) for stage, digest in self.plans.items()}
-        board = Board(sweep, {stage: plan for stage, plan in plans.items() if stage not in self.held})
-        for stage in self.held:
-            board.leave_out({job.id for job in plans[stage].observations()})
-        return board
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +69,7 @@ class Records:
     def array_folder(self, token: str) -> Path:
         return self.folder / "arrays" / token
 
-    def write_order(self, order: Order) -> None:
+    def write_order(self, order: SlurmOrder) -> None:
         path = self.folder / "orders" / f"{order.hash}.json"
         if not path.exists():
             with storage(path):
@@ -96,10 +78,10 @@ class Records:
         else:
             os.utime(path)
 
-    def order(self, digest: str) -> Order:
-        return build(Order, _read(self.folder / "orders" / f"{digest}.json"))
+    def order(self, digest: str) -> SlurmOrder:
+        return build(SlurmOrder, _read(self.folder / "orders" / f"{digest}.json"))
 
-    def newest_order(self) -> Order | None:
+    def newest_order(self) -> SlurmOrder | None:
         """The order that was written last."""
         files = sorted((self.folder / "orders").glob("*.json"), key=lambda path: path.stat().st_mtime)
         return self.order(files[-1].stem) if files else None
@@ -118,13 +100,13 @@ class Records:
             tokens = os.listdir(self.folder / "arrays")
         except FileNotFoundError:
             return []
-        found = []
+        arrays = []
         for token in tokens:
             folder = self.array_folder(token)
             if not (folder / "closed").exists():
                 with contextlib.suppress(DamagedFile, RequestError, FileNotFoundError):
-                    found.append(build(Array, read_json(folder / "array.json")))
-        return sorted(found, key=lambda array: (array.by.get("at", 0.0), array.token))
+                    arrays.append(build(Array, read_json(folder / "array.json")))
+        return sorted(arrays, key=lambda array: (array.by.get("at", 0.0), array.token))
 
     def id(self, token: str) -> str | None:
         """The array's id, None where nobody has learned it yet."""
@@ -144,27 +126,27 @@ class Records:
     def held_tasks(self, jobs: set[str], cluster: str) -> list[str]:
         """The tasks that were submitted held to this cluster and are meant for these jobs, as
         `ARRAY_INDEX`."""
-        found = []
+        tasks = []
         for array in self.arrays():
             if not array.held or array.cluster != cluster:
                 continue
             if (array_id := self.id(array.token)) is not None:
-                found += [f"{array_id}_{i}" for i, job in enumerate(array.jobs) if job in jobs]
-        return found
+                tasks += [f"{array_id}_{i}" for i, job in enumerate(array.jobs) if job in jobs]
+        return tasks
 
     def names(self) -> dict[str, str]:
         """Array id -> the name it was submitted under."""
-        found = ((self.id(array.token), array.name) for array in self.arrays())
-        return {array_id: name for array_id, name in found if array_id is not None}
+        names = ((self.id(array.token), array.name) for array in self.arrays())
+        return {array_id: name for array_id, name in names if array_id is not None}
 
     def forgive(self, jobs: dict[str, int]) -> None:
         """Do not count failed attempts up to these numbers against retries; tasks that are queued see it
         too."""
-        known = self.forgiven()
-        if any(number > known.get(job, 0) for job, number in jobs.items()):
+        before = self.forgiven()
+        if any(number > before.get(job, 0) for job, number in jobs.items()):
             with storage(self.folder):
                 self.folder.mkdir(parents=True, exist_ok=True)
-            write_json(self.folder / "forgiven.json", known | jobs)
+            write_json(self.folder / "forgiven.json", before | jobs)
 
     def forgiven(self) -> dict[str, int]:
         try:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from submitit.core.utils import FailedJobError, FailedSubmissionError
-from submitit.slurm.slurm import SlurmExecutor
 
 from sweepctl.launch.slurm.commands import SlurmError, clean_environment, sentence
 from sweepctl.launch.slurm.records import Array
 from sweepctl.launch.slurm.settings import SlurmSettings
+from sweepctl.launch.slurm.submitit_executor import CommandExecutor
 
 TASK = "sweepctl.launch.slurm.task"
 STILLBORN_RESTARTS = 3
@@ -38,17 +38,9 @@ requeue_stillborn() {{
 trap requeue_stillborn EXIT"""
 
 
-class _Executor(SlurmExecutor):
-    """submitit's, which a dry run may ask for a script where there is no Slurm."""
-
-    @classmethod
-    def affinity(cls) -> int:
-        return 2
-
-
 def script(array: Array, folder: Path, launcher: SlurmSettings, module: str = TASK) -> str:
     """The text that sbatch is given; `module` is what its tasks run, with arguments."""
-    return str(_executor(array, folder, launcher)._make_submission_file_text(_command(launcher, module), ""))
+    return _executor(array, folder, launcher).script(_command(launcher, module))
 
 
 def submit(array: Array, folder: Path, launcher: SlurmSettings) -> str:
@@ -61,16 +53,16 @@ def submit(array: Array, folder: Path, launcher: SlurmSettings) -> str:
     try:
         # submitit prints what sbatch complains of before it raises it
         with clean_environment(), contextlib.redirect_stderr(io.StringIO()):
-            return str(executor._submit_command(_command(launcher)).job_id)
+            return executor.submit_command(_command(launcher))
     except (FailedJobError, FailedSubmissionError) as error:
         raise SlurmError(_refusal(str(error))) from None
     except FileNotFoundError:
         raise SlurmError("sbatch is not on the PATH: is this a machine of the cluster?") from None
 
 
-def _executor(array: Array, folder: Path, launcher: SlurmSettings) -> SlurmExecutor:
+def _executor(array: Array, folder: Path, launcher: SlurmSettings) -> CommandExecutor:
     wanted = array.resources
-    executor = _Executor(folder)
+    executor = CommandExecutor(folder)
     # submitit asks for a signal ahead of the time limit, which Slurm may send a minute early: to a
     # process that has no handler yet and dies of it. Tasks go by the clock, and of this signal nobody dies.
     options: dict[str, Any] = {"requeue": True, "signal": "URG@0", **launcher.sbatch}
@@ -129,5 +121,5 @@ def _command(launcher: SlurmSettings, module: str = TASK) -> str:
 
 def _refusal(text: str) -> str:
     """What sbatch printed, out of what submitit wraps around it."""
-    told = [line for line in text.splitlines() if "error:" in line]
-    return sentence("\n".join(told) or text.strip().splitlines()[-1])
+    complaints = [line for line in text.splitlines() if "error:" in line]
+    return sentence("\n".join(complaints) or text.strip().splitlines()[-1])

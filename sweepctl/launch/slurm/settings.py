@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
-from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from sweepctl.errors import InvalidValue
-from sweepctl.spec.build import build, plain
+from sweepctl.launch.rungs import each_pattern, for_rung
 from sweepctl.spec.execution import Execution
 
 _OPTION = re.compile(r"[a-z][a-z0-9-]*")
@@ -52,8 +50,8 @@ class Resources:
             raise InvalidValue("mem_gb", self.mem_gb, "above 0, or null")
         if self.gres is not None and self.gpus_per_node is not None:
             raise InvalidValue("gres", self.gres, "null where gpus_per_node is given: both ask for GPUs")
-        for one in fields(self):
-            _one_line(one.name, getattr(self, one.name))
+        for setting in fields(self):
+            _one_line(setting.name, getattr(self, setting.name))
 
     def within(self, other: Resources) -> bool:
         """Whether a job with these resources can use a place with the others: as many processes, and no more
@@ -69,6 +67,11 @@ class Resources:
         """Processes that train one job together."""
         return self.nodes * self.tasks_per_node
 
+    def __str__(self) -> str:
+        gpus = self.gres or (f"{self.gpus_per_node} GPU" if self.gpus_per_node else "no GPU")
+        nodes = f"{self.nodes} nodes x {self.tasks_per_node} processes, " if self.processes > 1 else ""
+        return f"{nodes}{gpus}, {self.time_min} min" + (f", {self.partition}" if self.partition else "")
+
 
 @dataclass(frozen=True, slots=True)
 class Retries:
@@ -82,9 +85,9 @@ class Retries:
     storage: int = 20
 
     def __post_init__(self) -> None:
-        for one in fields(self):
-            if getattr(self, one.name) < 0:
-                raise InvalidValue(one.name, getattr(self, one.name), "at least 0")
+        for setting in fields(self):
+            if getattr(self, setting.name) < 0:
+                raise InvalidValue(setting.name, getattr(self, setting.name), "at least 0")
 
     def of(self, failure: str) -> int:
         """The budget of a class of failure."""
@@ -131,25 +134,14 @@ class SlurmSettings:
             raise InvalidValue("wait_min", self.wait_min, "at least 0")
         if self.save_ahead_s < 1:
             raise InvalidValue("save_ahead_s", self.save_ahead_s, "at least 1")
-        own = [build(Resources, {**plain(self.resources), **c}, f"rungs.{r}") for r, c in self.rungs.items()]
-        for wanted in (self.resources, *own):
+        for wanted in (self.resources, *each_pattern(self.resources, self.rungs)):
             if self.save_ahead_s >= 60 * wanted.time_min:
                 raise InvalidValue("save_ahead_s", self.save_ahead_s, f"less than time_min={wanted.time_min}")
 
     def resources_of(self, rung: str) -> Resources:
-        """A rung's resources: the common ones, and over them those of every pattern in `rungs` that its name
-        matches, in their order.
+        """A rung's resources.
 
         Raises:
             RequestError: an unknown key or a wrong value, named with the rung.
         """
-        own: dict[str, Any] = {}
-        for pattern, changes in self.rungs.items():
-            own |= changes if fnmatchcase(rung, pattern) else {}
-        return build(Resources, {**plain(self.resources), **own}, f"rungs.{rung}") if own else self.resources
-
-
-def idle_patterns(launcher: SlurmSettings, rungs: Iterable[str]) -> list[str]:
-    """Patterns in `rungs` that match none of these."""
-    names = list(rungs)
-    return [p for p in launcher.rungs if not any(fnmatchcase(name, p) for name in names)]
+        return for_rung(self.resources, self.rungs, rung)

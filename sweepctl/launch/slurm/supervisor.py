@@ -14,7 +14,7 @@ from sweepctl.launch.slurm import commands
 from sweepctl.launch.slurm.commands import SlurmError
 from sweepctl.launch.slurm.dispatch import dispatch
 from sweepctl.launch.slurm.failures import exhausted
-from sweepctl.launch.slurm.records import Array, Order, Records, outrun
+from sweepctl.launch.slurm.records import Array, Records, SlurmOrder, outrun
 from sweepctl.launch.slurm.release import Releaser
 from sweepctl.launch.slurm.task import Place
 from sweepctl.launch.workers import Pool
@@ -44,7 +44,7 @@ LINGER_S = 900.0
 class Supervisor:
     """Rank 0 of a task. It keeps one worker, which imports torch once and takes one job after another."""
 
-    def __init__(self, place: Place, records: Records, array: Array, order: Order) -> None:
+    def __init__(self, place: Place, records: Records, array: Array, order: SlurmOrder) -> None:
         self.place, self.records, self.array, self.order = place, records, array, order
         self.launcher = order.settings
         self.board = order.board(records.sweep)

@@ -20,7 +20,7 @@ from submitit import JobEnvironment
 from submitit.helpers import TorchDistributedEnvironment
 
 from sweepctl.errors import SweepctlError
-from sweepctl.launch.slurm.records import Array, Order, Records, begin_task
+from sweepctl.launch.slurm.records import Array, Records, SlurmOrder, begin_task
 from sweepctl.launch.workers import worker_environment
 from sweepctl.spec.build import build
 from sweepctl.store.files import read_json
@@ -90,7 +90,7 @@ def main() -> int:
     workspace = Workspace(folder.parents[3])
     records = Records(workspace.sweep(folder.parents[2].name))
     array = build(Array, read_json(folder / "array.json"))
-    order: Order = records.order(array.order)
+    order: SlurmOrder = records.order(array.order)
     launcher = order.settings
     place = find_place(array.resources.time_min)
     if place.processes > 1:

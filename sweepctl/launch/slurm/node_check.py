@@ -14,12 +14,12 @@ from typing import Any
 
 from sweepctl.errors import DamagedFile
 from sweepctl.launch.doctor import Finding, Say, clock_finding, gpu_finding, judge_disk, torch_finding
-from sweepctl.launch.queue import Queued
 from sweepctl.launch.slurm import commands
 from sweepctl.launch.slurm.commands import SlurmError
 from sweepctl.launch.slurm.records import Array, new_token
 from sweepctl.launch.slurm.script import script
 from sweepctl.launch.slurm.settings import SlurmSettings
+from sweepctl.launch.tasks import Task
 from sweepctl.resources import code_version
 from sweepctl.store.files import create, read_json, write_text
 
@@ -30,14 +30,14 @@ LATE_S = 20.0
 """How long after the end of the job its files may still be on their way."""
 SLOW_S = 15.0
 """A file seen later than this is told: jobs wait for each other's files."""
-PROBE = "sweepctl.launch.slurm.probe"
+REPORT = "sweepctl.launch.slurm.node_report"
 _HOPELESS = re.compile(
     r"PartitionTimeLimit|PartitionNodeLimit|PartitionDown|PartitionInactive|BadConstraints|Invalid(Account|QOS)"
 )
 
 
 @dataclass(slots=True)
-class Sent:
+class SentJob:
     """The job: its array's id and name, how many nodes answer, and what became of it."""
 
     folder: Path
@@ -48,10 +48,10 @@ class Sent:
     started: float | None = None
     answered: set[int] = field(default_factory=set)
     shared: list[str] = field(default_factory=list)
-    last: Queued | None = None
+    last: Task | None = None
 
 
-def send(
+def check_node(
     folder: Path, launcher: SlurmSettings, gpus: int | None, say: Say, wait_min: float
 ) -> Iterator[Finding]:
     """Send the job with the launcher's own resources, and say what it found. It is gone afterwards. A node
@@ -64,12 +64,12 @@ def send(
     (folder / "tasks").mkdir()
     launched = replace(array, resources=launcher.resources)
     (folder / "launch.sh").write_text(script(launched, folder, launcher))
-    (folder / "probe.sh").write_text(script(array, folder, brief, f"{PROBE} {shlex.quote(str(folder))}"))
+    (folder / "check.sh").write_text(script(array, folder, brief, f"{REPORT} {shlex.quote(str(folder))}"))
     say("sending a job")
     try:
         with commands.clean_environment():
-            told = commands.ask("sbatch", "--parsable", str(folder / "probe.sh"))
-        sent = Sent(folder, told.strip().partition(";")[0], array.name, wanted.nodes)
+            output = commands.ask("sbatch", "--parsable", str(folder / "check.sh"))
+        sent = SentJob(folder, output.strip().partition(";")[0], array.name, wanted.nodes)
         problem = _wait(sent, say, wait_min)
         if problem is not None:
             yield problem
@@ -94,7 +94,7 @@ def _end(name: str) -> None:
             deadline = time.monotonic() + patience_s
             while live := commands.squeue(ids, dict.fromkeys(ids, name)):
                 if time.monotonic() > deadline or (
-                    not cancel and any(task.state == "PENDING" for task in live.values())
+                    not cancel and any(task.word == "PENDING" for task in live.values())
                 ):
                     break
                 time.sleep(LOOK_S)
@@ -102,7 +102,7 @@ def _end(name: str) -> None:
                 return
 
 
-def _wait(sent: Sent, say: Say, wait_min: float) -> Finding | None:
+def _wait(sent: SentJob, say: Say, wait_min: float) -> Finding | None:
     """Answer the nodes until all have reported; else what came in between."""
     asked = gone = 0.0
     while True:
@@ -119,7 +119,7 @@ def _wait(sent: Sent, say: Say, wait_min: float) -> Finding | None:
             say(_state(sent, now))
         if gone and now - gone > (LATE_S if sent.answered or _log(sent) == "" else 3.0):
             return _ended(sent)
-        waiting = sent.last is not None and sent.last.state in ("PENDING", "CONFIGURING")
+        waiting = sent.last is not None and sent.last.word in ("PENDING", "CONFIGURING")
         if sent.last is not None and waiting and _HOPELESS.search(sent.last.reason):
             return Finding(
                 "job",
@@ -133,13 +133,13 @@ def _wait(sent: Sent, say: Say, wait_min: float) -> Finding | None:
             sent.started = sent.started or now
             if now - sent.started > 60 * TIME_MIN + 60:
                 return Finding(
-                    "job", "failed", f"{sent.last.state} for {now - sent.started:.0f} s without a report",
+                    "job", "failed", f"{sent.last.word} for {now - sent.started:.0f} s without a report",
                     "See whether its node can write the workspace.",
                 )  # fmt: skip
         time.sleep(LOOK_S)
 
 
-def _answer(sent: Sent) -> None:
+def _answer(sent: SentJob) -> None:
     """Let nodes that have begun see a file of ours, and hold theirs against us."""
     for number in range(sent.nodes):
         if number in sent.answered or not (sent.folder / f"{number}.begun").exists():
@@ -151,17 +151,17 @@ def _answer(sent: Sent) -> None:
         write_text(sent.folder / f"{number}.answer", "")
 
 
-def _state(sent: Sent, now: float) -> str:
+def _state(sent: SentJob, now: float) -> str:
     since = f"{now - sent.began:.0f} s"
     if sent.answered:
         return f"job {sent.array_id} looks around ({since})"
     if sent.last is None:
         return f"job {sent.array_id} has left the queue ({since})"
     reason = f": {sent.last.reason}" if sent.last.reason not in ("", "None") else ""
-    return f"job {sent.array_id} is {sent.last.state.lower()}{reason} ({since})"
+    return f"job {sent.array_id} is {sent.last.word.lower()}{reason} ({since})"
 
 
-def _still_queued(sent: Sent, wait_min: float) -> Finding:
+def _still_queued(sent: SentJob, wait_min: float) -> Finding:
     reason = sent.last.reason if sent.last else "unknown"
     return Finding(
         "job",
@@ -171,27 +171,27 @@ def _still_queued(sent: Sent, wait_min: float) -> Finding:
     )
 
 
-def _ended(sent: Sent) -> Finding:
+def _ended(sent: SentJob) -> Finding:
     """The job is gone and has not reported: what Slurm and its log say."""
-    told = f"{sent.array_id} ended without a report"
+    text = f"{sent.array_id} ended without a report"
     host = ""
     with contextlib.suppress(SlurmError):
-        facts = commands.ask("scontrol", "-o", "show", "job", sent.array_id)
-        found = {
-            key: m[1] for key in ("JobState", "ExitCode", "BatchHost", "Reason") if (m := _fact(key, facts))
+        output = commands.ask("scontrol", "-o", "show", "job", sent.array_id)
+        facts = {
+            key: m[1] for key in ("JobState", "ExitCode", "BatchHost", "Reason") if (m := _fact(key, output))
         }
-        host = found.get("BatchHost", "")
-        code = found.get("ExitCode", "0:0")
-        told += f" on {host}" if host else ""
-        told += f": {found.get('JobState', 'gone')}"
-        told += f", exit code {code.partition(':')[0]}" if code != "0:0" else ""
+        host = facts.get("BatchHost", "")
+        code = facts.get("ExitCode", "0:0")
+        text += f" on {host}" if host else ""
+        text += f": {facts.get('JobState', 'gone')}"
+        text += f", exit code {code.partition(':')[0]}" if code != "0:0" else ""
     last = _log(sent)
     if last:
-        return Finding("job", "failed", f"{told}; it said: {last}", _cure(last))
+        return Finding("job", "failed", f"{text}; it said: {last}", _cure(last))
     return Finding(
         "job",
         "failed",
-        f"{told}, and wrote nothing",
+        f"{text}, and wrote nothing",
         f"See whether {host or 'its node'} mounts the workspace.",
     )
 
@@ -200,7 +200,7 @@ def _fact(key: str, text: str) -> re.Match[str] | None:
     return re.search(rf"\b{key}=(\S+)", text)
 
 
-def _log(sent: Sent) -> str:
+def _log(sent: SentJob) -> str:
     """The last line that the job printed, but for what Slurm says of any task that fails."""
     for path in sorted(sent.folder.glob("*_log.out")):
         with contextlib.suppress(OSError):
@@ -219,11 +219,11 @@ def _cure(line: str) -> str:
     return "Correct the launcher's `setup`, `environment` or `python`; `srun` by hand shows more."
 
 
-def _hosts(sent: Sent) -> str:
-    return ", ".join(str(found["host"]) for found in _reports(sent))
+def _hosts(sent: SentJob) -> str:
+    return ", ".join(str(report["host"]) for report in _reports(sent))
 
 
-def _reports(sent: Sent) -> Iterator[dict[str, Any]]:
+def _reports(sent: SentJob) -> Iterator[dict[str, Any]]:
     for number in range(sent.nodes):
         with contextlib.suppress(FileNotFoundError, DamagedFile):
             yield read_json(sent.folder / f"{number}.json")
@@ -232,13 +232,13 @@ def _reports(sent: Sent) -> Iterator[dict[str, Any]]:
 _RANK = {"ok": 0, "skipped": 0, "warning": 1, "failed": 2}
 
 
-def _merged(sent: Sent, launcher: SlurmSettings, gpus: int | None) -> Iterator[Finding]:
+def _merged(sent: SentJob, launcher: SlurmSettings, gpus: int | None) -> Iterator[Finding]:
     """The worst of every check among the nodes."""
     worst: dict[str, Finding] = {}
-    for found in _reports(sent):
-        for finding in judge(found, launcher, gpus, sent.shared):
+    for report in _reports(sent):
+        for finding in judge(report, launcher, gpus, sent.shared):
             if sent.nodes > 1 and finding.verdict != "ok":
-                finding = replace(finding, told=f"{found['host']}: {finding.told}")
+                finding = replace(finding, text=f"{report['host']}: {finding.text}")
             before = worst.get(finding.check)
             if before is None or _RANK[finding.verdict] > _RANK[before.verdict]:
                 worst[finding.check] = finding
@@ -246,46 +246,46 @@ def _merged(sent: Sent, launcher: SlurmSettings, gpus: int | None) -> Iterator[F
 
 
 def judge(
-    found: dict[str, Any], launcher: SlurmSettings, gpus: int | None, shared: list[str]
+    report: dict[str, Any], launcher: SlurmSettings, gpus: int | None, shared: list[str]
 ) -> Iterator[Finding]:
     """What one node reported, held against what jobs need and what is here."""
-    yield _code(found, launcher)
-    seen = found if found["missing"] is None else {"error": found["missing"]}
-    yield torch_finding(found["python"], seen)
-    if "error" not in seen:
-        yield _gpus(found, launcher, gpus)
-    disk = found["disk"]
+    yield _code(report, launcher)
+    torch = report if report["missing"] is None else {"error": report["missing"]}
+    yield torch_finding(report["python"], torch)
+    if "error" not in torch:
+        yield _gpus(report, launcher, gpus)
+    disk = report["disk"]
     yield from judge_disk([*disk["faults"], *shared], disk["sync_s"], disk["free_bytes"], "node disk")
-    yield _seen(found["round_trip_s"])
+    yield _shared_files(report["round_trip_s"])
     yield clock_finding(disk["ahead_s"], "node clock", "of the node")
-    yield _commands(found["commands_fail"], launcher.commands_on_nodes)
+    yield _commands(report["commands_fail"], launcher.commands_on_nodes)
 
 
-def _code(found: dict[str, Any], launcher: SlurmSettings) -> Finding:
-    if found["code"] != code_version():
+def _code(report: dict[str, Any], launcher: SlurmSettings) -> Finding:
+    if report["code"] != code_version():
         return Finding(
             "code",
             "failed",
-            f"the node has another sweepctl than this one, under {found['executable']}",
+            f"the node has another sweepctl than this one, under {report['executable']}",
             "Install the same sweepctl there, or name this environment as `python`.",
         )
-    told = f"the same sweepctl under {found['executable']}"
+    text = f"the same sweepctl under {report['executable']}"
     here = platform.python_version()
-    if found["python"].split(".")[:2] != here.split(".")[:2]:
+    if report["python"].split(".")[:2] != here.split(".")[:2]:
         return Finding(
-            "code", "warning", f"{told}, but Python {found['python']} there and {here} here",
+            "code", "warning", f"{text}, but Python {report['python']} there and {here} here",
             "Use one environment for both.",
         )  # fmt: skip
-    return Finding("code", "ok", told)
+    return Finding("code", "ok", text)
 
 
-def _gpus(found: dict[str, Any], launcher: SlurmSettings, gpus: int | None) -> Finding:
+def _gpus(report: dict[str, Any], launcher: SlurmSettings, gpus: int | None) -> Finding:
     options = " ".join([*launcher.sbatch, *launcher.srun_args])
     bound = re.search(r"gpus-per-task|gpu-bind", options) is not None
-    return gpu_finding(gpus, found, launcher.execution, launcher.resources.tasks_per_node, bound)
+    return gpu_finding(gpus, report, launcher.execution, launcher.resources.tasks_per_node, bound)
 
 
-def _seen(round_trip_s: float | None) -> Finding:
+def _shared_files(round_trip_s: float | None) -> Finding:
     if round_trip_s is None:
         return Finding(
             "shared files",
@@ -293,10 +293,10 @@ def _seen(round_trip_s: float | None) -> Finding:
             "the node did not see a file that was written here",
             "Put the workspace where every node sees the same files (not /tmp).",
         )
-    told = f"seen there and answered here within {round_trip_s:.1f} s"
+    text = f"seen there and answered here within {round_trip_s:.1f} s"
     if round_trip_s > SLOW_S:
-        return Finding("shared files", "warning", told, "Ask for a shorter attribute cache (NFS: actimeo).")
-    return Finding("shared files", "ok", told)
+        return Finding("shared files", "warning", text, "Ask for a shorter attribute cache (NFS: actimeo).")
+    return Finding("shared files", "ok", text)
 
 
 def _commands(fail: str | None, expected: bool) -> Finding:

@@ -1,4 +1,4 @@
-"""What a compute node is like: `python -m sweepctl.launch.slurm.probe FOLDER`, sent by `sweepctl doctor`.
+"""What a compute node is like: `python -m sweepctl.launch.slurm.node_report FOLDER`, sent by the doctor.
 
 One process a node answers, in FOLDER:
 
@@ -13,12 +13,10 @@ It imports little, so that what cannot be imported here is an answer, not a cras
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import platform
 import shutil
 import socket
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -26,6 +24,7 @@ from typing import Any
 
 from sweepctl.errors import SweepctlError
 from sweepctl.launch.disk import try_out
+from sweepctl.launch.machine import ask_torch
 from sweepctl.launch.slurm import commands
 from sweepctl.resources import code_version
 from sweepctl.spec.build import plain
@@ -33,7 +32,6 @@ from sweepctl.store.files import write_json, write_text
 
 ANSWER_S = 45.0
 """How long a node waits to see what the doctor wrote."""
-TORCH_S = 100.0
 NEEDED = ("scontrol", "squeue", "sbatch")
 """What tasks call where commands_on_nodes is true."""
 
@@ -43,7 +41,7 @@ def main(folder: Path) -> int:
     if int(os.environ.get("SLURM_LOCALID", "0")):
         return 0
     number = int(os.environ.get("SLURM_NODEID", "0"))
-    found: dict[str, Any] = {
+    report: dict[str, Any] = {
         "host": os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
         "python": platform.python_version(),
         "executable": sys.executable,
@@ -53,23 +51,8 @@ def main(folder: Path) -> int:
         "missing": _missing(),
         "commands_fail": _commands_fail(folder / "launch.sh"),
     }
-    write_json(folder / f"{number}.json", {**found, **see()})
+    write_json(folder / f"{number}.json", {**report, **ask_torch()})
     return 0
-
-
-def see() -> dict[str, Any]:
-    """What torch sees in a process of its own: this one must not hold a GPU, nor crash with it."""
-    command = [sys.executable, "-m", "sweepctl.train.sight"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TORCH_S)
-    except subprocess.TimeoutExpired:
-        return {"error": f"torch was not imported within {TORCH_S:.0f} s"}
-    try:
-        told: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    except (ValueError, IndexError):
-        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        return {"error": lines[-1]}
-    return told
 
 
 def _round_trip_s(folder: Path, number: int) -> float | None:

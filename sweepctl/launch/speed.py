@@ -41,10 +41,10 @@ class Running:
 
 def running(entry: Entry, attempt: Attempt, step: int, flops_left: float, now: float) -> Running:
     """A running attempt, by its heartbeat and its newest metrics."""
-    seen = last_sign(attempt)
-    rate = metrics.last_rate(attempt.metrics) or _mean_rate(attempt, seen)
+    last = last_sign(attempt)
+    rate = metrics.last_rate(attempt.metrics) or _mean_rate(attempt, last)
     host = attempt.facts.host or ""
-    return Running(entry, step, flops_left, rate, max(0.0, now - seen), host, devices(attempt))
+    return Running(entry, step, flops_left, rate, max(0.0, now - last), host, devices(attempt))
 
 
 def last_sign(attempt: Attempt) -> float:
@@ -55,13 +55,13 @@ def last_sign(attempt: Attempt) -> float:
         return attempt.facts.started or attempt.path.stat().st_mtime
 
 
-def _mean_rate(attempt: Attempt, seen: float) -> float | None:
+def _mean_rate(attempt: Attempt, last: float) -> float | None:
     """Since it started, for one that has not measured itself yet."""
     begun, started = attempt.facts.start_tokens, attempt.facts.started
     tokens = attempt.progress().get("tokens")
-    if begun is None or not started or not tokens or seen <= started or tokens <= begun:
+    if begun is None or not started or not tokens or last <= started or tokens <= begun:
         return None
-    return float((tokens - begun) / (seen - started))
+    return float((tokens - begun) / (last - started))
 
 
 def time_left(now_running: Sequence[Running], flops_left: float, after: dict[str, float]) -> float | None:
@@ -70,14 +70,14 @@ def time_left(now_running: Sequence[Running], flops_left: float, after: dict[str
     No chain of jobs is shared out: it takes at least as long as the slowest running job and the longest
     branch (`after`, FLOPs by trunk) that begins where it ends.
     """
-    moving = [one for one in now_running if one.flops_per_s]
+    moving = [attempt for attempt in now_running if attempt.flops_per_s]
     if not moving:
         return None
-    together = flops_left / sum(one.flops_per_s for one in moving)
+    together = flops_left / sum(attempt.flops_per_s for attempt in moving)
     return max(together, *((r.flops_left + after.get(r.entry.job.id, 0.0)) / r.flops_per_s for r in moving))
 
 
 def mean_speed(now_running: Iterable[Running]) -> float | None:
     """FLOPs a second of one device that trains now."""
-    speeds = [one.flops_per_s / one.devices for one in now_running if one.flops_per_s]
+    speeds = [attempt.flops_per_s / attempt.devices for attempt in now_running if attempt.flops_per_s]
     return sum(speeds) / len(speeds) if speeds else None

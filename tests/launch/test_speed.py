@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from sweepctl.launch.pace import SILENT_S, Running, mean_speed, running, time_left
+from sweepctl.launch.speed import SILENT_S, Running, mean_speed, running, time_left
 from sweepctl.store import attempts
 from tests.conftest import Planner, only
 

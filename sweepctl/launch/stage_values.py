@@ -15,7 +15,7 @@ from sweepctl.store.workspace import Workspace
 
 
 @dataclass(frozen=True, slots=True)
-class NotYet:
+class MissingResults:
     """A stage whose values cannot be taken yet."""
 
     stage: str
@@ -24,7 +24,9 @@ class NotYet:
     wanted: int
 
 
-def take(workspace: Workspace, study: Study, stage: str, plans: dict[str, Plan]) -> list[Taken] | NotYet:
+def stage_values(
+    workspace: Workspace, study: Study, stage: str, plans: dict[str, Plan]
+) -> list[Taken] | MissingResults:
     """The values that a stage takes from earlier ones, or which of them is not there yet.
 
     Raises:
@@ -34,15 +36,15 @@ def take(workspace: Workspace, study: Study, stage: str, plans: dict[str, Plan])
     for path, rule in study.all_stages[stage].take.items():
         plan = plans.get(rule.stage)
         if plan is None:
-            return NotYet(rule.stage, path, 0, 0)
-        found = _choose(workspace, plan, path, rule)
-        if isinstance(found, NotYet):
-            return found
-        taken.append(found)
+            return MissingResults(rule.stage, path, 0, 0)
+        value = _choose(workspace, plan, path, rule)
+        if isinstance(value, MissingResults):
+            return value
+        taken.append(value)
     return taken
 
 
-def _choose(workspace: Workspace, plan: Plan, path: str, rule: Take) -> Taken | NotYet:
+def _choose(workspace: Workspace, plan: Plan, path: str, rule: Take) -> Taken | MissingResults:
     """The value with the lowest loss at the most tokens: the mean over seeds, the best over other axes."""
     if len(plan.rungs) > 1:
         raise RequestError(
@@ -70,7 +72,7 @@ def _choose(workspace: Workspace, plan: Plan, path: str, rule: Take) -> Taken | 
     means = {value: min(fmean(seeds) for seeds in by.values()) for value, by in runs.items()}
     losses = {value: mean for value, mean in means.items() if math.isfinite(mean)}
     if missing:
-        return NotYet(plan.stage, path, missing, wanted)
+        return MissingResults(plan.stage, path, missing, wanted)
     if not losses:
         raise RequestError(
             f"No run of stage {plan.stage} has a loss: all diverged; widen its grid of {path}."

@@ -1,0 +1,82 @@
+"""`--on slurm`: arrays of tasks on a Slurm cluster. Nothing has to stay open where they were submitted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from sweepctl.errors import RequestError
+from sweepctl.launch.doctor import Finding, Say
+from sweepctl.launch.launcher import Launcher, LaunchRequest
+from sweepctl.launch.local import Watcher
+from sweepctl.launch.outcome import Submitted, ToSubmit
+from sweepctl.launch.slurm import commands
+from sweepctl.launch.slurm.queue_state import read_queue
+from sweepctl.launch.slurm.records import Records, SlurmOrder
+from sweepctl.launch.slurm.settings import SlurmSettings
+from sweepctl.launch.tasks import Task
+from sweepctl.store.workspace import Sweep, Workspace
+
+
+class Slurm(Launcher[SlurmSettings], kind="slurm", settings=SlurmSettings):
+    """What submits is imported where it is used: looking at a sweep must be quick."""
+
+    def launch(self, request: LaunchRequest, watcher: Watcher) -> Submitted:
+        from sweepctl.launch.slurm.dispatch import dispatch
+
+        order = self._order(request)
+        request.begin()
+        request.board.make_wishes(self.execution.keep)
+        records = Records(request.board.sweep)
+        records.write_order(order)
+        records.forgive(request.retry.forgiven)
+        return dispatch(records, order, request.board)
+
+    def rehearse(self, request: LaunchRequest) -> ToSubmit:
+        from sweepctl.launch.slurm.dispatch import rehearse
+
+        return rehearse(Records(request.board.sweep), self._order(request), request.board)
+
+    def _order(self, request: LaunchRequest) -> SlurmOrder:
+        """The board's plans and these settings, frozen.
+
+        Raises:
+            RequestError: Slurm would not write logs into this workspace.
+        """
+        folder = request.board.sweep.folder
+        if "%" in str(folder) or "\\" in str(folder):
+            pattern = "a character of Slurm's file patterns (% or \\)"
+            raise RequestError(f"{folder} holds {pattern}; move the workspace.")
+        return SlurmOrder.of(request, self.settings)
+
+    def examine(self, workspace: Workspace, say: Say, job: bool, wait_min: float) -> Iterator[Finding]:
+        from sweepctl.launch.slurm.doctor import examine_slurm
+
+        yield from examine_slurm(workspace, self.settings, say, job, wait_min)
+
+    @classmethod
+    def tasks(cls, sweep: Sweep) -> Mapping[str, list[Task]]:
+        return read_queue(Records(sweep))
+
+    @classmethod
+    def ended_as(cls, tasks: Iterable[str]) -> Mapping[str, str]:
+        return commands.sacct(tasks)
+
+    @classmethod
+    def notes(cls, sweep: Sweep) -> list[str]:
+        left = Records(sweep).unsubmitted()
+        if left is None:
+            return []
+        without = f"{left['jobs']} jobs without a task of their own ({left['why']})"
+        return [f"{without}: tasks that end submit them, and so does the next launch."]
+
+    @classmethod
+    def cancel(cls, sweep: Sweep, jobs: set[str]) -> None:
+        """Take back the tasks that wait in the queue for these jobs, or for some that no plan wants. One that
+        runs sees the cancel itself, saves, and goes on with another job."""
+        records = Records(sweep)
+        if jobs and records.arrays():
+            wanted = sweep.job_ids() - jobs
+            unwanted = [tasks for job, tasks in read_queue(records).items() if job not in wanted]
+            waiting = [task.name for tasks in unwanted for task in tasks if task.pending]
+            if waiting:
+                commands.scancel(waiting)

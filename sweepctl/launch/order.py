@@ -1,0 +1,52 @@
+"""What a launch asked for, frozen, for those who train it later."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+from sweepctl.launch.launcher import LaunchRequest
+from sweepctl.resources import code_version
+from sweepctl.spec import hashing
+from sweepctl.spec.build import plain
+from sweepctl.store.board import Board
+from sweepctl.store.workspace import Sweep
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """Editing a config or planning again does not change what was ordered."""
+
+    plans: dict[str, str]
+    """Stage -> hash of its plan."""
+    held: tuple[str, ...]
+    """Stages that were held back."""
+    launcher: dict[str, Any]
+    """The launcher's settings."""
+    code: str
+    """The version of the code that ordered it."""
+
+    @classmethod
+    def of(cls, request: LaunchRequest, settings: Any) -> Self:
+        """The order that a request comes to with a launcher's settings."""
+        board, held = request.board, request.held_stages
+        hashes = board.sweep.stage_hashes()
+        plans = {stage: plan.hash for stage, plan in board.plans.items()}
+        return cls(
+            plans=plans | {stage: hashes[stage] for stage in held},
+            held=tuple(held),
+            launcher=plain(settings),
+            code=code_version(),
+        )
+
+    @property
+    def hash(self) -> str:
+        return hashing.digest(hashing.canonical(plain(self)))
+
+    def board(self, sweep: Sweep) -> Board:
+        """The jobs of the order."""
+        plans = {stage: sweep.plan(digest) for stage, digest in self.plans.items()}
+        board = Board(sweep, {stage: plan for stage, plan in plans.items() if stage not in self.held})
+        for stage in self.held:
+            board.leave_out({job.id for job in plans[stage].observations()})
+        return board

@@ -1,0 +1,72 @@
+"""Launchers behind their one interface: found by kind, and asked only about sweeps they have records of."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from sweepctl.errors import InvalidValue
+from sweepctl.launch.launcher import Launcher, kinds, launcher_class, launchers_of, read_launcher
+from sweepctl.launch.status import full_status
+from sweepctl.launch.tasks import TaskState
+from sweepctl.resources import launchers_dir
+from sweepctl.spec.compose import compose_launcher
+from tests.conftest import Planner, only
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in launchers_dir().glob("*.yaml")))
+def test_every_file_of_launchers_is_one(name: str) -> None:
+    launcher = read_launcher(name, compose_launcher(name, []))
+    assert isinstance(launcher, Launcher) and type(launcher) is launcher_class(launcher.kind)
+
+
+def test_a_kind_that_is_not_there_is_refused() -> None:
+    with pytest.raises(InvalidValue, match=" or ".join(kinds())):
+        read_launcher("x", {"kind": "pbs"})
+    with pytest.raises(InvalidValue, match="kind"):
+        read_launcher("x", {})
+
+
+LOOK = """
+import sys
+from sweepctl.cli import app
+for arguments in (["launch", "{sweep}", "--dry-run"], ["status", "{sweep}"], ["cancel", "{sweep}", "--yes"]):
+    try:
+        app(arguments, standalone_mode=False)
+    except SystemExit as done:
+        assert not done.code
+print("LOADED", *sys.modules)
+"""
+
+
+def loaded(sweep: str) -> set[str]:
+    """The modules that looking at a sweep, and cancelling it, imports."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOOK.format(sweep=sweep)], capture_output=True, text=True, check=True
+    )
+    return set(done.stdout.partition("LOADED ")[2].split())
+
+
+def test_a_local_sweep_never_enters_slurms_code(planned: Planner) -> None:
+    board = planned(name="here")
+    modules = loaded("here")
+    assert "sweepctl.launch.backends.local" in modules
+    assert not {name for name in modules if name.startswith(("sweepctl.launch.slurm", "submitit", "torch"))}
+    assert "sweepctl.launch.backends.slurm" not in modules
+    assert launchers_of(board.sweep) == []
+
+
+def test_who_left_records_is_asked(planned: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
+    board = planned(name="there")
+    (board.sweep.folder / "slurm").mkdir()
+    assert launchers_of(board.sweep) == [launcher_class("slurm")]
+    from sweepctl.launch.slurm.commands import as_task
+
+    [trunk, *_] = only(board, "trunk")
+    tasks = {trunk.job.id: [as_task("7_1", "PENDING", "JobHeldUser"), as_task("8_1", "PENDING", "Priority")]}
+    monkeypatch.setattr(launcher_class("slurm"), "tasks", lambda sweep: tasks)
+    [(entry, state)] = full_status(board).in_state("queued")
+    assert entry is trunk and state.note == "Priority"
+    assert full_status(board).queue[trunk.job.id].state is TaskState.PENDING
