@@ -1,0 +1,335 @@
+"""`--on batch`: a script that any scheduler can run as an array of tasks, PBS, LSF, Grid Engine or a cloud's.
+
+A launch writes it and says how to submit it. Its tasks are all alike: each takes one job after another, the
+most urgent that can start and nobody has, until nothing is left for it.
+
+<sweep>/batch/HASH/
+    script.json     what was ordered, and which rungs the script trains
+    run.sh          the script: `bash run.sh` is a task too
+    tasks/NAME/     the starts of the task of this name, kept as attempts are, with the job in hand
+    logs/           what the workers printed
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from sweepctl.errors import InvalidValue, SweepctlError
+from sweepctl.launch.doctor import Finding, Say, examine_machine
+from sweepctl.launch.launcher import Launcher, LaunchRequest
+from sweepctl.launch.local import LocalLaunch, LocalSettings, Share, Watcher
+from sweepctl.launch.order import Order
+from sweepctl.launch.outcome import Submission, Submitted, ToSubmit
+from sweepctl.launch.rungs import each_pattern, for_rung, idle_patterns
+from sweepctl.launch.tasks import Task, TaskState
+from sweepctl.spec import hashing
+from sweepctl.spec.build import build, plain
+from sweepctl.spec.execution import Execution
+from sweepctl.store import attempts
+from sweepctl.store.board import Board, Entry
+from sweepctl.store.ends import End
+from sweepctl.store.facts import Dispatch
+from sweepctl.store.files import read_json, storage, write_json, write_text
+from sweepctl.store.job import JobFolder
+from sweepctl.store.workspace import Sweep, Workspace
+
+MODULE = "sweepctl.launch.backends.batch"
+UNFINISHED = 99
+"""The exit code of a task that saved with work left: Grid Engine puts it back into the queue, others can."""
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSettings:
+    """What may differ between rungs: jobs with the same are trained by the same script."""
+
+    header: tuple[str, ...]
+    """The scheduler's own lines of the script."""
+    time_min: float | None
+    """The time limit of a task, where it should save ahead of it."""
+    tasks: int | None
+    """How many tasks to ask for; None: as many as jobs can start at once."""
+
+    def __post_init__(self) -> None:
+        for line in self.header:
+            if "\n" in line or not line.startswith("#"):
+                raise InvalidValue("header", line, "one line that begins with #, as schedulers read them")
+        if self.time_min is not None and self.time_min <= 0:
+            raise InvalidValue("time_min", self.time_min, "above 0, or null")
+        if self.tasks is not None and self.tasks < 1:
+            raise InvalidValue("tasks", self.tasks, "at least 1, or null")
+
+    def __str__(self) -> str:
+        limit = [] if self.time_min is None else [f"{self.time_min:g} min"]
+        return ", ".join([*self.header, *limit]) or "as the scheduler gives"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSettings:
+    """A file of `launchers/` of this kind."""
+
+    kind: Literal["batch"]
+    header: tuple[str, ...]
+    time_min: float | None
+    tasks: int | None
+    rungs: dict[str, dict[str, Any]]
+    """The three above for rungs by name or pattern."""
+    setup: tuple[str, ...]
+    """Lines of shell that every task runs first."""
+    environment: dict[str, str | int | float]
+    """Variables of the jobs."""
+    python: str | None
+    """The interpreter where tasks run; None: the one that launches."""
+    index: tuple[str, ...]
+    """Variables that may hold a task's number, tried in this order before the script's first argument."""
+    wait_min: float
+    """How long a task waits for what other tasks train before it ends."""
+    save_ahead_s: float
+    """How long before the time limit a task saves and ends."""
+    retries: int
+    """Times a job whose process died is taken up again without having got further."""
+    execution: Execution
+
+    def __post_init__(self) -> None:
+        for key, names in (("index", self.index), ("environment", self.environment)):
+            for name in names:
+                if not _VARIABLE.fullmatch(name):
+                    raise InvalidValue(key, name, "the name of a variable")
+        for key in ("wait_min", "save_ahead_s", "retries"):
+            if getattr(self, key) < 0:
+                raise InvalidValue(key, getattr(self, key), "at least 0")
+        for settings in (self.of_tasks, *each_pattern(self.of_tasks, self.rungs)):
+            if settings.time_min is not None and self.save_ahead_s >= 60 * settings.time_min:
+                raise InvalidValue(
+                    "save_ahead_s", self.save_ahead_s, f"less than time_min={settings.time_min:g}"
+                )
+
+    @property
+    def of_tasks(self) -> TaskSettings:
+        """Those of rungs that `rungs` says nothing of."""
+        return TaskSettings(self.header, self.time_min, self.tasks)
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """One script: what was ordered, and the part of it that its tasks train."""
+
+    order: Order
+    rungs: tuple[str, ...]
+    task: TaskSettings
+    left_alone: dict[str, str] = field(default_factory=dict)
+    """Failed jobs that are not taken up again, and what they died of."""
+
+    @property
+    def settings(self) -> BatchSettings:
+        return build(BatchSettings, self.order.launcher)
+
+    def folder(self, sweep: Sweep) -> Path:
+        """Asking for the same again gives the same script."""
+        return sweep.folder / "batch" / hashing.digest(hashing.canonical(plain(self)))[:10]
+
+    def text(self, sweep: Sweep) -> str:
+        settings, folder = self.settings, self.folder(sweep)
+        command = f"{shlex.quote(settings.python or sys.executable)} -u -m {MODULE}"
+        exports = [f"export {name}={shlex.quote(str(value))}" for name, value in settings.environment.items()]
+        return "\n".join(
+            [
+                "#!/bin/bash",
+                *self.task.header,
+                f"# Trains {', '.join(self.rungs)} of {sweep.name}: any number of tasks, once or again.",
+                'index="${1:-}"',
+                f"for name in {' '.join(settings.index)}; do",
+                '  case "${!name:-}" in "" | *[!0-9]*) ;; *) index="${!name}"; break ;; esac',
+                "done",
+                *exports,
+                *settings.setup,
+                f'exec {command} {shlex.quote(str(folder))} "$index"',
+                "",
+            ]
+        )
+
+    def write(self, sweep: Sweep) -> None:
+        """Put it into the sweep's folder."""
+        folder = self.folder(sweep)
+        with storage(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "script.json", plain(self))
+        write_text(folder / "run.sh", self.text(sweep))
+
+
+class BatchLauncher(Launcher[BatchSettings], kind="batch", settings=BatchSettings):
+    """What the tasks did, the sweep's files say: who submits them is not asked."""
+
+    def launch(self, request: LaunchRequest, watcher: Watcher) -> Submitted:
+        request.begin()
+        request.board.make_wishes(self.execution.keep)
+        sweep = request.board.sweep
+        scripts = self._scripts(request)
+        for script, _ in scripts:
+            script.write(sweep)
+        return Submitted(
+            [_submission(sweep, script, entries) for script, entries in scripts],
+            queued=sum(_is_trained(entry) for _, entries in scripts for entry in entries),
+            exhausted=list(request.retry.left),
+            idle_patterns=idle_patterns(self.settings.rungs, _rungs(request.board)),
+        )
+
+    def rehearse(self, request: LaunchRequest) -> ToSubmit:
+        sweep, scripts = request.board.sweep, self._scripts(request)
+        return ToSubmit(
+            [_submission(sweep, script, entries) for script, entries in scripts],
+            queued=sum(_is_trained(entry) for _, entries in scripts for entry in entries),
+            exhausted=list(request.retry.left),
+        )
+
+    def _scripts(self, request: LaunchRequest) -> list[tuple[Script, list[Entry]]]:
+        """A script for every class of rungs, with the jobs that are left in it."""
+        order, left_alone = Order.of(request, self.settings), request.retry.left
+        classes: dict[TaskSettings, list[str]] = {}
+        for rung in _rungs(request.board):
+            settings = for_rung(self.settings.of_tasks, self.settings.rungs, rung)
+            classes.setdefault(settings, []).append(rung)
+        left: dict[str, list[Entry]] = {}
+        for entry in request.board.unfinished():
+            if entry.job.id not in left_alone:
+                left.setdefault(entry.plan.rung_of(entry.job).name, []).append(entry)
+        scripts = []
+        for settings, rungs in classes.items():
+            if entries := [entry for rung in rungs for entry in left.get(rung, [])]:
+                scripts.append((Script(order, tuple(rungs), settings, left_alone), entries))
+        return scripts
+
+    def examine(self, workspace: Workspace, say: Say, job: bool, wait_min: float) -> Iterator[Finding]:
+        yield from examine_machine(workspace, self.execution)
+        yield Finding("job", "skipped", "nothing is known of the compute nodes: run this in a job there")
+
+    @classmethod
+    def tasks(cls, sweep: Sweep) -> Mapping[str, list[Task]]:
+        """The jobs that tasks have in hand; what waits in a queue is not known here."""
+        tasks: dict[str, list[Task]] = {}
+        for folder in sorted((sweep.folder / "batch").glob("*/tasks/*")):
+            start = attempts.newest(JobFolder(folder, folder.name))
+            if start is not None and start.record.get("job"):
+                alive = not start.ended and start.alive()
+                state = TaskState.RUNNING if alive else TaskState.ENDED
+                word = "started" if alive else "ended"
+                tasks.setdefault(str(start.record["job"]), []).append(Task(folder.name, state, word))
+        return tasks
+
+
+def _rungs(board: Board) -> list[str]:
+    return list(dict.fromkeys(rung.name for plan in board.plans.values() for rung in plan.rungs))
+
+
+def _is_trained(entry: Entry) -> bool:
+    newest = attempts.newest(entry.folder)
+    return newest is not None and newest.alive()
+
+
+def _submission(sweep: Sweep, script: Script, entries: list[Entry]) -> Submission:
+    path = script.folder(sweep) / "run.sh"
+    startable = sum(entry.trunk is None for entry in entries) or len(entries)
+    tasks = script.task.tasks or startable
+    jobs = tuple(entry.job.id for entry in entries)
+    return Submission(
+        id=str(path),
+        jobs=jobs,
+        place=str(script.task),
+        resources=plain(script.task),
+        script=script.text(sweep),
+        by_hand=submit_commands(path, f"sweepctl-{sweep.name}", tasks),
+    )
+
+
+def submit_commands(path: Path, name: str, tasks: int) -> tuple[str, ...]:
+    """How common schedulers are given so many tasks of a script."""
+    script, name = shlex.quote(str(path)), shlex.quote(name)
+    array = f"-J 0-{tasks - 1} " if tasks > 1 else ""  # PBS knows no array of one
+    return (
+        f"PBS:          qsub {array}{script}",
+        f"LSF:          bsub -J '{name}[1-{tasks}]' < {script}",
+        f"Grid Engine:  qsub -S /bin/bash -t 1-{tasks} {script}",
+        f"Slurm:        sbatch --array=0-{tasks - 1} {script}",
+        f"by hand:      bash {script}",
+    )
+
+
+# In a task
+
+
+class TaskLog:
+    """Says in a task's log what happens, and on its record which job it has in hand."""
+
+    def __init__(self, start: attempts.Attempt) -> None:
+        self.start = start
+
+    def say(self, text: str) -> None:
+        print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+    def started(self, entry: Entry, worker: int) -> None:
+        self.say(f"{entry.name} {entry.job.id}")
+        self.start.update(job=entry.job.id)
+
+    def progress(self, entry: Entry, step: int) -> None: ...
+
+    def ended(self, entry: Entry, end: End | None, message: str) -> None:
+        word = end.words if end is not None else "cancelled"
+        self.say(f"{word} {entry.name} {entry.job.id}" + (f": {message}" if message else ""))
+        self.start.update(job=None)
+
+    def tick(self, elsewhere: int) -> None:
+        self.start.beat(0, 0)
+
+
+def run_task(folder: Path, index: str) -> int:
+    """Train until nothing is left for this task, its time is up or it is told to end; the exit code."""
+    sweep = Workspace(folder.parents[2]).sweep(folder.parents[1].name)
+    script = build(Script, read_json(folder / "script.json"))
+    settings = script.settings
+    name = index or f"{socket.gethostname()}-{os.getpid()}"
+    for number in (signal.SIGTERM, signal.SIGALRM):
+        signal.signal(number, signal.default_int_handler)
+    start = _begin(folder, name)
+    if script.task.time_min is not None:
+        signal.setitimer(signal.ITIMER_REAL, 60 * script.task.time_min - settings.save_ahead_s)
+    share = Share(
+        rungs=frozenset(script.rungs),
+        dispatch=Dispatch(launcher="batch", array=folder.name, submitted_code=script.order.code),
+        logs=folder / "logs",
+        patience_s=60 * settings.wait_min,
+    )
+    pool = LocalSettings(workers=1, retries=settings.retries, execution=settings.execution)
+    log = TaskLog(start)
+    report = LocalLaunch(script.order.board(sweep), pool, log, script.left_alone, share).run()
+    start.end(End.STOPPED if report.stopped else End.DONE)
+    log.say("saved, with work left" if report.stopped else "nothing left for this task")
+    return UNFINISHED if report.stopped else int(bool(report.failed))
+
+
+def _begin(folder: Path, name: str) -> attempts.Attempt:
+    """Say that the task has started; a number that lives elsewhere gets another name."""
+    tasks = folder / "tasks"
+    start = attempts.claim(JobFolder(tasks / name, name), {"launcher": "batch"})
+    if start is None:
+        return _begin(folder, f"{name}-{socket.gethostname()}-{os.getpid()}")
+    return start
+
+
+if __name__ == "__main__":
+    try:
+        raise SystemExit(run_task(Path(sys.argv[1]), sys.argv[2]))
+    except KeyboardInterrupt:
+        raise SystemExit(UNFINISHED) from None
+    except SweepctlError as error:
+        print(f"sweepctl: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from None
