@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 MOST = 3
 """Files of a new thing, beside its page and its test."""
-CODE_WORDS = {"batch": {"BatchLauncher", "BatchSettings"}}
+CODE_WORDS = {"batch": {"BatchLauncher", "BatchSettings", "kind:batch"}}
 """What an example is called in code, where its own name is a word for other things too."""
 
 
@@ -25,11 +25,13 @@ def table() -> dict[str, tuple[str, list[str]]]:
 
 
 def words(path: Path) -> set[str]:
-    """What code names: modules, definitions, attributes, and strings that are not prose."""
+    """What code names: modules, definitions, attributes, and strings that are not prose; and `key:value` of
+    what is set to a string, or compared with one."""
     if path.suffix == ".yaml":
-        lines = (line.partition("#")[0] for line in path.read_text().splitlines())
-        return {word for line in lines for word in re.findall(r"\w+", line)}
+        lines = [line.partition("#")[0].replace(" ", "") for line in path.read_text().splitlines()]
+        return {*lines, *(word for line in lines for word in re.findall(r"\w+", line))}
     names: list[str] = []
+    pairs: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text())):
         match node:
             case ast.Import() | ast.ImportFrom():
@@ -39,11 +41,17 @@ def words(path: Path) -> set[str]:
                 names.append(name)
             case ast.Constant(value=str(text)) if not re.search(r"\s", text):
                 names.append(text)
-    return {word for name in names for word in re.findall(r"\w+", name)}
+            case (
+                ast.keyword(arg=key, value=ast.Constant(str(text)))
+                | ast.AnnAssign(target=ast.Name(key), value=ast.Constant(str(text)))
+                | ast.Compare(ast.Attribute(attr=key) | ast.Name(key), comparators=[ast.Constant(str(text))])
+            ):
+                pairs.add(f"{key}:{text}")
+    return pairs | {word for name in names for word in re.findall(r"\w+", name)}
 
 
 def files_of(example: str) -> list[str]:
-    """The files whose name or code has the word."""
+    """The files that are called like it or whose code names it."""
     called = CODE_WORDS.get(example, {example})
     files = [
         path
@@ -72,3 +80,5 @@ def test_an_example_is_told_from_its_like(tmp_path: Path) -> None:
     assert "lion" in words(code)
     code.write_text('kind: str = "optimizer.name=lion"')
     assert "lion" in words(code)
+    code.write_text('batch = 1 if launcher.kind == "batch" else study.batch')
+    assert "kind:batch" in words(code)
