@@ -22,26 +22,40 @@ from sweepctl.store.workspace import Sweep
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """A run to train. N under the study's convention; FLOPs under its accounting and exact."""
+    """A run to train."""
 
     shape: Shape
+    """The ladder's, of the nearest size."""
     n: int
+    """Parameters under the study's convention."""
     d: int
+    """Tokens."""
     flops: float
+    """Under the study's accounting."""
     flops_exact: float
+    """Every matrix product."""
     lr: float
+    """Peak learning rate of the base shape."""
     class_lr: dict[str, float]
+    """Peak learning rates by class of tensors; by tensor in a class whose tensors differ."""
     batch_tokens: int
+    """Of an update."""
     steps: int
+    """Updates."""
     loss_nats: Prediction
+    """By the law, with its intervals."""
     optimum: dict[str, Estimate] | None
+    """N, D and loss at these FLOPs by the law; None where N and D were asked for."""
     device_hours: float | None
+    """None where no rate is there to go by."""
     beyond: float
+    """How many times the FLOPs of the plan's largest run it takes."""
     notes: tuple[str, ...] = ()
+    """Sentences on where it lies outside what was planned."""
 
 
 def recipe(
-    plan: Plan, made: Fit, flops: float | None, n: float | None, d: float | None, rate: float | None
+    plan: Plan, fit: Fit, flops: float | None, n: float | None, d: float | None, rate: float | None
 ) -> Recipe:
     """The recipe for C FLOPs, or for N parameters and D tokens, by the plan's ladder and the law.
 
@@ -58,7 +72,7 @@ def recipe(
         raise RequestError("Say what to predict: --flops C, or --n N with --d D.")
     optimum = None
     if flops is not None:
-        optimum = parametric.predict_optimum(made, flops)
+        optimum = parametric.predict_optimum(fit, flops)
         n = optimum["n"].value
     assert n is not None
     shape = plan.ladder.rule().by_size(n, lambda s: _counts(plan, s).parameters(plan.accounting.parameters))
@@ -84,7 +98,7 @@ def recipe(
         class_lr=_learning_rates(base),
         batch_tokens=batch,
         steps=steps,
-        loss_nats=parametric.predict(made, float(size), float(trained)),
+        loss_nats=parametric.predict(fit, float(size), float(trained)),
         optimum=optimum,
         device_hours=exact / rate / 3600 if rate else None,
         beyond=float(trained) * per_token / largest,
@@ -92,7 +106,7 @@ def recipe(
 
 
 def predict_target(
-    sweep: Sweep, made: Fit, flops: float | None, n: float | None, d: float | None, rate: float | None
+    sweep: Sweep, fit: Fit, flops: float | None, n: float | None, d: float | None, rate: float | None
 ) -> Recipe:
     """The recipe for a target by the sweep's last planned stage, written down.
 
@@ -101,35 +115,35 @@ def predict_target(
     plans = sweep.plans()
     plan = list(plans.values())[-1]
     if rate is None:
-        known = measured(sweep.workspace, plans)
-        rate = max((r.flops_per_s for r in known.values()), default=None)
-    found = recipe(plan, made, flops, n, d, rate)
-    found = dataclasses.replace(found, notes=tuple(_notes(plans, found, n)))
+        speeds = measured(sweep.workspace, plans)
+        rate = max((speed.flops_per_s for speed in speeds.values()), default=None)
+    target = recipe(plan, fit, flops, n, d, rate)
+    target = dataclasses.replace(target, notes=tuple(_notes(plans, target, n)))
     predictions.write(
         sweep,
         {
             "kind": "recipe",
             "sweep": sweep.name,
             "asked": {"flops": flops, "n": n, "d": d},
-            "recipe": dataclasses.asdict(found),
-            "fit": dataclasses.asdict(made) | {"samples": {}},
+            "recipe": dataclasses.asdict(target),
+            "fit": dataclasses.asdict(fit) | {"samples": {}},
         },
     )
-    return found
+    return target
 
 
-def _notes(plans: dict[str, Plan], found: Recipe, asked_n: float | None) -> Iterator[str]:
+def _notes(plans: dict[str, Plan], target: Recipe, asked_n: float | None) -> Iterator[str]:
     """Where the target lies outside what was planned, or not where it was asked for."""
-    if asked_n is not None and not 0.5 < found.n / asked_n < 2:
-        yield f"the ladder has no shape of {asked_n:.3g} parameters; its nearest has {found.n:.3g}"
+    if asked_n is not None and not 0.5 < target.n / asked_n < 2:
+        yield f"the ladder has no shape of {asked_n:.3g} parameters; its nearest has {target.n:.3g}"
     runs = [
         (plan.counts(job).parameters(plan.accounting.parameters), plan.tokens(job))
         for plan in plans.values() if plan.fit for job in plan.observations()
     ]  # fmt: skip
-    for name, value, column in (("N", found.n, 0), ("D", found.d, 1)):
-        known = [run[column] for run in runs]
-        if known and not min(known) <= value <= max(known):
-            yield f"{name} = {value:.3g} lies outside the runs, {min(known):.3g} to {max(known):.3g}"
+    for name, value, column in (("N", target.n, 0), ("D", target.d, 1)):
+        sizes = [run[column] for run in runs]
+        if sizes and not min(sizes) <= value <= max(sizes):
+            yield f"{name} = {value:.3g} lies outside the runs, {min(sizes):.3g} to {max(sizes):.3g}"
 
 
 def _base(plan: Plan, shape: Shape, counts: Counts) -> Point:

@@ -20,13 +20,21 @@ class Scored:
     """One observation: predicted and, once it is there, measured. Losses in nats."""
 
     rung: str
+    """Its name."""
     budget: str
+    """As it was asked for."""
     n: float
+    """Parameters under the study's convention."""
     d: float
+    """Tokens."""
     predicted: float
+    """The loss."""
     low: float
+    """Lower end of the interval of a new run."""
     high: float
+    """Its upper end."""
     measured: float | None
+    """The loss; None while there is none."""
 
     @property
     def error(self) -> float | None:
@@ -39,7 +47,7 @@ class Scored:
         return self.low <= self.measured <= self.high if self.measured else None
 
 
-def predict_stage(sweep: Sweep, stage: str, made: Fit, post_hoc: bool) -> tuple[dict[str, Any], bool]:
+def predict_stage(sweep: Sweep, stage: str, fit: Fit, post_hoc: bool) -> tuple[dict[str, Any], bool]:
     """Write down the loss of every observation of a stage that was not predicted yet; the prediction of the
     whole stage, and whether any of it is new.
 
@@ -58,13 +66,13 @@ def predict_stage(sweep: Sweep, stage: str, made: Fit, post_hoc: bool) -> tuple[
         )
     for jobs, prior in ((fresh, True), (late, False)):
         if jobs:
-            _write(sweep, plan, jobs, made, prior)
-    rows = predictions.prior(sweep) | {job.id: _observation(plan, job, made) for job in late}
+            _write(sweep, plan, jobs, fit, prior)
+    rows = predictions.prior(sweep) | {job.id: _observation(plan, job, fit) for job in late}
     shown = [rows[job.id] for job in plan.observations() if job.id in rows]
     return {"stage": stage, "prior": not late, "observations": shown}, bool(fresh or late)
 
 
-def _write(sweep: Sweep, plan: Plan, jobs: list[Job], made: Fit, prior: bool) -> None:
+def _write(sweep: Sweep, plan: Plan, jobs: list[Job], fit: Fit, prior: bool) -> None:
     predictions.write(
         sweep,
         {
@@ -74,24 +82,24 @@ def _write(sweep: Sweep, plan: Plan, jobs: list[Job], made: Fit, prior: bool) ->
             "plan": plan.hash,
             "prior": prior,
             "sweepctl": sweepctl.__version__,
-            "fit": dataclasses.asdict(made) | {"samples": {}},
-            "observations": [_observation(plan, job, made) for job in jobs],
+            "fit": dataclasses.asdict(fit) | {"samples": {}},
+            "observations": [_observation(plan, job, fit) for job in jobs],
         },
     )
 
 
-def _observation(plan: Plan, job: Job, made: Fit) -> dict[str, Any]:
+def _observation(plan: Plan, job: Job, fit: Fit) -> dict[str, Any]:
     n, d = float(plan.counts(job).parameters(plan.accounting.parameters)), float(plan.tokens(job))
-    found = parametric.predict(made, n, d)
+    loss = parametric.predict(fit, n, d)
     return {
         "job": job.id,
         "rung": plan.rung_of(job).name,
         "budget": job.label,
         "n": n,
         "d": d,
-        "loss_nats": found.value,
-        "interval": list(found.interval),
-        "run_interval": list(found.run_interval),
+        "loss_nats": loss.value,
+        "interval": list(loss.interval),
+        "run_interval": list(loss.run_interval),
     }
 
 
@@ -101,18 +109,18 @@ def score(sweep: Sweep, stage: str | None = None) -> dict[str, list[Scored]]:
     Raises:
         RequestError: nothing was predicted.
     """
-    found: dict[str, list[Scored]] = {}
-    known = predictions.prior(sweep)
+    scores: dict[str, list[Scored]] = {}
+    prior = predictions.prior(sweep)
     for name, plan in sweep.plans().items():
-        rows = [known[job.id] for job in plan.observations() if job.id in known]
+        rows = [prior[job.id] for job in plan.observations() if job.id in prior]
         if rows and stage in (None, name):
-            found[name] = [_scored(sweep, plan, row) for row in rows]
-    if not found:
+            scores[name] = [_scored(sweep, plan, row) for row in rows]
+    if not scores:
         raise RequestError(
             f"No stage of {sweep.name} was predicted before it started; "
             f"`sweepctl predict {sweep.name} --stage STAGE` does that."
         )
-    return found
+    return scores
 
 
 def _scored(sweep: Sweep, plan: Plan, row: dict[str, Any]) -> Scored:
