@@ -28,6 +28,7 @@ from sweepctl.laws.law import (
     estimate,
     option,
 )  # fmt: skip
+from sweepctl.laws.numerics.rounding import above_rounding
 
 NAME = "compare"
 NEVER = 1e12
@@ -228,7 +229,8 @@ def _answer(made: Fit, flops: float) -> None:
         if not measured and f"extrapolated:{name}" not in made.flags:
             made.flags.append(f"ratio_extrapolated:{name}")
         low, high = made.intervals.get(f"{name}.loss_difference", (1.0, 1.0))
-        if low <= 0 <= high:
+        loss = answers[f"{baseline}.loss"].value
+        if not above_rounding(low, loss) and not above_rounding(-high, loss):
             made.flags.append(f"not_resolved:{name}")
 
 

@@ -36,6 +36,7 @@ from sweepctl.laws.law import (
 )  # fmt: skip
 from sweepctl.laws.numerics import linear
 from sweepctl.laws.numerics.optimize import minimize
+from sweepctl.laws.numerics.rounding import above_rounding
 from sweepctl.laws.shared.levels import levels
 
 NAME = "compute"
@@ -107,7 +108,7 @@ def fit(data: Observations, options: Options) -> Fit:
         )
     if options.floor is not None and options.floor >= data.loss.min():
         raise CannotFit(f"The floor {options.floor:g} is not below the least loss, {data.loss.min():.5g}.")
-    if np.ptp(log_l) < 1e-9 or np.polyfit(log_c - log_c.mean(), log_l, 1)[0] >= 0:
+    if np.ptp(log_l) < 1e-9 or not _falls(log_c, log_l):
         raise CannotFit(f"The {len(data)} losses do not fall with FLOPs: there is no law to fit.")
     found = solve(log_c, log_l[None], None, options)
     one = {name: float(values[0]) for name, values in found.params().items()}
@@ -126,6 +127,12 @@ def fit(data: Observations, options: Options) -> Fit:
     made.details = {"deviations": _deviations(one, whole, data)}
     made.flags = _flags(data, made, budgets, options)
     return made
+
+
+def _falls(log_c: Floats, log_l: Floats) -> bool:
+    """Whether the straight line through the logarithms falls."""
+    slope = np.polyfit(log_c - log_c.mean(), log_l, 1)[0]
+    return bool(above_rounding(-slope * np.ptp(log_c), np.ptp(log_l)))
 
 
 def loss(params: Mapping[str, Any], flops: Any) -> Any:

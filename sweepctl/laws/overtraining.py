@@ -31,6 +31,7 @@ from sweepctl.laws.law import (
     option,
 )  # fmt: skip
 from sweepctl.laws.numerics import linear, profile
+from sweepctl.laws.numerics.rounding import above_rounding
 from sweepctl.laws.shared import two_steps
 
 NAME = "overtraining"
@@ -293,10 +294,10 @@ def _assemble(
 
 def _best(params: Any) -> Any:
     """The tokens a parameter of least loss at any C; NaN where a or b is not above 0."""
+    a, b, eta = (np.asarray(params[name]) for name in ("a", "b", "eta"))
     with np.errstate(all="ignore"):
-        ratio = np.where((np.asarray(params["a"]) > 0) & (np.asarray(params["b"]) > 0),
-                         np.asarray(params["b"]) / np.asarray(params["a"]), np.nan)  # fmt: skip
-        return ratio ** (1 / (2 * np.asarray(params["eta"])))
+        ratio = np.where(above_rounding(a, b) & above_rounding(b, a), b / a, np.nan)
+        return ratio ** (1 / (2 * eta))
 
 
 def _known(made: Fit, m: Any) -> Any:

@@ -184,3 +184,12 @@ def test_from_a_table(tmp_path: Path) -> None:
     made = json.loads((tmp_path / "a.json").read_text())
     assert len(made["details"]["deviations"]) == 7 and len(made["held_out"]) == 1
     assert made["predictions"][0]["loss"] == pytest.approx(compute.loss(TRUE, 1e25), rel=0.02)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_losses_that_do_not_fall_are_refused_whatever_rounding_says(seed: int) -> None:
+    """Losses that mirror each other about the middle of log C have no slope but rounding's."""
+    half = np.random.default_rng(seed).uniform(2.0, 4.0, 4)
+    data = Observations.of(flops=np.geomspace(1e18, 1e21, 8), loss=np.concatenate([half, half[::-1]]))
+    with pytest.raises(CannotFit, match="do not fall with FLOPs"):
+        compute.fit(data, Options(replicates=0, rows="all"))

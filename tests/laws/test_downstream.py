@@ -14,7 +14,7 @@ from sweepctl.fitting.observations import TableReading, observations
 from sweepctl.laws import downstream
 from sweepctl.laws.downstream import Options, first_step, sigmoid
 from sweepctl.laws.law import CannotFit, Observations
-from tests.laws.common import SHARED
+from tests.laws.common import DATA
 
 STEPS: dict[Any, dict[str, float]] = {
     "nd": {"E": 0.5, "A": 15.0, "alpha": 0.2, "B": 60.0, "beta": 0.25},
@@ -214,7 +214,6 @@ def test_units_of_tokens_and_parameters_do_not_matter(tokens: float, parameters:
     assert b == pytest.approx(a, rel=1e-5)
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the public tables are not beside this checkout")
 @pytest.mark.parametrize(
     ("task", "bpb", "at_true", "chained", "actual"),
     [
@@ -224,7 +223,7 @@ def test_units_of_tokens_and_parameters_do_not_matter(tokens: float, parameters:
 )
 def test_the_olmo_ladder(task: str, bpb: float, at_true: float, chained: float, actual: float) -> None:
     """What the authors' protocol gives for their 13B model of 5T tokens, from 16 runs of at most 1.3B."""
-    frame = pd.read_csv(SHARED / "olmo_ladder" / "points.csv").query(f"task == '{task}'")
+    frame = pd.read_csv(DATA / "olmo_ladder.csv.gz").query(f"task == '{task}'")
     columns = {
         "n": "params_non_embedding", "d": "train_tokens", "task_loss": "task_bpb", "accuracy": "task_accuracy"
     }  # fmt: skip

@@ -16,7 +16,7 @@ from sweepctl.cli import app
 from sweepctl.laws import envelope
 from sweepctl.laws.envelope import Options
 from sweepctl.laws.law import CannotFit, Observations
-from tests.laws.common import SHARED
+from tests.laws.common import DATA
 
 ALPHA, BETA = 0.3, 0.3
 
@@ -172,11 +172,10 @@ def test_only_whole_budgets_are_held_out(tmp_path: Path) -> None:
     assert len(json.loads((tmp_path / "a.json").read_text())["held_out"]) == 3
 
 
-GEMSTONES = SHARED / "gemstones" / "runs.csv"
+GEMSTONES = DATA / "gemstones.csv.gz"
 HULL = {"a": 0.499380, "k_n": np.exp(-2.845108), "b": 0.480989, "k_d": np.exp(1.896321)}
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the public tables are not beside this checkout")
 @pytest.mark.parametrize(
     ("options", "params", "points"),
     [
@@ -187,7 +186,7 @@ HULL = {"a": 0.499380, "k_n": np.exp(-2.845108), "b": 0.480989, "k_d": np.exp(1.
 )
 def test_the_gemstones(options: dict, params: dict, points: int | None) -> None:
     """McLeish et al. 2025: constant learning rate, every 477 steps, FLOPs by the authors' count."""
-    frame = pd.read_csv(GEMSTONES).query("subset == 'hot_477' and step > 0")
+    frame = pd.read_csv(GEMSTONES).query("subset == 'hot_477'")
     d = frame["tokens"].astype(float)
     data = Observations.of(
         n=frame["params_total"], d=d, flops=frame["flops_per_token"] * d, loss=frame["loss_nats"],

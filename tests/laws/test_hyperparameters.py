@@ -21,7 +21,7 @@ from sweepctl.laws.hyperparameters.optima import vertex
 from sweepctl.laws.law import CannotFit, Fit, Observations
 from sweepctl.laws.shared.cells import cells
 from sweepctl.report.laws import draw
-from tests.laws.common import SHARED
+from tests.laws.common import SHARED, needs
 
 TRUE = {"lr_factor": 1.8, "lr_n": -0.7, "lr_d": 0.3, "batch_factor": 0.6, "batch_d": 0.57}
 WIDE = {"window": 9.0}
@@ -261,6 +261,12 @@ def test_a_vertex_needs_a_bowl_inside_what_was_tried() -> None:
     assert vertex(x[:2], np.array([3.0, 3.1]), 99.0) is None
 
 
+@given(st.floats(-2, 2), st.integers(0, 2**32 - 1))
+def test_a_straight_line_is_no_bowl_whatever_rounding_says(slope: float, seed: int) -> None:
+    x = np.exp(np.sort(np.random.default_rng(seed).uniform(-9, -4, 6)))
+    assert vertex(x, 20 + slope * np.log(x), 99.0) is None
+
+
 def test_gaps_are_interpolated_losses() -> None:
     """A loss that is flat in the logs is its own interpolation."""
     lr, batch = (x.ravel() for x in np.meshgrid(2.0 ** np.arange(-12, -6), 2.0 ** np.arange(15, 20)))
@@ -290,7 +296,6 @@ def test_the_law_and_a_published_one_are_judged(tmp_path: Path) -> None:
     assert factor * 1e20 ** powers["flops"] == pytest.approx(1.02e6, rel=0.01)
 
 
-shared = pytest.mark.skipif(not SHARED.exists(), reason="the public tables are not beside this checkout")
 MADE_OF = {
     "loss": "smooth_loss_nats", "lr": "peak_lr", "batch": "batch_seqs * 2048", "n": "params_non_embedding",
     "d": "train_tokens",
@@ -308,7 +313,7 @@ def on_step_law(**options: Any) -> Fit:
     return law.fit(step_law(), Options(**{"replicates": 0, **options}))
 
 
-@shared
+@needs("steplaw/dense_runs.csv")
 def test_the_step_law_runs() -> None:
     """Li et al. 2025, dense runs: what their protocol gives on the runs they released."""
     made = on_step_law(judge="stepfun", replicates=1000, resample="rows")
@@ -327,7 +332,7 @@ def test_the_step_law_runs() -> None:
     assert both.params["batch_d"] == pytest.approx(0.6234, abs=1e-4)
 
 
-@shared
+@needs("steplaw/dense_runs.csv")
 @pytest.mark.parametrize(
     ("options", "lr_n", "lr_d", "batch_d"),
     [
@@ -341,7 +346,7 @@ def test_the_step_law_runs_by_threshold(options: Any, lr_n: float, lr_d: float, 
     assert [found[k] for k in ("lr_n", "lr_d", "batch_d")] == pytest.approx([lr_n, lr_d, batch_d], abs=1e-3)
 
 
-@shared
+@needs("steplaw/dense_runs.csv")
 def test_the_step_law_runs_by_compute() -> None:
     """DeepSeek's form, C counted by their FLOPs a token."""
     made = on_step_law(form="deepseek")
@@ -361,7 +366,7 @@ def test_the_step_law_runs_by_compute() -> None:
     assert part.params["batch_factor"] == pytest.approx(2.817, rel=1e-3)
 
 
-@shared
+@needs("steplaw/dense_runs.csv")
 def test_the_unsmoothed_loss_selects_other_runs() -> None:
     made = law.fit(step_law("final_loss_nats"), Options(replicates=0))
     assert len(made.rows_used) == 71

@@ -14,7 +14,7 @@ from sweepctl.laws.holdout import HoldOut, hold_out
 from sweepctl.laws.isoflop import Options
 from sweepctl.laws.isoflop.budgets import Parabola
 from sweepctl.laws.law import CannotFit, Observations
-from tests.laws.common import SHARED, observed
+from tests.laws.common import DATA, SHARED, needs, observed
 
 
 def choose(**choices: Any) -> Options:
@@ -275,10 +275,9 @@ def test_noise_comes_from_the_parametric_law_where_none_is_given() -> None:
     assert made.protocol["noise"] == pytest.approx(0.004, rel=0.35)
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the public tables are not beside this checkout")
 def test_the_cs336_runs() -> None:
     """The parabola is biased even without noise; argmin would be off by 0.046."""
-    rows = np.genfromtxt(SHARED / "cs336_synthetic" / "isoflops.csv", delimiter=",", names=True)
+    rows = np.genfromtxt(DATA / "cs336_isoflop.csv", delimiter=",", names=True)
     n, flops = rows["params"], rows["flop_budget"]
     data = observed(n, flops / 6 / n, flops, rows["loss"], tuple(map(str, range(len(n)))))
     made = isoflop.fit(data, choose(noise=1e-3))
@@ -317,7 +316,7 @@ def test_a_floor_of_the_loss_is_found() -> None:
 NINE = (6e18, 1e19, 3e19, 6e19, 1e20, 3e20, 6e20, 1e21, 3e21)
 
 
-@pytest.mark.skipif(not SHARED.exists(), reason="the public tables are not beside this checkout")
+@needs("chinchilla_besiroglu/runs.csv")
 @pytest.mark.parametrize(
     ("window", "budgets", "exponent"), [(None, 9, 0.4951), (3, 6, 0.5280), (2, 5, 0.5464)]
 )

@@ -42,6 +42,8 @@ NAME = "critical-batch"
 MIN_BATCHES = 3
 COLLINEAR = 10.0
 IN_LINE = 300.0
+LEVEL_POWER = 1e-12
+"""A power of the loss below which the batch is level."""
 DEFINITIONS = ("B_crit", "B_overhead")
 OVER: dict[str, tuple[str, ...]] = {
     "none": (),
@@ -326,14 +328,16 @@ def _named(
     """Kaplan's names over loss; else a factor and an exponent a predictor."""
     if set(powers) == {"loss"}:
         star, alpha = _kaplan_names(name)
-        one = {star: float(factor), alpha: _inverse(float(powers["loss"]))}
-        return one, {star: level, alpha: -1 / np.where(drawn["loss"] == 0, -1e-12, drawn["loss"])}
+        one = {star: float(factor), alpha: float(_inverse(powers["loss"]))}
+        return one, {star: level, alpha: _inverse(drawn["loss"])}
     one = {f"{name}_factor": float(factor), **{f"{name}_{r}": float(p) for r, p in powers.items()}}
     return one, {f"{name}_factor": level, **{f"{name}_{r}": p for r, p in drawn.items()}}
 
 
-def _inverse(power: float) -> float:
-    return -1 / (power if power else -1e-12)
+def _inverse(power: Any) -> Any:
+    """alpha_B of a power of the loss; of a batch that does not follow it, whatever sign rounding gave, a
+    large one."""
+    return -1 / np.where(np.abs(power) < LEVEL_POWER, -LEVEL_POWER, power)
 
 
 def _shape(predictors: dict[str, Floats]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from sweepctl.laws.law import Floats, Observations
+from sweepctl.laws.numerics.rounding import above_rounding
 from sweepctl.laws.shared.cells import Cell, Indices, center
 
 MIN_POINTS = 3
@@ -112,7 +113,7 @@ def vertex(values: Floats, loss: Floats, window: float) -> tuple[float, float] |
     if len(np.unique(x)) < MIN_POINTS:
         return None
     bend, tilt, level = np.polyfit(x, y, 2)
-    if bend <= 0:
+    if not above_rounding(bend * np.ptp(x) ** 2, y.max()):
         return None
     at = -tilt / (2 * bend)
     if not np.log(values.min()) <= at + middle <= np.log(values.max()):

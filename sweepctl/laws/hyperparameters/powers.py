@@ -11,7 +11,7 @@ from scipy import stats
 
 from sweepctl.laws.hyperparameters.optima import Optima
 from sweepctl.laws.law import LEVEL, Floats, Resampling
-from sweepctl.laws.numerics.linear import power_law, resample, resample_groups
+from sweepctl.laws.numerics.linear import power_law, resample, resample_groups, varies
 
 
 @dataclass(frozen=True)
@@ -121,4 +121,5 @@ def _explained(
     left = np.sum(weights * (log - fitted) ** 2, axis=1)
     mean = weights @ log / np.maximum(weights.sum(1), 1e-300)
     whole = np.sum(weights * (log - mean[:, None]) ** 2, axis=1)
-    return np.where(whole > 0, 1 - left / np.where(whole > 0, whole, 1), 0.0), left
+    moves = varies(whole, log)
+    return np.where(moves, 1 - left / np.where(moves, whole, 1), 0.0), left

@@ -32,6 +32,7 @@ from sweepctl.laws.law import (
     claim,
     short,
 )
+from sweepctl.laws.numerics.rounding import above_rounding
 from sweepctl.laws.shared import compute_optimal
 
 NAME = "isoflop"
@@ -89,7 +90,7 @@ def fit(data: Observations, options: Options) -> Fit:
     made_fit.flags = flags + (["two_budgets"] if len(kept) == 2 else [])
     if options.floor is None:
         low, _ = made_fit.intervals.get("E", (made_fit.params.get("E", 0.0), 0.0))
-        made_fit.flags += ["not_identified:E"] if not low > 0 else []
+        made_fit.flags += ["not_identified:E"] if not above_rounding(low, data.loss.min()) else []
     return made_fit
 
 

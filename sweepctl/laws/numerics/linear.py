@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweepctl.laws.law import Floats
+from sweepctl.laws.numerics.rounding import above_rounding
 
 
 def least_squares(columns: Floats, target: Floats, weights: Floats | None = None) -> Floats:
@@ -51,7 +52,12 @@ def r_squared(predicted: Any, target: Any) -> float:
     target = np.asarray(target, dtype=np.float64)
     left = float(np.sum((target - np.asarray(predicted)) ** 2))
     whole = float(np.sum((target - target.mean()) ** 2))
-    return 1 - left / whole if whole > 0 else float("nan")
+    return 1 - left / whole if varies(whole, target) else float("nan")
+
+
+def varies(squares: Any, values: Any) -> Any:
+    """Whether squares of deviations from the mean, summed over values, are more than their rounding."""
+    return above_rounding(np.sqrt(squares), np.sqrt(np.sum(np.square(values))))
 
 
 def collinear(columns: Floats, limit: float = 30.0) -> bool:

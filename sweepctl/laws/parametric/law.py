@@ -32,6 +32,7 @@ from sweepctl.laws.law import (
     percentile_interval,
 )  # fmt: skip
 from sweepctl.laws.numerics.linear import least_squares, resample, resample_groups
+from sweepctl.laws.numerics.rounding import above_rounding
 from sweepctl.laws.parametric.search import PARAMS, STEEPEST, Options, Solved, refit, solve
 
 NAME = "parametric"
@@ -110,7 +111,8 @@ def token_flops(data: Observations) -> tuple[float, float]:
     rate = data.flops / data.d
     columns = np.stack([data.n / rate, 1 / rate], axis=1)
     k, k0 = least_squares(columns, np.ones(len(data)))
-    if not (k > 0 and (k * data.n + k0 > 0).all()):
+    rises = above_rounding(k * np.ptp(data.n), rate.max())
+    if not (rises and above_rounding(k * data.n + k0, k * data.n).all()):
         raise CannotFit(f"FLOPs a token must rise with N to be counted; their line is {k:.3g} N + {k0:.3g}.")
     return float(k), float(k0)
 
