@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
@@ -11,7 +12,7 @@ from sweepctl.launch.compare import Comparison
 from sweepctl.launch.stage_values import MissingResults
 from sweepctl.plan.alternatives import Alternative, alternatives
 from sweepctl.plan.cost import Cost, by_rung, most_passes, sum_costs, total, whole
-from sweepctl.plan.plan import Plan
+from sweepctl.plan.plan import Job, Plan, Rung
 from sweepctl.report.console import count, duration, flops, many, shown, size, table
 from sweepctl.spec.accounting import ParameterCount
 from sweepctl.spec.build import plain
@@ -78,55 +79,17 @@ def _second(plan: Plan) -> ParameterCount:
 
 
 def _show_details(out: Console, plan: Plan, compared: Comparison) -> None:
-    for taken in plan.taken:
-        losses = ", ".join(f"{v}: {loss:.3f} nats" for v, loss in taken.losses.items())
-        out.print(
-            f"  {taken.field} = {shown(taken.value)}, the {taken.rule} of stage {taken.stage} ({losses})"
-        )
-        if taken.at_edge:
-            out.print(
-                f"  [yellow]an edge of its grid: the optimum may lie beyond; widen stage {taken.stage}[/]"
-            )
-    axes = {path for point in plan.points for path in point.settings}
-    axes -= {*plan.scaling.fields, "warmup_steps"}  # it follows from the schedule and the batch
-    if axes:
-        out.print(f"  {len(plan.points)} points over {', '.join(sorted(axes))}")
-    for path in plan.scaling.fields:
-        ruled = {point.rung: point.settings[path] for point in plan.points if path in point.settings}
-        if ruled:
-            values = ", ".join(_rounded(ruled[rung]) for rung in sorted(ruled))
-            out.print(f"  {path} by rung, as the scaling rule has it: {values}")
-    rounded = [job for job in plan.observations() if abs(plan.tokens(job) / job.requested_tokens - 1) > 0.01]
-    if rounded:
-        worst = max(rounded, key=lambda job: abs(plan.tokens(job) / job.requested_tokens - 1))
-        off = plan.tokens(worst) / worst.requested_tokens - 1
-        out.print(
-            f"  rounding to whole steps moves {len(rounded)} budgets by more than 1 %, at most {off:+.1%}"
-        )
-    if plan.dropped:
-        names = ", ".join(f"{rung} {label}" for rung, label, _ in plan.dropped[:4])
-        more = f" and {len(plan.dropped) - 4} more" if len(plan.dropped) > 4 else ""
-        out.print(f"  left out by the budget's limits: {names}{more} ({plan.dropped[0][2]})")
-    model = plan.base.model
-    cut = [rung.name for rung in plan.rungs if set(mixers(rung.shape, model)) < set(model.mixers)]
-    if cut:
-        out.print(
-            f"  [yellow]rungs with fewer layers than the pattern of {len(model.mixers)} mixers lack one of "
-            f"its kinds: {', '.join(cut)}[/]"
-        )
-    passes = most_passes(plan)
-    if passes > 1:
-        out.print(
-            f"  [yellow]the longest run reads its {count(plan.corpus_tokens)} tokens {passes:.2g} times[/]"
-        )
+    """What the stage's table does not say: line by line, indented."""
+    for note in _notes(plan):
+        out.print(f"  {note}")
     out.print(f"  jobs: {compared.exists} there, {compared.begun} begun, {compared.new} new")
     if compared.diff is not None:
-        d = compared.diff
+        diff = compared.diff
         out.print(
-            f"  against the plan before: {d.kept} kept, {d.added} added, {d.changed} changed, "
-            f"{len(d.gone) - d.changed} dropped"
+            f"  against the plan before: {diff.kept} kept, {diff.added} added, {diff.changed} changed, "
+            f"{len(diff.gone) - diff.changed} dropped"
         )
-        for change in d.changes[:8]:
+        for change in diff.changes[:8]:
             out.print(f"    {change.field}: {change.old} -> {change.new} ({many(change.jobs, 'job')})")
         if compared.unwanted:
             out.print(
@@ -134,6 +97,48 @@ def _show_details(out: Console, plan: Plan, compared: Comparison) -> None:
                 "`sweepctl clean` shows them"
             )
     out.print()
+
+
+def _notes(plan: Plan) -> Iterator[str]:
+    """What to know of a stage beside its sizes."""
+    for taken in plan.taken:
+        losses = ", ".join(f"{v}: {loss:.3f} nats" for v, loss in taken.losses.items())
+        yield f"{taken.field} = {shown(taken.value)}, the {taken.rule} of stage {taken.stage} ({losses})"
+        if taken.at_edge:
+            yield f"[yellow]an edge of its grid: the optimum may lie beyond; widen stage {taken.stage}[/]"
+    yield from _settings_notes(plan)
+    misses = [plan.tokens(job) / job.requested_tokens - 1 for job in plan.observations()]
+    rounded = [miss for miss in misses if abs(miss) > 0.01]
+    if rounded:
+        most = max(rounded, key=abs)
+        yield f"rounding to whole steps moves {len(rounded)} budgets by more than 1 %, at most {most:+.1%}"
+    if plan.dropped:
+        names = ", ".join(f"{rung} {label}" for rung, label, _ in plan.dropped[:4])
+        more = f" and {len(plan.dropped) - 4} more" if len(plan.dropped) > 4 else ""
+        yield f"left out by the budget's limits: {names}{more} ({plan.dropped[0][2]})"
+    model = plan.base.model
+    cut = [rung.name for rung in plan.rungs if set(mixers(rung.shape, model)) < set(model.mixers)]
+    if cut:
+        yield (
+            f"[yellow]rungs with fewer layers than the pattern of {len(model.mixers)} mixers lack one of "
+            f"its kinds: {', '.join(cut)}[/]"
+        )
+    passes = most_passes(plan)
+    if passes > 1:
+        yield f"[yellow]the longest run reads its {count(plan.corpus_tokens)} tokens {passes:.2g} times[/]"
+
+
+def _settings_notes(plan: Plan) -> Iterator[str]:
+    """In what the stage's points differ."""
+    axes = {path for point in plan.points for path in point.settings}
+    axes -= {*plan.scaling.fields, "warmup_steps"}  # it follows from the schedule and the batch
+    if axes:
+        yield f"{len(plan.points)} points over {', '.join(sorted(axes))}"
+    for path in plan.scaling.fields:
+        by_rung = {point.rung: point.settings[path] for point in plan.points if path in point.settings}
+        if by_rung:
+            values = ", ".join(_rounded(by_rung[rung]) for rung in sorted(by_rung))
+            yield f"{path} by rung, as the scaling rule has it: {values}"
 
 
 def _show_total(
@@ -191,71 +196,76 @@ def plan_json(
     throughput: Throughput,
 ) -> dict[str, Any]:  # fmt: skip
     """The same facts, and every job."""
+    schedules = alternatives(plans.values(), whole(plans.values())) if plans else []
     return {
-        "stages": {
-            stage: {
-                "hash": plan.hash,
-                "accounting": plain(plan.accounting),
-                "taken": [{**plain(taken), "at_edge": taken.at_edge} for taken in plan.taken],
-                "dropped": [{"rung": r, "budget": b, "why": w} for r, b, w in plan.dropped],
-                "exists": compared[stage].exists,
-                "begun": compared[stage].begun,
-                "new": compared[stage].new,
-                "left": _cost_json(compared[stage].left),
-                "changed": asdict(compared[stage].diff) if compared[stage].diff else None,  # type: ignore[arg-type]
-                "unwanted": list(compared[stage].unwanted),
-                "passes_over_data": most_passes(plan),
-                "schedule": plain(plan.schedule),
-                "scaling": plain(plan.scaling),
-                "cost": _cost_json(total(plan)),
-                "rungs": [
-                    {
-                        "rung": rung.name,
-                        **plain(rung.shape),
-                        "parameters": {
-                            **plain(rung.counts),
-                            "active_non_embedding": rung.counts.active_non_embedding,
-                        },
-                        "flops_per_token": rung.counts.flops_per_token(plan.accounting),
-                        "exact_flops_per_token": rung.counts.exact_flops_per_token,
-                        "forward_flops_per_token": rung.counts.forward_flops_per_token,
-                        "decode_flops_per_token": rung.counts.decode_flops_per_token,
-                        "device_s": _device_s(cost, rate := throughput.get(rung.name)),
-                        "device_s_is_upper_bound": rate.least if rate else None,
-                        **_cost_json(cost),
-                    }
-                    for rung, _, cost in by_rung(plan)
-                ],
-                "jobs": [
-                    {
-                        "id": job.id,
-                        "kind": job.kind,
-                        "rung": plan.rung_of(job).name,
-                        "settings": plan.points[job.point].settings,
-                        "trunk": job.trunk,
-                        "cut_step": job.cut,
-                        "end_step": job.end,
-                        "tokens": plan.tokens(job),
-                        "budget": job.label or None,
-                        "requested_tokens": job.requested_tokens or None,
-                    }
-                    for job in plan.jobs
-                ],
-            }
-            for stage, plan in plans.items()
-        },
+        "stages": {stage: _stage_json(plan, compared[stage], throughput) for stage, plan in plans.items()},
         "waiting": {stage: asdict(reason) for stage, reason in waiting.items()},
-        "schedules": [
-            {
-                **plain(row.schedule),
-                "own": row.own,
-                "forks": row.schedule.forks,
-                "shared": row.schedule.shared,
-                **{key: getattr(row.cost, key) for key in ("jobs", "tokens", "tokens_from_scratch")},
-                **{key: getattr(row.cost, key) for key in ("flops", "flops_exact", "saving")},
-            }
-            for row in (alternatives(plans.values(), whole(plans.values())) if plans else [])
-        ],
+        "schedules": [_schedule_json(alternative) for alternative in schedules],
+    }
+
+
+def _stage_json(plan: Plan, compared: Comparison, throughput: Throughput) -> dict[str, Any]:
+    rungs = [_rung_json(plan, rung, cost, throughput.get(rung.name)) for rung, _, cost in by_rung(plan)]
+    return {
+        "hash": plan.hash,
+        "accounting": plain(plan.accounting),
+        "taken": [{**plain(taken), "at_edge": taken.at_edge} for taken in plan.taken],
+        "dropped": [{"rung": rung, "budget": label, "why": why} for rung, label, why in plan.dropped],
+        "exists": compared.exists,
+        "begun": compared.begun,
+        "new": compared.new,
+        "left": _cost_json(compared.left),
+        "changed": asdict(compared.diff) if compared.diff else None,
+        "unwanted": list(compared.unwanted),
+        "passes_over_data": most_passes(plan),
+        "schedule": plain(plan.schedule),
+        "scaling": plain(plan.scaling),
+        "cost": _cost_json(total(plan)),
+        "rungs": rungs,
+        "jobs": [_job_json(plan, job) for job in plan.jobs],
+    }
+
+
+def _rung_json(plan: Plan, rung: Rung, cost: Cost, rate: Rate | None) -> dict[str, Any]:
+    counts = rung.counts
+    return {
+        "rung": rung.name,
+        **plain(rung.shape),
+        "parameters": {**plain(counts), "active_non_embedding": counts.active_non_embedding},
+        "flops_per_token": counts.flops_per_token(plan.accounting),
+        "exact_flops_per_token": counts.exact_flops_per_token,
+        "forward_flops_per_token": counts.forward_flops_per_token,
+        "decode_flops_per_token": counts.decode_flops_per_token,
+        "device_s": _device_s(cost, rate),
+        "device_s_is_upper_bound": rate.least if rate else None,
+        **_cost_json(cost),
+    }
+
+
+def _job_json(plan: Plan, job: Job) -> dict[str, Any]:
+    return {
+        "id": job.id,
+        "kind": job.kind,
+        "rung": plan.rung_of(job).name,
+        "settings": plan.points[job.point].settings,
+        "trunk": job.trunk,
+        "cut_step": job.cut,
+        "end_step": job.end,
+        "tokens": plan.tokens(job),
+        "budget": job.label or None,
+        "requested_tokens": job.requested_tokens or None,
+    }
+
+
+def _schedule_json(alternative: Alternative) -> dict[str, Any]:
+    schedule, cost = alternative.schedule, alternative.cost
+    return {
+        **plain(schedule),
+        "own": alternative.own,
+        "forks": schedule.forks,
+        "shared": schedule.shared,
+        **{key: getattr(cost, key) for key in ("jobs", "tokens", "tokens_from_scratch")},
+        **{key: getattr(cost, key) for key in ("flops", "flops_exact", "saving")},
     }
 
 
