@@ -170,6 +170,35 @@ def run_all(board: Board, **execution: Any) -> None:
             run_job(board, entry, **execution)
 
 
+class Undisturbed:
+    """Plans trained by one process, in a workspace that tests share: equal science is trained once."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self.workspace = workspace
+
+    def board(self, board: Board) -> Board:
+        """The same plans as this board's, trained and collected."""
+        from sweepctl.collect.tables import collect
+
+        sweep = self.workspace.sweep(board.sweep.name)
+        sweep.save(board.plans)
+        trained = Board(sweep, sweep.plans())
+        run_all(trained)
+        collect(trained)
+        return trained
+
+    def runs(self, board: Board) -> bytes:
+        """The runs.parquet that these plans come to."""
+        return (self.board(board).sweep.folder / "runs.parquet").read_bytes()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, corpus_folder: Path) -> Undisturbed:
+    workspace = Workspace(tmp_path_factory.mktemp("undisturbed"))
+    shutil.copytree(corpus_folder, workspace.corpus("synthetic"))
+    return Undisturbed(workspace)
+
+
 def only(board: Board, kind: str) -> list[Entry]:
     return [entry for entry in board.entries.values() if entry.job.kind == kind]
 

@@ -7,13 +7,11 @@ import random
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 from sweepctl.collect.tables import collect
-from sweepctl.store.board import Board
 from sweepctl.store.workspace import Workspace
-from tests.conftest import Planner
+from tests.conftest import Planner, Undisturbed
 
 KILLS = {
     "start": 1,
@@ -69,7 +67,7 @@ def launch(name: str, faults: Path) -> int:
 
 
 def test_killed_anywhere_ends_the_same(
-    planned: Planner, tmp_path: Path, workspace: Workspace, undisturbed: Callable[[Board], bytes]
+    planned: Planner, tmp_path: Path, workspace: Workspace, undisturbed: Undisturbed
 ) -> None:
     board = planned(name="chaos", **STUDY)
     faults = tmp_path / "faults"
@@ -83,5 +81,5 @@ def test_killed_anywhere_ends_the_same(
     assert dead.total() >= 15 and all(dead[window] for window in KILLS), dead
     assert ends.count(-9) == dead["launcher"] > 0
     collect(board)
-    assert (board.sweep.folder / "runs.parquet").read_bytes() == undisturbed(board)
+    assert (board.sweep.folder / "runs.parquet").read_bytes() == undisturbed.runs(board)
     assert not [path for path in workspace.root.rglob(".*") if path.name.startswith((".claim", ".step"))]

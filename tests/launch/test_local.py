@@ -19,7 +19,7 @@ from sweepctl.launch.local import LocalLaunch, LocalSettings, visible_gpus, work
 from sweepctl.spec.execution import Execution
 from sweepctl.store import attempts, checkpoints
 from sweepctl.store.board import Board
-from tests.conftest import Planner, only, run_all, run_job, tree
+from tests.conftest import Planner, Undisturbed, only, run_all, run_job, tree
 
 LONG = {"budget__tokens": [50_000, 200_000]}
 """Five seconds of training: enough to be in the middle of."""
@@ -68,13 +68,13 @@ def gone(pid: int, patience_s: float) -> bool:
 
 
 def test_everything_is_trained_once_and_asking_again_trains_nothing(
-    planned: Planner, undisturbed: Callable[[Board], bytes]
+    planned: Planner, undisturbed: Undisturbed
 ) -> None:
     board = planned(name="once")
     report = LocalLaunch(board, launcher(), Seen()).run()
     assert sorted(report.finished) == sorted(board.entries) and not report.failed
     collect(board)
-    assert (board.sweep.folder / "runs.parquet").read_bytes() == undisturbed(board)
+    assert (board.sweep.folder / "runs.parquet").read_bytes() == undisturbed.runs(board)
     before = tree(board.sweep.workspace.root / "store")
     again = LocalLaunch(board, launcher(), Seen()).run()
     assert again.finished == [] and tree(board.sweep.workspace.root / "store") == before

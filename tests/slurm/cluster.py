@@ -15,6 +15,7 @@ from sweepctl.collect.tables import collect
 from sweepctl.launch.slurm.records import Records
 from sweepctl.store import attempts
 from sweepctl.store.board import Board, Entry
+from tests.conftest import Undisturbed
 
 SETTINGS = {
     "resources.gpus_per_node": "null",
@@ -37,13 +38,17 @@ def until(true: Callable[[], Any], patience_s: float = 240, why: Callable[[], st
     return found
 
 
+def waits_for(file: Path) -> dict[str, Any]:
+    """Settings under which tasks wait, before their first line of Python, until there is such a file: what is
+    submitted can be looked at while all of it is in the queue."""
+    return {"setup": f"['until [ -e {file} ]; do sleep 0.1; done']"}
+
+
 class OnSlurm:
     """One sweep, its settings as overrides (`a__b=1` sets a.b), and the box that it runs on."""
 
-    def __init__(
-        self, box: Any, board: Board, undisturbed: Callable[[Board], bytes], **settings: Any
-    ) -> None:
-        self.box, self.board, self._undisturbed = box, board, undisturbed
+    def __init__(self, box: Any, board: Board, undisturbed: Undisturbed, **settings: Any) -> None:
+        self.box, self.board, self.undisturbed = box, board, undisturbed
         self.settings = SETTINGS | {key.replace("__", "."): value for key, value in settings.items()}
         self.environment = {**box.environment(), "OMP_NUM_THREADS": "1"}
         self.records = Records(board.sweep)
@@ -103,7 +108,7 @@ class OnSlurm:
 
     def same_as_undisturbed(self) -> bool:
         collect(self.board)
-        return (self.board.sweep.folder / "runs.parquet").read_bytes() == self._undisturbed(self.board)
+        return (self.board.sweep.folder / "runs.parquet").read_bytes() == self.undisturbed.runs(self.board)
 
     def records_of(self, entry: Entry) -> list[dict[str, Any]]:
         return [attempt.record for attempt in attempts.every(entry.folder)]

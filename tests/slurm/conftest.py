@@ -6,16 +6,14 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from sweepctl.store.board import Board
-from tests.conftest import Planner
-from tests.launch.conftest import undisturbed  # noqa: F401
+from tests.conftest import Planner, Undisturbed
 from tests.store.test_storage import small  # noqa: F401
 
 from .cluster import OnSlurm
@@ -75,7 +73,7 @@ def accounting_box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]
 def on_slurm(
     box: Any,
     planned: Planner,
-    undisturbed: Callable[[Board], bytes],  # noqa: F811
+    undisturbed: Undisturbed,
 ) -> Any:
     """Plan a study and put it on the box: on_slurm(settings, **changes of the study)."""
     made: list[OnSlurm] = []

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from sweepctl.collect.tables import collect
 from sweepctl.store import attempts
-from sweepctl.store.board import Board
-from tests.conftest import Planner, only
-from tests.launch.conftest import undisturbed  # noqa: F401
+from tests.conftest import Planner, Undisturbed, only
 
 from .test_box import ask, state, submit, until
 
@@ -22,9 +19,10 @@ def test_the_same_line_submitted_twice_and_requeued_trains_each_job_once(
     box: Any,
     planned: Planner,
     tmp_path: Path,
-    undisturbed: Callable[[Board], bytes],  # noqa: F811
+    undisturbed: Undisturbed,
 ) -> None:
-    board = planned(name="batch", budget__tokens=[64_000, 128_000], grid={"axes": {"seed.init": [0, 1]}})
+    seeds = {"axes": {"seed.init": [0, 1]}}
+    board = planned(name="batch", ladder__depths=[1], budget__tokens=[64_000, 128_000], grid=seeds)
     first = submit(box, tmp_path, LINE, "--partition=preempt", "--requeue", "--nodelist=node1")
     second = submit(box, tmp_path, LINE, "--partition=preempt", "--requeue", "--nodelist=node2")
     until(lambda: any(attempts.newest(entry.folder) for entry in only(board, "trunk")))
@@ -32,7 +30,7 @@ def test_the_same_line_submitted_twice_and_requeued_trains_each_job_once(
     for job in (first, second):
         until(lambda job=job: state(box, job) in ("COMPLETED", "FAILED", ""), 600)
     collect(board)
-    assert (board.sweep.folder / "runs.parquet").read_bytes() == undisturbed(board)
+    assert (board.sweep.folder / "runs.parquet").read_bytes() == undisturbed.runs(board)
     for entry in board.entries.values():
         trained = sum(a.record.get("trained_tokens") or 0 for a in attempts.every(entry.folder))
         assert trained == entry.steps_to_train * 64, entry.name

@@ -1,5 +1,4 @@
-"""Everything at once, with a fixed seed: at least thirty faults, every kind at least once, the same
-results."""
+"""Everything at once, in a seeded order: every kind of fault at least once, the same results."""
 
 from __future__ import annotations
 
@@ -22,25 +21,16 @@ from .test_survive import FAULTS, back, down
 
 AT_WORK = ("started", "step", "write", "rename", "renamed", "error", "memory", "result", "resulted")
 """Faults that workers meet at windows of their work (tests/launch/faults), each once."""
-FATES = {
-    "task": ["launcher", "launcher"],
-    "launcher": ["launcher", "launcher"],
-    "stillborn": ["stillborn", "stillborn"],
-}
-"""Those of supervisors, launches, and scripts before their first line of Python: the first ones meet them."""
-FROM_OUTSIDE = {
-    "preempt": 2,
-    "requeue": 2,
-    "scancel": 2,
-    "kill task": 2,
-    "kill worker": 2,
-    "node": 2,
-    "split brain": 1,
-    "controller": 1,
-    "torn": 2,
-    "disk": 1,
-}
+FATES = {"worker": AT_WORK, "task": ("launcher",), "launcher": ("launcher",), "stillborn": ("stillborn",)}
+"""Those too of supervisors, launches, and scripts before their first line of Python: the first ones of a kind
+meet them."""
+FROM_OUTSIDE = (
+    *("preempt", "requeue", "scancel", "kill task", "kill worker", "node", "split brain", "controller"),
+    *("torn", "disk"),
+)
 BUDGETS = [16_000, 64_000, 160_000, 400_000]
+MORE = 240_000
+"""How much longer a budget is asked for where all is trained while faults are left."""
 
 
 def study(budgets: list[int]) -> dict[str, Any]:
@@ -75,8 +65,8 @@ class Chaos:
                 self.sweep.ask("scontrol", "update", f"nodename={node}", "state=resume")
             if self.sweep.quiet() and not self.sweep.finished():
                 self.sweep.command(*self.sweep.launch_command())
-            if self.sweep.finished():  # a machine faster than the faults: one more budget is asked for
-                self.budgets = [*self.budgets, 2 * self.budgets[-1]]
+            if self.sweep.finished():  # a machine faster than the faults
+                self.budgets = [*self.budgets, self.budgets[-1] + MORE]
                 self.sweep.board = self.planned(name="chaos", **study(self.budgets))
                 self.sweep.command(*self.sweep.launch_command())
             running = sorted(self.sweep.running())
@@ -200,9 +190,7 @@ def test_chaos(
     sweep = on_slurm({**prepare(faults), "execution.keep": "none"}, name="chaos", **study(BUDGETS))
     sweep.environment |= {"FAULTS": str(faults), "PYTHONPATH": str(FAULTS)}
     chaos = Chaos(sweep, planned, small, tmp_path, draw)
-    strikes = [kind for kind, count in FROM_OUTSIDE.items() for _ in range(count)]
-    draw.shuffle(strikes)
-    for kind in strikes:
+    for kind in draw.sample(FROM_OUTSIDE, len(FROM_OUTSIDE)):
         for window in ("result", "resulted"):  # only whoever ends a branch meets these
             if not chaos.met(faults)[window]:
                 (faults / f"worker-{window}").write_text(f"{window} 0")
@@ -219,8 +207,6 @@ def test_chaos(
         sweep.command(*sweep.launch_command())
     assert sweep.finished(), sweep.story()
     met = chaos.met(faults)
-    kinds = {*AT_WORK, *(window for windows in FATES.values() for window in windows)}
-    assert all(met[kind] for kind in kinds), met
+    assert all(met[window] for windows in FATES.values() for window in windows), met
     assert all(chaos.done[kind] for kind in FROM_OUTSIDE), chaos.done
-    assert met.total() + chaos.done.total() >= 30
     assert sweep.same_as_undisturbed()

@@ -18,7 +18,7 @@ from sweepctl.launch.slurm.settings import Resources
 from sweepctl.store import attempts, checkpoints
 from tests.conftest import Planner, only
 
-from .cluster import until
+from .cluster import until, waits_for
 
 GRID = {"grid": {"axes": {"seed.init": [0, 1]}}}
 
@@ -176,11 +176,14 @@ def test_a_cluster_without_commands_on_its_nodes(on_slurm: Any, tmp_path: Path) 
     assert not (tmp_path / "called").exists()
 
 
-def test_a_changed_plan_does_not_change_what_is_queued(on_slurm: Any, planned: Planner) -> None:
-    sweep = on_slurm(name="frozen", ladder__depths=[1])
+def test_a_changed_plan_does_not_change_what_is_queued(
+    on_slurm: Any, planned: Planner, tmp_path: Path
+) -> None:
+    sweep = on_slurm(waits_for(tmp_path / "open"), name="frozen", ladder__depths=[1])
     first = set(sweep.board.entries)
-    sweep.launch("resources.time_min=7", "sbatch.begin=now+4")
+    sweep.launch("resources.time_min=7")
     later = planned(name="frozen", ladder__depths=[1], optimizer__lr=0.01)
+    (tmp_path / "open").touch()
     until(lambda: all(sweep.board.finished(e) for e in sweep.board.entries.values()), why=sweep.story)
     assert not first & set(later.entries)
     assert not any(checkpoints.steps(e.folder) for e in later.entries.values())

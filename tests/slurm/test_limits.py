@@ -7,17 +7,17 @@ import getpass
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sweepctl.launch.slurm import commands
 from sweepctl.store import attempts
-from sweepctl.store.board import Board
-from tests.conftest import Planner, only
+from tests.conftest import Planner, Undisturbed, only
 
-from .cluster import OnSlurm, until
+from .cluster import OnSlurm, until, waits_for
 from .conftest import BOX
 
 GRID = {"grid": {"axes": {"seed.init": [0, 1, 2]}}}
@@ -33,39 +33,39 @@ def small_box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     made.down()
 
 
-def on(box: Any, planned: Planner, undisturbed: Callable[[Board], bytes], **settings: Any) -> OnSlurm:
+def on(box: Any, planned: Planner, undisturbed: Undisturbed, **settings: Any) -> OnSlurm:
     return OnSlurm(box, planned(name="limits", **GRID), undisturbed, **settings)
 
 
 def test_arrays_are_split_and_the_rest_waits(
-    small_box: Any, planned: Planner, undisturbed: Callable[[Board], bytes]
+    small_box: Any, planned: Planner, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
-    # enough to train on while it is looked at
-    board = planned(name="limits", **GRID, budget__tokens=[25_000, 50_000])
-    sweep = OnSlurm(small_box, board, undisturbed)
+    sweep = on(small_box, planned, undisturbed, **waits_for(tmp_path / "open"))
     told = sweep.launch()
     assert all(len(array["jobs"]) <= 4 for array in told["arrays"])
-    assert 0 < told["submitted"] <= 14 and told["unsubmitted"] == 18 - told["submitted"]
+    assert (told["submitted"], told["unsubmitted"]) == (13, 5)
     assert "MaxJobCount=14" in told["why"]
     shown = sweep.command("status", "limits").stdout
     assert f"{told['unsubmitted']} jobs without a task of their own (MaxJobCount=14)" in shown
+    (tmp_path / "open").touch()
     assert sweep.finish(launches=1) <= 1
     assert sweep.same_as_undisturbed()
 
 
 def test_what_a_qos_refuses_is_halved_until_it_is_taken(
-    accounting_box: Any, planned: Planner, undisturbed: Callable[[Board], bytes]
+    accounting_box: Any, planned: Planner, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
-    sweep = on(accounting_box, planned, undisturbed, resources__qos="small")
+    sweep = on(accounting_box, planned, undisturbed, resources__qos="small", **waits_for(tmp_path / "open"))
     told = sweep.launch()
     assert 0 < told["submitted"] <= 5 and told["unsubmitted"] == 18 - told["submitted"]
     assert "QOSMaxSubmitJobPerUserLimit" in told["why"]
+    (tmp_path / "open").touch()
     assert sweep.finish(launches=0) == 0
     assert sweep.same_as_undisturbed()
 
 
 def test_an_accounts_limit_is_read_beforehand(
-    accounting_box: Any, planned: Planner, undisturbed: Callable[[Board], bytes], monkeypatch: Any
+    accounting_box: Any, planned: Planner, undisturbed: Undisturbed, monkeypatch: Any
 ) -> None:
     sweep = on(accounting_box, planned, undisturbed)
     limit = ("sacctmgr", "-i", "modify", "user", getpass.getuser(), "set")
@@ -81,7 +81,7 @@ def test_an_accounts_limit_is_read_beforehand(
 
 
 def test_a_cancelled_task_is_explained_by_the_accounting(
-    accounting_box: Any, planned: Planner, undisturbed: Callable[[Board], bytes]
+    accounting_box: Any, planned: Planner, undisturbed: Undisturbed
 ) -> None:
     """Files, then squeue, then sacct: what a killed task said of itself is Slurm's word."""
     sweep = OnSlurm(

@@ -82,7 +82,7 @@ def test_a_run_longer_than_three_time_limits(on_slurm: Any) -> None:
     """Each time it saves ahead of the limit, is requeued and goes on; no number of restarts ends it."""
     sweep = on_slurm(
         {"resources.time_min": 1, "save_ahead_s": 40, "retries.died": 0},
-        name="long", ladder__depths=[1], budget__tokens=[5_120_000],
+        name="long", ladder__depths=[1], budget__tokens=[4_096_000], schedule__decay={"fraction": 0.05},
     )  # fmt: skip
     sweep.launch()
     sweep.finish(launches=0, patience_s=600)
@@ -178,8 +178,7 @@ def test_out_of_memory(on_slurm: Any, tmp_path: Path) -> None:
 
     got = pd.read_parquet(sweep.board.sweep.folder / "runs.parquet")
     assert (got.state == "done").all()
-    sweep._undisturbed(sweep.board)
-    other = pd.read_parquet(tmp_path / "undisturbed" / "memory" / "runs.parquet")
+    other = pd.read_parquet(sweep.undisturbed.board(sweep.board).sweep.folder / "runs.parquet")
     assert (
         got.drop(columns=["loss_nats", "bits_per_byte"])
         .filter(regex="^(?!loss|bits)")

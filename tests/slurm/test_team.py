@@ -27,10 +27,8 @@ def losses(sweep: OnSlurm) -> pd.Series[float]:
 
 def undisturbed_losses(sweep: OnSlurm) -> tuple[pd.Series[float], Board]:
     """The same sweep trained by one process."""
-    sweep._undisturbed(sweep.board)
-    root = sweep.board.sweep.workspace.root.parent / "undisturbed"
-    other = type(sweep.board.sweep.workspace)(root).sweep(sweep.board.sweep.name)
-    return pd.read_parquet(other.folder / "runs.parquet").loss_nats, Board(other, other.plans())
+    board = sweep.undisturbed.board(sweep.board)
+    return pd.read_parquet(board.sweep.folder / "runs.parquet").loss_nats, board
 
 
 def test_two_nodes_train_what_one_process_trains(on_slurm: Callable[..., OnSlurm]) -> None:

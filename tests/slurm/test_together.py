@@ -8,8 +8,7 @@ from typing import Any
 
 from sweepctl.launch.slurm.records import Records
 from sweepctl.store import attempts
-from sweepctl.store.board import Board
-from tests.conftest import Planner, only
+from tests.conftest import Planner, Undisturbed, only
 
 from .cluster import OnSlurm, until
 from .test_survive import with_fates
@@ -77,7 +76,7 @@ def test_no_progress_before_the_time_limit_is_a_failure(on_slurm: Callable[..., 
 
 
 def test_what_no_plan_wants_any_more_leaves_the_queue(
-    on_slurm: Callable[..., OnSlurm], planned: Planner, undisturbed: Callable[[Board], bytes]
+    on_slurm: Callable[..., OnSlurm], planned: Planner, undisturbed: Undisturbed
 ) -> None:
     later = {"sbatch.begin": "now+1hour"}
     sweep = on_slurm(later, name="fewer", budget__tokens=[6_400, 12_800], **ONE)

@@ -223,7 +223,8 @@ def limits(max_submitted: int | None, wanted: int) -> Limits:
     rooms: list[tuple[int, str]] = []
     total = int(config.get("MaxJobCount", "0"))
     if 0 < total < 100 * wanted:
-        rooms.append((total - in_queue("-t", "all"), f"MaxJobCount={total}"))
+        # One less: the controller refuses what would reach it, after two minutes in which sbatch tries again.
+        rooms.append((total - 1 - in_queue("-t", "all"), f"MaxJobCount={total}"))
     own = _association_limits()
     if max_submitted is not None:
         own.append((max_submitted, f"max_submitted={max_submitted}"))
