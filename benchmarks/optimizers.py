@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.training import CONTEXT, ROWS, VOCAB, ours
+from tests.models import some_architecture
 
 SHAPES = ((48, 3), (128, 4))
 NAMES = ("adamw", "lion", "sgd", "muon")
@@ -49,10 +50,10 @@ def muon_flops(d_model: int, n_layers: int, steps: int = 5) -> int:
 def training_flops(d_model: int, n_layers: int) -> int:
     """Of every other matrix product of an update."""
     from sweepctl.spec.accounting import count
-    from sweepctl.spec.model import Architecture, Shape
+    from sweepctl.spec.model import Shape
 
     shape = Shape(d_model, n_layers, d_model // 16, 4 * d_model)
-    return count(shape, Architecture("relu2"), VOCAB, CONTEXT).exact_flops_per_token * ROWS * CONTEXT
+    return count(shape, some_architecture("relu2"), VOCAB, CONTEXT).exact_flops_per_token * ROWS * CONTEXT
 
 
 def main() -> None:

@@ -91,17 +91,17 @@ Mixer = Literal["softmax", "linear"]
 class Architecture:
     """A pre-norm decoder. Every field is science."""
 
-    activation: Literal["swiglu", "relu2", "gelu", "relu"] = "swiglu"
+    activation: Literal["swiglu", "relu2", "gelu", "relu"]
     """Of the MLP."""
-    norm: Literal["rmsnorm", "layernorm"] = "rmsnorm"
+    norm: Literal["rmsnorm", "layernorm"]
     """Before every branch and before the head."""
-    gains: bool | Literal["scalar"] = False
+    gains: bool | Literal["scalar"]
     """None, true for a vector, or one scalar a norm."""
-    tied: bool = False
+    tied: bool
     """Whether the head is the embedding."""
-    rope_base: float = 10000.0
+    rope_base: float
     """Of the rotary embedding."""
-    norm_eps: float = 1e-6
+    norm_eps: float
     """Added to the mean square in a norm."""
     biases: bool = False
     """In every projection."""

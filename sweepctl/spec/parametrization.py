@@ -43,25 +43,25 @@ class Row:
 class Parametrization:
     """A table by name, and the numbers its formulas leave open."""
 
-    name: str = "standard"
+    name: str
     """A module of `spec.parametrizations`."""
-    init_std: float = 0.02
+    init_std: float
     """s of the formulas."""
-    base_d_model: int = 256
+    base_d_model: int
     """Width at which every multiplier is 1."""
-    base_n_layers: int = 4
+    base_n_layers: int
     """Depth at which a depth rule changes nothing."""
-    depth_exponent: float = 0.0
+    depth_exponent: float
     """Of the depth rule of mup and completep; 0 is none."""
-    embedding_multiplier: float = 1.0
+    embedding_multiplier: float
     """On the embedding's output."""
-    output_multiplier: float = 1.0
+    output_multiplier: float
     """On logits."""
-    attention_scale: Literal["inverse_sqrt", "inverse"] = "inverse_sqrt"
+    attention_scale: Literal["inverse_sqrt", "inverse"]
     """Of query-key products, by the head size."""
-    zero_head: bool = False
+    zero_head: bool
     """Initializes the head to zero."""
-    zero_query: bool = False
+    zero_query: bool
     """Initializes the queries of softmax layers to zero, which makes their first attention uniform."""
     init: Literal["normal", "truncated_normal"] = "normal"
     """truncated_normal clips a normal distribution at two of its standard deviations and leaves it at that,

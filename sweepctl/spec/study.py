@@ -39,7 +39,7 @@ class Data:
 
     name: str
     """Of its folder in the workspace."""
-    source: Literal["prepared", "pysrc", "synthetic"] = "prepared"
+    source: Literal["prepared", "pysrc", "synthetic"]
     """Who makes it."""
     hash: str | None = None
     """Pins the content: a plan with other content is refused."""

@@ -96,7 +96,7 @@ def published(name: str, shape: dict, vocab: int, **changes) -> Point:
     """The point that a rule of conf/ gives one shape, with 2,048 tokens of context."""
     rule = yaml.safe_load((conf_dir() / "scaling" / f"{name}.yaml").read_text())
     study = tiny(
-        ladder={"table": [shape]}, model={"activation": "relu2"}, batch={"tokens": 524_288, "context": 2048},
+        ladder={"table": [shape]}, batch={"tokens": 524_288, "context": 2048},
         budget={"tokens": [1e9]}, scaling=rule, **changes,
     )  # fmt: skip
     return expand(study, "all", CorpusFacts("c0ffee", vocab, 10**12, ("validation",))).point(0)

@@ -6,7 +6,8 @@ import pytest
 
 from sweepctl.spec.accounting import count
 from sweepctl.spec.compose import compose_study
-from sweepctl.spec.model import Architecture, Shape
+from sweepctl.spec.model import Shape
+from tests.models import some_architecture
 
 
 @pytest.mark.parametrize(
@@ -27,7 +28,7 @@ def test_published_models_have_their_published_size(
 def test_shared_keys_and_learned_positions_are_counted() -> None:
     shape, d = Shape(16, 2, 4, 64), 16
     plain, shared, learned = (
-        count(shape, Architecture(activation="relu2", **changes), vocab_size=100, context=32)
+        count(shape, some_architecture(activation="relu2", **changes), vocab_size=100, context=32)
         for changes in ({}, {"queries_per_kv": 4}, {"positions": "learned"})
     )
     saved = 2 * (2 * d * d - 2 * d * 4)

@@ -5,9 +5,10 @@ from hypothesis import strategies as st
 
 from sweepctl.spec.accounting import Accounting, count
 from sweepctl.spec.budget import Budgets
-from sweepctl.spec.model import Architecture, Shape
+from sweepctl.spec.model import Shape
+from tests.models import some_architecture
 
-COUNTS = count(Shape(8, 2, 1, 32), Architecture(activation="relu2"), 100, 16)
+COUNTS = count(Shape(8, 2, 1, 32), some_architecture(activation="relu2"), 100, 16)
 HIDDEN = Accounting("non_embedding", "six_n")
 
 

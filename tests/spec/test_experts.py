@@ -11,9 +11,10 @@ from sweepctl.plan.expand import expand
 from sweepctl.spec.build import plain
 from sweepctl.spec.compose import compose_study
 from sweepctl.spec.corpus import CorpusFacts
-from sweepctl.spec.model import Architecture, Experts
+from sweepctl.spec.model import Experts
 from sweepctl.store.workspace import Workspace
 from tests.conftest import tiny
+from tests.models import some_architecture
 from tests.test_cli import SMALL, call
 
 FACTS = CorpusFacts("c0ffee", 256, 1_000_000, ("validation",))
@@ -22,7 +23,7 @@ FACTS = CorpusFacts("c0ffee", 256, 1_000_000, ("validation",))
 def test_the_groups_say_every_field() -> None:
     """Those that are null in every other file cannot be seen to be missing there."""
     moe = compose_study(["model=moe", "model.experts.count=16"]).model
-    assert moe == Architecture("relu2", experts=Experts(16))
+    assert moe == some_architecture("relu2", experts=Experts(16))
     fine = compose_study(["model=moe_deepseek"]).model.experts
     assert fine == Experts(64, 6, 2, scores="sigmoid", balance_loss=1e-4, bias_rate=1e-3)
     for name in plain(Experts()):

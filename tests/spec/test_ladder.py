@@ -7,9 +7,10 @@ from sweepctl.spec.accounting import Accounting, count, hidden_parameters
 from sweepctl.spec.build import build
 from sweepctl.spec.compose import compose_study
 from sweepctl.spec.ladder import Ladder
-from sweepctl.spec.model import Architecture, Shape
+from sweepctl.spec.model import Shape
+from tests.models import some_architecture
 
-SWIGLU = Architecture(activation="swiglu")
+SWIGLU = some_architecture(activation="swiglu")
 
 
 def test_the_minicpm_ladder_has_its_published_sizes() -> None:
@@ -31,13 +32,13 @@ def test_a_rule_by_depth_width_or_size_gives_the_same_shapes() -> None:
 
 
 def test_a_size_is_met_by_a_shape_whose_heads_can_share_keys() -> None:
-    shared = Architecture(queries_per_kv=4)
+    shared = some_architecture(queries_per_kv=4)
     rule = {"aspect": 8, "head_size": 8, "d_ff_ratio": 4}
     sizes = [hidden_parameters(Shape(8 * n, n, n, 32 * n), shared) for n in (4, 8)]
     found = build(Ladder, {**rule, "params": [sizes[0] * 0.6, sizes[1] * 1.3]}).shapes(shared)
     assert found == [Shape(32, 4, 4, 128), Shape(64, 8, 8, 256)]
     with pytest.raises(RequestError, match="queries_per_kv=2000 is not valid: it must be a divisor of"):
-        build(Ladder, {**rule, "params": [1e6]}).shapes(Architecture(queries_per_kv=2000))
+        build(Ladder, {**rule, "params": [1e6]}).shapes(some_architecture(queries_per_kv=2000))
 
 
 def test_d_ff_is_rounded_up_to_its_multiple() -> None:
@@ -79,7 +80,7 @@ def test_rungs_that_round_to_one_shape_are_refused() -> None:
 
 
 def test_conventions_of_counting() -> None:
-    counts = count(Shape(8, 2, 1, 32), Architecture(activation="relu2"), vocab_size=100, context=16)
+    counts = count(Shape(8, 2, 1, 32), some_architecture(activation="relu2"), vocab_size=100, context=16)
     assert counts.non_embedding == 2 * 12 * 64
     assert counts.with_head == counts.non_embedding + 800
     assert counts.total == counts.active == counts.non_embedding + 1600
@@ -89,5 +90,5 @@ def test_conventions_of_counting() -> None:
         counts.flops_per_token(Accounting("with_head", "six_n_attention")) == 6 * counts.with_head + attention
     )
     assert counts.exact_flops_per_token == 6 * counts.with_head + attention
-    tied = count(Shape(8, 2, 1, 32), Architecture(activation="relu2", tied=True, gains=True), 100, 16)
+    tied = count(Shape(8, 2, 1, 32), some_architecture(activation="relu2", tied=True, gains=True), 100, 16)
     assert tied.total == counts.non_embedding + 5 * 8 + 800

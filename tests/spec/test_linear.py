@@ -7,7 +7,8 @@ from fractions import Fraction
 import pytest
 
 from sweepctl.spec.accounting import count, hidden_parameters
-from sweepctl.spec.model import Architecture, Mixer, Shape
+from sweepctl.spec.model import Mixer, Shape
+from tests.models import some_architecture
 
 VOCAB, CONTEXT = 100, 8192
 MIXERS: dict[str, tuple[Mixer, ...]] = {
@@ -27,7 +28,7 @@ def test_minimax_01s_table_1(name: str, d: int, h: int) -> None:
     """
     l, n = 16, CONTEXT  # noqa: E741
     shape = Shape(d, l, h, 4 * d)
-    model = Architecture("relu2", mixers=MIXERS[name], linear_gate="head_size", linear_chunk=d // h)
+    model = some_architecture("relu2", mixers=MIXERS[name], linear_gate="head_size", linear_chunk=d // h)
     parameters, more = {
         "softmax": (12 * l * d**2, Fraction(n, 6 * d)),
         "lightning": (12 * l * d**2 + 2 * l * d**2 // h, Fraction(1, 2 * h)),
@@ -40,6 +41,6 @@ def test_minimax_01s_table_1(name: str, d: int, h: int) -> None:
 
 @pytest.mark.parametrize("length", [1, 63, 64, 65, 100, 128, 1000, 8191])
 def test_chunks_cover_a_sequence_with_less_than_a_token_a_chunk_to_spare(length: int) -> None:
-    chunks, chunk = Architecture(linear_chunk=64).linear_chunks(length)
+    chunks, chunk = some_architecture(linear_chunk=64).linear_chunks(length)
     assert chunk <= 64 and 0 <= chunks * chunk - length < chunks
     assert chunks == -(-length // 64)

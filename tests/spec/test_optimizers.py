@@ -9,15 +9,16 @@ import yaml
 
 from sweepctl.errors import InvalidValue, RequestError
 from sweepctl.plan import earlier
-from sweepctl.plan.expand import CorpusFacts, expand
+from sweepctl.plan.expand import expand
 from sweepctl.resources import conf_dir
 from sweepctl.spec.build import plain
 from sweepctl.spec.compose import compose_study
+from sweepctl.spec.corpus import CorpusFacts
 from sweepctl.spec.hashing import digest
-from sweepctl.spec.model import Architecture, Shape
+from sweepctl.spec.model import Shape
 from sweepctl.spec.optimizers.optimizer import Optimizer
-from sweepctl.spec.parametrization import Parametrization
 from sweepctl.spec.science import Batch, Corpus, JobScience, Point, read_job, trunk_id, with_field
+from tests.models import some_architecture, some_parametrization
 from tests.optimizers import VALUES, optimizer
 
 NAMES = tuple(Optimizer.kinds())
@@ -28,8 +29,8 @@ LONG += ("budget.min_steps=0", "budget.max_tokens=null", "budget.min_tokens_per_
 def point(name: str, **changes: Any) -> Point:
     return Point(
         Shape(8, 1, 1, 16),
-        Architecture(),
-        Parametrization(),
+        some_architecture(),
+        some_parametrization(),
         optimizer(name, **changes),
         4,
         Batch(64, 16),
@@ -80,7 +81,9 @@ def test_ids_are_what_they_were_when_every_optimizer_had_every_key(
     overrides: str, first: str, every: str
 ) -> None:
     """The demo's study with each optimizer: the first job, and a digest of all."""
-    plan = expand(compose_study([*overrides.split(), *LONG]), "all", CorpusFacts("c0ffee", 256, 10**10))
+    plan = expand(
+        compose_study([*overrides.split(), *LONG]), "all", CorpusFacts("c0ffee", 256, 10**10, ("validation",))
+    )
     assert plan.jobs[0].id == first
     assert digest(" ".join(job.id for job in plan.jobs)) == every
 
@@ -121,7 +124,7 @@ def test_every_optimizer_has_a_file() -> None:
 )
 def test_a_key_it_does_not_have_is_refused_with_those_it_has(overrides: list[str], said: str) -> None:
     with pytest.raises(RequestError, match=said) as caught:
-        expand(compose_study([*overrides, *LONG]), "all", CorpusFacts("c0ffee", 256, 10**10))
+        expand(compose_study([*overrides, *LONG]), "all", CorpusFacts("c0ffee", 256, 10**10, ("validation",)))
     assert "\n" not in str(caught.value)
 
 

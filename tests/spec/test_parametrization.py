@@ -21,9 +21,10 @@ from sweepctl.spec.parametrization import Parametrization, Row
 from sweepctl.spec.parametrizations import TABLES
 from sweepctl.spec.parametrizations.table import COLUMNS
 from sweepctl.spec.weights import CLASSES, VECTORS, weights
+from tests.models import some_architecture, some_parametrization
 from tests.optimizers import optimizer
 
-EVERYTHING = Architecture(
+EVERYTHING = some_architecture(
     "gelu", "layernorm", True, biases=True, positions="learned", experts=Experts(count=4, shared=1)
 )
 VOCAB = 512
@@ -47,7 +48,7 @@ def near(**values: float) -> dict[str, Any]:
 @pytest.mark.parametrize("name", TABLES)
 def test_every_table_has_every_class_and_a_number_in_every_column(name: str) -> None:
     assert set(TABLES[name]) == set(CLASSES)
-    found = rows(Parametrization(name, 0.5, depth_exponent=0.5), shape(512, 6))  # type: ignore[arg-type]
+    found = rows(some_parametrization(name, 0.5, depth_exponent=0.5), shape(512, 6))  # type: ignore[arg-type]
     assert set(found) == set(CLASSES)
     for kind, row in found.items():
         assert set(dataclasses.asdict(row)) == set(COLUMNS)
@@ -108,10 +109,10 @@ def test_lingles_table(width: int, m: float) -> None:
     """Lingle 2024, table 1, relative rule: hidden fan_in^-1/2, head 1/d at eta / m; SP unembedding d^-1/2."""
     parametrization = compose_study(["~study", "+name=x", "parametrization=mutransfer"]).parametrization
     at = shape(width)
-    table = rows(parametrization, at, Architecture())
+    table = rows(parametrization, at, some_architecture())
     assert table["embedding"] == Row(1, lr_sgd=m)
     assert table["hidden"] == Row(pytest.approx(width**-0.5), 1 / m)
-    down = next(w for w in weights(at, Architecture(), VOCAB, 32) if w.name == "blocks.0.mlp_out")
+    down = next(w for w in weights(at, some_architecture(), VOCAB, 32) if w.name == "blocks.0.mlp_out")
     assert parametrization.row(down, at) == Row(pytest.approx((4 * width) ** -0.5), 1 / m)
     assert table["head"] == Row(1 / width, 1 / m, 1 / m)
     variant = rows(dataclasses.replace(parametrization, sp_head=True), at)["head"]
@@ -126,11 +127,11 @@ def test_the_spectral_rule_is_one_formula_of_fans(width: int, share: int, vocab:
     """Yang, Simon and Bernstein 2023, parametrization 1; the embedding's input is one-hot."""
     at = Shape(2 * width, 1, 1, share)
     for weight in weights(at, EVERYTHING, vocab, 8):
-        row, ratio = Parametrization("spectral", 1.0).row(weight, at), weight.fan_out / weight.fan_in
+        row, ratio = some_parametrization("spectral", 1.0).row(weight, at), weight.fan_out / weight.fan_in
         assert row.lr == 1 / weight.fan_in and row.lr_sgd == ratio
         if weight.kind not in VECTORS:
             assert row.init_std == pytest.approx(weight.fan_in**-0.5 * min(1, ratio**0.5))
-    assert rows(Parametrization("spectral", 1.0), at)["embedding"].init_std == 1
+    assert rows(some_parametrization("spectral", 1.0), at)["embedding"].init_std == 1
 
 
 @pytest.mark.parametrize(("depth", "factor"), [(12, 1.0), (48, 0.5)])
@@ -153,8 +154,8 @@ def test_at_its_base_every_mup_is_its_declared_base(name: Any) -> None:
     residual outputs smaller, minicpm has its branch, mutransfer its absolute initialization."""
     base = shape(192, 3)
     options: dict[str, Any] = {"base_d_model": 192, "base_n_layers": 3, "embedding_multiplier": 3.0}
-    ours = rows(Parametrization(name, 0.1, **options), base)
-    declared = rows(Parametrization("standard", 0.1, **options), base)
+    ours = rows(some_parametrization(name, 0.1, **options), base)
+    declared = rows(some_parametrization("standard", 0.1, **options), base)
     if name in ("completep", "minicpm"):
         branch = 1 / math.sqrt(3) if name == "minicpm" else 1.0
         declared["residual_output"] = dataclasses.replace(declared["hidden"], forward=branch)
@@ -170,7 +171,7 @@ def test_at_its_base_every_mup_is_its_declared_base(name: Any) -> None:
 def test_rates_and_variances_fall_with_the_width_alone(name: Any, small: int, by: int, a: float) -> None:
     """In every muP and at any depth: hidden rate 1 / m, variance 1 / m, update of logits 1 / m; input and
     vectors as they are; depth does not touch what lies outside blocks."""
-    parametrization = Parametrization(name, 0.3, base_d_model=192, depth_exponent=a)
+    parametrization = some_parametrization(name, 0.3, base_d_model=192, depth_exponent=a)
     low, high = (
         rows(parametrization, shape(128 * small, 5)),
         rows(parametrization, shape(128 * small * by, 5)),
@@ -199,7 +200,7 @@ def test_rates_and_variances_fall_with_the_width_alone(name: Any, small: int, by
 def test_decay_rules_to_the_exact_factor(name: Any, kind: str, lr: float, decay: float) -> None:
     """The share lost at a peak update: coupled rate x decay x multiplier; scaled base rate x decay;
     independent decay. Vectors lose nothing."""
-    parametrization, at = Parametrization(name, 0.1, base_n_layers=2, depth_exponent=0.5), shape(512, 8)
+    parametrization, at = some_parametrization(name, 0.1, base_n_layers=2, depth_exponent=0.5), shape(512, 8)
     for weight in weights(at, EVERYTHING, VOCAB, 32):
         row = parametrization.row(weight, at)
         share: dict[Any, float] = {}
@@ -227,10 +228,10 @@ def test_overrides_and_studies_have_the_last_word_over_a_recipe(name: str) -> No
 
 def test_queries_are_rows_of_softmax_layers_alone() -> None:
     """Fused, or on their own under GQA; a linear layer with zero queries would normalize zeros."""
-    hybrid = Architecture(mixers=("linear", "softmax"))
+    hybrid = some_architecture(mixers=("linear", "softmax"))
     for model, expected in (
         (hybrid, {"blocks.1.qkv": 256}),
-        (Architecture(queries_per_kv=2), {"blocks.0.q": 256, "blocks.1.q": 256}),
+        (some_architecture(queries_per_kv=2), {"blocks.0.q": 256, "blocks.1.q": 256}),
     ):
         every = weights(shape(256), model, VOCAB, 32)
         assert {weight.name: weight.queries for weight in every if weight.queries} == expected
@@ -238,7 +239,7 @@ def test_queries_are_rows_of_softmax_layers_alone() -> None:
 
 def test_what_contradicts_is_refused() -> None:
     with pytest.raises(InvalidValue, match="sp_head=True"):
-        Parametrization(zero_head=True, sp_head=True)
+        some_parametrization(zero_head=True, sp_head=True)
     with pytest.raises(RequestError, match="residual_multiplier=0"):
         compose_study(["parametrization.residual_multiplier=0"])
 
@@ -296,5 +297,7 @@ def test_the_command_shows_what_it_can_without_torch_and_refuses_in_a_sentence()
 def test_ids_do_not_know_of_the_new_fields_at_their_neutral_values() -> None:
     from sweepctl.spec.science import section
 
-    assert set(section("parametrization", Parametrization())) & {"residual_multiplier", "sp_head"} == set()
-    assert section("parametrization", Parametrization(sp_head=True))["sp_head"] is True
+    assert (
+        set(section("parametrization", some_parametrization())) & {"residual_multiplier", "sp_head"} == set()
+    )
+    assert section("parametrization", some_parametrization(sp_head=True))["sp_head"] is True

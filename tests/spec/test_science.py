@@ -12,8 +12,7 @@ from sweepctl.errors import RequestError
 from sweepctl.spec import science
 from sweepctl.spec.build import build, plain
 from sweepctl.spec.hashing import canonical, digest
-from sweepctl.spec.model import Architecture, Shape
-from sweepctl.spec.parametrization import Parametrization
+from sweepctl.spec.model import Shape
 from sweepctl.spec.science import (
     Anneal,
     Batch,
@@ -25,12 +24,13 @@ from sweepctl.spec.science import (
     trunk_id,
     with_field,
 )
+from tests.models import some_architecture, some_parametrization
 from tests.optimizers import optimizer
 
 POINT = Point(
     shape=Shape(8, 1, 1, 16),
-    model=Architecture(),
-    parametrization=Parametrization(),
+    model=some_architecture(),
+    parametrization=some_parametrization(),
     optimizer=optimizer(),
     warmup_steps=4,
     batch=Batch(64, 16),

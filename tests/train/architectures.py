@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from sweepctl.spec.model import Architecture
+from tests.models import some_architecture
 
 CHOICES: dict[str, Sequence[Any]] = {
     "activation": ("swiglu", "relu2", "gelu", "relu"),
@@ -37,4 +37,4 @@ def _pairs(row: tuple[Any, ...]) -> set[Any]:
     return set(itertools.combinations(enumerate(map(repr, row)), 2))
 
 
-ARCHITECTURES = [Architecture(**row) for row in pairwise(CHOICES)]
+ARCHITECTURES = [some_architecture(**row) for row in pairwise(CHOICES)]

@@ -17,11 +17,12 @@ from sweepctl.spec.model import Architecture, Shape
 from sweepctl.train.layers.attention import SoftmaxAttention
 from sweepctl.train.model import Decoder
 from tests.conftest import Planner, only, run_all
+from tests.models import some_architecture
 from tests.train.architectures import ARCHITECTURES, pairwise
 from tests.train.test_model import CONTEXT, SHAPES, VOCAB, decoder, shaken, tokens
 
 KINDS = [
-    Architecture(**row)
+    some_architecture(**row)
     for row in pairwise(
         {"positions": ("rope", "learned", "none"), "queries_per_kv": (1, 2, 4), "qk_norm": (False, True)}
     )
@@ -77,7 +78,9 @@ def repeated(kv: Tensor, model: Architecture) -> Tensor:
 @pytest.mark.parametrize("queries", [1, 4])
 def test_query_key_norm_forgets_the_scale_of_queries_and_keys(norm: str, queries: int) -> None:
     for qk_norm in (True, False):
-        model = Architecture(norm=norm, gains=True, queries_per_kv=queries, qk_norm=qk_norm, norm_eps=1e-12)
+        model = some_architecture(
+            norm=norm, gains=True, queries_per_kv=queries, qk_norm=qk_norm, norm_eps=1e-12
+        )
         net, x = decoder(SHALLOW, model), tokens()
         before, mixer = net(x).logits, net.blocks[0].mixer
         with torch.no_grad():
@@ -93,7 +96,7 @@ def test_query_key_norm_forgets_the_scale_of_queries_and_keys(norm: str, queries
 @pytest.mark.parametrize("qk_norm", [True, False])
 def test_rotary_attention_depends_on_distances_only(kind: str, queries: int, qk_norm: bool) -> None:
     """Su et al. 2021, section 3.1. Gains after the rotation instead of before it would break this."""
-    model = Architecture(gains=True, queries_per_kv=queries, qk_norm=qk_norm)
+    model = some_architecture(gains=True, queries_per_kv=queries, qk_norm=qk_norm)
     net = shaken(decoder(SHALLOW, model, kind))
     mixer, x = net.blocks[0].mixer, torch.randn(6, 16, generator=torch.Generator().manual_seed(0))
     here, there = (mixer(x, net.rotations[first : first + 6], 1) for first in (0, 6))
@@ -102,7 +105,7 @@ def test_rotary_attention_depends_on_distances_only(kind: str, queries: int, qk_
 
 
 def test_the_gains_of_queries_and_keys_are_their_own() -> None:
-    net = decoder(SHALLOW, Architecture(gains=True, qk_norm=True))
+    net = decoder(SHALLOW, some_architecture(gains=True, qk_norm=True))
     mixer, x = net.blocks[0].mixer, torch.ones(6, 16)
     with torch.no_grad():
         mixer.query_norm.gain.zero_()
@@ -113,7 +116,7 @@ def test_the_gains_of_queries_and_keys_are_their_own() -> None:
 def test_learned_positions_are_added_to_the_embedding() -> None:
     """After its multiplier; at zero they are no positions at all."""
     learned, none = (
-        decoder(SHALLOW, Architecture(positions=kind), name="mup", embedding_multiplier=10.0)
+        decoder(SHALLOW, some_architecture(positions=kind), name="mup", embedding_multiplier=10.0)
         for kind in ("learned", "none")
     )
     x = tokens()
@@ -190,8 +193,9 @@ def test_a_branch_is_the_straight_run_with_every_tensor_there_is(planned: Planne
     losses = []
     for fork in (True, False):
         board = planned(
-            name=f"fork_{fork}", ladder__head_size=4, budget__tokens=[1280], model=model, schedule__fork=fork
-        )
+            name=f"fork_{fork}", ladder__head_size=4, budget__tokens=[1280], schedule__fork=fork,
+            **{f"model__{key}": value for key, value in model.items()},
+        )  # fmt: skip
         run_all(board)
         ends = only(board, "branch" if fork else "run")
         losses.append([entry.folder.result().loss_nats for entry in ends])
@@ -200,4 +204,4 @@ def test_a_branch_is_the_straight_run_with_every_tensor_there_is(planned: Planne
 
 def test_heads_that_cannot_share_keys_are_named() -> None:
     with pytest.raises(InvalidValue, match="a divisor of the 3 heads of rung 24x3"):
-        decoder(SHAPES[1], Architecture(queries_per_kv=2))
+        decoder(SHAPES[1], some_architecture(queries_per_kv=2))

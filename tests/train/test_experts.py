@@ -15,8 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sweepctl.spec.accounting import count
 from sweepctl.spec.execution import Execution
-from sweepctl.spec.model import Architecture, Experts, Shape
-from sweepctl.spec.parametrization import Parametrization
+from sweepctl.spec.model import Experts, Shape
 from sweepctl.spec.weights import weights
 from sweepctl.train import grouped, ops
 from sweepctl.train.batches import Batches
@@ -26,6 +25,7 @@ from sweepctl.train.layers.mlp import activate
 from sweepctl.train.model import Decoder, flat_name
 from sweepctl.train.trainer import Trainer
 from tests.conftest import Planner, only, run_all
+from tests.models import some_architecture, some_parametrization
 from tests.train.forks import assert_forks_are_straight, assert_stops_do_not_matter
 
 SHAPE, ROWS, LENGTH = Shape(16, 1, 2, 36), 4, 5
@@ -43,7 +43,7 @@ OPS = {"plain": ops.plain(), "torch": ops.eager_cpu("torch"), "onednn": ops.eage
 
 def mixture(spec: Experts, kind: str = "plain", activation: str = "relu2", shape: Shape = SHAPE) -> Mixture:
     """A layer with weights, and selection biases of some size where it has them."""
-    made = Mixture(shape, Architecture(activation, experts=spec), OPS[kind])  # type: ignore[arg-type]
+    made = Mixture(shape, some_architecture(activation, experts=spec), OPS[kind])  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(0)
     for parameter in made.parameters():
         parameter.data.normal_(0.0, 0.4, generator=generator)
@@ -217,8 +217,8 @@ def test_biases_even_out_the_load() -> None:
 
 
 def decoder(shape: Shape, spec: Experts, kind: str = "plain", **changes) -> Decoder:
-    model = Architecture(experts=spec, **changes)
-    made = Decoder(shape, model, Parametrization(init_std=0.2), VOCAB, CONTEXT, OPS[kind])
+    model = some_architecture(experts=spec, **changes)
+    made = Decoder(shape, model, some_parametrization(init_std=0.2), VOCAB, CONTEXT, OPS[kind])
     made.initialize(0)
     return made
 
@@ -228,7 +228,7 @@ def decoder(shape: Shape, spec: Experts, kind: str = "plain", **changes) -> Deco
 @pytest.mark.parametrize("biases", [True, False])
 def test_parameters_are_those_of_spec(spec: Experts, activation: str, biases: bool) -> None:
     """Experts have no biases; selection biases are state, not parameters."""
-    shape, model = Shape(24, 3, 3, 40), Architecture(activation, biases=biases, experts=spec)
+    shape, model = Shape(24, 3, 3, 40), some_architecture(activation, biases=biases, experts=spec)
     listed = [
         weight for weight in weights(shape, model, VOCAB, CONTEXT) if weight.name.startswith("blocks.1.")
     ]
@@ -238,7 +238,7 @@ def test_parameters_are_those_of_spec(spec: Experts, activation: str, biases: bo
     counts = count(shape, model, VOCAB, CONTEXT)
     one = layer.experts_in[0].numel() + layer.experts_out[0].numel()
     assert counts.idle == 3 * (spec.count - spec.top_k) * one == counts.total - counts.active
-    without = count(shape, Architecture(activation, biases=False), VOCAB, CONTEXT).total
+    without = count(shape, some_architecture(activation, biases=False), VOCAB, CONTEXT).total
     mlp = 24 * 40 * model.mlp_matrices
     attention_biases = 3 * 4 * 24 if biases else 0
     assert counts.total - attention_biases == without + 3 * (sum(p.numel() for p in layer.parameters()) - mlp)
@@ -246,9 +246,9 @@ def test_parameters_are_those_of_spec(spec: Experts, activation: str, biases: bo
 
 def test_experts_of_a_token_have_the_parameters_of_the_dense_mlp() -> None:
     shape = Shape(64, 2, 4, 256)
-    dense = count(shape, Architecture("relu2"), VOCAB, CONTEXT)
+    dense = count(shape, some_architecture("relu2"), VOCAB, CONTEXT)
     for spec in (Experts(), Experts(16, 4), Experts(64, 6, shared=2)):
-        sparse = count(shape, Architecture("relu2", experts=spec), VOCAB, CONTEXT)
+        sparse = count(shape, some_architecture("relu2", experts=spec), VOCAB, CONTEXT)
         assert sparse.active - dense.active == 2 * spec.count * 64  # the routers
 
 
@@ -256,7 +256,7 @@ def test_experts_of_a_token_have_the_parameters_of_the_dense_mlp() -> None:
 @pytest.mark.parametrize("spec", KINDS)
 def test_flops_are_what_torch_counts(spec: Experts, kind: str) -> None:
     shape, x = Shape(24, 2, 3, 40), torch.arange(3 * CONTEXT).reshape(3, CONTEXT) * 7 % VOCAB
-    net, counts = decoder(shape, spec, kind), count(shape, Architecture(experts=spec), VOCAB, CONTEXT)
+    net, counts = decoder(shape, spec, kind), count(shape, some_architecture(experts=spec), VOCAB, CONTEXT)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         logits, _ = net(x)
         forward = counter.get_total_flops()
@@ -267,8 +267,8 @@ def test_flops_are_what_torch_counts(spec: Experts, kind: str) -> None:
 
 def test_tensors_are_drawn_by_their_rows_of_the_parametrization() -> None:
     shape, spec = Shape(64, 4, 4, 256), Experts(32, 2, shared=1)
-    mup = Parametrization("mup", init_std=0.3, base_d_model=16, base_n_layers=2, depth_exponent=1.0)
-    net = Decoder(shape, Architecture("relu2", experts=spec), mup, VOCAB, CONTEXT, OPS["plain"])
+    mup = some_parametrization("mup", init_std=0.3, base_d_model=16, base_n_layers=2, depth_exponent=1.0)
+    net = Decoder(shape, some_architecture("relu2", experts=spec), mup, VOCAB, CONTEXT, OPS["plain"])
     net.initialize(0)
     drawn = dict(net.named_weights())
     names = {weight.name: weight for weight in drawn}

@@ -16,25 +16,25 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sweepctl.spec.accounting import count
 from sweepctl.spec.model import Architecture, Shape
-from sweepctl.spec.parametrization import Parametrization
 from sweepctl.spec.weights import weights
 from sweepctl.train import ops
 from sweepctl.train.layers.linear import LinearAttention, decays, mix
 from sweepctl.train.model import Decoder
 from sweepctl.train.optimizer import GroupedOptimizer
 from tests.conftest import Planner
+from tests.models import some_architecture, some_parametrization
 from tests.optimizers import optimizer as spec_of
 from tests.train.forks import assert_forks_are_straight, assert_stops_do_not_matter
 
 VOCAB = 40
-LINEAR = Architecture("relu2", mixers=("linear",), linear_chunk=8)
+LINEAR = some_architecture("relu2", mixers=("linear",), linear_chunk=8)
 HYBRID = replace(LINEAR, mixers=("linear", "linear", "softmax"))
 SHAPE = Shape(24, 3, 3, 40)
 
 
 def decoder(model: Architecture, shape: Shape = SHAPE, kind: str = "plain", context: int = 32, **changes):
     made = ops.plain() if kind == "plain" else ops.eager_cpu(kind)
-    net = Decoder(shape, model, Parametrization(init_std=0.2, **changes), VOCAB, context, made)
+    net = Decoder(shape, model, some_parametrization(init_std=0.2, **changes), VOCAB, context, made)
     net.initialize(0)
     return net
 
@@ -260,7 +260,7 @@ def change(model: Architecture, kind: str, width: int, seed: int) -> float:
     """log2 of the RMS change of the last block's output after four updates."""
     shape = Shape(width, 2, width // 16, 4 * width)
     options = {"base_d_model": 32, "base_n_layers": 2, "attention_scale": "inverse", "zero_head": True}
-    net = Decoder(shape, model, Parametrization(kind, 0.1, **options), 64, 32, ops.eager_cpu("torch"))
+    net = Decoder(shape, model, some_parametrization(kind, 0.1, **options), 64, 32, ops.eager_cpu("torch"))
     net.initialize(seed)
     optimizer = GroupedOptimizer(net, spec_of(lr=2**-7, eps=1e-12, weight_decay=0.0))
     x = (torch.arange(8 * 33).reshape(8, 33) ** 2 // 7) % 64

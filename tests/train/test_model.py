@@ -10,10 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sweepctl.spec.accounting import count
 from sweepctl.spec.model import Architecture, Shape
-from sweepctl.spec.parametrization import Parametrization
 from sweepctl.spec.weights import VECTORS, weights
 from sweepctl.train import ops
 from sweepctl.train.model import Decoder
+from tests.models import some_architecture, some_parametrization
 from tests.train.architectures import ARCHITECTURES
 
 SHAPES = [Shape(12, 1, 6, 16), Shape(24, 3, 3, 40)]
@@ -22,7 +22,7 @@ VOCAB, CONTEXT = 50, 12
 
 def decoder(shape: Shape, model: Architecture, kind: str = "plain", **changes) -> Decoder:
     made = ops.plain() if kind == "plain" else ops.eager_cpu(kind)
-    parametrization = Parametrization(init_std=0.2, **changes)
+    parametrization = some_parametrization(init_std=0.2, **changes)
     out = Decoder(shape, model, parametrization, VOCAB, CONTEXT, made)
     out.initialize(0)
     return out
@@ -82,7 +82,7 @@ def test_the_fast_operations_mean_the_same(model: Architecture, kind: str) -> No
 
 
 def test_initialization_is_by_tensor_and_seed() -> None:
-    a, b, deeper = (decoder(s, Architecture()) for s in (SHAPES[1], SHAPES[1], Shape(24, 4, 3, 40)))
+    a, b, deeper = (decoder(s, some_architecture()) for s in (SHAPES[1], SHAPES[1], Shape(24, 4, 3, 40)))
     assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
     state = deeper.state_dict()
     assert torch.equal(state["blocks.2.mixer.qkv"], a.state_dict()["blocks.2.mixer.qkv"])
@@ -91,11 +91,11 @@ def test_initialization_is_by_tensor_and_seed() -> None:
 
 
 def test_zero_initializations() -> None:
-    net = decoder(SHAPES[1], Architecture(), zero_head=True, zero_query=True)
+    net = decoder(SHAPES[1], some_architecture(), zero_head=True, zero_query=True)
     qkv = net.blocks[0].mixer.qkv
     assert net.head.count_nonzero() == 0
     assert qkv[:24].count_nonzero() == 0 and qkv[24:].count_nonzero() > 0
-    grouped = decoder(SHAPES[1], Architecture(queries_per_kv=3), zero_query=True).blocks[0].mixer
+    grouped = decoder(SHAPES[1], some_architecture(queries_per_kv=3), zero_query=True).blocks[0].mixer
     assert grouped.q.count_nonzero() == 0 and grouped.kv.count_nonzero() > 0
 
 

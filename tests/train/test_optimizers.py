@@ -19,10 +19,10 @@ from sweepctl.plan.cost import checkpoint_bytes, total
 from sweepctl.plan.expand import expand
 from sweepctl.spec.compose import compose_study
 from sweepctl.spec.execution import Execution
-from sweepctl.spec.model import Architecture, Shape
+from sweepctl.spec.model import Shape
 from sweepctl.spec.optimizers.muon import Muon as MuonSpec
 from sweepctl.spec.optimizers.optimizer import DecayRule, Optimizer
-from sweepctl.spec.parametrization import Parametrization
+from sweepctl.spec.parametrizations import TABLES
 from sweepctl.spec.weights import Weight
 from sweepctl.store import attempts
 from sweepctl.train import ops
@@ -33,20 +33,21 @@ from sweepctl.train.optimizer import GroupedOptimizer
 from sweepctl.train.optimizers.muon import QUINTIC, Muon, orthogonalize
 from sweepctl.train.trainer import Trainer
 from tests.conftest import Planner, tiny
+from tests.models import some_architecture, some_parametrization
 from tests.optimizers import optimizer as spec_of
 from tests.train.forks import assert_stops_do_not_matter
 
 OPTIMIZERS = tuple(Optimizer.kinds())
 RULES = get_args(DecayRule)
 SCALES = get_args(get_type_hints(MuonSpec)["muon_scale"])
-PARAMETRIZATIONS = get_args(get_type_hints(Parametrization)["name"])
+PARAMETRIZATIONS = tuple(TABLES)
 
 
 def decoder(kind: str = "mup", seed: int = 0) -> Decoder:
     """Twice as wide as its base, with every class of tensor that a dense model has."""
-    parametrization = Parametrization(kind, 0.1, base_d_model=16, base_n_layers=1, depth_exponent=0.5)
+    parametrization = some_parametrization(kind, 0.1, base_d_model=16, base_n_layers=1, depth_exponent=0.5)
     net = Decoder(
-        Shape(32, 2, 2, 64), Architecture("swiglu", gains=True), parametrization, 50, 8, ops.plain()
+        Shape(32, 2, 2, 64), some_architecture("swiglu", gains=True), parametrization, 50, 8, ops.plain()
     )
     net.initialize(seed)
     return net

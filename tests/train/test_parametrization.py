@@ -10,13 +10,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from sweepctl.spec.model import Architecture, Shape
+from sweepctl.spec.model import Shape
 from sweepctl.spec.parametrization import Parametrization
 from sweepctl.spec.parametrizations import TABLES
 from sweepctl.spec.weights import VECTORS
 from sweepctl.train import ops
 from sweepctl.train.model import Decoder
 from sweepctl.train.optimizer import GroupedOptimizer
+from tests.models import some_architecture, some_parametrization
 from tests.optimizers import optimizer
 
 
@@ -32,11 +33,11 @@ def named(name: str, **changes: Any) -> Parametrization:
         options |= {"embedding_multiplier": 12.0, "residual_multiplier": 1.4}
     if name == "completep":
         options |= {"depth_exponent": 1.0}
-    return Parametrization(name, **options | changes)  # type: ignore[arg-type]
+    return some_parametrization(name, **options | changes)  # type: ignore[arg-type]
 
 
 def decoder(parametrization: Parametrization, at: Shape, seed: int = 1, **model: Any) -> Decoder:
-    net = Decoder(at, Architecture("relu2", **model), parametrization, 64, 32, ops.eager_cpu("torch"))
+    net = Decoder(at, some_architecture("relu2", **model), parametrization, 64, 32, ops.eager_cpu("torch"))
     net.initialize(seed)
     return net
 
