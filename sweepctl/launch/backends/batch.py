@@ -6,7 +6,8 @@ most urgent that can start and nobody has, until nothing is left for it.
 <sweep>/batch/HASH/
     script.json     what was ordered, and which rungs the script trains
     run.sh          the script: `bash run.sh` is a task too
-    tasks/NAME/     the starts of the task of this name, kept as attempts are, with the job in hand
+    tasks/NAME/     the starts of the task of this name, kept as attempts are
+    tasks/NAME/job  the job that it has in hand
     logs/           what the workers printed
 """
 
@@ -219,12 +220,20 @@ class BatchLauncher(Launcher[BatchSettings], kind="batch", settings=BatchSetting
         tasks: dict[str, list[Task]] = {}
         for folder in sorted((sweep.folder / "batch").glob("*/tasks/*")):
             start = attempts.newest(JobFolder(folder, folder.name))
-            if start is not None and start.record.get("job"):
-                alive = not start.ended and start.alive()
-                state = TaskState.RUNNING if alive else TaskState.ENDED
-                word = "started" if alive else "ended"
-                tasks.setdefault(str(start.record["job"]), []).append(Task(folder.name, state, word))
+            job = _read(folder / "job")
+            if start is not None and job:
+                state, word = TaskState.ENDED, "ended"
+                if not start.ended and start.alive():
+                    state, word = TaskState.RUNNING, "started"
+                tasks.setdefault(job, []).append(Task(folder.name, state, word))
         return tasks
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return ""
 
 
 def _rungs(board: Board) -> list[str]:
@@ -268,24 +277,28 @@ def submit_commands(path: Path, name: str, tasks: int) -> tuple[str, ...]:
 
 
 class TaskLog:
-    """Says in a task's log what happens, and on its record which job it has in hand."""
+    """Says in a task's log what happens, and beside its record which job it has in hand."""
 
     def __init__(self, start: attempts.Attempt) -> None:
         self.start = start
+
+    @property
+    def _hand(self) -> Path:
+        return self.start.path.parents[1] / "job"
 
     def say(self, text: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
     def started(self, entry: Entry, worker: int) -> None:
         self.say(f"{entry.name} {entry.job.id}")
-        self.start.update(job=entry.job.id)
+        write_text(self._hand, entry.job.id)
 
     def progress(self, entry: Entry, step: int) -> None: ...
 
     def ended(self, entry: Entry, end: End | None, message: str) -> None:
         word = end.words if end is not None else "cancelled"
         self.say(f"{word} {entry.name} {entry.job.id}" + (f": {message}" if message else ""))
-        self.start.update(job=None)
+        write_text(self._hand, "")
 
     def tick(self, elsewhere: int) -> None:
         self.start.beat(0, 0)
