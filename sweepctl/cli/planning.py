@@ -48,9 +48,9 @@ def plan(
     corpus = index.facts
     plans, waiting = plan_stages(workspace, study, corpus)
     sweep = workspace.sweep(study.name)
-    compared = {stage: compare(sweep, one) for stage, one in plans.items()}
+    compared = {stage: compare(sweep, plan) for stage, plan in plans.items()}
     if flops_per_s is not None:
-        rungs = {rung.name for one in plans.values() for rung in one.rungs}
+        rungs = {rung.name for plan in plans.values() for rung in plan.rungs}
         throughput = dict.fromkeys(rungs, Rate(flops_per_s))
         provenance = f"at the stated {flops_per_s:.3g} FLOP/s"
     else:

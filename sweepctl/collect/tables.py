@@ -36,9 +36,9 @@ def collect(board: Board, csv: bool = False) -> dict[str, pd.DataFrame]:
     curves: list[dict[str, Any]] = []
     tried: list[dict[str, Any]] = []
     for entry in board.entries.values():
-        made = attempts.every(entry.folder)
-        curves += _curves(entry, made)
-        tried += _attempts(entry, made)
+        history = attempts.every(entry.folder)
+        curves += _curves(entry, history)
+        tried += _attempts(entry, history)
     rows = {"runs": _runs(board), "curves": curves, "attempts": tried}
     frames = {name: pd.DataFrame(rows[name]) for name in TABLES}
     for name, frame in frames.items():
@@ -136,9 +136,9 @@ def _result_columns(board: Board, entry: Entry) -> dict[str, Any]:
     return row
 
 
-def _attempts(entry: Entry, made: list[Attempt]) -> list[dict[str, Any]]:
+def _attempts(entry: Entry, history: list[Attempt]) -> list[dict[str, Any]]:
     rows = []
-    for attempt in made:
+    for attempt in history:
         facts, origin = attempt.facts, attempt.facts.started_from
         row: dict[str, Any] = {"job": entry.job.id, "kind": entry.job.kind, "rung": _rung(entry)}
         row |= {name: getattr(facts, name) for name in ATTEMPT_FIELDS}
@@ -148,10 +148,10 @@ def _attempts(entry: Entry, made: list[Attempt]) -> list[dict[str, Any]]:
     return rows
 
 
-def _curves(entry: Entry, made: list[Attempt]) -> list[dict[str, Any]]:
+def _curves(entry: Entry, history: list[Attempt]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     names = {"job": entry.job.id, "kind": entry.job.kind, "rung": _rung(entry)}
-    for line in lineage(entry.folder, made):
+    for line in lineage(entry.folder, history):
         losses = line.pop("loss_nats", {})
         loss = entry.plan.validation.loss(losses)
         rows.append(
@@ -163,10 +163,10 @@ def _curves(entry: Entry, made: list[Attempt]) -> list[dict[str, Any]]:
     return rows
 
 
-def lineage(folder: JobFolder, made: list[Attempt]) -> list[dict[str, Any]]:
+def lineage(folder: JobFolder, history: list[Attempt]) -> list[dict[str, Any]]:
     """A job's metrics along the one line of attempts that its newest attempt stands on: of every earlier
     attempt, only the steps up to the checkpoint that was taken over."""
-    every = {attempt.number: attempt for attempt in made}
+    every = {attempt.number: attempt for attempt in history}
     parts: list[list[dict[str, Any]]] = []
     begun = [number for number, attempt in every.items() if attempt.facts.start_step is not None]
     number, last = max(begun, default=0), None
