@@ -155,6 +155,17 @@ def test_a_plan_labels_wsd_s_and_shows_what_a_rule_sets(workspace: Workspace) ->
     assert "optimizer.lr by rung, as the scaling rule has it: 0.02, 0.01" in done.stdout
 
 
+def test_the_plan_shows_all_and_active_parameters(workspace: Workspace) -> None:
+    arguments = ["plan", *SMALL, "budget.tokens=[1280]", "accounting.parameters=non_embedding"]
+    head = [line for line in call(*arguments).stdout.splitlines() if "rung" in line]
+    assert "N active" not in head[0]
+    head = [line for line in call(*arguments, "model=moe").stdout.splitlines() if "rung" in line]
+    assert "N total   N active" in head[0]
+    document = json.loads(call(*arguments, "model=moe", "--json").stdout)
+    [counts] = [rung["parameters"] for rung in document["stages"]["all"]["rungs"]][:1]
+    assert counts["idle"] == 6 * 2 * 8 * (32 // 2) and counts["active"] == counts["total"] - counts["idle"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [

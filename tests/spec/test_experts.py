@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from sweepctl.errors import RequestError
@@ -12,10 +10,8 @@ from sweepctl.spec.build import plain
 from sweepctl.spec.compose import compose_study
 from sweepctl.spec.corpus import CorpusFacts
 from sweepctl.spec.model import Experts
-from sweepctl.store.workspace import Workspace
 from tests.conftest import tiny
 from tests.models import some_architecture
-from tests.test_cli import SMALL, call
 
 FACTS = CorpusFacts("c0ffee", 256, 1_000_000, ("validation",))
 
@@ -69,14 +65,3 @@ def test_an_axis_of_experts_needs_experts() -> None:
         RequestError, match=r"model\.experts\.top_k cannot be set where model\.experts is null"
     ):
         expand(study, "all", FACTS)
-
-
-def test_the_plan_shows_all_and_active_parameters(workspace: Workspace) -> None:
-    arguments = ["plan", *SMALL, "budget.tokens=[1280]", "accounting.parameters=non_embedding"]
-    head = [line for line in call(*arguments).stdout.splitlines() if "rung" in line]
-    assert "N active" not in head[0]
-    head = [line for line in call(*arguments, "model=moe").stdout.splitlines() if "rung" in line]
-    assert "N total   N active" in head[0]
-    document = json.loads(call(*arguments, "model=moe", "--json").stdout)
-    [counts] = [rung["parameters"] for rung in document["stages"]["all"]["rungs"]][:1]
-    assert counts["idle"] == 6 * 2 * 8 * (32 // 2) and counts["active"] == counts["total"] - counts["idle"]
