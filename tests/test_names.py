@@ -13,6 +13,16 @@ import sweepctl
 
 ROOT = Path(sweepctl.__file__).parent
 HELD = ["check", "cli", "collect", "data", "plan", "predict", "spec", "errors.py", "resources.py"]
+HELD += ["launch/cancel.py", "launch/clean.py", "launch/compare.py", "launch/disk.py"]
+HELD += ["launch/doctor.py", "launch/launcher.py", "launch/machine.py", "launch/order.py"]
+HELD += ["launch/outcome.py", "launch/prepare.py", "launch/rungs.py", "launch/speed.py"]
+HELD += ["launch/stages.py", "launch/stage_values.py", "launch/status.py", "launch/tasks.py"]
+HELD += ["launch/slurm/commands.py", "launch/slurm/dispatch.py", "launch/slurm/doctor.py"]
+HELD += ["launch/slurm/node_check.py", "launch/slurm/node_report.py", "launch/slurm/queue_state.py"]
+HELD += ["launch/slurm/records.py", "launch/slurm/script.py", "launch/slurm/submitit_executor.py"]
+HELD += ["launch/backends/local.py", "launch/backends/slurm.py"]
+HELD += ["report/clean.py", "report/doctor.py", "report/launched.py", "report/status.py"]
+HELD += ["report/submitted.py"]
 """What is held to the rules."""
 EMPTY_NAMES = {"found", "made", "told", "known", "given", "one", "seen"}
 """They say that there is a value, not which."""

@@ -14,10 +14,12 @@ from sweepctl.store.board import Board
 
 @dataclass(frozen=True, slots=True)
 class Cancelled:
-    """Job ids: those to stop, and those that go on for another sweep."""
+    """What a cancel comes to, as job ids."""
 
     cancelled: list[str]
+    """Jobs that are to stop."""
     spared: list[str]
+    """Jobs that go on for another sweep."""
 
 
 def choose(board: Board, jobs: list[str] | None = None, states: list[str] | None = None) -> Cancelled:

@@ -19,13 +19,18 @@ from sweepctl.store.workspace import Sweep
 
 @dataclass(slots=True)
 class Unwanted:
-    """Folders to delete, with their bytes: whole jobs, checkpoints, and damaged or half-written ones."""
+    """What there is to delete."""
 
     keep: str = "all"
+    """The policy for checkpoints: none, last or all."""
     jobs: dict[str, tuple[Path, int]] = field(default_factory=dict)
+    """Job -> its folder and bytes, of jobs that nobody wants any more."""
     checkpoints: list[tuple[checkpoints.Checkpoint, int]] = field(default_factory=list)
+    """Checkpoints that the policy gives up, and their bytes."""
     debris: list[tuple[Path, int]] = field(default_factory=list)
+    """Damaged and half-written folders, and their bytes."""
     busy: list[str] = field(default_factory=list)
+    """Jobs that nobody wants any more but somebody trains."""
 
     @property
     def empty(self) -> bool:

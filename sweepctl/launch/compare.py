@@ -16,14 +16,20 @@ from sweepctl.store.workspace import Sweep
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Of one stage's plan. `begun` jobs have a checkpoint but not all they should; `left` costs the rest."""
+    """One stage's plan against the store."""
 
     exists: int
+    """Jobs that are done."""
     begun: int
+    """Jobs that have a checkpoint, but not all they should."""
     new: int
+    """Jobs that have none."""
     left: Cost
+    """What is left costs this."""
     diff: Diff | None
+    """What changed since the plan before; None where there is none, or none that can be read."""
     unwanted: tuple[str, ...]
+    """Jobs of older plans that are in the store and that no current plan wants."""
 
 
 def compare(sweep: Sweep, plan: Plan) -> Comparison:

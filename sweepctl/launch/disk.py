@@ -15,13 +15,16 @@ from sweepctl.store.files import create, sync_folder, write_text
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """What is wrong with it (nothing: empty), how far its clock is ahead of this host's, how long a durable
-    write takes, what is free."""
+    """What a file system is like."""
 
     faults: list[str]
+    """What is wrong with it."""
     ahead_s: float
+    """How far its clock is ahead of this host's."""
     sync_s: float
+    """How long a durable write takes."""
     free_bytes: int
+    """What is free."""
 
 
 def try_out(folder: Path) -> Disk:

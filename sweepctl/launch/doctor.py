@@ -37,7 +37,9 @@ class Finding:
     """The outcome of one check."""
 
     check: str
+    """What was checked."""
     verdict: Verdict
+    """How it stands."""
     text: str
     """What is so."""
     advice: str = ""

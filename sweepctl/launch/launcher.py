@@ -67,7 +67,7 @@ class LaunchRequest:
 class Launcher(ABC, Generic[SettingsT]):
     """One machine and how it is used. A subclass names its kind and its settings:
 
-    class Slurm(Launcher[SlurmSettings], kind="slurm", settings=SlurmSettings)
+    class SlurmLauncher(Launcher[SlurmSettings], kind="slurm", settings=SlurmSettings)
     """
 
     kind: ClassVar[str]

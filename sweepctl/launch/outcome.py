@@ -36,6 +36,7 @@ class ToTrain:
     """What a launch in the foreground would train."""
 
     jobs: list[Entry]
+    """The jobs that are left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class ToSubmit:
     """What a launch would submit."""
 
     submissions: list[Submission]
+    """The arrays, with their scripts."""
     queued: int
     """Jobs that have a task already, or are trained this moment."""
     exhausted: list[str]
@@ -54,6 +56,7 @@ class Submitted:
     """What a launch submitted, and what it found in the queue."""
 
     submissions: list[Submission] = field(default_factory=list)
+    """The arrays."""
     released: list[str] = field(default_factory=list)
     """Held tasks that may run now."""
     cancelled: list[str] = field(default_factory=list)

@@ -17,15 +17,22 @@ they train, and may take a minute to start or to compile."""
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """An attempt that may be running: how far it is, how fast, and how long ago it last said so."""
+    """An attempt that may be running."""
 
     entry: Entry
+    """The job."""
     step: int
+    """How far it is."""
     flops_left: float
+    """Exact training FLOPs that are left of it."""
     tokens_per_s: float | None
+    """How fast it is; None where that is not known."""
     silent_s: float
+    """How long ago it last said that it lives."""
     host: str
+    """Where it runs."""
     devices: int = 1
+    """How many devices it trains on at once."""
 
     @property
     def silent(self) -> bool:

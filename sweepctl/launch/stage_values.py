@@ -19,9 +19,13 @@ class MissingResults:
     """A stage whose values cannot be taken yet."""
 
     stage: str
+    """The stage that the value is taken from."""
     field: str
+    """The field that it is a value of."""
     missing: int
+    """Runs of that stage that are not there."""
     wanted: int
+    """Runs that the value is taken from; 0 where they are not planned yet."""
 
 
 def stage_values(

@@ -30,13 +30,18 @@ GPU_NAMES = ("NVIDIA", "Tesla", "GeForce", "Instinct", "Radeon")
 
 @dataclass(slots=True)
 class RungStatus:
-    """One rung of one stage: jobs by state, and exact training FLOPs done and wanted."""
+    """One rung of one stage."""
 
     stage: str
+    """The stage's name."""
     rung: str
+    """The rung's name."""
     states: Counter[str] = field(default_factory=Counter)
+    """Jobs by state."""
     flops_done: float = 0.0
+    """Exact training FLOPs that are done."""
     flops: float = 0.0
+    """Exact training FLOPs that are wanted."""
 
     @property
     def complete(self) -> bool:
@@ -45,52 +50,70 @@ class RungStatus:
 
 @dataclass(slots=True)
 class KindStatus:
-    """Trunks, branches or runs: jobs by state, and the failed ones by class."""
+    """Trunks, branches or runs."""
 
     states: Counter[str] = field(default_factory=Counter)
+    """Jobs by state."""
     failures: Counter[End] = field(default_factory=Counter)
+    """The failed ones by class."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wrong:
-    """Something to look at: a failed job, or a running one that says nothing. `line` is the last line of its
-    error, else of its process's log; `waiting` the number of branches that wait for it."""
+class Problem:
+    """Something to look at."""
 
     entry: Entry
+    """The job."""
     what: Literal["failed", "silent"]
+    """It failed, or runs and says nothing."""
     failure: End | None
+    """The class of a failure."""
     line: str
+    """The last line of its error, else of its process's log."""
     silent_s: float | None = None
+    """How long it has said nothing."""
     waiting: int = 0
+    """How many branches wait for it."""
 
 
 @dataclass(slots=True)
 class SweepStatus:
-    """The sweep: its rungs and kinds, every job's state, what runs now, and what is wrong.
+    """The sweep. A diverged job has nothing left to train, so that it counts as trained."""
 
-    `train_s` is what attempts recorded; `spent_s` is device time, and also counts
-    those that run or were killed. `left_s` and
-    `eta_s` are None where no speed is known. A diverged job has nothing left to train, so that it counts as
-    trained.
-    """
-
-    sweep: str
+    name: str
+    """The sweep's."""
     waiting_stages: list[str]
+    """Stages that cannot be planned before others have results."""
     rungs: list[RungStatus] = field(default_factory=list)
+    """Rung by rung, a line for every stage."""
     kinds: dict[str, KindStatus] = field(default_factory=dict)
+    """By trunks, branches and runs."""
     jobs: list[tuple[Entry, JobState]] = field(default_factory=list)
+    """Every job and where it stands."""
     queue: Mapping[str, Task] = field(default_factory=dict)
+    """Job -> the scheduler's task that is meant for it."""
     running: list[Running] = field(default_factory=list)
-    wrong: list[Wrong] = field(default_factory=list)
+    """Attempts that may be running."""
+    problems: list[Problem] = field(default_factory=list)
+    """What is wrong."""
     tokens_done: int = 0
+    """Tokens that were trained on."""
     tokens: int = 0
+    """Tokens that are wanted."""
     train_s: float = 0.0
+    """Seconds of training that attempts recorded."""
     spent_s: float = 0.0
+    """Device time, also of those that run or were killed."""
     left_s: float | None = None
+    """Device time that is left; None where no speed is known."""
     eta_s: float | None = None
+    """Seconds until all is there; None where no speed is known."""
     on_gpus: bool = False
+    """Whether GPUs were used."""
     other_code: int = 0
+    """Jobs that were trained by other code than they were submitted with."""
     notes: list[str] = field(default_factory=list)
+    """Sentences worth showing."""
 
     def in_state(self, *states: str) -> list[tuple[Entry, JobState]]:
         return [(entry, state) for entry, state in self.jobs if state.state in states]
@@ -161,38 +184,40 @@ class _Reader:
         self.cache = JobFilesCache()
         self.speeds = Speeds(board.plans)
         self.cancelled = board.sweep.cancelled()
-        self.found = SweepStatus(board.sweep.name, board.sweep.waiting_stages(), queue=queue)
+        self.sweep = SweepStatus(board.sweep.name, board.sweep.waiting_stages(), queue=queue)
         self._left: list[tuple[Entry, JobState, float]] = []
         self._rungs: dict[tuple[str, str], RungStatus] = {}
 
     def read(self, entry: Entry) -> None:
         """Take up one job."""
-        state, found = self._state(entry), self.found
-        made = self.cache.of(entry.folder).attempts
-        found.jobs.append((entry, state))
+        state, sweep = self._state(entry), self.sweep
+        tries = self.cache.of(entry.folder).attempts
+        sweep.jobs.append((entry, state))
         self._count(entry, state)
-        self.speeds.add(entry.plan, entry.job, made)
-        for attempt in made:
+        self.speeds.add(entry.plan, entry.job, tries)
+        for attempt in tries:
             self._spent(attempt)
-        if state.state is State.RUNNING and made and not made[-1].ended:
+        if state.state is State.RUNNING and tries and not tries[-1].ended:
             left = entry.flops * (1 - _share(entry, state))
-            found.running.append(running(entry, made[-1], state.step, left, self.now))
-        found.other_code += bool(made) and _by_other_code(made[-1].facts)
+            sweep.running.append(running(entry, tries[-1], state.step, left, self.now))
+        sweep.other_code += bool(tries) and _by_other_code(tries[-1].facts)
         if state.state is State.FAILED:
-            found.wrong.append(Wrong(entry, "failed", state.failure, _why(state, made[-1])))
+            sweep.problems.append(Problem(entry, "failed", state.failure, _why(state, tries[-1])))
         self.cache.of(entry.folder).forget_attempts()
 
     def sums(self) -> SweepStatus:
         """What takes all of the jobs to know."""
-        found = self.found
-        found.rungs = list(self._rungs.values())
-        found.kinds = {kind: found.kinds[kind] for kind in KINDS if kind in found.kinds}
-        waiting = Counter(e.job.trunk for e, state in found.jobs if state.state is State.WAITING)
-        found.wrong = [dataclasses.replace(one, waiting=waiting[one.entry.job.id]) for one in found.wrong]
-        found.wrong += [_silent(one) for one in found.running if one.silent]
-        found.left_s = self._device_seconds_left()
-        found.eta_s = self._eta()
-        return found
+        sweep = self.sweep
+        sweep.rungs = list(self._rungs.values())
+        sweep.kinds = {kind: sweep.kinds[kind] for kind in KINDS if kind in sweep.kinds}
+        waiting = Counter(e.job.trunk for e, state in sweep.jobs if state.state is State.WAITING)
+        for place, problem in enumerate(sweep.problems):
+            number = waiting[problem.entry.job.id]
+            sweep.problems[place] = dataclasses.replace(problem, waiting=number)
+        sweep.problems += [_silent(attempt) for attempt in sweep.running if attempt.silent]
+        sweep.left_s = self._device_seconds_left()
+        sweep.eta_s = self._eta()
+        return sweep
 
     def _state(self, entry: Entry) -> JobState:
         state = self.board.state(entry, self.cache)
@@ -201,34 +226,34 @@ class _Reader:
         return with_task(state, self.queue.get(entry.job.id))
 
     def _count(self, entry: Entry, state: JobState) -> None:
-        found, share = self.found, _share(entry, state)
+        sweep, share = self.sweep, _share(entry, state)
         key = (entry.plan.stage, entry.plan.rung_of(entry.job).name)
         flops, tokens = entry.flops, entry.steps_to_train * entry.plan.batch_tokens(entry.job)
         rung = self._rungs.setdefault(key, RungStatus(*key))
         rung.states[state.state] += 1
         rung.flops += flops
         rung.flops_done += flops * share
-        kind = found.kinds.setdefault(entry.job.kind, KindStatus())
+        kind = sweep.kinds.setdefault(entry.job.kind, KindStatus())
         kind.states[state.state] += 1
         if state.failure:
             kind.failures[state.failure] += 1
-        found.tokens += tokens
-        found.tokens_done += round(tokens * share)
+        sweep.tokens += tokens
+        sweep.tokens_done += round(tokens * share)
         if share < 1:
             self._left.append((entry, state, flops * (1 - share)))
 
     def _spent(self, attempt: Attempt) -> None:
-        facts, found = attempt.facts, self.found
+        facts, sweep = attempt.facts, self.sweep
         train_s = facts.train_s
         if train_s is None and facts.started:  # it runs, or was killed: from claim to last heartbeat
-            found.spent_s += devices(attempt) * max(0.0, last_sign(attempt) - facts.started)
-        found.train_s += train_s or 0.0
-        found.spent_s += devices(attempt) * (train_s or 0.0)
-        found.on_gpus |= any(name in (facts.device or "") for name in GPU_NAMES)
+            sweep.spent_s += devices(attempt) * max(0.0, last_sign(attempt) - facts.started)
+        sweep.train_s += train_s or 0.0
+        sweep.spent_s += devices(attempt) * (train_s or 0.0)
+        sweep.on_gpus |= any(name in (facts.device or "") for name in GPU_NAMES)
 
     def _device_seconds_left(self) -> float | None:
         """By each rung's measured speed; where none was, at the mean pace of what runs now."""
-        rates, pace = self.speeds.rates(), mean_speed(self.found.running)
+        rates, pace = self.speeds.rates(), mean_speed(self.sweep.running)
         left = 0.0
         for entry, _, flops in self._left:
             rate = rates.get(entry.plan.rung_of(entry.job).name)
@@ -241,7 +266,7 @@ class _Reader:
     def _eta(self) -> float | None:
         """Of what is under way or can be: not of what failed or was cancelled, nor of what waits for that."""
         stuck = {
-            entry.job.id for entry, state in self.found.jobs if state.state in (State.FAILED, State.CANCELLED)
+            entry.job.id for entry, state in self.sweep.jobs if state.state in (State.FAILED, State.CANCELLED)
         }
         coming = [
             (entry, flops)
@@ -252,7 +277,7 @@ class _Reader:
         for entry, flops in coming:
             if entry.job.trunk is not None:
                 after[entry.job.trunk] = max(flops, after.get(entry.job.trunk, 0.0))
-        return time_left(self.found.running, sum(flops for _, flops in coming), after)
+        return time_left(self.sweep.running, sum(flops for _, flops in coming), after)
 
 
 def last_line(text: str) -> str:
@@ -267,8 +292,8 @@ def _why(state: JobState, attempt: Attempt) -> str:
     return last_line("\n".join(metrics.tail(Path(log)))) if log else ""
 
 
-def _silent(one: Running) -> Wrong:
-    return Wrong(one.entry, "silent", None, f"on {one.host or 'an unknown host'}", one.silent_s)
+def _silent(attempt: Running) -> Problem:
+    return Problem(attempt.entry, "silent", None, f"on {attempt.host or 'an unknown host'}", attempt.silent_s)
 
 
 def _share(entry: Entry, state: JobState) -> float:

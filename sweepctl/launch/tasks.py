@@ -30,6 +30,7 @@ class Task:
     name: str
     """As its scheduler calls it, such as 1234_7."""
     state: TaskState
+    """Where it stands."""
     word: str = ""
     """The scheduler's own word for that state."""
     reason: str = ""

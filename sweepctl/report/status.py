@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from sweepctl.launch.speed import Running
-from sweepctl.launch.status import ORDER, KindStatus, RungStatus, SweepStatus, Wrong
+from sweepctl.launch.status import ORDER, KindStatus, Problem, RungStatus, SweepStatus
 from sweepctl.launch.tasks import Task
 from sweepctl.report.console import count, duration, flops, table
 from sweepctl.store.board import Entry
@@ -26,52 +26,52 @@ TABLE_LINES = 5
 """Lines of a table besides its rows."""
 
 
-def show_status(out: Console, found: SweepStatus) -> None:
+def show_status(out: Console, sweep: SweepStatus) -> None:
     """Print the screen once, its lines whole."""
-    out.print(screen(found), crop=False)
+    out.print(screen(sweep), crop=False)
 
 
 def watch_status(out: Console, look: Callable[[], SweepStatus], every_s: float) -> None:
     """Look again every so many seconds until everything is there: in place on a terminal, elsewhere one
     screen below the other."""
-    found = look()
+    sweep = look()
     if not out.is_terminal:
-        show_status(out, found)
-        while not found.complete:
+        show_status(out, sweep)
+        while not sweep.complete:
             time.sleep(every_s)
             out.print()
-            show_status(out, found := look())
+            show_status(out, sweep := look())
         return
-    with Live(screen(found, out.height), console=out, auto_refresh=False) as live:
-        while not found.complete:
+    with Live(screen(sweep, out.height), console=out, auto_refresh=False) as live:
+        while not sweep.complete:
             time.sleep(every_s)
-            live.update(screen(found := look(), out.height), refresh=True)
+            live.update(screen(sweep := look(), out.height), refresh=True)
 
 
-def screen(found: SweepStatus, height: int | None = None) -> Group:
+def screen(sweep: SweepStatus, height: int | None = None) -> Group:
     """Rungs, kinds, how far it is, what runs, what is wrong, and what to do about it. With a `height`, as
     many rungs as leave the rest a place, and long lines cut."""
-    lines = _progress(found)
-    lines += _some([one for one in found.running if not one.silent], RUNNING, _running)
-    lines += _some(found.in_state("diverged"), DIVERGED, _diverged)
-    lines += _some([one for one in found.wrong if one.what == "silent"], SILENT, _silent)
-    failed = [one for one in found.wrong if one.what == "failed"]
-    lines += _some(sorted(failed, key=lambda one: -one.waiting), FAILED, _failed)
-    if found.waiting_stages:
-        names = ", ".join(found.waiting_stages)
-        told = f"Waiting for another stage's results: {names}. `sweepctl plan` again, as before, plans them."
-        lines.append(Text(told))
-    lines += [Text(note, "yellow") for note in found.notes]
-    lines.append(Text(_next(found)))
+    lines = _progress(sweep)
+    lines += _some([attempt for attempt in sweep.running if not attempt.silent], RUNNING, _running)
+    lines += _some(sweep.in_state("diverged"), DIVERGED, _diverged)
+    lines += _some([problem for problem in sweep.problems if problem.what == "silent"], SILENT, _silent)
+    failed = [problem for problem in sweep.problems if problem.what == "failed"]
+    lines += _some(sorted(failed, key=lambda problem: -problem.waiting), FAILED, _failed)
+    if sweep.waiting_stages:
+        names = ", ".join(sweep.waiting_stages)
+        text = f"Waiting for another stage's results: {names}. `sweepctl plan` again, as before, plans them."
+        lines.append(Text(text))
+    lines += [Text(note, "yellow") for note in sweep.notes]
+    lines.append(Text(_next(sweep)))
     for line in lines:
         line.no_wrap, line.overflow = True, "ignore" if height is None else "ellipsis"
-    room = RUNGS if height is None else height - len(lines) - len(found.kinds) - 2 * TABLE_LINES
-    return Group(_rungs(found, max(3, min(RUNGS, room))), _kinds(found.kinds), *lines)
+    room = RUNGS if height is None else height - len(lines) - len(sweep.kinds) - 2 * TABLE_LINES
+    return Group(_rungs(sweep, max(3, min(RUNGS, room))), _kinds(sweep.kinds), *lines)
 
 
-def _rungs(found: SweepStatus, most: int) -> Table:
+def _rungs(sweep: SweepStatus, most: int) -> Table:
     """One line a rung; where there are too many, those that are not complete, and the rest in one line."""
-    rungs = found.rungs
+    rungs = sweep.rungs
     present = _present(row.states for row in rungs)
     chosen = rungs
     if len(rungs) > most:
@@ -93,7 +93,7 @@ def _rungs(found: SweepStatus, most: int) -> Table:
         ]
         for row in chosen
     ]
-    return table(f"sweep {found.sweep}", ["stage", "rung", *present, "trained", "FLOPs left"], rows, left=2)
+    return table(f"sweep {sweep.name}", ["stage", "rung", *present, "trained", "FLOPs left"], rows, left=2)
 
 
 def _kinds(kinds: dict[str, KindStatus]) -> Table:
@@ -131,17 +131,17 @@ def _percent(part: float, whole: float) -> str:
     return f"{int(100 * part / whole + 1e-9)}%" if whole else ""
 
 
-def _progress(found: SweepStatus) -> list[Text]:
-    told = f"{count(found.tokens_done)} of {count(found.tokens)} tokens, "
-    told += _percent(found.tokens_done, found.tokens) or "100%"
-    if not found.complete:
-        told += "; time left: " + ("unknown" if found.eta_s is None else duration(found.eta_s))
-    unit = "GPU-hours" if found.on_gpus else "device-hours"
-    spent = f"{_hours(found.spent_s)} {unit} spent"
-    if not found.complete:
-        spent += ", " + ("unknown" if found.left_s is None else f"about {_hours(found.left_s)}") + " left"
-    lines = [Text(f"{told}."), Text(f"{spent}.")]
-    reasons = Counter(state.note or "no reason given" for _, state in found.in_state("queued"))
+def _progress(sweep: SweepStatus) -> list[Text]:
+    text = f"{count(sweep.tokens_done)} of {count(sweep.tokens)} tokens, "
+    text += _percent(sweep.tokens_done, sweep.tokens) or "100%"
+    if not sweep.complete:
+        text += "; time left: " + ("unknown" if sweep.eta_s is None else duration(sweep.eta_s))
+    unit = "GPU-hours" if sweep.on_gpus else "device-hours"
+    spent = f"{_hours(sweep.spent_s)} {unit} spent"
+    if not sweep.complete:
+        spent += ", " + ("unknown" if sweep.left_s is None else f"about {_hours(sweep.left_s)}") + " left"
+    lines = [Text(f"{text}."), Text(f"{spent}.")]
+    reasons = Counter(state.note or "no reason given" for _, state in sweep.in_state("queued"))
     if reasons:
         why = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common(4))
         lines.append(Text(f"Queued: {why}."))
@@ -160,57 +160,57 @@ def _some(rows: Sequence[Any], most: int, shown: Callable[[Any], Text]) -> list[
     return lines
 
 
-def _job(word: str, style: str, job: str, name: str, told: str) -> Text:
-    return Text().append(f"  {word:8}", style).append(f"  {job}  {name}: {told}")
+def _job(word: str, style: str, job: str, name: str, text: str) -> Text:
+    return Text().append(f"  {word:8}", style).append(f"  {job}  {name}: {text}")
 
 
-def _diverged(one: tuple[Entry, JobState]) -> Text:
-    entry, state = one
+def _diverged(job: tuple[Entry, JobState]) -> Text:
+    entry, state = job
     return _job("diverged", "yellow", entry.job.id, entry.name, state.note)
 
 
-def _running(one: Running) -> Text:
-    told = f"step {one.step} of {one.entry.job.end}"
-    if one.tokens_per_s is not None:
-        told += f", {count(one.tokens_per_s)} tokens/s"
-    return _job("running", "", one.entry.job.id, one.entry.name, f"{told}, on {one.host}")
+def _running(attempt: Running) -> Text:
+    text = f"step {attempt.step} of {attempt.entry.job.end}"
+    if attempt.tokens_per_s is not None:
+        text += f", {count(attempt.tokens_per_s)} tokens/s"
+    return _job("running", "", attempt.entry.job.id, attempt.entry.name, f"{text}, on {attempt.host}")
 
 
-def _silent(one: Wrong) -> Text:
-    told = f"no sign of life for {duration(one.silent_s or 0.0)}, {one.line}"
-    return _job("silent", "yellow", one.entry.job.id, one.entry.name, told)
+def _silent(problem: Problem) -> Text:
+    text = f"no sign of life for {duration(problem.silent_s or 0.0)}, {problem.line}"
+    return _job("silent", "yellow", problem.entry.job.id, problem.entry.name, text)
 
 
-def _failed(one: Wrong) -> Text:
-    told = "" if one.failure in (None, End.FAILED) else f"{one.failure.words}: "
-    told += one.line or "no reason recorded"
-    if one.waiting:
-        told = f"({one.waiting} branch{'es' if one.waiting > 1 else ''} waiting for it) {told}"
-    return _job("failed", "red", one.entry.job.id, one.entry.name, told)
+def _failed(problem: Problem) -> Text:
+    text = "" if problem.failure in (None, End.FAILED) else f"{problem.failure.words}: "
+    text += problem.line or "no reason recorded"
+    if problem.waiting:
+        text = f"({problem.waiting} branch{'es' if problem.waiting > 1 else ''} waiting for it) {text}"
+    return _job("failed", "red", problem.entry.job.id, problem.entry.name, text)
 
 
-def _next(found: SweepStatus) -> str:
-    if found.complete:
+def _next(sweep: SweepStatus) -> str:
+    if sweep.complete:
         return "Everything the plans want is there."
-    hint = f"`sweepctl launch {found.sweep}` trains what is missing."
-    return f"{hint} `sweepctl logs {found.sweep} JOB` tells more of a job." if found.wrong else hint
+    hint = f"`sweepctl launch {sweep.name}` trains what is missing."
+    return f"{hint} `sweepctl logs {sweep.name} JOB` tells more of a job." if sweep.problems else hint
 
 
-def status_json(found: SweepStatus) -> dict[str, Any]:
+def status_json(sweep: SweepStatus) -> dict[str, Any]:
     """The same facts, and every job."""
     return {
-        "sweep": found.sweep,
-        "complete": found.complete,
-        "notes": found.notes,
-        "train_s": found.train_s,
-        "tokens_done": found.tokens_done,
-        "tokens": found.tokens,
-        "eta_s": found.eta_s,
-        "device_hours_spent": found.spent_s / 3600,
-        "device_hours_left": None if found.left_s is None else found.left_s / 3600,
+        "sweep": sweep.name,
+        "complete": sweep.complete,
+        "notes": sweep.notes,
+        "train_s": sweep.train_s,
+        "tokens_done": sweep.tokens_done,
+        "tokens": sweep.tokens,
+        "eta_s": sweep.eta_s,
+        "device_hours_spent": sweep.spent_s / 3600,
+        "device_hours_left": None if sweep.left_s is None else sweep.left_s / 3600,
         "kinds": {
             kind: {"jobs": row.states.total(), "states": dict(row.states), "failures": dict(row.failures)}
-            for kind, row in found.kinds.items()
+            for kind, row in sweep.kinds.items()
         },
         "rungs": [
             {
@@ -220,22 +220,22 @@ def status_json(found: SweepStatus) -> dict[str, Any]:
                 "flops": row.flops,
                 "flops_done": row.flops_done,
             }
-            for row in found.rungs
+            for row in sweep.rungs
         ],
-        "wrong": [_wrong_json(one) for one in found.wrong],
-        "jobs": [_job_json(entry, state, found.queue.get(entry.job.id)) for entry, state in found.jobs],
-        "waiting_stages": found.waiting_stages,
+        "wrong": [_problem_json(problem) for problem in sweep.problems],
+        "jobs": [_job_json(entry, state, sweep.queue.get(entry.job.id)) for entry, state in sweep.jobs],
+        "waiting_stages": sweep.waiting_stages,
     }
 
 
-def _wrong_json(one: Wrong) -> dict[str, Any]:
+def _problem_json(problem: Problem) -> dict[str, Any]:
     return {
-        "id": one.entry.job.id,
-        "what": one.what,
-        "failure": one.failure or None,
-        "line": one.line,
-        "silent_s": one.silent_s,
-        "branches_waiting": one.waiting,
+        "id": problem.entry.job.id,
+        "what": problem.what,
+        "failure": problem.failure or None,
+        "line": problem.line,
+        "silent_s": problem.silent_s,
+        "branches_waiting": problem.waiting,
     }
 
 

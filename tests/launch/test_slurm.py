@@ -18,7 +18,7 @@ from sweepctl.launch.retry import choose
 from sweepctl.launch.rungs import idle_patterns
 from sweepctl.launch.slurm import commands
 from sweepctl.launch.slurm.commands import as_task
-from sweepctl.launch.slurm.dispatch import need
+from sweepctl.launch.slurm.dispatch import tasks_needed
 from sweepctl.launch.slurm.failures import exhausted
 from sweepctl.launch.slurm.records import Array, Records, SlurmOrder, begin_task, outrun
 from sweepctl.launch.slurm.script import script
@@ -187,16 +187,16 @@ def an_order(board: Board, **settings: Any) -> SlurmOrder:
 def test_what_has_a_task_needs_none(planned: Planner) -> None:
     board = planned()
     trunks, branches = only(board, "trunk"), only(board, "branch")
-    found = need(board, an_order(board), {})
-    assert {e.job.id for e in found.now} == {e.job.id for e in trunks}
-    assert {e.job.id for e in found.later} == {e.job.id for e in branches}
+    needed = tasks_needed(board, an_order(board), {})
+    assert {e.job.id for e in needed.now} == {e.job.id for e in trunks}
+    assert {e.job.id for e in needed.later} == {e.job.id for e in branches}
     queue = {e.job.id: [as_task(f"1_{i}", "PENDING", "Priority")] for i, e in enumerate(trunks + branches)}
-    assert need(board, an_order(board), queue).queued == len(board.entries)
+    assert tasks_needed(board, an_order(board), queue).queued == len(board.entries)
     ending = {trunks[0].job.id: [as_task("1_0", "COMPLETING")]}  # perhaps it is being requeued
-    assert trunks[0] not in need(board, an_order(board), ending).now
+    assert trunks[0] not in tasks_needed(board, an_order(board), ending).now
     blind = {e.job.id: [as_task("1_0", "PENDING", "JobHeldUser")] for e in branches}
-    found = need(board, an_order(board, commands_on_nodes=False), blind)
-    assert len(found.surplus) == len(found.later) == len(branches)
+    needed = tasks_needed(board, an_order(board, commands_on_nodes=False), blind)
+    assert len(needed.surplus) == len(needed.later) == len(branches)
 
 
 def test_a_held_task_whose_checkpoint_is_there_is_released(planned: Planner) -> None:
@@ -205,11 +205,11 @@ def test_a_held_task_whose_checkpoint_is_there_is_released(planned: Planner) -> 
     [trunk] = only(board, "trunk")
     branch = only(board, "branch")[0]
     held = {branch.job.id: [as_task("7_3", "PENDING", "JobHeldUser")]}
-    assert need(board, an_order(board), held).release == []
+    assert tasks_needed(board, an_order(board), held).release == []
     run_job(board, trunk)
-    assert need(board, an_order(board), held).release == ["7_3"]
+    assert tasks_needed(board, an_order(board), held).release == ["7_3"]
     run_job(board, branch)
-    assert need(board, an_order(board), held).surplus == ["7_3"]
+    assert tasks_needed(board, an_order(board), held).surplus == ["7_3"]
 
 
 def test_a_task_that_runs_and_has_given_its_job_up_does_not_count(planned: Planner) -> None:
@@ -221,9 +221,9 @@ def test_a_task_that_runs_and_has_given_its_job_up_does_not_count(planned: Plann
     [trunk, *_] = only(board, "trunk")
     queue = {trunk.job.id: [as_task("7_3", "RUNNING")]}
     order, forgiven = an_order(board), {trunk.job.id: 1}
-    assert trunk in need(board, order, queue, forgiven).now
-    assert trunk not in need(board, order, {trunk.job.id: [as_task("8_3", "RUNNING")]}, forgiven).now
-    assert trunk.job.id in need(board, an_order(board), queue).exhausted
+    assert trunk in tasks_needed(board, order, queue, forgiven).now
+    assert trunk not in tasks_needed(board, order, {trunk.job.id: [as_task("8_3", "RUNNING")]}, forgiven).now
+    assert trunk.job.id in tasks_needed(board, an_order(board), queue).exhausted
 
 
 def test_records_are_found_again(planned: Planner) -> None:

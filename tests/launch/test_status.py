@@ -73,9 +73,9 @@ def test_everything_is_counted(midway: Any) -> None:
     left = second.flops * (1 - 10 / second.job.end)
     assert found.eta_s == pytest.approx((left + sum(e.flops for e in others)) / speed)
     assert found.left_s is not None and found.left_s > 0
-    [wrong] = found.wrong
-    assert (wrong.entry, wrong.failure, wrong.waiting) == (failed, "out_of_memory", 0)
-    assert wrong.line == "slurmstepd: error: Detected 1 oom_kill event"
+    [problems] = found.problems
+    assert (problems.entry, problems.failure, problems.waiting) == (failed, "out_of_memory", 0)
+    assert problems.line == "slurmstepd: error: Detected 1 oom_kill event"
 
 
 def test_a_running_attempt_that_says_nothing_is_told(midway: Any) -> None:
@@ -84,11 +84,11 @@ def test_a_running_attempt_that_says_nothing_is_told(midway: Any) -> None:
     os.utime(heartbeat, (time.time() - 600, time.time() - 600))
     found = status(board)
     assert state_of(found, second) == "running" and found.eta_s is None
-    assert [(one.what, one.entry) for one in found.wrong] == [
-        ("failed", found.wrong[0].entry),
+    assert [(one.what, one.entry) for one in found.problems] == [
+        ("failed", found.problems[0].entry),
         ("silent", second),
     ]
-    assert found.wrong[1].silent_s == pytest.approx(600, abs=30)
+    assert found.problems[1].silent_s == pytest.approx(600, abs=30)
 
 
 def test_branches_that_wait_for_a_failed_trunk_are_counted_and_not_awaited(planned: Planner) -> None:
@@ -96,8 +96,8 @@ def test_branches_that_wait_for_a_failed_trunk_are_counted_and_not_awaited(plann
     [trunk] = only(board, "trunk")
     begin(trunk).end("failed", error="Traceback\n  ValueError: no\n")
     found = status(board)
-    [wrong] = found.wrong
-    assert (wrong.waiting, wrong.line, wrong.failure) == (2, "ValueError: no", "failed")
+    [problems] = found.problems
+    assert (problems.waiting, problems.line, problems.failure) == (2, "ValueError: no", "failed")
     assert found.eta_s is None and found.left_s is None
 
 
@@ -112,7 +112,7 @@ def test_the_queue_is_told_and_nothing_is_written(midway: Any) -> None:
     found = status(board, tasks)
     assert state_of(found, failed) == "queued" and found.kinds["branch"].states["queued"] == 1
     assert state_of(found, second) == "running" and state_of(found, others[0]) == "waiting"
-    assert not found.wrong and found.queue == tasks
+    assert not found.problems and found.queue == tasks
     assert tree(board.sweep.workspace.root) == before
 
 

@@ -12,7 +12,7 @@ from sweepctl.launch.outcome import ToTrain
 from sweepctl.store.workspace import Workspace
 
 
-class Local(Launcher[LocalSettings], kind="local", settings=LocalSettings):
+class LocalLauncher(Launcher[LocalSettings], kind="local", settings=LocalSettings):
     """It leaves no records beside those of the jobs: the command ends with its work."""
 
     def launch(self, request: LaunchRequest, watcher: Watcher) -> Report:

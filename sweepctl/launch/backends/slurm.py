@@ -17,7 +17,7 @@ from sweepctl.launch.tasks import Task
 from sweepctl.store.workspace import Sweep, Workspace
 
 
-class Slurm(Launcher[SlurmSettings], kind="slurm", settings=SlurmSettings):
+class SlurmLauncher(Launcher[SlurmSettings], kind="slurm", settings=SlurmSettings):
     """What submits is imported where it is used: looking at a sweep must be quick."""
 
     def launch(self, request: LaunchRequest, watcher: Watcher) -> Submitted:

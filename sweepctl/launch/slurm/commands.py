@@ -36,12 +36,14 @@ class SlurmError(SchedulerError):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What the cluster allows: the most tasks of one array, and how many more it takes of us (None: not
-    said)."""
+    """What the cluster allows."""
 
     array: int
+    """The most tasks of one array."""
     room: int | None
+    """How many more tasks it takes of us; None: not said."""
     why: str = ""
+    """Which limit that is."""
 
 
 def ask(*command: str, patience_s: float = PATIENCE_S, errors: bool = False) -> str:

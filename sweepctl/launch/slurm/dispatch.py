@@ -36,17 +36,23 @@ _OVER_LIMIT = re.compile(r"SubmitJob|temporarily una")
 
 
 @dataclass(slots=True)
-class Need:
-    """Jobs without a task: `now` can start, `later` waits for a trunk; held tasks whose job can start,
-    pending tasks whose job is over, and tasks that Slurm says are gone though their attempts look alive."""
+class TasksNeeded:
+    """What the jobs of a board lack in the queue."""
 
     now: list[Entry] = field(default_factory=list)
+    """Jobs without a task that can start."""
     later: list[Entry] = field(default_factory=list)
+    """Jobs without a task that wait for a trunk."""
     release: list[str] = field(default_factory=list)
+    """Held tasks whose job can start."""
     surplus: list[str] = field(default_factory=list)
+    """Pending tasks whose job is over."""
     gone: set[str] = field(default_factory=set)
+    """Tasks that Slurm says are gone, though their attempts look alive."""
     queued: int = 0
+    """Jobs that have a task, or are trained this moment."""
     exhausted: list[str] = field(default_factory=list)
+    """Jobs that failed and have no retry left."""
 
 
 def dispatch(records: Records, order: SlurmOrder, board: Board, ending: int = 0) -> Submitted:
@@ -60,20 +66,20 @@ def dispatch(records: Records, order: SlurmOrder, board: Board, ending: int = 0)
     launcher = order.settings
     with _turn(records):
         queue = read_queue(records, adopt=True)
-        found = need(board, order, queue, records.forgiven())
-        found.surplus += _of_no_plan(records, board, queue)
-        done = Submitted(queued=found.queued, exhausted=found.exhausted)
-        if found.release:
-            commands.release(found.release)
-            done.released = found.release
-        if found.surplus:
-            commands.scancel(found.surplus)
-            done.cancelled = found.surplus
-        if found.now or found.later:
-            limits = commands.limits(launcher.max_submitted, len(found.now) + len(found.later))
+        needed = tasks_needed(board, order, queue, records.forgiven())
+        needed.surplus += _of_no_plan(records, board, queue)
+        done = Submitted(queued=needed.queued, exhausted=needed.exhausted)
+        if needed.release:
+            commands.release(needed.release)
+            done.released = needed.release
+        if needed.surplus:
+            commands.scancel(needed.surplus)
+            done.cancelled = needed.surplus
+        if needed.now or needed.later:
+            limits = commands.limits(launcher.max_submitted, len(needed.now) + len(needed.later))
             if limits.room is not None:
                 limits = replace(limits, room=limits.room + ending)
-            _submit_all(records, order, found, limits, done, _arrays_of_trunks(found, queue))
+            _submit_all(records, order, needed, limits, done, _arrays_of_trunks(needed, queue))
             _release_what_came_meanwhile(board, done)
         rungs = {rung.name for plan in board.plans.values() for rung in plan.rungs}
         done.idle_patterns = idle_patterns(launcher.rungs, rungs)
@@ -102,9 +108,9 @@ def _release_what_came_meanwhile(board: Board, done: Submitted) -> None:
         done.released += ready
 
 
-def _arrays_of_trunks(found: Need, queue: dict[str, list[Task]]) -> list[str]:
+def _arrays_of_trunks(needed: TasksNeeded, queue: dict[str, list[Task]]) -> list[str]:
     """Arrays in the queue that train what the waiting branches wait for."""
-    trunks = {entry.job.trunk: entry.trunk for entry in found.later if entry.job.trunk and entry.trunk}
+    trunks = {entry.job.trunk: entry.trunk for entry in needed.later if entry.job.trunk and entry.trunk}
     tasks = {q.name for trunk in trunks for q in queue.get(trunk, []) if not q.held}
     for folder in trunks.values():
         last = attempts.newest(folder)
@@ -121,15 +127,15 @@ def rehearse(records: Records, order: SlurmOrder, board: Board) -> ToSubmit:
         queue, limits = read_queue(records), commands.limits(settings.max_submitted, 1)
     except SlurmError:
         queue, limits = {}, Limits(1001, None)
-    found = need(board, order, queue, records.forgiven())
-    trunks = _arrays_of_trunks(found, queue) or ["IDS_OF_THE_TRUNKS_ARRAYS"]
-    later = {entry.job.id for entry in found.later}
+    needed = tasks_needed(board, order, queue, records.forgiven())
+    trunks = _arrays_of_trunks(needed, queue) or ["IDS_OF_THE_TRUNKS_ARRAYS"]
+    later = {entry.job.id for entry in needed.later}
     arrays = [
         _after(array, trunks, settings) if array.jobs[0] in later else array
-        for array in _arrays(records, order, found, limits)
+        for array in _arrays(records, order, needed, limits)
     ]
     submissions = [_submission(a, script=script(a, records.array_folder(a.token), settings)) for a in arrays]
-    return ToSubmit(submissions, found.queued, found.exhausted)
+    return ToSubmit(submissions, needed.queued, needed.exhausted)
 
 
 def _submission(array: Array, array_id: str = "", script: str = "") -> Submission:
@@ -137,41 +143,41 @@ def _submission(array: Array, array_id: str = "", script: str = "") -> Submissio
     return Submission(array_id, array.jobs, str(wanted), plain(wanted), array.held, script)
 
 
-def need(
+def tasks_needed(
     board: Board, order: SlurmOrder, queue: dict[str, list[Task]], forgiven: dict[str, int] | None = None
-) -> Need:
+) -> TasksNeeded:
     """What the jobs of a board lack, the most urgent first."""
-    found, forgiven = Need(), forgiven or {}
+    needed, forgiven = TasksNeeded(), forgiven or {}
     launcher, cancelled = order.settings, board.sweep.cancelled()
     lost = _lost(board)
     for entry in board.entries.values():
         job = entry.job.id
         tasks = queue.get(job, [])
         if job in cancelled or board.finished(entry):
-            found.surplus += [q.name for q in tasks if q.word == "PENDING"]
+            needed.surplus += [q.name for q in tasks if q.word == "PENDING"]
             continue
         last = attempts.newest(entry.folder)
         if last is not None and not last.ended:
             if last.alive() and entry.job.id not in lost:
-                found.queued += 1
+                needed.queued += 1
                 continue
-            found.gone |= {lost[entry.job.id]} if entry.job.id in lost else set()
+            needed.gone |= {lost[entry.job.id]} if entry.job.id in lost else set()
         if exhausted(entry.folder, last, launcher.retries, forgiven.get(job, 0)):
-            found.exhausted.append(job)
-            found.surplus += [q.name for q in tasks if q.word == "PENDING"]
+            needed.exhausted.append(job)
+            needed.surplus += [q.name for q in tasks if q.word == "PENDING"]
             continue
         can_start = board.can_start(entry)
         if not can_start and not launcher.commands_on_nodes:  # nobody would release it
-            found.surplus += [q.name for q in tasks if q.held]
+            needed.surplus += [q.name for q in tasks if q.held]
             tasks = [q for q in tasks if not q.held]
         if any(_covers(q, last) for q in tasks):
-            found.queued += 1
-            found.release += [q.name for q in tasks if can_start and q.held]
+            needed.queued += 1
+            needed.release += [q.name for q in tasks if can_start and q.held]
             continue
-        (found.now if can_start else found.later).append(entry)
-    for entries in (found.now, found.later):
+        (needed.now if can_start else needed.later).append(entry)
+    for entries in (needed.now, needed.later):
         entries.sort(key=lambda entry: -board.urgency(entry))
-    return found
+    return needed
 
 
 def _lost(board: Board) -> dict[str, str]:
@@ -200,12 +206,12 @@ def _covers(task: Task, last: attempts.Attempt | None) -> bool:
     return not (last.facts.scheduler_id == task.name and last.facts.failure is not None)
 
 
-def _arrays(records: Records, order: SlurmOrder, found: Need, limits: Limits) -> list[Array]:
+def _arrays(records: Records, order: SlurmOrder, needed: TasksNeeded, limits: Limits) -> list[Array]:
     """The arrays of what is needed: by resources, startable jobs apart from those that are held."""
     launcher = order.settings
     cluster = _cluster()
     arrays = []
-    for held, entries in ((False, found.now), (True, found.later)):
+    for held, entries in ((False, needed.now), (True, needed.later)):
         classes: dict[Resources, list[str]] = {}
         for entry in entries:
             rung = entry.plan.rung_of(entry.job).name
@@ -222,7 +228,7 @@ def _arrays(records: Records, order: SlurmOrder, found: Need, limits: Limits) ->
                         jobs=tuple(jobs[first : first + limits.array]),
                         resources=resources,
                         held=held and launcher.commands_on_nodes,
-                        gone=tuple(sorted(found.gone)),
+                        gone=tuple(sorted(needed.gone)),
                     )
                 )
     return arrays
@@ -236,12 +242,17 @@ def _cluster() -> str:
 
 
 def _submit_all(
-    records: Records, order: SlurmOrder, found: Need, limits: Limits, done: Submitted, trunks: list[str]
+    records: Records,
+    order: SlurmOrder,
+    needed: TasksNeeded,
+    limits: Limits,
+    done: Submitted,
+    trunks: list[str],
 ) -> None:
     """`trunks`: the arrays whose end branches are submitted after where nobody may release them."""
     room = limits.room
-    later = {entry.job.id for entry in found.later}
-    for array in _arrays(records, order, found, limits):
+    later = {entry.job.id for entry in needed.later}
+    for array in _arrays(records, order, needed, limits):
         waits = array.jobs[0] in later
         if waits:
             array = _after(array, trunks, order.settings)

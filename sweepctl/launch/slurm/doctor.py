@@ -36,6 +36,7 @@ class ResourceGroup:
     name: str
     """The rungs; empty for the launcher's own resources."""
     resources: Resources
+    """What a task of theirs asks for."""
 
 
 def resource_groups(launcher: SlurmSettings) -> list[ResourceGroup]:

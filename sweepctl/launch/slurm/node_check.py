@@ -38,17 +38,26 @@ _HOPELESS = re.compile(
 
 @dataclass(slots=True)
 class SentJob:
-    """The job: its array's id and name, how many nodes answer, and what became of it."""
+    """The job that looks around, and what became of it."""
 
     folder: Path
+    """Where the nodes answer."""
     array_id: str
+    """Its id."""
     name: str
+    """The name that it was submitted under."""
     nodes: int
+    """How many nodes answer."""
     began: float = field(default_factory=time.monotonic)
+    """When it was sent."""
     started: float | None = None
+    """When it was first seen to run."""
     answered: set[int] = field(default_factory=set)
+    """The nodes that have been answered."""
     shared: list[str] = field(default_factory=list)
+    """What is wrong with files that both sides see."""
     last: Task | None = None
+    """What the queue said of it last."""
 
 
 def check_node(

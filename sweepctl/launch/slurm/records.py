@@ -45,15 +45,25 @@ class Array:
     """One job array, before and after it has an id. Task i is meant for `jobs[i]`, and takes others too."""
 
     token: str
+    """Our own name for it, and its folder."""
     order: str
+    """The hash of the order that it came of."""
     name: str
+    """The name that it was submitted under."""
     cluster: str
+    """The cluster it went to."""
     jobs: tuple[str, ...]
+    """The jobs that its tasks are meant for, by index."""
     resources: Resources
+    """What a task gets."""
     held: bool = False
+    """Whether its tasks wait to be released."""
     dependency: str | None = None
+    """What it waits for where nobody may release it."""
     gone: tuple[str, ...] = ()
+    """Tasks that Slurm had given up when it was submitted."""
     by: dict[str, Any] = field(default_factory=dict)
+    """Who submitted it, and when."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,7 @@ class Records:
     """The submissions of one sweep."""
 
     sweep: Sweep
+    """The sweep."""
 
     @property
     def folder(self) -> Path:
