@@ -57,8 +57,8 @@ def trained(
     from sweepctl.spec.compose import compose_study
     from sweepctl.spec.execution import Execution
     from sweepctl.train.batches import Batches
+    from sweepctl.train.builtin import BuiltinTrainer
     from sweepctl.train.device import machine
-    from sweepctl.train.trainer import Trainer
 
     study = compose_study(
         [
@@ -70,7 +70,9 @@ def trained(
     index = read_index(corpus)
     plan = expand(study, "all", index.facts)
     science, execution = plan.science(plan.jobs[0]), Execution(device="cpu")
-    trainer = Trainer(science.point, Batches(corpus, science.point), machine(execution, "fp32"), execution)
+    trainer = BuiltinTrainer(
+        science.point, Batches(corpus, science.point), machine(execution, "fp32"), execution
+    )
     curve = science.curve()
     return lambda: trainer.update(curve).loss.item(), plan.rungs[0].counts.exact_flops_per_token
 

@@ -35,8 +35,8 @@ def ours(
     from sweepctl.spec.compose import compose_study
     from sweepctl.spec.execution import Execution
     from sweepctl.train.batches import Batches
+    from sweepctl.train.builtin import BuiltinTrainer
     from sweepctl.train.device import machine
-    from sweepctl.train.trainer import Trainer
 
     study = compose_study(
         [
@@ -51,7 +51,7 @@ def ours(
     science = plan.science(plan.jobs[0])
     execution = Execution(device=size.device, compile=compiled)
     where = machine(execution, "bf16")
-    trainer = Trainer(science.point, Batches(corpus, science.point), where, execution)
+    trainer = BuiltinTrainer(science.point, Batches(corpus, science.point), where, execution)
     curve = science.curve()
     return (
         lambda: trainer.update(curve).loss.item(),

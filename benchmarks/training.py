@@ -30,8 +30,8 @@ def ours(
     from sweepctl.spec.compose import compose_study
     from sweepctl.spec.execution import Execution
     from sweepctl.train.batches import Batches
+    from sweepctl.train.builtin import BuiltinTrainer
     from sweepctl.train.device import machine
-    from sweepctl.train.trainer import Trainer
 
     shape = f"{{d_model: {d_model}, n_layers: {n_layers}, n_heads: {d_model // 16}, d_ff: {4 * d_model}}}"
     ladder = ["ladder.aspect=null", "ladder.head_size=null", "ladder.d_ff_ratio=null", "ladder.depths=[]"]
@@ -51,7 +51,9 @@ def ours(
     plan = expand(study, "all", index.facts)
     science = plan.science(plan.jobs[0])
     execution = Execution(device="cpu", gemm=gemm)  # type: ignore[arg-type]
-    trainer = Trainer(science.point, Batches(workspace, science.point), machine(execution, "fp32"), execution)
+    trainer = BuiltinTrainer(
+        science.point, Batches(workspace, science.point), machine(execution, "fp32"), execution
+    )
     curve = science.curve()
     return lambda: trainer.update(curve).loss.item()
 

@@ -20,9 +20,9 @@ from sweepctl.spec.science import Batch, Corpus, Point, Seeds
 from sweepctl.spec.study import Study
 from sweepctl.store.workspace import Workspace
 from sweepctl.train.batches import Batches
+from sweepctl.train.builtin import BuiltinTrainer
 from sweepctl.train.device import machine
-from sweepctl.train.probe import Reading, probe
-from sweepctl.train.trainer import Trainer
+from sweepctl.train.measurements import Measurement, measure
 
 TOKENS, CONTEXT = 1024, 128
 """The largest batch that is trained on: the study's own where it is smaller."""
@@ -195,7 +195,7 @@ def check(
     setting = Setting(study.optimizer.lr, batch, study.batch, where.name)
     recipe = CheckedRecipe(study.model, study.parametrization, study.optimizer)
     zero_head = study.parametrization.zero_head and not study.model.tied
-    readings: list[tuple[int, Reading]] = []
+    readings: list[tuple[int, Measurement]] = []
     done = 0
     while True:
         seeds = 2 * done or request.seeds
@@ -203,8 +203,10 @@ def check(
             for number, shape in enumerate(shapes):
                 progress(seed * len(shapes) + number, seeds * len(shapes))
                 point = _point(study, index, shape, batch, seed)
-                trainer = Trainer(point, Batches(workspace.corpus(study.data.name), point), where, execution)
-                readings += _sized(probe(trainer, request.steps), shape, request.axis)
+                trainer = BuiltinTrainer(
+                    point, Batches(workspace.corpus(study.data.name), point), where, execution
+                )
+                readings += _sized(measure(trainer, request.steps), shape, request.axis)
         done = seeds
         sizes, fitted = slopes(readings, request.axis, zero_head)
         result = CoordinateResult(request, seeds, recipe, sizes, tuple(fitted), setting)
@@ -246,7 +248,7 @@ def _point(study: Study, index: CorpusIndex, shape: Shape, batch: Batch, seed: i
     )
 
 
-def _sized(readings: Iterable[Reading], shape: Shape, axis: str) -> Iterator[tuple[int, Reading]]:
+def _sized(readings: Iterable[Measurement], shape: Shape, axis: str) -> Iterator[tuple[int, Measurement]]:
     """Readings with the width or depth they belong to. Against depth only the first and the last block can be
     compared, and are named so."""
     for reading in readings:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.special import stdtrit
 
-from sweepctl.train.probe import Kind, Reading
+from sweepctl.train.measurements import Kind, Measurement
 
 FLAT = 0.1
 """A slope of at most this is flat."""
@@ -72,14 +72,14 @@ class Slope:
 
 
 def slopes(
-    readings: Iterable[tuple[int, Reading]], axis: str, zero_head: bool
+    readings: Iterable[tuple[int, Measurement]], axis: str, zero_head: bool
 ) -> tuple[tuple[int, ...], list[Slope]]:
     """The sizes in rising order, and the slope of every quantity at every step.
 
     `readings` are (size, reading) of every size and seed. Of a quantity that stays 0 everywhere nothing is
     judged.
     """
-    by_quantity: dict[tuple[Kind, str, int], list[tuple[int, Reading]]] = {}
+    by_quantity: dict[tuple[Kind, str, int], list[tuple[int, Measurement]]] = {}
     for size, reading in readings:
         by_quantity.setdefault((reading.kind, reading.name, reading.step), []).append((size, reading))
     sizes = tuple(sorted({size for rows in by_quantity.values() for size, _ in rows}))
@@ -95,7 +95,7 @@ def slopes(
     return sizes, fitted
 
 
-def _judged(reading: Reading, axis: str, zero_head: bool) -> bool:
+def _judged(reading: Measurement, axis: str, zero_head: bool) -> bool:
     """Against width: all that is hidden, and logits under a zero head. Against depth only how the last
     block's output changes: a depth rule shares that out between branches and updates in its own way, and
     lets what the branches add at the initialization vanish (CompleteP, arXiv 2505.01618, section 4)."""

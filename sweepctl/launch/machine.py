@@ -13,7 +13,7 @@ PATIENCE_S = 100.0
 def ask_torch() -> dict[str, Any]:
     """torch's version and GPUs, or as `error` why they are not known. Whoever asks must not hold a GPU, nor
     crash with torch."""
-    command = [sys.executable, "-m", "sweepctl.train.sight"]
+    command = [sys.executable, "-m", "sweepctl.train.torch_report"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S)
     except subprocess.TimeoutExpired:

@@ -26,6 +26,7 @@ ASKED = 200
 """Jobs of one sweep whose task's end a scheduler is asked about."""
 KINDS = ("trunk", "branch", "run")
 GPU_NAMES = ("NVIDIA", "Tesla", "GeForce", "Instinct", "Radeon")
+"""In names of devices on records of older versions, which do not say the kind."""
 
 
 @dataclass(slots=True)
@@ -249,7 +250,7 @@ class _Reader:
             sweep.spent_s += devices(attempt) * max(0.0, last_sign(attempt) - facts.started)
         sweep.train_s += train_s or 0.0
         sweep.spent_s += devices(attempt) * (train_s or 0.0)
-        sweep.on_gpus |= any(name in (facts.device or "") for name in GPU_NAMES)
+        sweep.on_gpus |= _on_gpu(facts)
 
     def _device_seconds_left(self) -> float | None:
         """By each rung's measured speed; where none was, at the mean pace of what runs now."""
@@ -301,6 +302,12 @@ def _share(entry: Entry, state: JobState) -> float:
         return 1.0
     first = (entry.job.cut or 0) if entry.job.kind == "branch" else 0
     return min(1.0, max(0.0, (state.step - first) / max(1, entry.steps_to_train)))
+
+
+def _on_gpu(facts: Facts) -> bool:
+    if facts.device_kind is None:
+        return any(name in (facts.device or "") for name in GPU_NAMES)
+    return facts.device_kind != "cpu"
 
 
 def _by_other_code(facts: Facts) -> bool:

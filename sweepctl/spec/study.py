@@ -19,6 +19,8 @@ from sweepctl.spec.scaling import Scaling
 from sweepctl.spec.schedules.schedule import Schedule
 from sweepctl.spec.science import Batch, Divergence, Seeds
 
+TRAINERS = ("builtin",)
+"""What a study can name as its trainer; `train.registry` makes them."""
 RESERVED = ("store", "data", "checks")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -112,7 +114,7 @@ class Study:
     """When a run is given up."""
     accounting: Accounting = Accounting()
     """How N and C are counted."""
-    trainer: Literal["builtin"] = "builtin"
+    trainer: str = "builtin"
     """Who trains."""
     stages: dict[str, Stage] = field(default_factory=dict)
     """Parts that are planned on their own, in order."""
@@ -121,6 +123,8 @@ class Study:
 
     def __post_init__(self) -> None:
         check_name("name", self.name)
+        if self.trainer not in TRAINERS:
+            raise InvalidValue("trainer", self.trainer, "one of " + ", ".join(TRAINERS))
         earlier: list[str] = []
         for name, stage in self.stages.items():
             check_name("stages", name)

@@ -97,6 +97,8 @@ class Facts(Dispatch):
     """The learning rate there."""
     device: str | None = None
     """What it trained on, by name."""
+    device_kind: str | None = None
+    """What kind of device that is (cpu, cuda, rocm); older versions did not say."""
     micro_batch_rows: int | None = None
     """Sequences at once."""
     lowered: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,19 +13,27 @@ import torch
 
 from sweepctl.errors import RequestError
 from sweepctl.spec.execution import Execution
+from sweepctl.train.interface import DeviceKind
 from sweepctl.train.ops import Ops, eager_cpu, plain
 
-PEAK_FLOPS_BF16 = {
-    "H100 PCIe": 756e12,
+PEAK_FLOPS_BF16: dict[str, float] = {
     "H100": 989.4e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835.5e12,
     "H200": 989.4e12,
+    "H200 NVL": 835.5e12,
+    "GH200": 989.4e12,
     "A100": 312e12,
     "B200": 2250e12,
     "L40S": 362e12,
+    "L40": 181e12,
     "L4": 121e12,
     "RTX 4090": 165.2e12,
 }
-"""Dense bf16 FLOP/s by name, from the vendor's data sheets; no entry, no MFU."""
+"""Dense bf16 FLOP/s by words of a device's name, from the vendor's data sheets; no entry, no MFU. Where a
+data sheet has several makes, the entry without a further word is the one on SXM."""
+SLOWER = {"mig", "laptop", "max", "d"}
+"""Words of names that are a part or a slower make of what they otherwise name: nothing is known of those."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +41,19 @@ class Machine:
     """The device a job got, and the operations that suit it."""
 
     device: torch.device
+    """Where torch puts tensors."""
+    kind: DeviceKind
+    """Its kind, as torch has it."""
     name: str
+    """Its name, as its maker has it."""
     ops: Ops
+    """The operations of a model."""
     gemm: str
+    """Which library multiplies matrices."""
     precision: str
+    """The science's."""
     peak_flops: float | None
+    """Its dense bf16 FLOP/s, None where that is not known."""
 
     def autocast(self) -> AbstractContextManager[Any]:
         """bf16 autocast where the science asks for it."""
@@ -51,20 +68,20 @@ def machine(execution: Execution, precision: str, local_rank: int = 0) -> Machin
     Raises:
         RequestError: a GPU was asked for and there is none.
     """
-    wanted: str = execution.device
-    if wanted == "auto":
-        wanted = "cuda" if _has_gpu() else "cpu"
-    if wanted == "cuda":
+    kind: str = execution.device
+    if kind == "auto":
+        kind = "cuda" if _has_gpu() else "cpu"
+    if kind == "cuda":
         if not _has_gpu():
             raise RequestError("device=cuda, but torch sees no GPU here; use device=cpu or auto.")
         device = _gpu(local_rank)
         name = torch.cuda.get_device_name(device)
-        return Machine(device, name, plain(), "torch", precision, peak_flops(name))
+        return Machine(device, _kind(device), name, plain(), "torch", precision, peak_flops(name))
     torch.set_num_threads(execution.threads)
     gemm = _cpu_gemm(execution, precision)
     eager = precision == "fp32" and not execution.compile
     ops = eager_cpu(gemm) if eager else plain()
-    return Machine(torch.device("cpu"), cpu_name(), ops, gemm, precision, None)
+    return Machine(torch.device("cpu"), "cpu", cpu_name(), ops, gemm, precision, None)
 
 
 def _has_gpu() -> bool:
@@ -81,12 +98,25 @@ def _gpu(local_rank: int) -> torch.device:
     return torch.device("cuda", index)
 
 
+def _kind(device: torch.device) -> DeviceKind:
+    """torch calls AMD's GPUs cuda too, and says in its version that it was built for them."""
+    if device.type == "cpu":
+        return "cpu"
+    return "rocm" if torch.version.hip else "cuda"
+
+
 def peak_flops(name: str) -> float | None:
-    """Dense bf16 peak of a GPU by its name, None for one that is not in the table."""
-    for known, peak in PEAK_FLOPS_BF16.items():
-        if known in name:
-            return peak
-    return None
+    """Dense bf16 peak of a GPU by the whole words of its name, by the entry with most of them; None for one
+    that is not in the table."""
+    words = _words(name)
+    entries = [entry for entry in PEAK_FLOPS_BF16 if _words(entry) <= words]
+    if not entries or words & SLOWER:
+        return None
+    return PEAK_FLOPS_BF16[max(entries, key=lambda entry: len(_words(entry)))]
+
+
+def _words(name: str) -> set[str]:
+    return set(re.findall(r"[a-z0-9]+", name.lower()))
 
 
 def _cpu_gemm(execution: Execution, precision: str) -> str:

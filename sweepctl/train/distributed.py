@@ -16,9 +16,8 @@ import re
 import socket
 import warnings
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
-from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,8 +25,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sweepctl.errors import RequestError, SweepctlError
+from sweepctl.errors import RequestError
 from sweepctl.store.ends import End
+from sweepctl.train.processes import Command, ProcessesLost, SingleProcess
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -37,80 +37,16 @@ SILENCE = timedelta(minutes=10)
 IDLE = timedelta(days=30)
 """How long a follower waits to be told something: rank 0 may have no job, or a large checkpoint to write. A
 rank 0 that died is noticed at once, by its closed connection."""
-BROKEN = 75
-"""Exit code where the processes have lost each other: start all of them anew."""
 
 
-class Command(IntEnum):
-    """What rank 0 tells the others to do."""
-
-    JOB = 0
-    UPDATE = 1
-    EVALUATE = 2
-    END_OF_JOB = 3
-    END_OF_ALL = 4
-
-
-class Lost(SweepctlError):
-    """The processes cannot go on together. `why` is the class of the failure: the machine's or the network's,
-    unless a process left word that it was another."""
-
-    exit_code = BROKEN
-
-    def __init__(self, message: str, why: End = End.INFRASTRUCTURE) -> None:
-        super().__init__(message)
-        self.why = why
-
-
-class Alone:
-    """The team of a job that one process trains: every action is its own, nothing is shared."""
-
-    rank, size, local_rank = 0, 1, 0
-    broken = False
-    """Whether an action was begun and not finished: the others wait in the middle of it, for ever."""
-
-    def __init__(self) -> None:
-        self.hosts = [socket.gethostname()]
-
-    def job(self, told: dict[str, Any]) -> AbstractContextManager[None]:
-        """All processes make their trainers ready for this job."""
-        return nullcontext()
-
-    def doing(self, command: Command, first: int = 0, second: int = 0) -> AbstractContextManager[None]:
-        """All processes do this together. Rank 0 tells the others, which then come here too."""
-        return nullcontext()
-
-    def share(self, model: nn.Module) -> nn.Module:
-        """The model with gradients that are means over all processes."""
-        return model
-
-    def accumulating(self, shared: nn.Module) -> AbstractContextManager[Any]:
-        """Backward passes that add to this process's own gradients only."""
-        return nullcontext()
-
-    def mean(self, x: Tensor) -> Tensor:
-        return x
-
-    def sum(self, *values: float) -> list[float]:
-        return list(values)
-
-    def end_job(self) -> None:
-        """Nobody need keep the job's tensors."""
-        with self.doing(Command.END_OF_JOB):
-            pass
-
-    def end(self) -> None:
-        """No job will come any more."""
-
-
-class Team(Alone):
+class ProcessGroup(SingleProcess):
     """This process's place among the processes of a job, connected to them."""
 
     def __init__(self, store: Store, rank: int, size: int, local_rank: int) -> None:
         self.rank, self.size, self.local_rank = rank, size, local_rank
         self._store, self._jobs = store, 0
         gpus = dist.is_nccl_available() and torch.cuda.is_available()
-        with self._together():
+        with self._noticing_losses():
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if gpus else "gloo",
                 store=store,
@@ -124,32 +60,32 @@ class Team(Alone):
             self.hosts = [store.get(f"host/{other}").decode() for other in range(size)]
 
     @contextmanager
-    def job(self, told: dict[str, Any]) -> Iterator[None]:
+    def job(self, message: dict[str, Any]) -> Iterator[None]:
         if self.rank == 0:
             self._jobs += 1
-            self._store.set(f"job/{self._jobs}", json.dumps(told))
-        with self.doing(Command.JOB, self._jobs):
+            self._store.set(f"job/{self._jobs}", json.dumps(message))
+        with self.together(Command.JOB, self._jobs):
             yield
 
-    def told(self, number: int) -> dict[str, Any]:
+    def job_message(self, number: int) -> dict[str, Any]:
         """What rank 0 said of its job of this number."""
-        told: dict[str, Any] = json.loads(self._store.get(f"job/{number}"))
-        return told
+        message: dict[str, Any] = json.loads(self._store.get(f"job/{number}"))
+        return message
 
-    def hear(self) -> tuple[Command, int, int]:
+    def next_command(self) -> tuple[Command, int, int]:
         """Wait for rank 0's next command."""
         message = torch.empty(3, dtype=torch.int64)
-        with self._together():
+        with self._noticing_losses():
             dist.broadcast(message, 0, group=self._control)
         command, first, second = message.tolist()
         return Command(command), first, second
 
     @contextmanager
-    def doing(self, command: Command, first: int = 0, second: int = 0) -> Iterator[None]:
+    def together(self, command: Command, first: int = 0, second: int = 0) -> Iterator[None]:
         if self.broken:
-            raise Lost("The processes of this group lost each other before; start all of them anew.")
+            raise ProcessesLost("The processes of this group lost each other before; start all of them anew.")
         self.broken = True
-        with self._together():
+        with self._noticing_losses():
             if self.rank == 0:
                 dist.broadcast(torch.tensor([command, first, second]), 0, group=self._control)
             yield
@@ -157,9 +93,7 @@ class Team(Alone):
         self.broken = False
 
     def share(self, model: nn.Module) -> nn.Module:
-        with (
-            warnings.catch_warnings()
-        ):  # torch 2.13 has another name for broadcast_buffers, older ones do not
+        with warnings.catch_warnings():  # torch 2.13 has another name for broadcast_buffers
             warnings.simplefilter("ignore", FutureWarning)
             return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
@@ -177,15 +111,15 @@ class Team(Alone):
         return totals.tolist()
 
     def end(self) -> None:
-        with suppress(Lost), self.doing(Command.END_OF_ALL):  # who has heard it may be gone already
+        with suppress(ProcessesLost), self.together(Command.END_OF_ALL):  # who has heard it may be gone
             pass
 
-    def leave_word(self, error: Exception) -> None:
+    def report_failure(self, error: Exception) -> None:
         """Say why this process cannot go on, for rank 0 to find when it misses it. The first word counts."""
         why = End.OUT_OF_MEMORY if isinstance(error, torch.OutOfMemoryError) else End.INFRASTRUCTURE
         text = f"Rank {self.rank} of {self.size} on {socket.gethostname()} failed: {_sentence(error)}"
         with suppress(dist.DistError):  # rank 0 is gone too
-            self._store.compare_set("word", "", json.dumps([text, why]))
+            self._store.compare_set("failure", "", json.dumps([text, why]))
 
     def _meet(self) -> None:
         self._reduce(torch.zeros(1))
@@ -197,30 +131,30 @@ class Team(Alone):
         work.wait(SILENCE)
 
     @contextmanager
-    def _together(self) -> Iterator[None]:
+    def _noticing_losses(self) -> Iterator[None]:
         """Tell a lost connection, in one sentence, from errors that are this process's own."""
         try:
             yield
         except RuntimeError as error:
             if not _of_the_network(error):
                 raise
-            if self.rank == 0 and self._store.check(["word"]):
-                message, word = json.loads(self._store.get("word"))
-                raise Lost(message, End(word)) from None
+            if self.rank == 0 and self._store.check(["failure"]):
+                message, end = json.loads(self._store.get("failure"))
+                raise ProcessesLost(message, End(end)) from None
             who = f"Rank {self.rank} of {self.size} lost the others"
-            raise Lost(f"{who}: {_sentence(error)}") from None
+            raise ProcessesLost(f"{who}: {_sentence(error)}") from None
 
 
-def connect() -> Alone:
-    """This process's team by the environment, all its processes connected.
+def connect() -> SingleProcess:
+    """This process's place among those of a job, by the environment, all of them connected.
 
     Raises:
-        Lost: they did not come up.
+        ProcessesLost: they did not come up.
         RequestError: the environment does not say where they are.
     """
     size = int(os.environ.get("WORLD_SIZE") or 1)
     if size == 1:
-        return Alone()
+        return SingleProcess()
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
     if missing:
         raise RequestError(f"WORLD_SIZE is {size}, but {' and '.join(missing)} is not set.")
@@ -232,8 +166,9 @@ def connect() -> Alone:
         )
     except dist.DistError as error:
         where = f"{address}:{port}"
-        raise Lost(f"Rank {rank} did not meet the {size} processes at {where}: {_sentence(error)}") from None
-    return Team(store, rank, size, local)
+        message = f"Rank {rank} did not meet the {size} processes at {where}: {_sentence(error)}"
+        raise ProcessesLost(message) from None
+    return ProcessGroup(store, rank, size, local)
 
 
 def _of_the_network(error: RuntimeError) -> bool:

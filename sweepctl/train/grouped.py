@@ -30,8 +30,8 @@ def by_loop(product: Product | None = None) -> Grouped:
 
     def grouped(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
         large = x.numel() * weight.shape[1] >= WORTH * len(weight)
-        made: Tensor = _Loop.apply(x, weight, counts, product if large else None)  # type: ignore[no-untyped-call]
-        return made
+        products: Tensor = _Loop.apply(x, weight, counts, product if large else None)  # type: ignore[no-untyped-call]
+        return products
 
     return grouped
 
@@ -43,8 +43,8 @@ def by_torch(x: Tensor, weight: Tensor, counts: Tensor) -> Tensor:
         dtype = torch.get_autocast_dtype(device)
         x, weight = x.to(dtype), weight.to(dtype)
     if hasattr(F, "grouped_mm") and x.dtype == torch.bfloat16 and _aligned(weight):
-        made: Tensor = _Kernel.apply(x, weight, counts)  # type: ignore[no-untyped-call]
-        return made
+        products: Tensor = _Kernel.apply(x, weight, counts)  # type: ignore[no-untyped-call]
+        return products
     return _uncompiled_loop(x, weight, counts)
 
 

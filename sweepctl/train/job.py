@@ -12,13 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy
-import torch
-
 import sweepctl
 from sweepctl.errors import RequestError, StorageError, SweepctlError
 from sweepctl.resources import code_version
-from sweepctl.spec.accounting import count
 from sweepctl.spec.build import plain
 from sweepctl.spec.execution import Execution
 from sweepctl.spec.science import NUMERICS, JobScience
@@ -29,12 +25,11 @@ from sweepctl.store.facts import Origin
 from sweepctl.store.job import JobFolder
 from sweepctl.store.manifest import Manifest
 from sweepctl.store.protocol import Progress, Saved
-from sweepctl.train.batches import Batches
-from sweepctl.train.device import machine
-from sweepctl.train.distributed import Alone, Lost
-from sweepctl.train.follower import told
+from sweepctl.train.follower import follower_message
+from sweepctl.train.interface import Assignment
 from sweepctl.train.loop import Diverged, Loop, Stopped, Superseded
-from sweepctl.train.trainer import Trainer
+from sweepctl.train.processes import ProcessesLost, SingleProcess
+from sweepctl.train.registry import trainer_named
 
 Report = Callable[[Progress | Saved], None]
 
@@ -47,7 +42,9 @@ class Outcome:
     message: str = ""
 
 
-def run(manifest: Manifest, stop: threading.Event, report: Report, team: Alone | None = None) -> Outcome:
+def run(
+    manifest: Manifest, stop: threading.Event, report: Report, processes: SingleProcess | None = None
+) -> Outcome:
     """Execute a job until it is done, it is told to stop, or it cannot go on.
 
     Every outcome but `busy` is recorded on the attempt. Nothing raised here is lost: an unexpected
@@ -66,7 +63,7 @@ def run(manifest: Manifest, stop: threading.Event, report: Report, team: Alone |
         if folder.result() is not None:  # somebody finished it between our look and our claim
             outcome = Outcome(End.DONE, "it has a result already")
         else:
-            outcome = _attempt(manifest, folder, attempt, stop, report, team or Alone())
+            outcome = _attempt(manifest, folder, attempt, stop, report, processes or SingleProcess())
         try:
             attempt.end(outcome.why, **({"error": outcome.message} if outcome.message else {}))
         except StorageError as error:
@@ -83,7 +80,7 @@ def _attempt(
     attempt: Attempt,
     stop: threading.Event,
     report: Report,
-    team: Alone,
+    processes: SingleProcess,
 ) -> Outcome:
     try:
         science = manifest.job_science()
@@ -91,7 +88,7 @@ def _attempt(
         folder.write_record(manifest.science)
         checkpoints.sweep_scratch(folder)
         execution = _fitting(manifest.execution, folder, attempt)
-        loop = _prepare(manifest, science, folder, attempt, execution, stop, report, team)
+        loop = _prepare(manifest, science, folder, attempt, execution, stop, report, processes)
         try:
             if science.kind == "trunk":
                 return _train_trunk(loop, folder)
@@ -104,23 +101,22 @@ def _attempt(
         return Outcome(End.SUPERSEDED, "a newer attempt owns the job")
     except StorageError as error:
         return Outcome(End.STORAGE, str(error))
-    except Lost as error:
+    except ProcessesLost as error:
         return Outcome(error.why, str(error))
     except SweepctlError as error:
         return Outcome(End.REQUEST if error.exit_code == 2 else End.FAILED, str(error))
     except Exception as error:
         if _out_of_memory(error):
-            told = str(error).strip().splitlines()[0] if str(error) else "no memory"
-            return Outcome(End.OUT_OF_MEMORY, told)
+            return Outcome(End.OUT_OF_MEMORY, (str(error).strip().splitlines() or ["no memory"])[0])
         return Outcome(End.FAILED, "".join(traceback.format_exc().splitlines(keepends=True)[-12:]))
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """torch says it in a class of its own on a GPU, and in words on a CPU."""
-    words = ("can't allocate memory", "out of memory", "bad_alloc", "Cannot allocate memory")
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in words)
-    )
+    """torch and its like raise RuntimeErrors that say it in words."""
+    words = ("can't allocate memory", "out of memory", "bad_alloc", "cannot allocate memory")
+    if isinstance(error, RuntimeError):
+        return any(word in str(error).lower() for word in words)
+    return isinstance(error, MemoryError)
 
 
 def _fitting(execution: Execution, folder: JobFolder, attempt: Attempt) -> Execution:
@@ -163,11 +159,12 @@ def _prepare(
     execution: Execution,
     stop: threading.Event,
     report: Report,
-    team: Alone,
+    processes: SingleProcess,
 ) -> Loop:
     """The trainer at the newest checkpoint that can be used: the job's own, its trunk's, or none."""
-    where = machine(execution, science.point.precision, team.local_rank)
-    trainer = Trainer(science.point, Batches(Path(manifest.data), science.point), where, execution, team)
+    assignment = Assignment(science, Path(manifest.data), execution, processes)
+    trainer = trainer_named(science.point.trainer).make(assignment)
+    setup = trainer.setup()
     anneal, trunk = science.anneal, manifest.trunk()
     # A checkpoint at the end holds final weights only: the attempt that wrote it died before its result.
     start, source = checkpoints.newest(folder, anneal.end - 1 if anneal else None), folder
@@ -180,19 +177,18 @@ def _prepare(
     attempt.update(
         started_from=origin,
         start_step=trainer.step,
-        start_tokens=trainer.tokens,
+        start_tokens=trainer.step * science.point.batch.tokens,
         start_lr=science.point.optimizer.lr * science.curve().at(trainer.step),
-        device=where.name,
-        micro_batch_rows=trainer.micro_rows,
-        gemm=where.gemm,
-        world_size=team.size,
-        hosts=team.hosts,
+        device=setup.device,
+        device_kind=setup.device_kind,
+        micro_batch_rows=setup.micro_batch_rows,
+        gemm=setup.gemm,
+        world_size=setup.processes,
+        hosts=setup.hosts,
+        versions=_versions() | trainer.versions(),
     )
-    with team.job(told(manifest, execution, start)):
+    with processes.job(follower_message(manifest, execution, start)):
         trainer.share()
-    counts = count(
-        science.point.shape, science.point.model, science.point.corpus.vocab_size, science.point.batch.context
-    )
     return Loop(
         trainer=trainer,
         science=science,
@@ -200,7 +196,6 @@ def _prepare(
         folder=folder,
         attempt=attempt,
         parent=origin,
-        flops_per_token=counts.exact_flops_per_token,
         stop=stop,
         report=report,
     )
@@ -209,12 +204,12 @@ def _prepare(
 def _train_trunk(loop: Loop, folder: JobFolder) -> Outcome:
     """Train to the last wish, saving a checkpoint at each. Wishes may be added meanwhile."""
     while True:
-        seen = folder.wishes()
+        wishes = folder.wishes()
         step = _next_wish(folder, loop.trainer.step)
         if step is None:
             break
         try:
-            loop.train_to(step, pause=lambda seen=seen: folder.wishes() != seen)  # type: ignore[misc]
+            loop.train_to(step, pause=lambda wishes=wishes: folder.wishes() != wishes)  # type: ignore[misc]
         except Diverged as error:
             folder.write_result(error.result)
             return Outcome(End.DIVERGED, error.result.reason)
@@ -257,12 +252,11 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
     return {
         **manifest.dispatch.record(),
         "execution": plain(manifest.execution),
-        "versions": {
-            "sweepctl": sweepctl.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": numpy.__version__,
-        },
+        "versions": _versions(),
         "code": code_version(),
         "environment": sorted(name for name in os.environ if name.startswith(("SLURM_", "CUDA_", "OMP_"))),
     }
+
+
+def _versions() -> dict[str, str]:
+    return {"sweepctl": sweepctl.__version__, "python": platform.python_version()}

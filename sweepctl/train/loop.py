@@ -22,7 +22,7 @@ from sweepctl.store.files import storage
 from sweepctl.store.job import JobFolder
 from sweepctl.store.protocol import Progress, Saved
 from sweepctl.store.result import Result
-from sweepctl.train.trainer import Trainer, Update
+from sweepctl.train.interface import Trainer, Update
 
 GLANCE_S = 0.5
 """How often the loop looks at the store: for a newer owner, for new wishes, to beat."""
@@ -54,7 +54,6 @@ class Loop:
     folder: JobFolder
     attempt: Attempt
     parent: Origin | None
-    flops_per_token: int
     stop: threading.Event
     report: Callable[[Progress | Saved], None]
     _metrics: TextIO | None = None
@@ -68,10 +67,16 @@ class Loop:
     def __post_init__(self) -> None:
         self.curve = self.science.curve()
         self.batch_tokens = self.science.point.batch.tokens
+        self.setup, self.flops_per_token = self.trainer.setup(), self.trainer.flops_per_token
         self._saved_step = self.trainer.step
         self._first_step = self.trainer.step
         self._curve_steps = curve_steps(self.batch_tokens, self.execution.curve_per_octave)
         self._next_curve = next(s for s in self._curve_steps if s > self.trainer.step)
+
+    @property
+    def tokens(self) -> int:
+        """Trained on since the initialization."""
+        return self.trainer.step * self.batch_tokens
 
     def train_to(self, end: int, pause: Callable[[], bool] | None = None) -> None:
         """Train until `end` updates are made, or until `pause` says yes.
@@ -123,7 +128,7 @@ class Loop:
             Diverged: it is not a number.
         """
         losses, bits = {}, {}
-        for name in self.trainer.batches.index.held_out:
+        for name in self.trainer.held_out:
             loss = self.trainer.evaluate(name, validation_tokens)
             if not math.isfinite(loss):
                 raise Diverged(self._diverged("the final loss is not finite"))
@@ -131,9 +136,7 @@ class Loop:
             per_byte = self.trainer.bits_per_byte(name, loss)
             if per_byte is not None:
                 bits[name] = per_byte
-        return Result(
-            End.DONE, self.trainer.step, self.trainer.tokens, losses, bits, attempt=self.attempt.number
-        )
+        return Result(End.DONE, self.trainer.step, self.tokens, losses, bits, attempt=self.attempt.number)
 
     def check_owner(self) -> None:
         """Raises Superseded where a newer attempt owns the job."""
@@ -143,7 +146,7 @@ class Loop:
     def close(self) -> None:
         """Put the attempt's totals on its record."""
         if self._metrics is not None:
-            with contextlib.suppress(OSError):  # the refusal that ends this attempt was already told
+            with contextlib.suppress(OSError):  # the refusal that ends this attempt is on its record
                 self._metrics.close()
         steps = self.trainer.step - self._first_step
         tokens = steps * self.batch_tokens
@@ -153,7 +156,7 @@ class Loop:
             trained_tokens=tokens,
             train_s=self._busy_s,
             tokens_per_s=rate,
-            mfu=self._mfu(rate),
+            mfu=self._mfu(rate) if rate is not None else None,
         )
 
     def _glance(self) -> None:
@@ -162,7 +165,7 @@ class Loop:
         if self.stop.is_set():
             self.save()
             raise Stopped
-        self.attempt.beat(self.trainer.step, self.trainer.tokens)
+        self.attempt.beat(self.trainer.step, self.tokens)
         self.report(Progress(self.folder.id, self.trainer.step))
 
     def _must_look(self) -> bool:
@@ -179,16 +182,12 @@ class Loop:
         if step % self.science.point.divergence.every_steps == 0:
             self._judge(loss)
         if step % self.execution.log_every_steps == 0:
-            rate = self._rate()
-            row: dict[str, Any] = {"step": step, "tokens": self.trainer.tokens, "train_loss_nats": loss}
+            row: dict[str, Any] = {"step": step, "tokens": self.tokens, "train_loss_nats": loss}
             row["lr"] = self.science.point.optimizer.lr * self.curve.at(step - 1)
             if update.grad_norm is not None:
                 row["grad_norm"] = float(update.grad_norm)
-            if (load := update.expert_load_max) is not None:
-                row["expert_load_max"] = float(load)
-            if rate is not None:
-                row |= {"tokens_per_s": round(rate), "flops_per_s": rate * self.flops_per_token}
-                row |= {"mfu": mfu} if (mfu := self._mfu(rate)) is not None else {}
+            row |= {name: float(value) for name, value in update.further().items()}
+            row |= self._speed()
             self._write(row)
         if step >= self._next_curve:
             self._next_curve = next(s for s in self._curve_steps if s > step)
@@ -196,13 +195,12 @@ class Loop:
 
     def _curve_point(self) -> None:
         losses = {
-            name: self.trainer.evaluate(name, self.execution.curve_tokens)
-            for name in self.trainer.batches.index.held_out
+            name: self.trainer.evaluate(name, self.execution.curve_tokens) for name in self.trainer.held_out
         }
         self._write(
             {
                 "step": self.trainer.step,
-                "tokens": self.trainer.tokens,
+                "tokens": self.tokens,
                 "loss_nats": {name: loss for name, loss in losses.items() if math.isfinite(loss)},
             }
         )
@@ -216,20 +214,26 @@ class Loop:
             raise Diverged(self._diverged(f"the loss is above {bound:.3f} nats"))
 
     def _diverged(self, reason: str) -> Result:
-        step, tokens = self.trainer.step, self.trainer.tokens
+        step, tokens = self.trainer.step, self.tokens
         return Result(End.DIVERGED, step, tokens, attempt=self.attempt.number, reason=reason)
 
-    def _rate(self) -> float | None:
+    def _speed(self) -> dict[str, float]:
+        """Of the updates since it was asked last; empty at first, where they hold what is done once."""
         steps, seconds = self.trainer.step - self._window[0], self._busy_s - self._window[1]
-        known = self._window[0] > 0 and seconds > 0
+        is_first = self._window[0] == 0
         self._window = (self.trainer.step, self._busy_s)
-        return steps * self.batch_tokens / seconds if known else None
+        if is_first or seconds <= 0:
+            return {}
+        rate = steps * self.batch_tokens / seconds
+        speed: dict[str, float] = {"tokens_per_s": round(rate)}
+        if self.flops_per_token is not None:
+            speed["flops_per_s"] = rate * self.flops_per_token
+        mfu = self._mfu(rate)
+        return speed if mfu is None else speed | {"mfu": mfu}
 
-    def _mfu(self, rate: float | None) -> float | None:
-        peak, devices = self.trainer.machine.peak_flops, self.trainer.team.size
-        return (
-            rate * self.flops_per_token / (peak * devices) if rate is not None and peak is not None else None
-        )
+    def _mfu(self, rate: float) -> float | None:
+        peak, flops = self.setup.peak_flops, self.flops_per_token
+        return None if peak is None or flops is None else rate * flops / (peak * self.setup.processes)
 
     def _write(self, row: dict[str, Any]) -> None:
         with storage(self.attempt.metrics):

@@ -21,7 +21,7 @@ from sweepctl.train.layers.norm import Norm
 from sweepctl.train.ops import Ops, rotary_table
 
 
-class Seen(NamedTuple):
+class DecoderOutput(NamedTuple):
     """What a forward pass gives: logits [B * T, V], and a penalty to add to the training loss or None."""
 
     logits: Tensor
@@ -85,7 +85,7 @@ class Decoder(nn.Module):
         rotations = rotary_table(context, shape.head_size, model.rope_base) if rotary else None
         self.register_buffer("rotations", rotations, persistent=False)
 
-    def forward(self, tokens: Tensor) -> Seen:
+    def forward(self, tokens: Tensor) -> DecoderOutput:
         """tokens [B, T] -> logits [B * T, V] and the penalty."""
         rows, length = tokens.shape
         x = self.embed(tokens)
@@ -97,7 +97,9 @@ class Decoder(nn.Module):
             if more is not None:
                 penalty = more if penalty is None else penalty + more
         logits = self.ops.linear(self.final_norm(x), self.embedding if self.head is None else self.head)
-        return Seen(logits if self.logit_multiplier == 1.0 else logits * self.logit_multiplier, penalty)
+        if self.logit_multiplier != 1.0:
+            logits = logits * self.logit_multiplier
+        return DecoderOutput(logits, penalty)
 
     @torch.no_grad()
     def balance(self, total: Callable[[Tensor], Tensor]) -> Tensor | None:

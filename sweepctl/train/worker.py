@@ -14,14 +14,12 @@ import queue
 import signal
 import sys
 import threading
-from typing import TYPE_CHECKING, NoReturn, TextIO
+from typing import NoReturn, TextIO
 
 from sweepctl.errors import SweepctlError
 from sweepctl.store.manifest import Manifest
 from sweepctl.store.protocol import Ended, Event, Ready, Run, Stop, read_command
-
-if TYPE_CHECKING:  # torch is imported only once the launcher is being listened to
-    from sweepctl.train.distributed import Alone
+from sweepctl.train.processes import SingleProcess
 
 
 class Worker:
@@ -58,18 +56,18 @@ class Worker:
 
     def work(self) -> int:
         """Run what comes in, with the other processes where there are any; the exit code."""
-        from sweepctl.train.distributed import connect
+        from sweepctl.train.distributed import connect  # torch, only once the launcher is being listened to
 
         try:
-            team = connect()
-            self._take(team)
-            team.end()
+            processes = connect()
+            self._take(processes)
+            processes.end()
         except SweepctlError as error:
             print(error, file=sys.stderr)
             return error.exit_code
         return 0
 
-    def _take(self, team: Alone) -> None:
+    def _take(self, processes: SingleProcess) -> None:
         from sweepctl.train.job import run
 
         # The imports' millions of objects live as long as the process: keep the collector off them.
@@ -83,10 +81,10 @@ class Worker:
                 self._stop.set()
             if self._ending.is_set():
                 break
-            outcome = run(manifest, self._stop, self._say, team)
+            outcome = run(manifest, self._stop, self._say, processes)
             self._current = ""
             self._say(Ended(manifest.job, outcome.why, outcome.message))
-            team.end_job()
+            processes.end_job()
 
     def _say(self, event: Event) -> None:
         try:

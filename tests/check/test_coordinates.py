@@ -32,7 +32,7 @@ from sweepctl.spec.parametrization import Parametrization, Row
 from sweepctl.spec.science import Batch
 from sweepctl.spec.weights import Weight
 from sweepctl.store.workspace import Workspace
-from sweepctl.train.probe import Reading, relative_norms
+from sweepctl.train.measurements import Measurement, relative_norms
 from tests.conftest import Planner, tiny
 
 QUICK = CoordinateRequest(widths=(32, 64, 128), depths=(2,), steps=(2, 4), seeds=3)
@@ -108,18 +108,18 @@ def test_the_probe_leaves_no_trace(workspace: Workspace, index: CorpusIndex) -> 
     """A model that was looked at is the one that was not."""
     from sweepctl.spec.learning_rate import LearningRateCurve
     from sweepctl.train.batches import Batches
+    from sweepctl.train.builtin import BuiltinTrainer
     from sweepctl.train.device import machine
-    from sweepctl.train.probe import probe
-    from sweepctl.train.trainer import Trainer
+    from sweepctl.train.measurements import measure
     from tests.check.test_fork import point_of
 
-    def trainer() -> Trainer:
+    def trainer() -> BuiltinTrainer:
         point = point_of(tiny(), index)
         batches = Batches(workspace.corpus("synthetic"), point)
-        return Trainer(point, batches, machine(Execution(device="cpu"), "fp32"), Execution())
+        return BuiltinTrainer(point, batches, machine(Execution(device="cpu"), "fp32"), Execution())
 
     looked_at, left_alone = trainer(), trainer()
-    list(probe(looked_at, (1, 3)))
+    list(measure(looked_at, (1, 3)))
     for _ in range(3):
         left_alone.update(LearningRateCurve(0))
     pairs = zip(looked_at.model.parameters(), left_alone.model.parameters(), strict=True)
@@ -143,10 +143,10 @@ def test_norms_are_of_each_stacked_block_and_expert() -> None:
     assert found["blocks.0.experts_in.gate"] == pytest.approx(expected)
 
 
-def readings(power: float, noise: float = 0.0) -> Iterator[tuple[int, Reading]]:
+def readings(power: float, noise: float = 0.0) -> Iterator[tuple[int, Measurement]]:
     for seed, width in enumerate((32, 64, 128, 32, 64, 128)):
         wobble = 1 + noise * (-1) ** seed
-        yield width, Reading("update", "blocks.0.mlp_out", 2, 0.3 * width**power * wobble, True)
+        yield width, Measurement("update", "blocks.0.mlp_out", 2, 0.3 * width**power * wobble, True)
 
 
 def test_slopes_are_least_squares_with_an_interval() -> None:
@@ -160,12 +160,12 @@ def test_slopes_are_least_squares_with_an_interval() -> None:
 
 def test_what_is_not_a_number_does_not_hold() -> None:
     rows = [
-        (32, Reading("change", "blocks.0", 2, 1.0, True)),
-        (64, Reading("change", "blocks.0", 2, math.nan, True)),
+        (32, Measurement("change", "blocks.0", 2, 1.0, True)),
+        (64, Measurement("change", "blocks.0", 2, math.nan, True)),
     ]
     _, [found] = slopes(rows, "width", zero_head=True)
     assert found.slope is None and not found.holds
-    zeros = [(width, Reading("change", "blocks.0", 2, 0.0, True)) for width in (32, 64)]
+    zeros = [(width, Measurement("change", "blocks.0", 2, 0.0, True)) for width in (32, 64)]
     _, [still] = slopes(zeros, "width", zero_head=True)
     assert still.holds and not still.judged
 

@@ -18,7 +18,7 @@ from sweepctl.spec.execution import Execution
 from sweepctl.spec.science import Corpus, Point
 from sweepctl.spec.study import Study
 from sweepctl.store.workspace import Workspace
-from sweepctl.train.trainer import Trainer
+from sweepctl.train.builtin import BuiltinTrainer
 from tests.conftest import tiny, tree
 
 
@@ -52,14 +52,14 @@ def test_whatever_forks_is_forked(workspace: Workspace, facts: CorpusFacts, kind
 def test_it_fails_where_optimizer_state_is_lost(
     workspace: Workspace, facts: CorpusFacts, monkeypatch: pytest.MonkeyPatch, lost: str
 ) -> None:
-    load = Trainer.load
+    load = BuiltinTrainer.load
 
-    def lossy(self: Trainer, folder: Path, step: int) -> None:
+    def lossy(self: BuiltinTrainer, folder: Path, step: int) -> None:
         load(self, folder, step)
         for state in self.optimizer.members[0].state.values():
             state[lost].zero_()
 
-    monkeypatch.setattr(Trainer, "load", lossy)
+    monkeypatch.setattr(BuiltinTrainer, "load", lossy)
     found = forked(workspace, facts)
     assert not found.holds and not any(one.exact for one in found.compared)
     assert all(one.weights > 1e-6 and one.state > 1e-6 for one in found.compared)
@@ -70,14 +70,14 @@ def test_a_resume_alone_is_found_out(
     workspace: Workspace, facts: CorpusFacts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Lost only where an attempt goes on inside its job, as after the interruption: the branch holds."""
-    load = Trainer.load
+    load = BuiltinTrainer.load
 
-    def lossy(self: Trainer, folder: Path, step: int) -> None:
+    def lossy(self: BuiltinTrainer, folder: Path, step: int) -> None:
         load(self, folder, step)
         if step == 2:
             torch.nn.init.zeros_(self.optimizer.members[0].state[self.model.embedding]["exp_avg"])
 
-    monkeypatch.setattr(Trainer, "load", lossy)
+    monkeypatch.setattr(BuiltinTrainer, "load", lossy)
     branch, resumed = forked(workspace, facts).compared
     assert branch.exact and not resumed.exact
 
@@ -87,28 +87,28 @@ def test_where_equal_runs_differ_their_distance_is_the_tolerance(
 ) -> None:
     """bf16, with a gradient that is a little different each time, as on a GPU."""
     generator = torch.Generator().manual_seed(0)
-    accumulate = Trainer._accumulate
+    accumulate = BuiltinTrainer._accumulate
     size = [1e-4]
 
-    def noisy(self: Trainer) -> torch.Tensor:
+    def noisy(self: BuiltinTrainer) -> torch.Tensor:
         loss = accumulate(self)
         for parameter in self.model.parameters():
             assert parameter.grad is not None
             parameter.grad.mul_(1 + size[0] * torch.randn(parameter.grad.shape, generator=generator))
         return loss
 
-    monkeypatch.setattr(Trainer, "_accumulate", noisy)
+    monkeypatch.setattr(BuiltinTrainer, "_accumulate", noisy)
     found = forked(workspace, facts, precision="bf16")
     assert found.holds and not found.exact and found.noise is not None
     assert found.noise.weights > 0 and f"{TOLERANCE:g} times that is allowed" in found.summary
-    load = Trainer.load
+    load = BuiltinTrainer.load
 
-    def lossy(self: Trainer, folder: Path, step: int) -> None:
+    def lossy(self: BuiltinTrainer, folder: Path, step: int) -> None:
         load(self, folder, step)
         for state in self.optimizer.members[0].state.values():
             state["exp_avg"].zero_()
 
-    monkeypatch.setattr(Trainer, "load", lossy)
+    monkeypatch.setattr(BuiltinTrainer, "load", lossy)
     assert not forked(workspace, facts, precision="bf16").holds
 
 
@@ -129,7 +129,7 @@ def test_what_cannot_fork_is_resumed(
 def test_a_run_that_does_not_end_is_said(
     workspace: Workspace, facts: CorpusFacts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Trainer, "evaluate", lambda self, name, tokens: float("nan"))
+    monkeypatch.setattr(BuiltinTrainer, "evaluate", lambda self, name, tokens: float("nan"))
     with pytest.raises(WorkFailed, match="diverged"):
         forked(workspace, facts)
     assert not list((workspace.root / "checks").iterdir())

@@ -141,3 +141,12 @@ def test_a_device_that_is_a_gpu_is_called_one(planned: Planner) -> None:
     begin(first).end("stopped", device="NVIDIA H100 80GB HBM3", train_s=1.0, world_size=8)
     found = status(board)
     assert found.on_gpus and found.train_s == 2 and found.spent_s == 9
+
+
+def test_the_kind_of_a_device_is_what_its_attempt_says_whatever_the_name(planned: Planner) -> None:
+    board = planned(name="device")
+    [first, _] = only(board, "trunk")
+    begin(first).end("stopped", device="NVIDIA Grace", device_kind="cpu")
+    assert not status(board).on_gpus
+    begin(first).end("stopped", device="Some accelerator", device_kind="rocm")
+    assert status(board).on_gpus

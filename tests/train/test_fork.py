@@ -89,11 +89,11 @@ def test_the_fork_needs_everything_it_restores(
     planned: Planner, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     """Negative control: with one part of the state lost, the equality above does not hold."""
-    from sweepctl.train.trainer import Trainer
+    from sweepctl.train.builtin import BuiltinTrainer
 
-    load = Trainer.load
+    load = BuiltinTrainer.load
 
-    def lossy(self: Trainer, folder, step: int) -> None:
+    def lossy(self: BuiltinTrainer, folder, step: int) -> None:
         load(self, folder, step)
         if broken == "weights":
             with torch.no_grad():
@@ -104,7 +104,7 @@ def test_the_fork_needs_everything_it_restores(
 
     straight = planned(name="straight", schedule__fork=False)
     run_all(straight)
-    monkeypatch.setattr(Trainer, "load", lossy)
+    monkeypatch.setattr(BuiltinTrainer, "load", lossy)
     forked = planned(name="forked")
     run_all(forked)
     ours = [e.folder.result().loss_nats for e in only(forked, "branch")]

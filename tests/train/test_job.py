@@ -16,8 +16,8 @@ from sweepctl.store import attempts, checkpoints
 from sweepctl.store.ends import End
 from sweepctl.store.job import JobFolder
 from sweepctl.train.batches import Batches
+from sweepctl.train.builtin import BuiltinTrainer
 from sweepctl.train.job import run
-from sweepctl.train.trainer import Trainer
 from tests.conftest import Planner, manifest, only, run_all, run_job, tiny
 
 
@@ -27,15 +27,15 @@ def losses(board) -> list[float]:
 
 def poison(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
     """Trunks meet a NaN in the weights at this step."""
-    update = Trainer.update
+    update = BuiltinTrainer.update
 
-    def poisoned(self: Trainer, curve):
+    def poisoned(self: BuiltinTrainer, curve):
         if self.step == at and curve.cut is None:
             with torch.no_grad():
                 self.model.embedding.fill_(math.nan)
         return update(self, curve)
 
-    monkeypatch.setattr(Trainer, "update", poisoned)
+    monkeypatch.setattr(BuiltinTrainer, "update", poisoned)
 
 
 def test_the_reference_loss_has_not_moved(planned: Planner) -> None:
@@ -193,7 +193,7 @@ def test_an_unexpected_error_is_recorded_with_its_last_lines(planned: Planner, m
     board.make_wishes()
     trunk = only(board, "trunk")[0]
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "update", lambda *_: 1 / 0)
+        patch.setattr(BuiltinTrainer, "update", lambda *_: 1 / 0)
         assert run_job(board, trunk).why == "failed"
     record = attempts.newest(trunk.folder).record
     assert record["why"] == "failed" and "ZeroDivisionError" in record["error"]
@@ -250,13 +250,36 @@ def test_a_checkpoint_a_branch_still_needs_is_kept(planned: Planner) -> None:
     assert checkpoints.steps(trunk.folder) == []
 
 
-def test_mfu_is_of_the_devices_own_peak_or_not_at_all() -> None:
+@pytest.mark.parametrize(
+    ("name", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989.4e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA H100 NVL", 835.5e12),
+        ("NVIDIA H200", 989.4e12),
+        ("NVIDIA H200 NVL", 835.5e12),
+        ("NVIDIA GH200 480GB", 989.4e12),
+        ("NVIDIA A100-SXM4-80GB", 312e12),
+        ("NVIDIA A100 80GB PCIe", 312e12),
+        ("NVIDIA B200", 2250e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA L40", 181e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA GeForce RTX 4090", 165.2e12),
+        ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
+        ("NVIDIA GeForce RTX 4090 D", None),
+        ("NVIDIA A100-SXM4-40GB MIG 3g.20gb", None),
+        ("NVIDIA GB200", None),
+        ("NVIDIA A10", None),
+        ("Tesla T4", None),
+        ("AMD Instinct MI300X", None),
+    ],
+)
+def test_mfu_is_of_the_devices_own_peak_or_not_at_all(name: str, peak: float | None) -> None:
+    """Whole words: an L40 is no L4, a GB200 no B200, and a part or a slower make nothing that is known."""
     from sweepctl.train.device import peak_flops
 
-    assert peak_flops("NVIDIA H100 80GB HBM3") == 989.4e12
-    assert peak_flops("NVIDIA H100 PCIe") == 756e12
-    assert peak_flops("NVIDIA A100-SXM4-80GB") == 312e12
-    assert peak_flops("Some Future GPU") is None
+    assert peak_flops(name) == peak
 
 
 def test_a_job_without_its_folder_says_nothing_twice(planned: Planner, tmp_path: Path) -> None:

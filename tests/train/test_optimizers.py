@@ -27,11 +27,11 @@ from sweepctl.spec.weights import Weight
 from sweepctl.store import attempts
 from sweepctl.train import ops
 from sweepctl.train.batches import Batches
+from sweepctl.train.builtin import BuiltinTrainer
 from sweepctl.train.device import machine
 from sweepctl.train.model import Decoder
 from sweepctl.train.optimizer import GroupedOptimizer
 from sweepctl.train.optimizers.muon import QUINTIC, Muon, orthogonalize
-from sweepctl.train.trainer import Trainer
 from tests.conftest import Planner, tiny
 from tests.models import some_architecture, some_parametrization
 from tests.optimizers import optimizer as spec_of
@@ -273,10 +273,10 @@ def test_forked_stopped_and_straight_runs_are_one(
 def trainer(facts: Any, corpus_folder: Path) -> Any:
     """trainer(**changes of the tiny study) of its first job."""
 
-    def make(**changes: Any) -> Trainer:
+    def make(**changes: Any) -> BuiltinTrainer:
         plan = expand(tiny(**changes), "all", facts)
         point, execution = plan.point(plan.jobs[0].point), Execution(device="cpu")
-        return Trainer(point, Batches(corpus_folder, point), machine(execution, "fp32"), execution)
+        return BuiltinTrainer(point, Batches(corpus_folder, point), machine(execution, "fp32"), execution)
 
     return make
 

@@ -14,8 +14,8 @@ from sweepctl.spec.compose import compose_study
 from sweepctl.spec.corpus import CorpusFacts
 from sweepctl.spec.execution import Execution
 from sweepctl.train.batches import Batches
+from sweepctl.train.builtin import BuiltinTrainer
 from sweepctl.train.device import machine
-from sweepctl.train.trainer import Trainer
 
 
 def options(group: str) -> list[str]:
@@ -50,7 +50,7 @@ def test_a_recipe_trains(recipe: tuple[str, ...], facts: CorpusFacts, corpus_fol
     science = plan.science(plan.jobs[0])
     execution = Execution(device="cpu")
     where = machine(execution, science.point.precision)
-    trainer = Trainer(science.point, Batches(corpus_folder, science.point), where, execution)
+    trainer = BuiltinTrainer(science.point, Batches(corpus_folder, science.point), where, execution)
     curve = science.curve()
     assert sum(p.numel() for p in trainer.model.parameters()) == plan.rungs[0].counts.total
     for _ in range(3):

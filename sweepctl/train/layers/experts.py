@@ -58,8 +58,8 @@ class Mixture(nn.Module):
         place.scatter_(0, order, torch.arange(len(order), device=order.device))
         taken = _Take.apply(x, token, place)  # type: ignore[no-untyped-call]
         hidden = activate(self.activation, self.ops.grouped(taken, self.experts_in, counts), self.ops)
-        made = self.ops.grouped(hidden, self.experts_out, counts)
-        y: Tensor = _Sum.apply(made, gates, order, token, place)  # type: ignore[no-untyped-call]
+        outputs = self.ops.grouped(hidden, self.experts_out, counts)
+        y: Tensor = _Sum.apply(outputs, gates, order, token, place)  # type: ignore[no-untyped-call]
         return y
 
     @torch.no_grad()

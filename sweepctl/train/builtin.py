@@ -1,4 +1,4 @@
-"""The trainer: one point's model, one update at a time. It knows nothing of jobs, folders or clocks."""
+"""The built-in trainer: a decoder in torch, one update at a time."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import math
 import os
 import re
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
+import numpy
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
@@ -16,31 +17,18 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from sweepctl.errors import DamagedFile, RequestError
+from sweepctl.spec.accounting import count
 from sweepctl.spec.execution import Execution
 from sweepctl.spec.learning_rate import LearningRateCurve
 from sweepctl.spec.science import Point
 from sweepctl.train.batches import Batches
-from sweepctl.train.device import Machine
-from sweepctl.train.distributed import Alone, Command
+from sweepctl.train.device import Machine, machine
+from sweepctl.train.interface import Assignment, Setup, Trainer, Update
 from sweepctl.train.model import Decoder, flat_name
 from sweepctl.train.optimizer import GroupedOptimizer
+from sweepctl.train.processes import Command, SingleProcess
 
 WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """What one update saw: tensors, so that nothing waits for a GPU that nobody asked."""
-
-    loss: Tensor
-    grad_norm: Tensor | None
-    expert_loads: Tensor | None = None
-
-    @property
-    def expert_load_max(self) -> Tensor | None:
-        """The largest load of an expert over the mean of its layer, of all layers."""
-        loads = self.expert_loads
-        return None if loads is None else (loads.amax(1) / loads.mean(1)).amax()
 
 
 class Objective(nn.Module):
@@ -57,8 +45,8 @@ class Objective(nn.Module):
         return F.cross_entropy(logits.float(), y.reshape(-1)), penalty
 
 
-class Trainer:
-    """A model, its optimizer and its place in the data. `step` updates have been made."""
+class BuiltinTrainer(Trainer):
+    """A model, its optimizer and its place in the data."""
 
     def __init__(
         self,
@@ -66,10 +54,11 @@ class Trainer:
         batches: Batches,
         machine: Machine,
         execution: Execution,
-        team: Alone | None = None,
+        processes: SingleProcess | None = None,
     ) -> None:
-        self.point, self.batches, self.machine, self.team = point, batches, machine, team or Alone()
-        self.micro_rows = _micro_rows(point, execution, self.team.size)
+        self.point, self.batches, self.machine = point, batches, machine
+        self.processes = processes or SingleProcess()
+        self.micro_rows = _micro_rows(point, execution, self.processes.size)
         self.model = Decoder(
             point.shape,
             point.model,
@@ -84,43 +73,68 @@ class Trainer:
         self._compile = execution.compile
         self._use(Objective(self.model))
         self.step = 0
-        self._held_out: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}
+        self._pieces: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}
+
+    @classmethod
+    def make(cls, assignment: Assignment) -> Self:
+        point, execution, processes = assignment.science.point, assignment.execution, assignment.processes
+        device = machine(execution, point.precision, processes.local_rank)
+        return cls(point, Batches(assignment.data, point), device, execution, processes)
+
+    @classmethod
+    def versions(cls) -> dict[str, str]:
+        return {"torch": torch.__version__, "numpy": numpy.__version__}
 
     @property
-    def tokens(self) -> int:
-        return self.step * self.point.batch.tokens
+    def held_out(self) -> tuple[str, ...]:
+        return tuple(self.batches.index.held_out)
+
+    @property
+    def flops_per_token(self) -> int:
+        point = self.point
+        counts = count(point.shape, point.model, point.corpus.vocab_size, point.batch.context)
+        return counts.exact_flops_per_token
+
+    def setup(self) -> Setup:
+        return Setup(
+            device=self.machine.name,
+            device_kind=self.machine.kind,
+            micro_batch_rows=self.micro_rows,
+            gemm=self.machine.gemm,
+            processes=self.processes.size,
+            hosts=tuple(self.processes.hosts),
+            peak_flops=self.machine.peak_flops,
+        )
 
     def share(self) -> None:
-        """From here on every update and evaluation is the whole team's. All its processes must be at the same
-        step; they take over rank 0's weights."""
-        self._use(self.team.share(Objective(self.model)))
+        """They take over rank 0's weights."""
+        self._use(self.processes.share(Objective(self.model)))
 
     def _use(self, objective: nn.Module) -> None:
         self._shared = objective
         self._objective = torch.compile(objective) if self._compile else objective
 
     def update(self, curve: LearningRateCurve) -> Update:
-        """Train on batch `step` at the curve's learning rate."""
-        with self.team.doing(Command.UPDATE):
-            loss = self.team.mean(self._accumulate())
+        with self.processes.together(Command.UPDATE):
+            loss = self.processes.mean(self._accumulate())
             norm = self.optimizer.step(curve.at(self.step))
             loads = self.model.balance(self._total)
         self.step += 1
-        return Update(loss, norm, loads)
+        return Update(loss, norm, lambda: {} if loads is None else {"expert_load_max": largest_load(loads)})
 
     def _total(self, x: Tensor) -> Tensor:
         """Whole numbers summed over all processes, exactly."""
-        return (self.team.mean(x) * self.team.size).round()
+        return (self.processes.mean(x) * self.processes.size).round()
 
     def _accumulate(self) -> Tensor:
         """The gradient of this process's rows, piece by piece, reduced with the last one; their loss."""
-        inputs, targets = self.batches.batch(self.step, self.team.rank, self.team.size)
+        inputs, targets = self.batches.batch(self.step, self.processes.rank, self.processes.size)
         pieces = len(inputs) // self.micro_rows
         total: Tensor | None = None
         for first in range(0, len(inputs), self.micro_rows):
             x, y = inputs[first : first + self.micro_rows], targets[first : first + self.micro_rows]
             last = first + self.micro_rows == len(inputs)
-            with nullcontext() if last else self.team.accumulating(self._shared):
+            with nullcontext() if last else self.processes.accumulating(self._shared):
                 loss, penalty = self._loss(x, y)
                 aim = loss if penalty is None else loss + penalty
                 aim = aim / pieces if pieces > 1 else aim
@@ -139,25 +153,24 @@ class Trainer:
 
     @torch.no_grad()
     def evaluate(self, name: str, tokens: int) -> float:
-        """Mean loss in nats a token on a fixed part of a held-out set, its pieces dealt out to the team."""
-        with self.team.doing(Command.EVALUATE, self.batches.index.held_out.index(name), tokens):
-            if (name, tokens) not in self._held_out:
-                pieces = self.batches.held_out(name, tokens, self.team.rank, self.team.size)
-                self._held_out[name, tokens] = pieces
-            total, count = 0.0, 0.0
-            for x, y in self._held_out[name, tokens]:
+        """Its pieces are dealt out to the processes."""
+        with self.processes.together(Command.EVALUATE, self.held_out.index(name), tokens):
+            if (name, tokens) not in self._pieces:
+                pieces = self.batches.held_out(name, tokens, self.processes.rank, self.processes.size)
+                self._pieces[name, tokens] = pieces
+            total, targets = 0.0, 0.0
+            for x, y in self._pieces[name, tokens]:
                 total += float(self._loss(x, y)[0]) * y.numel()
-                count += y.numel()
-            total, count = self.team.sum(total, count)
-        return total / count
+                targets += y.numel()
+            total, targets = self.processes.sum(total, targets)
+        return total / targets
 
-    def bits_per_byte(self, name: str, loss_nats: float) -> float | None:
-        """nats a token -> bits a byte of text, None where the corpus does not count its bytes."""
+    def bits_per_byte(self, name: str, loss: float) -> float | None:
         per_token = self.batches.bytes_per_token(name)
-        return loss_nats / math.log(2) / per_token if per_token else None
+        return loss / math.log(2) / per_token if per_token else None
 
     def save(self, folder: Path, weights_only: bool = False) -> None:
-        """Write weights, and all that the optimizer keeps, as safetensors."""
+        """Weights, and all that the optimizer keeps, as safetensors."""
         weights = {flat_name(path): tensor.contiguous() for path, tensor in self.model.state_dict().items()}
         try:
             save_file(weights, folder / WEIGHTS)
@@ -170,12 +183,6 @@ class Trainer:
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from error
 
     def load(self, folder: Path, step: int) -> None:
-        """Take over weights, moments, step and with it the data position and the learning rate.
-
-        Raises:
-            DamagedFile: a file is missing or not safetensors.
-            RequestError: the tensors are not this model's, or another optimizer kept them.
-        """
         try:
             weights, state = load_file(folder / WEIGHTS), load_file(folder / OPTIMIZER)
         except (OSError, ValueError) as error:
@@ -189,9 +196,14 @@ class Trainer:
             self.model.load_state_dict(tensors)
             self.optimizer.restore(state)
         except (RuntimeError, KeyError) as error:
-            said = str(error.args[0]).splitlines()[0]
-            raise RequestError(f"{folder} holds another model or optimizer: {said}") from None
+            difference = str(error.args[0]).splitlines()[0]
+            raise RequestError(f"{folder} holds another model or optimizer: {difference}") from None
         self.step = step
+
+
+def largest_load(loads: Tensor) -> Tensor:
+    """Tokens of experts [layers, experts] -> the largest load over the mean of its layer, of all layers."""
+    return (loads.amax(1) / loads.mean(1)).amax()
 
 
 def _micro_rows(point: Point, execution: Execution, processes: int) -> int:

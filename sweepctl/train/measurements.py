@@ -13,15 +13,15 @@ from torch import Tensor
 
 from sweepctl.spec.learning_rate import LearningRateCurve
 from sweepctl.spec.weights import Weight
+from sweepctl.train.builtin import BuiltinTrainer
 from sweepctl.train.model import Decoder
-from sweepctl.train.trainer import Trainer
 
 Kind = Literal["activation", "change", "update"]
 _MATRICES = ("hidden", "residual_output", "router", "head")
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class Measurement:
     """One number after `step` updates, nan where it is not finite.
 
     `activation` and `change` (since the initialization) are root mean squares over a batch: of `embedding`,
@@ -42,7 +42,7 @@ class Reading:
     hidden: bool
 
 
-def probe(trainer: Trainer, steps: tuple[int, ...]) -> Iterator[Reading]:
+def measure(trainer: BuiltinTrainer, steps: tuple[int, ...]) -> Iterator[Measurement]:
     """Train at the peak learning rate and read after each of `steps` updates, and activations before any.
 
     The batch that is looked at is the trainer's first.
@@ -62,7 +62,7 @@ def probe(trainer: Trainer, steps: tuple[int, ...]) -> Iterator[Reading]:
                 norms = relative_norms(weight, parameter.detach() - old[weight.name])
                 for name, norm in norms.items():
                     hidden = weight.is_hidden_matrix and name == weight.name
-                    yield Reading("update", name, step, norm, hidden)
+                    yield Measurement("update", name, step, norm, hidden)
         now = _activations(trainer.model, tokens)
         yield from (_rms("activation", name, step, x) for name, x in now.items())
         yield from (_rms("change", name, step, x - before[name]) for name, x in now.items())
@@ -95,14 +95,14 @@ def _parts(weight: Weight) -> tuple[str, ...]:
 @torch.no_grad()
 def _activations(model: Decoder, tokens: Tensor) -> dict[str, Tensor]:
     """Name -> activations of a forward pass that leaves no trace in the model."""
-    seen: dict[str, Tensor] = {}
+    activations: dict[str, Tensor] = {}
 
     def keep(name: str) -> Any:
-        return lambda module, args, output: seen.__setitem__(name, _first(output).detach().clone())
+        return lambda module, args, output: activations.__setitem__(name, _first(output).detach().clone())
 
     with contextlib.ExitStack() as hooks:
         first = model.blocks[0].register_forward_pre_hook(
-            lambda module, args: seen.__setitem__("embedding", args[0].detach().clone())
+            lambda module, args: activations.__setitem__("embedding", args[0].detach().clone())
         )
         hooks.callback(first.remove)
         for layer, block in enumerate(model.blocks):
@@ -115,8 +115,8 @@ def _activations(model: Decoder, tokens: Tensor) -> dict[str, Tensor]:
                 hooks.callback(module.register_forward_hook(keep(name)).remove)
         hooks.callback(model.train, model.training)
         model.eval()
-        seen["logits"] = model(tokens).logits
-    return seen
+        activations["logits"] = model(tokens).logits
+    return activations
 
 
 def _first(output: Any) -> Tensor:
@@ -125,6 +125,6 @@ def _first(output: Any) -> Tensor:
     return tensor
 
 
-def _rms(kind: Kind, name: str, step: int, x: Tensor) -> Reading:
+def _rms(kind: Kind, name: str, step: int, x: Tensor) -> Measurement:
     value = float(x.double().square().mean().sqrt())
-    return Reading(kind, name, step, value if math.isfinite(value) else math.nan, name != "logits")
+    return Measurement(kind, name, step, value if math.isfinite(value) else math.nan, name != "logits")

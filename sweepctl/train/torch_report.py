@@ -1,4 +1,4 @@
-"""What torch sees here, as one JSON object: `python -m sweepctl.train.sight`."""
+"""What torch sees here, as one JSON object: `python -m sweepctl.train.torch_report`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 
-def sight() -> dict[str, Any]:
+def torch_report() -> dict[str, Any]:
     """torch's version and GPUs, each of them used once; `error` where something cannot be imported."""
     began = time.monotonic()
     try:
@@ -17,7 +17,7 @@ def sight() -> dict[str, Any]:
         import sweepctl.train.job  # noqa: F401  what a worker imports
     except Exception as error:  # whatever a broken installation raises
         return {"error": f"{type(error).__name__}: {error}"}
-    found: dict[str, Any] = {
+    report: dict[str, Any] = {
         "torch": str(torch.__version__),
         "cuda": torch.version.cuda,
         "import_s": time.monotonic() - began,
@@ -29,12 +29,12 @@ def sight() -> dict[str, Any]:
             float(
                 (torch.ones(8, 8, device=f"cuda:{number}") @ torch.ones(8, 8, device=f"cuda:{number}")).sum()
             )
-            found["gpus"].append(torch.cuda.get_device_name(number))
+            report["gpus"].append(torch.cuda.get_device_name(number))
     except Exception as error:
-        found["gpu_error"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-    return found
+        report["gpu_error"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+    return report
 
 
 if __name__ == "__main__":
-    json.dump(sight(), sys.stdout)
+    json.dump(torch_report(), sys.stdout)
     print()

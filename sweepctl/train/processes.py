@@ -1,0 +1,89 @@
+"""The processes that train one job together, as a trainer sees them; here the case of a single one.
+
+Nothing here needs torch: `distributed.py` connects several.
+"""
+
+from __future__ import annotations
+
+import socket
+from contextlib import AbstractContextManager, nullcontext
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+from sweepctl.errors import SweepctlError
+from sweepctl.store.ends import End
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+BROKEN = 75
+"""Exit code where the processes have lost each other: start all of them anew."""
+
+
+class Command(IntEnum):
+    """What rank 0 tells the others to do."""
+
+    JOB = 0
+    UPDATE = 1
+    EVALUATE = 2
+    END_OF_JOB = 3
+    END_OF_ALL = 4
+
+
+class ProcessesLost(SweepctlError):
+    """The processes cannot go on together. `why` is the class of the failure: the machine's or the network's,
+    unless a process left word that it was another."""
+
+    exit_code = BROKEN
+
+    def __init__(self, message: str, why: End = End.INFRASTRUCTURE) -> None:
+        super().__init__(message)
+        self.why = why
+
+
+class SingleProcess:
+    """The processes of a job that one trains alone: every action is its own, nothing is shared."""
+
+    rank = 0
+    """This process's number; 0 decides."""
+    size = 1
+    """How many there are."""
+    local_rank = 0
+    """This process's number among those of its host, and that of its device there."""
+    broken = False
+    """Whether an action was begun and not finished: the others wait in the middle of it, for ever."""
+
+    def __init__(self) -> None:
+        self.hosts = [socket.gethostname()]
+
+    def job(self, message: dict[str, Any]) -> AbstractContextManager[None]:
+        """All processes make their trainers ready for the job that this message describes."""
+        return nullcontext()
+
+    def together(self, command: Command, first: int = 0, second: int = 0) -> AbstractContextManager[None]:
+        """All processes do this together. Rank 0 tells the others, which then come here too."""
+        return nullcontext()
+
+    def share(self, model: nn.Module) -> nn.Module:
+        """The model with gradients that are means over all processes."""
+        return model
+
+    def accumulating(self, shared: nn.Module) -> AbstractContextManager[Any]:
+        """Backward passes that add to this process's own gradients only."""
+        return nullcontext()
+
+    def mean(self, x: Tensor) -> Tensor:
+        """A tensor's mean over all processes; it may be overwritten."""
+        return x
+
+    def sum(self, *values: float) -> list[float]:
+        """Each value summed over all processes."""
+        return list(values)
+
+    def end_job(self) -> None:
+        """Nobody need keep the job's tensors."""
+        with self.together(Command.END_OF_JOB):
+            pass
+
+    def end(self) -> None:
+        """No job will come any more."""

@@ -1,0 +1,158 @@
+"""Jobs, their loop and their records know no more of a trainer than its interface: shown by another one."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+
+import sweepctl.train
+from sweepctl.errors import InvalidValue, RequestError
+from sweepctl.spec import study
+from sweepctl.spec.learning_rate import LearningRateCurve
+from sweepctl.store import attempts, checkpoints
+from sweepctl.store.board import Board
+from sweepctl.store.ends import End
+from sweepctl.train import registry
+from sweepctl.train.interface import Assignment, Update
+from tests.conftest import Planner, StopAfter, manifest, only, run_all, run_job, tiny
+from tests.train.least_squares import LeastSquares
+
+STUDY = {"trainer": "least_squares", "optimizer__lr": 0.05}
+
+
+@pytest.fixture(autouse=True)
+def least_squares(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(registry.TRAINERS, "least_squares", LeastSquares)
+    monkeypatch.setattr(study, "TRAINERS", ("builtin", "least_squares"))
+
+
+def results(board: Board, kind: str) -> list[object]:
+    return [(entry.job.end, entry.folder.result().loss_nats) for entry in only(board, kind)]
+
+
+@pytest.fixture
+def straight(planned: Planner) -> Board:
+    """Every budget trained from its first step, in one go."""
+    board = planned(name="straight", schedule__fork=False, **STUDY)
+    run_all(board)
+    return board
+
+
+def test_it_forks_and_ends_in_results_of_its_own(planned: Planner, straight: Board) -> None:
+    """Branches, started from files, are the straight runs, bit for bit."""
+    board = planned(name="forked", **STUDY)
+    run_all(board)
+    assert results(board, "branch") == results(straight, "run") and len(results(board, "branch")) == 4
+    for entry in only(board, "branch"):
+        result = entry.folder.result()
+        assert result.loss_nats.keys() == {"validation", "other"}
+        assert result.bits_per_byte.keys() == {"validation"}
+        assert result.loss_nats["validation"] < 1
+
+
+def test_it_is_stopped_and_resumed_as_if_nothing_had_been(
+    planned: Planner, straight: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board = planned(name="stopped", **STUDY)
+    board.make_wishes()
+    trunk = only(board, "trunk")[-1]
+    with monkeypatch.context() as patch:
+        patch.setattr("sweepctl.train.loop.GLANCE_S", 0.0)
+        assert run_job(board, trunk, StopAfter(7)).why is End.STOPPED
+    assert checkpoints.steps(trunk.folder) == [7]
+    run_all(board)
+    assert [attempt.facts.start_step for attempt in attempts.every(trunk.folder)] == [0, 7]
+    assert results(board, "branch") == results(straight, "run")
+
+
+def test_one_that_was_killed_goes_on_from_its_last_checkpoint(
+    planned: Planner, straight: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two updates, with a checkpoint at every one of them."""
+    board = planned(name="killed", **STUDY)
+    board.make_wishes()
+    trunk = only(board, "trunk")[-1]
+    update = LeastSquares.update
+
+    class Killed(BaseException):
+        """What no attempt catches."""
+
+    def dying(self: LeastSquares, curve: LearningRateCurve) -> Update:
+        if self.step == 12:
+            raise Killed
+        return update(self, curve)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(LeastSquares, "update", dying)
+        run_job(board, trunk, checkpoint_every_s=1e-9)
+    died = attempts.newest(trunk.folder)
+    assert died is not None and not died.ended
+    died.end(End.DIED)  # as its launcher would: this process lives on
+    run_all(board)
+    assert attempts.every(trunk.folder)[-1].facts.start_step == 12
+    assert results(board, "branch") == results(straight, "run")
+
+
+def test_its_own_facts_and_measurements_are_recorded(planned: Planner) -> None:
+    board = planned(ladder__depths=[1], **STUDY)
+    run_all(board)
+    trunk = only(board, "trunk")[0]
+    attempt = attempts.newest(trunk.folder)
+    assert attempt is not None
+    facts = attempt.facts
+    assert (facts.device, facts.device_kind, facts.world_size, facts.gemm) == ("an abacus", "cpu", 1, None)
+    assert facts.versions["least_squares"] == "3" and facts.mfu is None
+    rows = [json.loads(line) for line in attempt.metrics.read_text().splitlines()]
+    logged = [row for row in rows if "train_loss_nats" in row]
+    assert all("largest_weight" in row and "grad_norm" not in row for row in logged)
+    assert logged[-1]["flops_per_s"] == pytest.approx(logged[-1]["tokens_per_s"] * 48, rel=0.01)
+    branch = attempts.newest(only(board, "branch")[-1].folder)
+    assert branch is not None
+    points = [json.loads(line) for line in branch.metrics.read_text().splitlines() if '"loss_nats"' in line]
+    assert points and all(point["loss_nats"].keys() == {"validation", "other"} for point in points)
+
+
+def test_it_diverges_by_the_jobs_rule_not_its_own(planned: Planner) -> None:
+    board = planned(ladder__depths=[1], **{**STUDY, "optimizer__lr": 5.0})
+    run_all(board)
+    result = only(board, "trunk")[0].folder.result()
+    assert result is not None and result.end is End.DIVERGED and "the loss is above" in result.reason
+
+
+def test_a_damaged_checkpoint_of_its_own_is_refused_in_its_words(planned: Planner) -> None:
+    board = planned(ladder__depths=[1], **STUDY)
+    board.make_wishes()
+    [trunk] = only(board, "trunk")
+    run_job(board, trunk)
+    folder = checkpoints.at(trunk.folder, 30).path
+    own = manifest(board, trunk)
+    other = LeastSquares(Assignment(own.job_science(), Path(own.data), own.execution))
+    other.load(folder, 30)
+    other.weights.append(0.0)
+    with pytest.raises(RequestError, match="holds another model"):
+        other.load(folder, 30)
+
+
+def test_an_unknown_trainer_is_refused_with_those_there_are(planned: Planner) -> None:
+    with pytest.raises(InvalidValue, match="trainer='abacus' is not valid: it must be one of builtin, least"):
+        tiny(trainer="abacus")
+    with pytest.raises(RequestError, match=r"no trainer 'abacus'\. Known: builtin, least_squares"):
+        registry.trainer_named("abacus")
+
+
+def test_jobs_know_trainers_by_their_interface_only() -> None:
+    """Neither torch nor the built-in trainer's modules are named in what drives a trainer."""
+    inside = {"interface", "processes", "registry", "follower", "loop", "job", "distributed"}
+    for name in ("job", "loop", "follower", "interface", "processes"):
+        tree = ast.parse((Path(sweepctl.train.__file__).parent / f"{name}.py").read_text())
+        late = [node for test in ast.walk(tree) if isinstance(test, ast.If) for node in ast.walk(test)]
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node not in late:
+                module = str(node.module)
+                assert module.split(".")[0] not in ("torch", "numpy"), name
+                assert not module.startswith("sweepctl.train.") or module.split(".")[2] in inside, name
+            if isinstance(node, ast.Import):
+                assert not {alias.name.split(".")[0] for alias in node.names} & {"torch", "numpy"}, name
