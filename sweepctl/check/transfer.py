@@ -210,7 +210,7 @@ def train(planned: RowPlan, config: LocalSettings, board: Board, watcher: Watche
     planned.sweep.uncancel()
     again = choose(board, ["failed"])
     again.apply()
-    return LocalLaunch(board, config, watcher, again.left).run()
+    return LocalLaunch(board, config, watcher, again).run()
 
 
 def board_of(planned: RowPlan) -> Board:

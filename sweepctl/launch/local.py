@@ -13,34 +13,39 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
-from sweepctl.errors import InvalidValue, StorageError, WorkFailed
+from sweepctl.errors import InvalidValue
+from sweepctl.launch.due import Due
+from sweepctl.launch.feed import Decision, Feed
+from sweepctl.launch.retries import Retries
+from sweepctl.launch.retry import Retry
 from sweepctl.launch.workers import Pool, Worker
 from sweepctl.spec.execution import Execution
 from sweepctl.store.board import Board, Entry
-from sweepctl.store.ends import End
 from sweepctl.store.facts import Dispatch
-from sweepctl.store.protocol import Died, Ended, Event, Progress, Ready
+from sweepctl.store.protocol import Died, Ended, Event, Progress, Ready, Saved
+from sweepctl.store.state import State
 
 POLL_S = 0.2
 CANCEL_S = 1.0
-BUSY_S = 2.0
-"""How long a job that another process owns is left alone before it is looked at again."""
+"""How often it looks whether anything was cancelled."""
 
 
 @dataclass(frozen=True, slots=True)
 class LocalSettings:
-    """This machine: `workers` processes in the foreground (null for one a GPU, or one a core / threads)."""
+    """This machine."""
 
     kind: Literal["local"] = "local"
+    """The launcher."""
     workers: int | None = None
-    retries: int = 3
+    """Processes in the foreground; None for one a GPU, or one a core / threads."""
+    retries: Retries = Retries()
+    """How often a job is taken up again, by class of failure."""
     execution: Execution = Execution()
+    """How jobs are run."""
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise InvalidValue("workers", self.workers, "at least 1, or null")
-        if self.retries < 0:
-            raise InvalidValue("retries", self.retries, "at least 0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +69,27 @@ class Watcher(Protocol):
 
     def progress(self, entry: Entry, step: int) -> None: ...
 
-    def ended(self, entry: Entry, end: End | None, message: str) -> None: ...
+    def ended(self, decision: Decision) -> None: ...
 
     def tick(self, elsewhere: int) -> None: ...
 
 
 @dataclass(slots=True)
 class Report:
-    """What a launch did: job ids by outcome, and messages of what failed."""
+    """What a launch did, by job ids."""
 
     finished: list[str] = field(default_factory=list)
+    """Those that have all they want; of them `diverged`."""
     failed: dict[str, str] = field(default_factory=dict)
+    """Those that failed, with the reason."""
     diverged: list[str] = field(default_factory=list)
+    """Those whose result is that they diverged."""
     stopped: bool = False
+    """Whether it was told to stop."""
     cancelled: list[str] = field(default_factory=list)
+    """Those that were cancelled meanwhile."""
     blocked: list[str] = field(default_factory=list)
+    """Those that could not be trained."""
 
     @property
     def exit_code(self) -> int:
@@ -97,45 +108,45 @@ class LocalLaunch:
     def __init__(
         self,
         board: Board,
-        config: LocalSettings,
+        settings: LocalSettings,
         watcher: Watcher,
-        leave: dict[str, str] | None = None,
+        retry: Retry | None = None,
         share: Share = Share(),
     ) -> None:
-        self.board, self.config, self.watcher, self.share = board, config, watcher, share
-        rungs = share.rungs
-        self.open = {
-            entry.job.id: entry
-            for entry in board.unfinished()
-            if rungs is None or entry.plan.rung_of(entry.job).name in rungs
-        }
-        self.report = Report(failed=dict(leave or {}))
-        self.running: dict[str, Entry] = {}
-        self._busy_until: dict[str, float] = {}
-        self._deaths: dict[str, tuple[int, int]] = {}
-        self._looked_at = 0.0
-        self._ended_at: dict[str, int] = {}
+        self.board, self.settings, self.watcher, self.share = board, settings, watcher, share
+        retry, rungs = retry or Retry(), share.rungs
+        self.report = Report(failed=dict(retry.left))
+        self.feed = Feed(
+            board,
+            (e for e in board.unfinished() if rungs is None or e.plan.rung_of(e.job).name in rungs),
+            settings.retries,
+            tell=self._decided,
+            forgiven=lambda job: retry.forgiven.get(job, 0),
+            keep=settings.execution.keep,
+        )
+        self.feed.given_up |= retry.left.keys()
+        self._cancels = Due(CANCEL_S)
+        self._workers: list[Worker] = []
         self._idle_since = time.monotonic()
-        self._stillborn = 0
-        self._reopened: set[str] = set()
-        self._urgency = {job: board.urgency(entry) for job, entry in self.open.items()}
 
     def run(self) -> Report:
         """Train everything that can be trained.
 
         Raises:
             StorageError: the store cannot be written; every worker has saved what it could.
+            WorkFailed: workers end before they begin.
         """
-        self.board.make_wishes(self.config.execution.keep)
-        if not self.open:
+        execution, feed = self.settings.execution, self.feed
+        self.board.make_wishes(execution.keep)
+        if not feed.open:
             return self.report
-        gpus = visible_gpus() if self.config.execution.device != "cpu" else []
-        count = min(worker_count(self.config, len(gpus)), len(self.open))
+        gpus = visible_gpus() if execution.device != "cpu" else []
+        count = min(worker_count(self.settings, len(gpus)), len(feed.open))
         if threading.current_thread() is threading.main_thread():
             # A batch system's notice ends a launch like Ctrl-C.
             signal.signal(signal.SIGTERM, signal.default_int_handler)
-        logs = self.share.logs or self.board.sweep.folder / "logs"
-        pool = Pool(count, self.config.execution.threads, gpus, logs)
+        pool = Pool(count, execution.threads, gpus, self.share.logs or self.board.sweep.folder / "logs")
+        self._workers = pool.workers
         try:
             while self._step(pool):
                 pass
@@ -146,158 +157,80 @@ class LocalLaunch:
                 pool.stop()
             except KeyboardInterrupt:
                 pool.kill()
-        still = (entry for job, entry in self.open.items() if job not in self.report.failed)
         if not self.report.stopped:
-            self.report.blocked = sorted(e.job.id for e in still if not self.board.finished(e))
+            over = self.report.failed.keys() | feed.cancelled
+            left = (entry for job, entry in feed.open.items() if job not in over)
+            self.report.blocked = sorted(e.job.id for e in left if not self.board.finished(e))
         return self.report
 
     def _step(self, pool: Pool) -> bool:
         """Dispatch, listen; False when nothing runs and nothing can start."""
-        self._obey_cancel(pool)
+        if self._cancels.is_due():
+            self.feed.look_for_cancels()
         for worker in pool.free():
-            entry = self._next()
+            entry = self.feed.next()
             if entry is None:
                 break
             self._start(entry, worker)
-        elsewhere = sum(until > 0 for until in self._busy_until.values())
-        if not self.running and not elsewhere:
-            self._looked_at = -CANCEL_S  # whoever was cancelled last is told apart from who is blocked
-            self._obey_cancel(pool)
-            return self._reopen()
-        if self.running:
+        if not self.feed.in_hand and not self.feed.elsewhere and not self.feed.rest_s():
+            self.feed.look_for_cancels()  # whoever was cancelled last is told apart from who is blocked
+            return self.feed.reopen()
+        if self.feed.in_hand:
             self._idle_since = time.monotonic()
         elif time.monotonic() - self._idle_since > self.share.patience_s:
             return False
         for worker, event in pool.events(POLL_S):
             self._handle(worker, event)
-        self.watcher.tick(elsewhere)
+        self.watcher.tick(self.feed.elsewhere)
         return True
-
-    def _reopen(self) -> bool:
-        """Take up trunks whose checkpoints are gone, deleted by another sweep's policy, before their branches
-        started; False where there is none. Once a trunk."""
-        without = {e.job.trunk for e in self.open.values() if e.job.trunk} - set(self.open) - self._reopened
-        lost = {trunk for trunk in without if not self.board.finished(self.board.entries[trunk])}
-        if not lost:
-            return False
-        self._reopened |= lost
-        self.open |= {trunk: self.board.entries[trunk] for trunk in lost}
-        self._urgency |= {trunk: self.board.urgency(self.board.entries[trunk]) for trunk in lost}
-        self.board.make_wishes(self.config.execution.keep)
-        return True
-
-    def _obey_cancel(self, pool: Pool) -> None:
-        """Give up what `sweepctl cancel` named since the last look."""
-        if time.monotonic() - self._looked_at < CANCEL_S:
-            return
-        self._looked_at = time.monotonic()
-        cancelled = self.board.sweep.cancelled()
-        self.board.given_up |= cancelled
-        for job in cancelled & set(self.open):
-            entry = self.open.pop(job)
-            self._busy_until.pop(job, None)
-            self.report.cancelled.append(job)
-            for worker in pool.workers:
-                if worker.job == job:
-                    worker.stop_job()
-            self.watcher.ended(entry, None, "")
-
-    def _next(self) -> Entry | None:
-        """The most urgent job that can start now."""
-        now = time.monotonic()
-        for job in sorted(self.open, key=lambda job: -self._urgency[job]):
-            entry = self.open[job]
-            if job in self.running or job in self.report.failed or self._busy_until.get(job, 0) > now:
-                continue
-            if self.board.finished(entry):
-                self._finish(entry, End.DONE)
-                continue
-            if self.board.can_start(entry):
-                return entry
-        return None
 
     def _start(self, entry: Entry, worker: Worker) -> None:
         dispatch = replace(self.share.dispatch, log=str(worker.log))
-        if worker.give(self.board.manifest(entry, self.config.execution, dispatch)):
-            self.running[entry.job.id] = entry
-            self._busy_until.pop(entry.job.id, None)
+        if worker.give(self.board.manifest(entry, self.settings.execution, dispatch)):
+            self.feed.started(entry)
             self.watcher.started(entry, worker.number)
 
     def _handle(self, worker: Worker, event: Event | Died) -> None:
-        if isinstance(event, Ready):
-            worker.ready = True
+        match event:
+            case Ready():
+                worker.ready = True
+            case Progress(job, step) if job not in self.feed.cancelled:
+                self.watcher.progress(self.board.entries[job], step)
+            case Progress() | Saved():
+                pass
+            case Ended(job, end, message):
+                worker.job = None
+                self.feed.ended(self.board.entries[job], end, message)
+            case Died():
+                self._died(worker, event)
+
+    def _died(self, worker: Worker, event: Died) -> None:
+        if worker.job is not None:
+            entry = self.board.entries[worker.job]
+            self.feed.died(entry, worker.process.pid, event.reason, worker.log)
+        elif not worker.ready:
+            self.feed.stillborn(worker.log)
+
+    def _decided(self, decision: Decision) -> None:
+        """Keep what the feed says, and show it. Of a cancelled job nothing else counts."""
+        job = decision.entry.job.id
+        if job in self.feed.cancelled and decision.state is not State.CANCELLED:
             return
-        if isinstance(event, Died) and not worker.ready:
-            self._stillborn += 1
-            if self._stillborn > self.config.retries:
-                raise WorkFailed(f"Worker processes end before their first job; {worker.log} says why.")
-        job = (worker.job or "") if isinstance(event, Died) else event.job
-        if isinstance(event, (Ended, Died)):
-            worker.job = None
-            self.running.pop(job, None)
-        entry = self.open.get(job)
-        if entry is None:
-            return
-        if isinstance(event, Progress):
-            self.watcher.progress(entry, event.step)
-        elif isinstance(event, Ended):
-            self._ended(entry, event.end, event.message)
-        elif isinstance(event, Died):
-            self._died(entry, event)
-
-    def _ended(self, entry: Entry, end: End, message: str) -> None:
-        if not end.frees_job:
-            self._busy_until[entry.job.id] = time.monotonic() + BUSY_S
-        elif end is End.STORAGE:
-            raise StorageError(message)
-        elif end in (End.FAILED, End.REQUEST):
-            self._fail(entry, message)
-        elif end is End.STOPPED:
-            self.watcher.ended(entry, end, message)
-        elif self.board.finished(entry):
-            self._finish(entry, end)
-        else:
-            self._unfinished(entry)
-
-    def _unfinished(self, entry: Entry) -> None:
-        """A trunk at its last wish, and yet a branch waits: somebody withdrew the wish meanwhile. Wish again,
-        and take it up again where it then gets further."""
-        if self.board.sweep.cancelled() - self.board.given_up:
-            self._looked_at = -CANCEL_S  # it ended because of a cancel that was not looked at yet
-            return
-        step = self.board.state(entry).step
-        if step <= self._ended_at.get(entry.job.id, -1):
-            self._fail(entry, f"it ended at step {step} without what its branches want")
-            return
-        self._ended_at[entry.job.id] = step
-        self.board.make_wishes(self.config.execution.keep)
-        self.watcher.ended(entry, End.STOPPED, "")
-
-    def _died(self, entry: Entry, event: Died) -> None:
-        """Its process is gone: take the job up again unless it keeps dying at the same place."""
-        step = self.board.state(entry).step
-        deaths, where = self._deaths.get(entry.job.id, (0, -1))
-        deaths = deaths + 1 if step <= where else 1
-        self._deaths[entry.job.id] = (deaths, step)
-        reason = event.reason
-        if deaths > self.config.retries:
-            self._fail(entry, f"its process died {deaths} times at step {step} ({reason})")
-        else:
-            self.watcher.ended(entry, End.DIED, f"{reason}; it goes on from its last checkpoint")
-
-    def _finish(self, entry: Entry, end: End) -> None:
-        self.open.pop(entry.job.id, None)
-        self._busy_until.pop(entry.job.id, None)
-        self.report.finished.append(entry.job.id)
-        result = self.board.outcome(entry)
-        if result is not None and not result.is_done:
-            self.report.diverged.append(entry.job.id)
-        self.watcher.ended(entry, result.end if result else end, result.reason if result else "")
-
-    def _fail(self, entry: Entry, message: str) -> None:
-        self.report.failed[entry.job.id] = message
-        self._busy_until.pop(entry.job.id, None)
-        self.watcher.ended(entry, End.FAILED, message)
+        match decision.state:
+            case State.CANCELLED:
+                self.report.cancelled.append(job)
+                for worker in self._workers:
+                    if worker.job == job:
+                        worker.stop_job()
+            case State.FAILED:
+                self.report.failed[job] = decision.message
+            case State.DONE | State.DIVERGED:
+                self.report.finished.append(job)
+                if decision.state is State.DIVERGED:
+                    self.report.diverged.append(job)
+            case _:
+                pass
+        self.watcher.ended(decision)
 
 
 def worker_count(config: LocalSettings, gpus: int) -> int:

@@ -10,10 +10,11 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from sweepctl.launch.feed import Decision
 from sweepctl.launch.local import Report
 from sweepctl.report.console import duration, flops, many, table
 from sweepctl.store.board import Board, Entry
-from sweepctl.store.ends import End
+from sweepctl.store.state import State
 from sweepctl.store.workspace import Sweep
 
 SHOWN = 40
@@ -83,18 +84,18 @@ class LaunchView:
         if task is not None:
             self._bars.update(task, completed=max(0, step - first))
 
-    def ended(self, entry: Entry, end: End | None, message: str) -> None:
+    def ended(self, decision: Decision) -> None:
+        entry = decision.entry
         _, task = self._running.pop(entry.job.id, (entry, None))
         if task is not None:
             self._bars.remove_task(task)
-        if end in (End.DONE, End.DIVERGED):
+        if decision.state.is_final:
             self._left[entry.job.id] = 0.0
             self._ended += 1
-        if end is not None and (end.has_retries or end is End.DIVERGED):
-            told = f"{end.words}. {message}" if message else end.words
-            self.console.print(
-                f"[yellow]{entry.name}[/] {entry.job.id}: {told}", highlight=False, soft_wrap=True
-            )
+        troubled = decision.end is not None and decision.end.has_retries
+        if troubled or decision.state in (State.FAILED, State.DIVERGED):
+            self.console.print(f"[yellow]{entry.name}[/] {entry.job.id}: ", end="", highlight=False)
+            self.console.print(decision.words, markup=False, highlight=False, soft_wrap=True)
 
     def tick(self, elsewhere: int) -> None:
         flops = self._flops

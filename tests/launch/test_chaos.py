@@ -60,7 +60,7 @@ def put_back(faults: Path) -> None:
 def launch(name: str, faults: Path) -> int:
     """`sweepctl launch`, as a user would type it, with faults."""
     search = os.pathsep.join([str(Path(__file__).parent / "faults"), os.environ.get("PYTHONPATH", "")])
-    command = [sys.executable, "-m", "sweepctl", "launch", name, "workers=2", "retries=99"]
+    command = [sys.executable, "-m", "sweepctl", "launch", name, "workers=2", "retries.died=99"]
     settings = ["execution.checkpoint_every_s=0.02"]
     environment = {**os.environ, "FAULTS": str(faults), "PYTHONPATH": search}
     return subprocess.run([*command, *settings], env=environment, stdout=subprocess.DEVNULL).returncode

@@ -15,7 +15,9 @@ from typing import Any
 import pytest
 
 from sweepctl.collect.tables import collect
+from sweepctl.launch.feed import Decision
 from sweepctl.launch.local import LocalLaunch, LocalSettings, visible_gpus, worker_count
+from sweepctl.launch.retries import Retries
 from sweepctl.spec.execution import Execution
 from sweepctl.store import attempts, checkpoints
 from sweepctl.store.board import Board
@@ -30,7 +32,7 @@ class Seen:
 
     def __init__(self, act: Callable[[], Any] | None = None) -> None:
         self.order: list[str] = []
-        self.ends: dict[str, str] = {}
+        self.decisions: list[Decision] = []
         self.act = act
 
     def started(self, entry: Any, worker: int) -> None:
@@ -41,8 +43,8 @@ class Seen:
             self.act()
             self.act = None
 
-    def ended(self, entry: Any, why: str, message: str) -> None:
-        self.ends[entry.job.id] = why
+    def ended(self, decision: Decision) -> None:
+        self.decisions.append(decision)
 
     def tick(self, elsewhere: int) -> None: ...
 
@@ -170,7 +172,7 @@ def test_a_job_is_cancelled_before_its_worker_has_begun_it(planned: Planner) -> 
     class Early(Seen):
         def started(self, entry: Any, worker: int) -> None:
             cancel(board)
-            launch._looked_at = -1e9
+            launch._cancels.hasten()
 
     launch = LocalLaunch(board, launcher(), Early())
     report = launch.run()
@@ -220,7 +222,7 @@ def test_a_job_that_always_kills_its_process_is_given_up(planned: Planner, monke
         (faults / f"worker-{i}").write_text("started 0")
     monkeypatch.setenv("FAULTS", str(faults))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "faults"))
-    report = LocalLaunch(board, LocalSettings(workers=1, retries=2), Seen()).run()
+    report = LocalLaunch(board, LocalSettings(workers=1, retries=Retries(died=2)), Seen()).run()
     [trunk] = only(board, "trunk")
     assert "died 3 times" in report.failed[trunk.job.id] and "signal 9" in report.failed[trunk.job.id]
 

@@ -14,15 +14,15 @@ from hypothesis import strategies as st
 
 from sweepctl.errors import RequestError
 from sweepctl.launch.launcher import read_launcher
+from sweepctl.launch.retries import Retries, exhausted
 from sweepctl.launch.retry import choose
 from sweepctl.launch.rungs import idle_patterns
 from sweepctl.launch.slurm import commands
 from sweepctl.launch.slurm.commands import as_task
 from sweepctl.launch.slurm.dispatch import tasks_needed
-from sweepctl.launch.slurm.failures import exhausted
 from sweepctl.launch.slurm.records import Array, Records, SlurmOrder, begin_task, outrun
 from sweepctl.launch.slurm.script import script
-from sweepctl.launch.slurm.settings import Resources, Retries, SlurmSettings
+from sweepctl.launch.slurm.settings import Resources, SlurmSettings
 from sweepctl.spec.build import build, plain
 from sweepctl.spec.compose import compose_launcher
 from sweepctl.spec.execution import Execution

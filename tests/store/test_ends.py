@@ -7,7 +7,7 @@ from dataclasses import fields
 
 import pytest
 
-from sweepctl.launch.slurm.settings import Retries
+from sweepctl.launch.retries import Retries
 from sweepctl.store.ends import End
 
 

@@ -27,10 +27,13 @@ from typing import Any, Literal
 
 from sweepctl.errors import InvalidValue, SweepctlError
 from sweepctl.launch.doctor import Finding, Say, examine_machine
+from sweepctl.launch.feed import Decision
 from sweepctl.launch.launcher import Launcher, LaunchRequest
 from sweepctl.launch.local import LocalLaunch, LocalSettings, Share, Watcher
 from sweepctl.launch.order import Order
 from sweepctl.launch.outcome import Submission, Submitted, ToSubmit
+from sweepctl.launch.retries import Retries
+from sweepctl.launch.retry import Retry
 from sweepctl.launch.rungs import each_pattern, for_rung, idle_patterns
 from sweepctl.launch.tasks import Task, TaskState
 from sweepctl.spec import hashing
@@ -97,8 +100,8 @@ class BatchSettings:
     """How long a task waits for what other tasks train before it ends."""
     save_ahead_s: float
     """How long before the time limit a task saves and ends."""
-    retries: int
-    """Times a job whose process died is taken up again without having got further."""
+    retries: Retries
+    """How often a job is taken up again, by class of failure."""
     execution: Execution
 
     def __post_init__(self) -> None:
@@ -106,7 +109,7 @@ class BatchSettings:
             for name in names:
                 if not _VARIABLE.fullmatch(name):
                     raise InvalidValue(key, name, "the name of a variable")
-        for key in ("wait_min", "save_ahead_s", "retries"):
+        for key in ("wait_min", "save_ahead_s"):
             if getattr(self, key) < 0:
                 raise InvalidValue(key, getattr(self, key), "at least 0")
         for settings in (self.of_tasks, *each_pattern(self.of_tasks, self.rungs)):
@@ -130,6 +133,8 @@ class Script:
     task: TaskSettings
     left_alone: dict[str, str] = field(default_factory=dict)
     """Failed jobs that are not taken up again, and what they died of."""
+    forgiven: dict[str, int] = field(default_factory=dict)
+    """Jobs whose attempts up to a number do not count against their retries."""
 
     @property
     def settings(self) -> BatchSettings:
@@ -195,19 +200,20 @@ class BatchLauncher(Launcher[BatchSettings], kind="batch", settings=BatchSetting
 
     def _scripts(self, request: LaunchRequest) -> list[tuple[Script, list[Entry]]]:
         """A script for every class of rungs, with the jobs that are left in it."""
-        order, left_alone = Order.of(request, self.settings), request.retry.left
+        order, retry = Order.of(request, self.settings), request.retry
         classes: dict[TaskSettings, list[str]] = {}
         for rung in _rungs(request.board):
             settings = for_rung(self.settings.of_tasks, self.settings.rungs, rung)
             classes.setdefault(settings, []).append(rung)
         left: dict[str, list[Entry]] = {}
         for entry in request.board.unfinished():
-            if entry.job.id not in left_alone:
+            if entry.job.id not in retry.left:
                 left.setdefault(entry.plan.rung_of(entry.job).name, []).append(entry)
         scripts = []
         for settings, rungs in classes.items():
             if entries := [entry for rung in rungs for entry in left.get(rung, [])]:
-                scripts.append((Script(order, tuple(rungs), settings, left_alone), entries))
+                script = Script(order, tuple(rungs), settings, retry.left, retry.forgiven)
+                scripts.append((script, entries))
         return scripts
 
     def examine(self, workspace: Workspace, say: Say, job: bool, wait_min: float) -> Iterator[Finding]:
@@ -295,9 +301,8 @@ class TaskLog:
 
     def progress(self, entry: Entry, step: int) -> None: ...
 
-    def ended(self, entry: Entry, end: End | None, message: str) -> None:
-        word = end.words if end is not None else "cancelled"
-        self.say(f"{word} {entry.name} {entry.job.id}" + (f": {message}" if message else ""))
+    def ended(self, decision: Decision) -> None:
+        self.say(f"{decision.entry.name} {decision.entry.job.id}: {decision.words}")
         write_text(self._hand, "")
 
     def tick(self, elsewhere: int) -> None:
@@ -323,7 +328,8 @@ def run_task(folder: Path, index: str) -> int:
     )
     pool = LocalSettings(workers=1, retries=settings.retries, execution=settings.execution)
     log = TaskLog(start)
-    report = LocalLaunch(script.order.board(sweep), pool, log, script.left_alone, share).run()
+    retry = Retry(forgiven=script.forgiven, left=script.left_alone)
+    report = LocalLaunch(script.order.board(sweep), pool, log, retry, share).run()
     start.end(End.STOPPED if report.stopped else End.DONE)
     log.say("saved, with work left" if report.stopped else "nothing left for this task")
     return UNFINISHED if report.stopped else int(bool(report.failed))

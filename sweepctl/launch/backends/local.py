@@ -17,7 +17,7 @@ class LocalLauncher(Launcher[LocalSettings], kind="local", settings=LocalSetting
 
     def launch(self, request: LaunchRequest, watcher: Watcher) -> Report:
         request.begin()
-        return LocalLaunch(request.board, self.settings, watcher, request.retry.left).run()
+        return LocalLaunch(request.board, self.settings, watcher, request.retry).run()
 
     def rehearse(self, request: LaunchRequest) -> ToTrain:
         return ToTrain(list(request.board.unfinished()))

@@ -16,10 +16,10 @@ from pathlib import Path
 
 from sweepctl.errors import RequestError, WorkFailed
 from sweepctl.launch.outcome import Submission, Submitted, ToSubmit
+from sweepctl.launch.retries import exhausted
 from sweepctl.launch.rungs import idle_patterns
 from sweepctl.launch.slurm import commands
 from sweepctl.launch.slurm.commands import Limits, SlurmError
-from sweepctl.launch.slurm.failures import exhausted
 from sweepctl.launch.slurm.queue_state import read_queue
 from sweepctl.launch.slurm.records import Array, Records, SlurmOrder, author, new_token
 from sweepctl.launch.slurm.script import script, submit

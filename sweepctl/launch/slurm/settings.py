@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from sweepctl.errors import InvalidValue
+from sweepctl.launch.retries import Retries
 from sweepctl.launch.rungs import each_pattern, for_rung
 from sweepctl.spec.execution import Execution
 
@@ -71,27 +72,6 @@ class Resources:
         gpus = self.gres or (f"{self.gpus_per_node} GPU" if self.gpus_per_node else "no GPU")
         nodes = f"{self.nodes} nodes x {self.tasks_per_node} processes, " if self.processes > 1 else ""
         return f"{nodes}{gpus}, {self.time_min} min" + (f", {self.partition}" if self.partition else "")
-
-
-@dataclass(frozen=True, slots=True)
-class Retries:
-    """How often a job is taken up again after each class of failure, until a person says `--retry`."""
-
-    failed: int = 0
-    request: int = 0
-    out_of_memory: int = 1
-    died: int = 3
-    infrastructure: int = 3
-    storage: int = 20
-
-    def __post_init__(self) -> None:
-        for setting in fields(self):
-            if getattr(self, setting.name) < 0:
-                raise InvalidValue(setting.name, getattr(self, setting.name), "at least 0")
-
-    def of(self, failure: str) -> int:
-        """The budget of a class of failure."""
-        return int(getattr(self, failure, 0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,308 @@
+"""The feed of jobs: which job is next, and what follows from the end of an attempt. Launchers are its
+transports: they hand jobs to workers and say what came of it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import assert_never
+
+from sweepctl.errors import StorageError, WorkFailed
+from sweepctl.launch.retries import Retries, exhausted, tries_alike
+from sweepctl.store import attempts, checkpoints, retention
+from sweepctl.store.attempts import Attempt
+from sweepctl.store.board import Board, Entry
+from sweepctl.store.ends import End
+from sweepctl.store.facts import Dispatch
+from sweepctl.store.retention import Keep
+from sweepctl.store.state import State
+
+ELSEWHERE_S = 2.0
+"""How long a job that another process owns is left alone; each time twice as long as before."""
+ELSEWHERE_MAX_S = 20.0
+REST_S = 5.0
+"""How long nothing is started after a machine or a network failed."""
+REST_MAX_S = 60.0
+"""The longest pause after a file system has refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What the feed has decided about a job."""
+
+    entry: Entry
+    """The job."""
+    state: State
+    """Where it stands now: interrupted where it is taken up again, running where another process has it."""
+    end: End | None = None
+    """Why the attempt ended; None where there was none."""
+    message: str = ""
+    """What people are told."""
+
+    @property
+    def words(self) -> str:
+        """The whole of it in one line or more."""
+        word = self.state.value if self.end is None or self.state.is_final else self.end.words
+        if self.state is State.FAILED and self.end is not End.FAILED:
+            word = f"failed: {word}"
+        return f"{word}. {self.message}" if self.message else word
+
+
+class Feed:
+    """The jobs of a board, the most urgent first, until nothing is left that can be trained.
+
+    `tell` is told every decision. `forgiven` says up to which number the attempts of a job do not count
+    against its retries, `gone` of an owner whether its process has lost its place whatever its heartbeat
+    says. With `for_all_sweeps` a trunk is trained as long as anybody's branch wants it further, else as long
+    as one of the board does.
+    """
+
+    def __init__(
+        self,
+        board: Board,
+        jobs: Iterable[Entry],
+        retries: Retries,
+        tell: Callable[[Decision], None],
+        forgiven: Callable[[str], int] = lambda job: 0,
+        gone: Callable[[Dispatch], bool] = lambda owner: False,
+        keep: Keep = "all",
+        for_all_sweeps: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.board, self.retries = board, retries
+        self._tell, self._forgiven, self._gone = tell, forgiven, gone
+        self._keep, self._for_all_sweeps, self._clock = keep, for_all_sweeps, clock
+        self.open = {entry.job.id: entry for entry in sorted(jobs, key=lambda e: -board.urgency(e))}
+        """Jobs that may have something left to train, the most urgent first."""
+        self.in_hand: set[str] = set()
+        """Jobs that were handed to workers."""
+        self.cancelled: set[str] = set()
+        """Jobs that the sweep has given up."""
+        self.given_up: set[str] = set()
+        """Jobs that are not tried again whatever their records say."""
+        self._elsewhere: dict[str, float] = {}
+        self._alone_for_s: dict[str, float] = {}
+        self._rests_until: float | None = None
+        self._refusals = 0
+        self._stillborn = 0
+        self._ended_at: dict[str, int] = {}
+        self._reopened: set[str] = set()
+
+    # Which job
+
+    def next(self) -> Entry | None:
+        """The most urgent job that can start now."""
+        return next(self.startable(), None)
+
+    def startable(self, fits: Callable[[Entry], bool] = lambda entry: True) -> Iterator[Entry]:
+        """Jobs that can start now, the most urgent first, of those that fit."""
+        yield from (entry for entry in list(self.open.values()) if fits(entry) and self.can_start(entry))
+
+    def can_start(self, entry: Entry) -> bool:
+        """Whether this job can start now."""
+        job = entry.job.id
+        if self.rest_s() > 0 or job in self.in_hand | self.cancelled | self.given_up:
+            return False
+        if job in self._elsewhere and self._clock() < self._elsewhere[job]:
+            return False
+        self._elsewhere.pop(job, None)
+        if not self._has_work(entry) or not self.board.can_start(entry):
+            return False
+        owner = attempts.newest(entry.folder)
+        if owner is not None and owner.alive() and not self._gone(owner.facts):
+            self._elsewhere[job] = self._clock() + ELSEWHERE_S
+            return False
+        return not self._is_exhausted(entry, owner)
+
+    def started(self, entry: Entry) -> None:
+        """A worker has it in hand."""
+        self.in_hand.add(entry.job.id)
+
+    @property
+    def elsewhere(self) -> int:
+        """How many jobs other processes were found to have."""
+        return len(self._elsewhere)
+
+    def rest_s(self) -> float:
+        """For how long nothing may be started."""
+        return 0.0 if self._rests_until is None else max(0.0, self._rests_until - self._clock())
+
+    def _has_work(self, entry: Entry) -> bool:
+        if entry.job.kind == "trunk" and self._for_all_sweeps:
+            return _is_wished_for(entry)
+        if self.board.finished(entry):
+            self._finish(entry, None)
+            return False
+        return True
+
+    def _is_exhausted(self, entry: Entry, last: Attempt | None) -> bool:
+        """The number that is forgiven is asked for only where it matters: it may lie in a file."""
+        return exhausted(entry.folder, last, self.retries) and exhausted(
+            entry.folder, last, self.retries, self._forgiven(entry.job.id)
+        )
+
+    def look_for_cancels(self) -> None:
+        """Give up what `sweepctl cancel` has named, and take up again what a launch has asked for anew."""
+        cancelled = self.board.sweep.cancelled()
+        new = cancelled - self.cancelled
+        self.cancelled, self.board.given_up = cancelled, cancelled
+        for job in new & self.open.keys():
+            self._elsewhere.pop(job, None)
+            self._tell(Decision(self.open[job], State.CANCELLED))
+
+    def reopen(self) -> bool:
+        """Take up trunks whose checkpoints are gone, deleted by another sweep's policy, before their branches
+        started; False where there is none. Once a trunk."""
+        left = self.open.keys() - self.cancelled
+        trunks = {self.open[job].job.trunk for job in left} - {None} - self.open.keys() - self._reopened
+        lost = {trunk for trunk in trunks if trunk and not self.board.finished(self.board.entries[trunk])}
+        self._reopened |= lost
+        self.open = {trunk: self.board.entries[trunk] for trunk in lost} | self.open
+        if lost:
+            self.board.make_wishes(self._keep)
+        return bool(lost)
+
+    # How it ended
+
+    def ended(self, entry: Entry, end: End, message: str) -> None:
+        """A worker's attempt is over.
+
+        Raises:
+            StorageError: the file system has refused too often.
+        """
+        self.in_hand.discard(entry.job.id)
+        self._stillborn = 0
+        match end:
+            case End.DONE | End.DIVERGED:
+                self._refusals = 0
+                self._alone_for_s.pop(entry.job.id, None)
+                self._came_to_its_end(entry, end)
+            case End.STOPPED:
+                self._tell(Decision(entry, State.INTERRUPTED, end, message))
+            case End.SUPERSEDED | End.BUSY:
+                self._leave_alone(entry, end, message)
+            case End.STORAGE:
+                self.refused(entry, message)
+            case End.INFRASTRUCTURE:
+                self._rests_until = self._clock() + REST_S
+                self._retry_or_fail(entry, end, message)
+            case End.FAILED | End.REQUEST | End.OUT_OF_MEMORY | End.DIED:
+                self._retry_or_fail(entry, end, message)
+            case _:
+                assert_never(end)
+
+    def died(self, entry: Entry, pid: int, reason: str, log: Path) -> None:
+        """A worker's process is gone with this job in hand: say so on its attempt, so that the job is taken
+        up again, or given up where it keeps dying at one place. `log` is where it may have left word.
+
+        Raises:
+            WorkFailed: workers end again and again before they begin.
+        """
+        self.in_hand.discard(entry.job.id)
+        last = attempts.newest(entry.folder)
+        if last is None or last.ended or (last.facts.host, last.facts.pid) != (socket.gethostname(), pid):
+            self._tell(Decision(entry, State.INTERRUPTED, End.DIED, f"{reason}, before it began"))
+            self.stillborn(log)
+            return
+        self._stillborn = 0
+        with contextlib.suppress(StorageError):
+            last.end(End.DIED, error=f"its process ended with {reason}")
+        self._retry_or_fail(entry, End.DIED, reason)
+
+    def stillborn(self, log: Path) -> None:
+        """A worker's process is gone before it began anything.
+
+        Raises:
+            WorkFailed: that happens again and again.
+        """
+        self._stillborn += 1
+        if self._stillborn > self.retries.died:
+            raise WorkFailed(f"Workers end before they begin; {log} says why.")
+
+    def refused(self, entry: Entry, message: str) -> None:
+        """The file system would not have something written: rest, ever longer. What comes while it rests is
+        of the same trouble.
+
+        Raises:
+            StorageError: it was tried as often as retries allow.
+        """
+        if self.rest_s() == 0:
+            self._refusals += 1
+            if self._refusals > self.retries.storage:
+                raise StorageError(f"{message} It was tried {self._refusals} times.")
+            self._rests_until = self._clock() + min(REST_MAX_S, 2.0 ** (self._refusals - 1))
+        message = f"{message} Trying again in {self.rest_s():.0f} s."
+        self._tell(Decision(entry, State.INTERRUPTED, End.STORAGE, message))
+
+    def _leave_alone(self, entry: Entry, end: End, message: str) -> None:
+        job = entry.job.id
+        pause_s = self._alone_for_s.get(job, ELSEWHERE_S)
+        self._alone_for_s[job] = min(ELSEWHERE_MAX_S, 2 * pause_s)
+        self._elsewhere[job] = self._clock() + pause_s
+        self._tell(Decision(entry, State.RUNNING, end, message))
+
+    def _retry_or_fail(self, entry: Entry, end: End, message: str) -> None:
+        last = attempts.newest(entry.folder)
+        failed = self._is_exhausted(entry, last)
+        if end is End.DIED:
+            message = self._of_the_dead(entry, last, message, failed)
+        elif not failed:
+            half = " with half the micro-batch" if end is End.OUT_OF_MEMORY else ""
+            message = f"{message.strip().rstrip('.')}; it is tried again{half}"
+        self._tell(Decision(entry, State.FAILED if failed else State.INTERRUPTED, end, message))
+
+    def _of_the_dead(self, entry: Entry, last: Attempt | None, reason: str, failed: bool) -> str:
+        if not failed or last is None:
+            return f"{reason}; it goes on from its last checkpoint"
+        times = tries_alike(entry.folder, last, self._forgiven(entry.job.id))
+        step = max(checkpoints.steps(entry.folder), default=0)
+        message = f"its process died {times} times at step {step} ({reason})"
+        with contextlib.suppress(StorageError):
+            last.update(out_of_retries=True, error=message)
+        return message
+
+    def _came_to_its_end(self, entry: Entry, end: End) -> None:
+        """With a result, or, a trunk, at its last wish."""
+        if entry.job.kind == "trunk" and self._for_all_sweeps:
+            state = State.DIVERGED if end is End.DIVERGED else State.DONE
+            self._tell(Decision(entry, state, end))
+        elif self.board.finished(entry):
+            self._finish(entry, end)
+        else:
+            self._lacks_what_is_wanted(entry)
+
+    def _finish(self, entry: Entry, end: End | None) -> None:
+        self.open.pop(entry.job.id, None)
+        self._elsewhere.pop(entry.job.id, None)
+        result = self.board.outcome(entry)
+        state = State.DONE if result is None or result.is_done else State.DIVERGED
+        self._tell(Decision(entry, state, end, result.reason if result else ""))
+
+    def _lacks_what_is_wanted(self, entry: Entry) -> None:
+        """A trunk at its last wish, and yet a branch waits: somebody withdrew the wish meanwhile. Wish again,
+        and take it up again where it then gets further."""
+        self.look_for_cancels()
+        if self.board.finished(entry):
+            self._finish(entry, End.DONE)
+            return
+        job, step = entry.job.id, self.board.state(entry).step
+        if step <= self._ended_at.get(job, -1):
+            self.given_up.add(job)
+            message = f"it ended at step {step} without what its branches want"
+            self._tell(Decision(entry, State.FAILED, End.FAILED, message))
+            return
+        self._ended_at[job] = step
+        self.board.make_wishes(self._keep)
+        self._tell(Decision(entry, State.INTERRUPTED, End.STOPPED))
+
+
+def _is_wished_for(trunk: Entry) -> bool:
+    """Whether anybody's branch wants the trunk further than it is: the store knows of more sweeps and later
+    plans than the board."""
+    reached = max(checkpoints.steps(trunk.folder), default=0)
+    wished = any(wish.step > reached for wish in retention.open_wishes(trunk.folder))
+    return wished and trunk.folder.result() is None

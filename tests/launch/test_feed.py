@@ -1,0 +1,304 @@
+"""What the feed decides: which job is next, and what follows from every end, by its own clock."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweepctl.errors import StorageError, WorkFailed
+from sweepctl.launch.due import Due
+from sweepctl.launch.feed import ELSEWHERE_MAX_S, ELSEWHERE_S, REST_S, Decision, Feed
+from sweepctl.launch.retries import Retries
+from sweepctl.store import attempts, checkpoints
+from sweepctl.store.board import Board, Entry
+from sweepctl.store.ends import End
+from sweepctl.store.result import Result
+from sweepctl.store.state import State
+from tests.conftest import Planner, only, run_job
+
+
+@dataclass
+class Desk:
+    """A feed, its clock, and what it has decided. Attempts are made as workers would make them."""
+
+    board: Board
+    feed: Feed
+    decisions: list[Decision]
+    now: list[float] = field(default_factory=lambda: [100.0])
+
+    def later(self, seconds: float) -> None:
+        self.now[0] += seconds
+
+    def attempt(self, entry: Entry, end: End, start_step: int = 0, message: str = "as it was") -> None:
+        """A worker takes the job, and this comes of it."""
+        self.feed.started(entry)
+        if end is not End.BUSY:
+            attempt = attempts.claim(entry.folder, {"start_step": start_step})
+            assert attempt is not None
+            if end is not End.DIED:
+                attempt.end(end, error=message)
+        if end is End.DIED:
+            self.feed.died(entry, os.getpid(), message, Path("log"))
+        else:
+            self.feed.ended(entry, end, message)
+
+    @property
+    def last(self) -> tuple[State, End | None]:
+        return self.decisions[-1].state, self.decisions[-1].end
+
+
+@pytest.fixture(params=[False, True], ids=["one sweep", "all sweeps"])
+def desk(planned: Planner, request: pytest.FixtureRequest) -> Desk:
+    """The two kinds of feed, as the launcher of this machine and as a task of a cluster has it."""
+    return a_desk(planned(ladder__depths=[1]), for_all_sweeps=request.param)
+
+
+def a_desk(board: Board, **settings: Any) -> Desk:
+    board.make_wishes()
+    decisions: list[Decision] = []
+    now = [100.0]
+    jobs = board.entries.values() if settings.get("for_all_sweeps") else board.unfinished()
+    settings = {"retries": Retries(), "clock": lambda: now[0], **settings}
+    return Desk(board, Feed(board, jobs, tell=decisions.append, **settings), decisions, now)
+
+
+def succeeds(desk: Desk, trunk: Entry) -> None:
+    run_job(desk.board, trunk)
+    desk.feed.ended(trunk, End.DONE, "")
+    assert desk.last == (State.DONE, End.DONE)
+    assert desk.feed.next() in only(desk.board, "branch")
+
+
+def diverges(desk: Desk, trunk: Entry) -> None:
+    trunk.folder.write_result(Result(End.DIVERGED, 3, attempt=1, reason="the loss is not finite"))
+    desk.attempt(trunk, End.DIVERGED)
+    assert desk.last == (State.DIVERGED, End.DIVERGED)
+    assert desk.feed.next() is None and not desk.feed.elsewhere
+    assert {d.state for d in desk.decisions if d.entry.job.kind == "branch"} == {State.DIVERGED}
+
+
+def goes_on(end: End) -> Callable[[Desk, Entry], None]:
+    def check(desk: Desk, trunk: Entry) -> None:
+        desk.attempt(trunk, end)
+        assert desk.last == (State.INTERRUPTED, end) and desk.feed.next() is trunk
+
+    return check
+
+
+def is_elsewhere(end: End) -> Callable[[Desk, Entry], None]:
+    """Left alone for longer and longer, and not for ever."""
+
+    def check(desk: Desk, trunk: Entry) -> None:
+        for pause_s in (ELSEWHERE_S, 2 * ELSEWHERE_S, 4 * ELSEWHERE_S, 8 * ELSEWHERE_S, ELSEWHERE_MAX_S):
+            desk.attempt(trunk, end)
+            assert desk.last == (State.RUNNING, end) and desk.feed.elsewhere == 1
+            desk.later(pause_s - 0.01)
+            assert desk.feed.next() is None
+            desk.later(0.02)
+            assert desk.feed.next() is trunk and desk.feed.elsewhere == 0
+
+    return check
+
+
+def has_a_budget(end: End) -> Callable[[Desk, Entry], None]:
+    """It is taken up again as often as its class allows, and the last message says what it failed of."""
+
+    def check(desk: Desk, trunk: Entry) -> None:
+        for _ in range(Retries().of(end)):
+            desk.attempt(trunk, end, message="it broke.")
+            assert desk.last == (State.INTERRUPTED, end)
+            assert "it broke" in desk.decisions[-1].message
+            desk.later(REST_S)
+            assert desk.feed.next() is trunk
+        desk.attempt(trunk, end, message="it broke.")
+        desk.later(REST_S)
+        assert desk.last == (State.FAILED, end) and desk.feed.next() is None
+        assert "it broke" in desk.decisions[-1].message and "again" not in desk.decisions[-1].message
+        assert desk.board.state(trunk).state is State.FAILED and desk.board.state(trunk).failure is end
+
+    return check
+
+
+def rests(desk: Desk, trunk: Entry) -> None:
+    """The pauses grow; what fails within one is of the same trouble; with the budget the feed gives up."""
+    for refusal in range(Retries().storage):
+        desk.attempt(trunk, End.STORAGE, message="The disk is full.")
+        assert desk.last == (State.INTERRUPTED, End.STORAGE)
+        pause_s = min(60.0, 2.0**refusal)
+        desk.later(pause_s / 2)
+        assert desk.feed.next() is None and desk.feed.rest_s() == pytest.approx(pause_s / 2)
+        desk.feed.refused(trunk, "The disk is full.")
+        desk.later(pause_s / 2)
+        assert desk.feed.rest_s() == 0.0 and desk.feed.next() is trunk
+    with pytest.raises(StorageError, match=r"full\. It was tried 21 times"):
+        desk.attempt(trunk, End.STORAGE, message="The disk is full.")
+
+
+EXPECTED: dict[End, Callable[[Desk, Entry], None]] = {
+    End.DONE: succeeds,
+    End.DIVERGED: diverges,
+    End.STOPPED: goes_on(End.STOPPED),
+    End.SUPERSEDED: is_elsewhere(End.SUPERSEDED),
+    End.BUSY: is_elsewhere(End.BUSY),
+    End.FAILED: has_a_budget(End.FAILED),
+    End.REQUEST: has_a_budget(End.REQUEST),
+    End.STORAGE: rests,
+    End.OUT_OF_MEMORY: has_a_budget(End.OUT_OF_MEMORY),
+    End.INFRASTRUCTURE: has_a_budget(End.INFRASTRUCTURE),
+    End.DIED: has_a_budget(End.DIED),
+}
+
+
+@pytest.mark.parametrize("end", End)
+def test_every_end_has_its_consequence(desk: Desk, end: End) -> None:
+    trunk = desk.feed.next()
+    assert trunk is not None and trunk.job.kind == "trunk"
+    EXPECTED[end](desk, trunk)
+
+
+@pytest.mark.parametrize("end", [end for end in End if end.has_retries and end is not End.STORAGE])
+def test_only_tries_at_one_place_count_and_those_of_now(planned: Planner, end: End) -> None:
+    forgiven = {"number": 0}
+    desk = a_desk(planned(ladder__depths=[1]), forgiven=lambda job: forgiven["number"])
+    [trunk] = only(desk.board, "trunk")
+    for step in range(0, 50, 10):
+        desk.attempt(trunk, end, start_step=step)
+        desk.later(REST_S)
+    budget = Retries().of(end)
+    assert (desk.feed.next() is trunk) == (budget > 0)
+    for _ in range(budget):
+        desk.attempt(trunk, end, start_step=40)
+    desk.later(REST_S)
+    assert desk.feed.next() is None
+    forgiven["number"] = 5 + budget
+    assert desk.feed.next() is trunk
+
+
+def test_after_want_of_memory_people_hear_of_half_the_micro_batch(desk: Desk) -> None:
+    [trunk] = only(desk.board, "trunk")
+    desk.attempt(trunk, End.OUT_OF_MEMORY, message="No 3 GB.")
+    assert desk.decisions[-1].words == "out of memory. No 3 GB; it is tried again with half the micro-batch"
+    desk.attempt(trunk, End.OUT_OF_MEMORY, message="No 2 GB.")
+    assert desk.decisions[-1].words == "failed: out of memory. No 2 GB."
+
+
+def test_workers_that_end_before_they_begin_are_no_fault_of_the_job(desk: Desk) -> None:
+    [trunk] = only(desk.board, "trunk")
+    for _ in range(Retries().died):
+        desk.feed.started(trunk)
+        desk.feed.died(trunk, os.getpid(), "exit code 1", Path("/log"))
+        assert desk.feed.next() is trunk and attempts.newest(trunk.folder) is None
+    with pytest.raises(WorkFailed, match="/log says why"):
+        desk.feed.stillborn(Path("/log"))
+    desk.attempt(trunk, End.STOPPED)
+    desk.feed.stillborn(Path("/log"))
+
+
+def test_what_died_is_said_on_the_attempt_of_that_process_alone(desk: Desk) -> None:
+    [trunk] = only(desk.board, "trunk")
+    theirs = attempts.claim(trunk.folder, {})
+    assert theirs is not None
+    desk.feed.died(trunk, os.getpid() + 1, "signal 9", Path("log"))
+    assert not attempts.every(trunk.folder)[0].ended
+    desk.feed.died(trunk, os.getpid(), "signal 9", Path("log"))
+    assert attempts.every(trunk.folder)[0].facts.why is End.DIED
+
+
+def test_what_others_have_is_left_alone_until_they_give_it_up(desk: Desk) -> None:
+    [trunk] = only(desk.board, "trunk")
+    theirs = attempts.claim(trunk.folder, {})
+    assert theirs is not None and desk.feed.next() is None and desk.feed.elsewhere == 1
+    theirs.end(End.STOPPED)
+    assert desk.feed.next() is None
+    desk.later(ELSEWHERE_S)
+    assert desk.feed.next() is trunk and desk.feed.elsewhere == 0
+
+
+def test_a_lost_place_is_taken_over(planned: Planner) -> None:
+    desk = a_desk(planned(ladder__depths=[1]), gone=lambda owner: owner.scheduler_id == "7_1")
+    [trunk] = only(desk.board, "trunk")
+    attempts.claim(trunk.folder, {"scheduler_id": "7_1"})
+    assert desk.feed.next() is trunk
+
+
+def test_cancelled_jobs_are_told_once_and_come_back_with_a_launch(desk: Desk) -> None:
+    [trunk] = only(desk.board, "trunk")
+    desk.board.sweep.mark_cancelled([trunk.job.id])
+    desk.feed.look_for_cancels()
+    desk.feed.look_for_cancels()
+    assert [d.state for d in desk.decisions] == [State.CANCELLED] and desk.feed.next() is None
+    desk.board.sweep.uncancel()
+    desk.feed.look_for_cancels()
+    assert desk.feed.next() is trunk
+
+
+def test_the_most_urgent_comes_first_and_nothing_twice(planned: Planner) -> None:
+    desk = a_desk(planned())
+    longer, shorter = sorted(only(desk.board, "trunk"), key=lambda e: -desk.board.urgency(e))
+    assert desk.feed.next() is longer
+    desk.feed.started(longer)
+    assert desk.feed.next() is shorter
+    assert list(desk.feed.startable(lambda entry: entry is longer)) == []
+
+
+def test_a_trunk_whose_wish_was_withdrawn_is_wished_for_again_and_not_for_ever(planned: Planner) -> None:
+    desk = a_desk(planned(ladder__depths=[1]))
+    [trunk] = only(desk.board, "trunk")
+    branches = {branch.job.id for branch in only(desk.board, "branch")}
+    trunk.folder.withdraw(desk.board.sweep.name, branches)
+    desk.attempt(trunk, End.DONE)
+    assert desk.last == (State.INTERRUPTED, End.STOPPED)
+    assert {wish.branch for wish in trunk.folder.wishes()} == branches and desk.feed.next() is trunk
+    desk.attempt(trunk, End.DONE)
+    assert desk.last == (State.FAILED, End.FAILED) and desk.feed.next() is None
+    assert "without what its branches want" in desk.decisions[-1].message
+
+
+def test_a_cancel_that_was_not_looked_at_yet_is_no_lack(planned: Planner) -> None:
+    desk = a_desk(planned(ladder__depths=[1]))
+    [trunk] = only(desk.board, "trunk")
+    desk.board.sweep.mark_cancelled([branch.job.id for branch in only(desk.board, "branch")])
+    desk.attempt(trunk, End.DONE)
+    assert desk.last == (State.DONE, End.DONE)
+    assert [d.state for d in desk.decisions].count(State.CANCELLED) == 2
+
+
+def test_lost_checkpoints_open_their_trunk_once(planned: Planner) -> None:
+    desk = a_desk(planned(ladder__depths=[1]))
+    [trunk] = only(desk.board, "trunk")
+    run_job(desk.board, trunk)
+    desk.feed.ended(trunk, End.DONE, "")
+    assert not desk.feed.reopen()
+    for step in checkpoints.steps(trunk.folder):
+        checkpoints.remove(checkpoints.at(trunk.folder, step))
+    assert desk.feed.next() is None and desk.feed.reopen() and desk.feed.next() is trunk
+    assert not desk.feed.reopen()
+
+
+def test_another_sweep_s_wish_is_only_a_task_s_concern(planned: Planner) -> None:
+    mine = planned(name="mine", ladder__depths=[1])
+    [trunk] = only(mine, "trunk")
+    mine.make_wishes()
+    run_job(mine, trunk)
+    theirs = planned(name="theirs", ladder__depths=[1], budget__tokens=[1280, 2560, 5120])
+    theirs.make_wishes()
+    for for_all_sweeps in (False, True):
+        desk = a_desk(mine, for_all_sweeps=for_all_sweeps)
+        assert desk.feed.can_start(trunk) == for_all_sweeps
+
+
+def test_something_is_due_at_first_then_now_and_then_and_when_it_is_hastened() -> None:
+    now = [0.0]
+    due = Due(3.0, lambda: now[0])
+    assert due.is_due() and not due.is_due()
+    now[0] = 2.9
+    assert not due.is_due()
+    due.hasten()
+    assert due.is_due() and not due.is_due()
+    now[0] = 5.9
+    assert due.is_due()
