@@ -76,7 +76,7 @@ def require(workspace: Workspace, plans: Iterable[Plan]) -> None:
 
 def _require(workspace: Workspace, recipe: CheckedRecipe, plan: Plan, index: int) -> None:
     path = record_path(workspace, recipe)
-    settings = {taken.field: taken.value for taken in plan.taken} | plan.points[index].settings
+    settings = {taken.field: taken.value for taken in plan.taken} | dict(plan.points[index].settings)
     own = [f"{name}={value}" for name, value in settings.items() if _checked(name)]
     command = " ".join(["sweepctl check coordinates", "<the study's overrides>", *own])
     try:

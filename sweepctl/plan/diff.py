@@ -73,7 +73,7 @@ def diff(old: Plan, new: Plan) -> Diff:
 
 def _place(plan: Plan, job: Job) -> tuple[Any, ...]:
     point = plan.points[job.point]
-    settings = ((path, value) for path, value in point.settings.items() if path not in plan.scaling.fields)
+    settings = point.settings.without(plan.scaling.fields).items()
     return (
         plan.rungs[point.rung].index,
         tuple(sorted(settings, key=repr)),

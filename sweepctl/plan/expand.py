@@ -7,6 +7,7 @@ from typing import Any
 
 from sweepctl.errors import InvalidValue, RequestError
 from sweepctl.plan.plan import Job, JobKind, Plan, PlanPoint, Rung, Taken
+from sweepctl.plan.settings import PointSettings, with_schedule_field
 from sweepctl.spec.accounting import count
 from sweepctl.spec.budget import Budget
 from sweepctl.spec.corpus import CorpusFacts
@@ -118,7 +119,7 @@ def _set(point: Point, schedule: Schedule, path: str, value: Any) -> tuple[Point
         instead = DERIVED[path.partition(".")[0]]
         raise RequestError(f"{path} follows from the study and cannot be set; {instead} can.")
     if path.startswith("schedule."):
-        schedule = schedule.with_settings({path: value})
+        schedule = with_schedule_field(schedule, path, value)
     else:
         point = with_field(point, path, value)
     warmup = schedule.warmup(point.batch.tokens)
@@ -163,8 +164,8 @@ class _Builder:
     def add(self, rung_index: int, settings: dict[str, Any]) -> None:
         """One point and the jobs of its budgets."""
         scaled, point, schedule = self._scaled[rung_index]
-        for path in sorted(settings, key=lambda path: path != "schedule.kind"):  # the rest may be of it
-            point, schedule = _set(point, schedule, path, settings[path])
+        for path, value in PointSettings(settings).in_order():
+            point, schedule = _set(point, schedule, path, value)
         rung = self.rungs[rung_index]
         counts = rung.counts
         sized = (point.shape, point.model, point.batch.context)
@@ -180,7 +181,7 @@ class _Builder:
         if cycles is not None:
             point = dataclasses.replace(point, cycles=cycles)
         index = len(self.points)
-        self.points.append(PlanPoint(rung_index, {**scaled, **settings} if scaled else settings, cycles))
+        self.points.append(PlanPoint(rung_index, PointSettings(scaled | settings), cycles))
         if schedule.forks:
             self._fork(index, point, schedule, budgets)
         else:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from sweepctl.errors import DamagedFile
 from sweepctl.plan import earlier
+from sweepctl.plan.settings import PointSettings
 from sweepctl.spec.accounting import Accounting, Counts, count
 from sweepctl.spec.build import build, plain
 from sweepctl.spec.corpus import Validation
@@ -24,7 +25,7 @@ from sweepctl.spec.learning_rate import Cycles
 from sweepctl.spec.model import Shape
 from sweepctl.spec.scaling import Scaling
 from sweepctl.spec.schedules.schedule import Schedule
-from sweepctl.spec.science import Anneal, JobScience, Point, read_point, read_section, section, with_field
+from sweepctl.spec.science import Anneal, JobScience, Point, read_point, read_section, section
 
 FORMAT = 1
 
@@ -53,7 +54,7 @@ class PlanPoint:
 
     rung: int
     """Its place in `Plan.rungs`."""
-    settings: dict[str, Any]
+    settings: PointSettings
     """Fields in which it differs from the base."""
     cycles: Cycles | None = None
     """Of a wsd-s trunk, the decays that its budgets make."""
@@ -179,7 +180,7 @@ class Plan:
     def counts(self, job: Job) -> Counts:
         """Parameters and FLOPs of the job's model: its rung's, unless a setting changes the model."""
         row = self.points[job.point]
-        if not any(path.startswith(("shape.", "model.", "batch.context")) for path in row.settings):
+        if not row.settings.change_counts:
             return self.rungs[row.rung].counts
         if job.point not in self._own_counts:
             point = self.point(job.point)
@@ -202,18 +203,13 @@ class Plan:
     def point(self, index: int) -> Point:
         """The full science of one point."""
         row = self.points[index]
-        point = dataclasses.replace(self.base, shape=self.rungs[row.rung].shape)
-        for path, value in row.settings.items():
-            if not path.startswith("schedule."):
-                point = with_field(point, path, value)
+        point = row.settings.point(dataclasses.replace(self.base, shape=self.rungs[row.rung].shape))
         return dataclasses.replace(point, cycles=row.cycles) if row.cycles else point
 
     def schedule_of(self, index: int) -> Schedule:
         """The schedule of one point, but for its warmup, which the point has in steps."""
         if index not in self._schedules:
-            settings = self.points[index].settings
-            ours = {path: value for path, value in settings.items() if not path.startswith("schedule.warmup")}
-            self._schedules[index] = self.schedule.with_settings(ours)
+            self._schedules[index] = self.points[index].settings.schedule(self.schedule)
         return self._schedules[index]
 
     @cached_property
@@ -232,7 +228,7 @@ class Plan:
     def _dumps(self) -> str:
         rows = {
             "points": [
-                [p.rung, p.settings, section("cycles", p.cycles)] if p.cycles else [p.rung, p.settings]
+                [p.rung, dict(p.settings), *([section("cycles", p.cycles)] if p.cycles else [])]
                 for p in self.points
             ],
             "jobs": [
@@ -280,4 +276,4 @@ def _point(
 ) -> PlanPoint:
     """A row of the plan's points; `kinds` are the study's schedule and optimizer."""
     decays = read_section(Cycles, "cycles", cycles) if cycles else None
-    return PlanPoint(rung, earlier.settings(settings, *kinds), decays)
+    return PlanPoint(rung, PointSettings(earlier.settings(settings, *kinds)), decays)

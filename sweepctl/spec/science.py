@@ -17,6 +17,7 @@ from typing import Any, Literal, TypeVar
 from sweepctl.errors import InvalidValue, RequestError, unknown_name
 from sweepctl.spec.build import build, convert, field_type, plain
 from sweepctl.spec.hashing import canonical, digest
+from sweepctl.spec.kinds import Kinds
 from sweepctl.spec.learning_rate import Cycles, DecayShape, Drop, LearningRateCurve
 from sweepctl.spec.model import Architecture, Shape
 from sweepctl.spec.optimizers.optimizer import Optimizer
@@ -269,22 +270,23 @@ def _fields(name: str, record: dict[str, Any]) -> dict[str, Any]:
     return Optimizer.own_keys(fields) if name == Optimizer.at else fields
 
 
-def with_field(target: T, path: str, value: Any) -> T:
-    """A copy of a nested dataclass with one dotted field replaced, validated like any other value.
+def with_field(target: T, path: str, value: Any, under: str = "") -> T:
+    """A copy of a nested dataclass with one dotted field replaced, validated like any other value. `under` is
+    what stands before the path where it is told.
 
     Raises:
         RequestError: there is no such field, or it cannot have this value.
     """
-    new: T = _replaced(target, path.split("."), value, path)
+    new: T = _replaced(target, path.split("."), value, under + path)
     return new
 
 
 def _replaced(target: Any, names: list[str], value: Any, path: str) -> Any:
     name, rest = names[0], names[1:]
-    if isinstance(target, Optimizer) and names == [target.by]:
+    if isinstance(target, Kinds) and names == [target.by]:
         # What the one kind does not have, the other takes as its record has it.
-        record = {**section(target.at, target), target.by: value}
-        return read_section(target.base(), target.at, record)
+        fields = _fields(target.at, {**section(target.at, target), target.by: value})
+        return build(target.base(), target.own_keys(fields), target.at)
     if target is None:
         parent = path.removesuffix("." + ".".join(names))
         raise RequestError(f"{path} cannot be set where {parent} is null.")

@@ -34,9 +34,8 @@ class Entry:
     @property
     def name(self) -> str:
         """Rung, kind, and what tells it from the rung's other jobs."""
-        ruled = self.plan.scaling.fields
-        settings = self.plan.points[self.job.point].settings.items()
-        varied = " ".join(f"{key.rpartition('.')[2]}={_short(v)}" for key, v in settings if key not in ruled)
+        settings = self.plan.points[self.job.point].settings.without(self.plan.scaling.fields)
+        varied = " ".join(f"{path.rpartition('.')[2]}={_short(value)}" for path, value in settings.items())
         label = self.job.label or self.job.kind
         return " ".join(part for part in (self.plan.rung_of(self.job).name, varied, label) if part)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from sweepctl.errors import InvalidValue, RequestError
 from sweepctl.spec.kinds import Kinds
 from sweepctl.spec.learning_rate import Cycles
-from sweepctl.spec.science import Anneal, with_field
+from sweepctl.spec.science import Anneal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,21 +45,6 @@ class Schedule(Kinds):
             value = getattr(self, key)
             if value is not None and value < 0:
                 raise InvalidValue(key, value, "at least 0")
-
-    def with_settings(self, settings: Mapping[str, Any]) -> Schedule:
-        """With those settings of a point that begin with `schedule.`, the kind first, as the rest are of it.
-
-        Raises:
-            RequestError: the kind has no such key, or it cannot have this value.
-        """
-        schedule: Schedule = self
-        for path in sorted(settings, key=lambda path: path != "schedule.kind"):
-            group, _, key = path.partition(".")
-            if path == "schedule.kind":
-                schedule = schedule.as_kind(settings[path])
-            elif group == "schedule":
-                schedule = with_field(schedule, key, settings[path])
-        return schedule
 
     @property
     def title(self) -> str:
