@@ -56,15 +56,15 @@ def table(arguments: argparse.Namespace) -> tuple[pd.DataFrame, str]:
     if arguments.published is not None:
         frame = pd.read_csv(arguments.published / "data" / "svg_extracted_data.csv")
         n, flops = frame["Model Size"], frame["Training FLOP"]
-        frame, told = pd.DataFrame({"n": n, "d": flops / (6.0 * n), "loss": frame["loss"]}), "published"
+        frame, origin = pd.DataFrame({"n": n, "d": flops / (6.0 * n), "loss": frame["loss"]}), "published"
         arguments.drop = 5
     elif arguments.table is not None:
-        frame, told = pd.read_csv(arguments.table), arguments.table.name
+        frame, origin = pd.read_csv(arguments.table), arguments.table.name
         names = {arguments.n: "n", arguments.d: "d", arguments.loss: "loss"}
         frame = frame.rename(columns=names)[["n", "d", "loss"]].astype(float).dropna()
     else:
         return synthetic(), "synthetic"
-    return frame.sort_values("loss").iloc[: len(frame) - arguments.drop].sort_index(), told
+    return frame.sort_values("loss").iloc[: len(frame) - arguments.drop].sort_index(), origin
 
 
 def actions(frame: pd.DataFrame) -> dict[str, Callable[[], Any]]:
@@ -88,8 +88,8 @@ def published(path: Path) -> dict[str, Any]:
     """Seconds of the notebook's search and of its bootstraps, in a process of its own; and their answers."""
     code = [sys.executable, "-m", "benchmarks.laws", "--run-notebook", str(path.resolve())]
     lines = subprocess.run(code, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
-    found: dict[str, Any] = json.loads(lines[-1])
-    return found
+    answers: dict[str, Any] = json.loads(lines[-1])
+    return answers
 
 
 def run_notebook(path: Path) -> None:
@@ -107,7 +107,7 @@ def run_notebook(path: Path) -> None:
         source = next(text for text in cells if mark in text)
         seconds[name] = list(timed(lambda source=source: exec(source, names)))  # type: ignore[misc]
     low, high = np.percentile(names["param_list"][:, 3], [2.5, 97.5])
-    losses = [one["loss"] for one in names["results_dict"].values()]
+    losses = [result["loss"] for result in names["results_dict"].values()]
     answers = {SEARCH: [len(losses), float(min(losses))], REFITS: [float(low), float(high)]}
     print("\n" + json.dumps({"seconds": {k: seconds[k] for k in (SEARCH, REFITS)}, "answers": answers}))
 
@@ -121,7 +121,7 @@ def timed(action: Callable[[], Any]) -> tuple[float, float]:
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Medians of ours, what was found, and the published code's beside them."""
-    frame, told = table(arguments)
+    frame, origin = table(arguments)
     todo = actions(frame)
     seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in todo}
     for turn in range(arguments.rounds + 1):
@@ -130,8 +130,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
             if turn:
                 seconds[name].append(spent)
     search, refits = todo[SEARCH](), todo[REFITS]()
-    found: dict[str, Any] = {
-        "table": told,
+    result: dict[str, Any] = {
+        "table": origin,
         "rows": len(frame),
         "seconds": {name: [statistics.median(part) for part in zip(*spent, strict=True)]
                     for name, spent in seconds.items()},
@@ -141,37 +141,37 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "alpha_interval": np.percentile(refits.parameters[:, 3], [2.5, 97.5]).tolist(),
     }  # fmt: skip
     if arguments.published is not None:
-        found["published"] = published(arguments.published)
-        theirs, ours = found["published"]["seconds"], found["seconds"]
-        found["ratio"] = {name: theirs[name][1] / ours[name][1] for name in theirs}
-    return found
+        result["published"] = published(arguments.published)
+        theirs, ours = result["published"]["seconds"], result["seconds"]
+        result["ratio"] = {name: theirs[name][1] / ours[name][1] for name in theirs}
+    return result
 
 
-def show(found: dict[str, Any]) -> None:
+def show(result: dict[str, Any]) -> None:
     """The table on the screen."""
     from rich.console import Console
     from rich.table import Table
 
     from benchmarks.side_by_side import machine
 
-    peer = found.get("published")
-    out = Table(title=f"parametric law, {found['rows']} {found['table']} rows; {machine()}")
+    peer = result.get("published")
+    out = Table(title=f"parametric law, {result['rows']} {result['table']} rows; {machine()}")
     columns = ["", "s", "core s", *(("published code, s", "core s", "ratio") if peer else ())]
     for column in columns:
         out.add_column(column, justify="right" if column else "left")
-    for name, (wall, core) in found["seconds"].items():
+    for name, (wall, core) in result["seconds"].items():
         row = [name, f"{wall:.3f}", f"{core:.3f}"]
         if peer and name in peer["seconds"]:
             theirs = peer["seconds"][name]
-            row += [f"{theirs[0]:.1f}", f"{theirs[1]:.1f}", f"{found['ratio'][name]:.0f}"]
+            row += [f"{theirs[0]:.1f}", f"{theirs[1]:.1f}", f"{result['ratio'][name]:.0f}"]
         out.add_row(*row)
     console = Console()
     console.print(out)
-    tried, agreeing = found["starts"]
-    low, high = found["alpha_interval"]
+    tried, agreeing = result["starts"]
+    low, high = result["alpha_interval"]
     console.print(
-        f"{agreeing:,} of {tried:,} starts end at objective {found['objective']:.10e}; "
-        f"{found['restarted']:,} were solved for E, A and B on the way. "
+        f"{agreeing:,} of {tried:,} starts end at objective {result['objective']:.10e}; "
+        f"{result['restarted']:,} were solved for E, A and B on the way. "
         f"alpha's interval {low:.4f} to {high:.4f}"
     )
     if peer:
@@ -202,13 +202,13 @@ def main() -> None:
     if arguments.run_notebook is not None:
         run_notebook(arguments.run_notebook)
         return
-    found = measure(arguments)
+    result = measure(arguments)
     if arguments.json:
         from benchmarks.side_by_side import machine
 
-        print(json.dumps({"machine": machine(), **found}, indent=1))
+        print(json.dumps({"machine": machine(), **result}, indent=1))
         return
-    show(found)
+    show(result)
 
 
 if __name__ == "__main__":

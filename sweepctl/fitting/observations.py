@@ -113,32 +113,32 @@ def observations(frame: pd.DataFrame, law: Law, reading: TableReading) -> Observ
 def roles(frame: pd.DataFrame, law: Law, reading: TableReading) -> tuple[pd.DataFrame, dict[str, str]]:
     """The columns that a law needs or takes, by role, and what each was read from. Of n, d and flops one that
     is absent is made from the others by C = 6 N D."""
-    found, counted = pd.DataFrame(index=frame.index), {}
+    used, counted = pd.DataFrame(index=frame.index), {}
     for role in dict.fromkeys((*law.needs, *law.takes, "n", "d", "flops")):
         text = reading.columns.get(role)
         if text is None and role in frame.columns:
             text = role
         if text is not None:
             values = _column(frame, text)
-            found[role] = values.astype(str) if role in LABELS else _to_numbers(values)
+            used[role] = values.astype(str) if role in LABELS else _to_numbers(values)
             counted[role] = text
-    n, d, c = (found.get(role) for role in ("n", "d", "flops"))
+    n, d, c = (used.get(role) for role in ("n", "d", "flops"))
     if c is None and n is not None and d is not None:
-        found["flops"], counted["flops"] = 6.0 * n * d, "six_n"
+        used["flops"], counted["flops"] = 6.0 * n * d, "six_n"
     elif d is None and n is not None and c is not None:
-        found["d"], counted["d"] = c / (6.0 * n), "flops / (6 n)"
+        used["d"], counted["d"] = c / (6.0 * n), "flops / (6 n)"
     elif n is None and d is not None and c is not None:
-        found["n"], counted["n"] = c / (6.0 * d), "flops / (6 d)"
+        used["n"], counted["n"] = c / (6.0 * d), "flops / (6 d)"
     for role in law.needs:
-        if role not in found:
+        if role not in used:
             what = NUMBERS.get(role) or LABELS[role]
-            known = ", ".join(map(str, frame.columns))
+            names = ", ".join(map(str, frame.columns))
             flag = role.replace("_", "-")
-            raise RequestError(f"{law.name} needs a column of {what}: --{flag} names it, one of {known}.")
+            raise RequestError(f"{law.name} needs a column of {what}: --{flag} names it, one of {names}.")
     if "n" in counted:
         counted["parameters"] = counted["n"]
     wanted = (*law.needs, *law.takes)
-    return found[[role for role in found if role in wanted]], counted
+    return used[[role for role in used if role in wanted]], counted
 
 
 def _column(frame: pd.DataFrame, text: str) -> pd.Series:
@@ -150,11 +150,11 @@ def _column(frame: pd.DataFrame, text: str) -> pd.Series:
     try:
         floats = frame.astype(dict.fromkeys(frame.select_dtypes("integer").columns, "float64"))
         with np.errstate(all="ignore"):
-            found = floats.eval(text)
+            values = floats.eval(text)
     except Exception as error:
         why = str(error).splitlines()[0][:200]
         raise RequestError(f"{text!r} is neither a column nor an expression of columns: {why}.") from None
-    return found if isinstance(found, pd.Series) else pd.Series(found, frame.index)
+    return values if isinstance(values, pd.Series) else pd.Series(values, frame.index)
 
 
 def _to_numbers(values: pd.Series) -> pd.Series:
@@ -235,7 +235,7 @@ def _refuse_mixed_schedules(schedule: pd.Series, group: pd.Series | None) -> Non
     """Decays that go on from decayed weights and decays of their own lie on two laws; groups are fitted
     apart."""
     kinds = schedule.groupby(group if group is not None else [0] * len(schedule)).unique()
-    mixed = next((sorted(found) for found in kinds if "wsd-s" in found and len(found) > 1), None)
+    mixed = next((sorted(together) for together in kinds if "wsd-s" in together and len(together) > 1), None)
     if mixed:
         raise RequestError(
             f"These runs mix the schedules {', '.join(mixed)}: wsd-s goes on from decayed weights, which is "

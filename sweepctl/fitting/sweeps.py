@@ -47,9 +47,9 @@ def sweep_table(plans: dict[str, Plan], frames: dict[str, pd.DataFrame], law: La
         return runs
     counts = [f"n_{name}" for name in PARAMETER_COUNTS]
     per_token = {f"flops_{name}": runs[f"flops_{name}"] / runs["tokens"] for name in FLOP_COUNTS}
-    known = runs[["trunk", "job", *counts]].assign(**per_token)
+    counted = runs[["trunk", "job", *counts]].assign(**per_token)
     both = pd.concat(
-        [known.drop(columns="trunk"), known.drop(columns="job").rename(columns={"trunk": "job"})]
+        [counted.drop(columns="trunk"), counted.drop(columns="job").rename(columns={"trunk": "job"})]
     )
     curves = frames["curves"]
     curves = with_paths(curves, runs) if "lr" in law.partial else curves.dropna(subset=["loss_nats"])

@@ -66,11 +66,11 @@ class Options(Resampling):
 
 
 @dataclass(frozen=True)
-class Group:
+class GroupFit:
     """One group's fit, with E, a and b of its L(C) = E + a C^-b among `params` and `samples` (name ->
     [replicates]); `low` and `high` bound its FLOPs."""
 
-    made: Fit
+    fit: Fit
     params: dict[str, float]
     samples: dict[str, Floats]
     low: float
@@ -89,31 +89,31 @@ def fit(data: Observations, options: Options) -> Fit:
     baseline = options.baseline if options.baseline is not None else names[0]
     if baseline not in names:
         raise CannotFit(f"The baseline {baseline!r} is none of the groups {', '.join(names)}.")
-    groups: dict[str, Group] = {}
+    groups: dict[str, GroupFit] = {}
     for i, (name, rows) in enumerate(data.groups("group").items()):
         part = dataclasses.replace(data.take(rows), excluded=())
         try:
             groups[name] = _group(part, dataclasses.replace(options, seed=options.seed + i))
         except CannotFit as error:
             raise CannotFit(f"Group {name}: {error}") from None
-    fits = [one.made for one in groups.values()]
+    fits = [group.fit for group in groups.values()]
     how = "copies of each group's law" if options.law == "compute" and options.intervals == "copies" else None
-    made = claim(
+    fit = claim(
         NAME, data, options,
-        {f"{name}.{key}": value for name, one in groups.items() for key, value in one.params.items()},
-        sum(one.objective for one in fits),
-        {f"{name}.{key}": values for name, one in groups.items() for key, values in one.samples.items()},
+        {f"{name}.{key}": value for name, group in groups.items() for key, value in group.params.items()},
+        sum(group.objective for group in fits),
+        {f"{name}.{key}": values for name, group in groups.items() for key, values in group.samples.items()},
         how or "resampled rows of each group",
-        (sum(one.starts["tried"] for one in fits), sum(one.starts["agreeing"] for one in fits)),
+        (sum(group.starts["tried"] for group in fits), sum(group.starts["agreeing"] for group in fits)),
     )  # fmt: skip
-    made.rows_used = [row for one in fits for row in one.rows_used]
-    made.rows_excluded += [row for one in fits for row in one.rows_excluded]
-    made.protocol["baseline"] = baseline
-    made.details = _details(data, groups, baseline)
-    made.flags = [_of(flag, name) for name, one in groups.items() for flag in one.made.flags]
-    flops = options.flops or min(one.high for one in groups.values())
-    _answer(made, flops)
-    return made
+    fit.rows_used = [row for group in fits for row in group.rows_used]
+    fit.rows_excluded += [row for group in fits for row in group.rows_excluded]
+    fit.protocol["baseline"] = baseline
+    fit.details = _details(data, groups, baseline)
+    fit.flags = [_of(flag, name) for name, group in groups.items() for flag in group.fit.flags]
+    flops = options.flops or min(group.high for group in groups.values())
+    _answer(fit, flops)
+    return fit
 
 
 def _of(flag: str, group: str) -> str:
@@ -122,38 +122,42 @@ def _of(flag: str, group: str) -> str:
     return f"{kind}:{group}.{what}" if colon else f"{kind}:{group}"
 
 
-def _group(data: Observations, options: Options) -> Group:
+def _group(data: Observations, options: Options) -> GroupFit:
     if options.law == "parametric":
         return _parametric(data, options)
     chosen = compute.Options(
         replicates=options.replicates, seed=options.seed, floor=options.floor, objective=options.objective,
         delta=options.delta, rows=options.rows, tolerance=options.tolerance, intervals=options.intervals,
     )  # fmt: skip
-    made = compute.fit(data, chosen)
-    samples = made.arrays() if made.samples else {}
-    shown = [name for name in made.params if name != "E" or options.floor != 0]
-    params = {name: made.params[name] for name in shown}
+    fit = compute.fit(data, chosen)
+    samples = fit.arrays() if fit.samples else {}
+    shown = [name for name in fit.params if name != "E" or options.floor != 0]
+    params = {name: fit.params[name] for name in shown}
     samples = {name: values for name, values in samples.items() if name in shown}
-    return Group(made, params, samples, data.flops.min(), data.flops.max())
+    return GroupFit(fit, params, samples, data.flops.min(), data.flops.max())
 
 
-def _parametric(data: Observations, options: Options) -> Group:
+def _parametric(data: Observations, options: Options) -> GroupFit:
     """L(N, D) of the group; L(C) at the best N and D has b = alpha beta / (alpha + beta) (Hoffmann et al.
     2022, equation 4)."""
     chosen = parametric.Options(replicates=options.replicates, seed=options.seed, delta=options.delta)
-    made = parametric.fit(data, chosen)
+    fit = parametric.fit(data, chosen)
 
-    def reduced(one: dict[str, Any]) -> dict[str, Any]:
-        n, d = parametric.optimum(one, 1.0)
-        alpha, beta = one["alpha"], one["beta"]
-        return {**one, "a": parametric.loss(one, n, d) - one["E"], "b": alpha * beta / (alpha + beta)}
+    def reduced(params: dict[str, Any]) -> dict[str, Any]:
+        n, d = parametric.optimum(params, 1.0)
+        alpha, beta = params["alpha"], params["beta"]
+        return {
+            **params,
+            "a": parametric.loss(params, n, d) - params["E"],
+            "b": alpha * beta / (alpha + beta),
+        }
 
-    samples = reduced(made.arrays()) if made.samples else {}
+    samples = reduced(fit.arrays()) if fit.samples else {}
     c = 6 * data.n * data.d
-    return Group(made, reduced(made.params), samples, float(c.min()), float(c.max()))
+    return GroupFit(fit, reduced(fit.params), samples, float(c.min()), float(c.max()))
 
 
-def _details(data: Observations, groups: dict[str, Group], baseline: str) -> dict[str, Any]:
+def _details(data: Observations, groups: dict[str, GroupFit], baseline: str) -> dict[str, Any]:
     by = data.groups("group")
     flops = data.columns.get("flops")
     c = flops if flops is not None else 6 * data.n * data.d
@@ -161,10 +165,10 @@ def _details(data: Observations, groups: dict[str, Group], baseline: str) -> dic
         "baseline": baseline,
         "groups": {
             name: {
-                "low": float(one.low), "high": float(one.high),
+                "low": float(group.low), "high": float(group.high),
                 "flops": c[by[name]].tolist(), "loss": data.loss[by[name]].tolist(),
             }
-            for name, one in groups.items()
+            for name, group in groups.items()
         },
     }  # fmt: skip
 
@@ -175,63 +179,65 @@ def quantities(values: dict[str, Any], names: list[str], baseline: str, flops: f
     loss over `flops` (NEVER where its E is above)."""
     level = {name: tuple(values.get(f"{name}.{key}", 0.0) for key in ("E", "a", "b")) for name in names}
     loss = {name: e + a * flops**-b for name, (e, a, b) in level.items()}
-    found = {f"{name}.loss": one for name, one in loss.items()}
+    values_at = {f"{name}.loss": level_at for name, level_at in loss.items()}
     e, a, b = level[baseline]
     for name in names:
         if name != baseline:
-            found[f"{name}.loss_difference"] = loss[name] - loss[baseline]
+            values_at[f"{name}.loss_difference"] = loss[name] - loss[baseline]
             above = np.asarray(loss[name] - e)
             with np.errstate(over="ignore", divide="ignore"):
                 needed = (np.where(above > 0, above, 1.0) / a) ** (-1 / b)
-            found[f"{name}.compute_ratio"] = np.where(above > 0, np.minimum(needed / flops, NEVER), NEVER)[()]
-    return found
+            values_at[f"{name}.compute_ratio"] = np.where(
+                above > 0, np.minimum(needed / flops, NEVER), NEVER
+            )[()]
+    return values_at
 
 
-def predict(made: Fit, target: Target) -> dict[str, Estimate]:
+def predict(fit: Fit, target: Target) -> dict[str, Estimate]:
     """Every group's loss at target["flops"] FLOPs, its difference from the baseline's and the ratio of
     compute at equal loss."""
-    names, baseline = list(made.details["groups"]), made.details["baseline"]
-    values = quantities(made.params, names, baseline, target["flops"])
-    drawn = quantities(_together(made), names, baseline, target["flops"])
+    names, baseline = list(fit.details["groups"]), fit.details["baseline"]
+    values = quantities(fit.params, names, baseline, target["flops"])
+    drawn = quantities(_together(fit), names, baseline, target["flops"])
     return {name: estimate(value, drawn[name]) for name, value in values.items()}
 
 
-def _together(made: Fit) -> dict[str, Floats]:
+def _together(fit: Fit) -> dict[str, Floats]:
     """Replicates of all groups, as many of each as of the group with fewest."""
-    drawn = made.arrays()
+    drawn = fit.arrays()
     count = min(len(values) for values in drawn.values())
     return {name: values[:count] for name, values in drawn.items()}
 
 
-def _answer(made: Fit, flops: float) -> None:
+def _answer(fit: Fit, flops: float) -> None:
     """Put the comparison at `flops` on the fit, and say where it is not measured or not resolved."""
-    answers = predict(made, {"flops": flops})
-    made.predictions.append(
-        {"at": {"flops": flops}, **{name: one.value for name, one in answers.items()},
-         "intervals": {name: list(one.interval) for name, one in answers.items()} if made.samples else {}}
+    answers = predict(fit, {"flops": flops})
+    fit.predictions.append(
+        {"at": {"flops": flops}, **{name: group.value for name, group in answers.items()},
+         "intervals": {name: list(group.interval) for name, group in answers.items()} if fit.samples else {}}
     )  # fmt: skip
-    groups, baseline = made.details["groups"], made.details["baseline"]
-    known = groups[baseline]
-    made.derived["flops"] = flops
-    for name, one in groups.items():
-        if not one["low"] * 0.9 <= flops <= one["high"] * 1.1:
-            made.flags.append(f"extrapolated:{name}")
+    groups, baseline = fit.details["groups"], fit.details["baseline"]
+    reference = groups[baseline]
+    fit.derived["flops"] = flops
+    for name, group in groups.items():
+        if not group["low"] * 0.9 <= flops <= group["high"] * 1.1:
+            fit.flags.append(f"extrapolated:{name}")
         if name == baseline:
             continue
         for key in (f"{name}.loss_difference", f"{name}.compute_ratio"):
-            made.derived[key] = answers[key].value
-            if made.samples:
-                made.intervals[key] = answers[key].interval
+            fit.derived[key] = answers[key].value
+            if fit.samples:
+                fit.intervals[key] = answers[key].interval
         if answers[f"{name}.compute_ratio"].value >= NEVER:
-            made.flags.append(f"never_reached:{name}")
+            fit.flags.append(f"never_reached:{name}")
         needed = answers[f"{name}.compute_ratio"].value * flops
-        measured = known["low"] / NEAR <= needed <= known["high"] * NEAR
-        if not measured and f"extrapolated:{name}" not in made.flags:
-            made.flags.append(f"ratio_extrapolated:{name}")
-        low, high = made.intervals.get(f"{name}.loss_difference", (1.0, 1.0))
+        measured = reference["low"] / NEAR <= needed <= reference["high"] * NEAR
+        if not measured and f"extrapolated:{name}" not in fit.flags:
+            fit.flags.append(f"ratio_extrapolated:{name}")
+        low, high = fit.intervals.get(f"{name}.loss_difference", (1.0, 1.0))
         loss = answers[f"{baseline}.loss"].value
         if not above_rounding(low, loss) and not above_rounding(-high, loss):
-            made.flags.append(f"not_resolved:{name}")
+            fit.flags.append(f"not_resolved:{name}")
 
 
 LAW = Law(

@@ -73,7 +73,7 @@ class Options(Resampling):
 
 
 @dataclass(frozen=True)
-class Found:
+class PowerFits:
     """Minima of replicates, each [replicates]: E, log a, b, the objective; `agreeing` of `tried` starts of
     the first end at its minimum."""
 
@@ -110,23 +110,23 @@ def fit(data: Observations, options: Options) -> Fit:
         raise CannotFit(f"The floor {options.floor:g} is not below the least loss, {data.loss.min():.5g}.")
     if np.ptp(log_l) < 1e-9 or not _falls(log_c, log_l):
         raise CannotFit(f"The {len(data)} losses do not fall with FLOPs: there is no law to fit.")
-    found = solve(log_c, log_l[None], None, options)
-    one = {name: float(values[0]) for name, values in found.params().items()}
-    residuals = np.log(loss(one, data.flops)) - log_l
+    solved = solve(log_c, log_l[None], None, options)
+    params = {name: float(values[0]) for name, values in solved.params().items()}
+    residuals = np.log(loss(params, data.flops)) - log_l
     freedom = len(data) - wanted + 1
     scatter = float(np.sqrt(np.sum(residuals**2) / freedom))
     samples = _sample(log_c, log_l, residuals, scatter, freedom, options)
-    made = claim(
-        NAME, data, options, one, float(found.objective[0]), samples,
+    fit = claim(
+        NAME, data, options, params, float(solved.objective[0]), samples,
         "copies of the law with its scatter" if options.intervals == "copies" else "rows",
-        starts=(found.tried, found.agreeing), residuals=residuals.tolist(),
+        starts=(solved.tried, solved.agreeing), residuals=residuals.tolist(),
     )  # fmt: skip
-    made.derived = _derived(one, residuals, scatter, budgets, options)
+    fit.derived = _derived(params, residuals, scatter, budgets, options)
     if options.floor == 0 and samples:
-        made.intervals["c"] = percentile_interval(samples["a"] ** (1 / samples["b"]))
-    made.details = {"deviations": _deviations(one, whole, data)}
-    made.flags = _flags(data, made, budgets, options)
-    return made
+        fit.intervals["c"] = percentile_interval(samples["a"] ** (1 / samples["b"]))
+    fit.details = {"deviations": _deviations(params, whole, data)}
+    fit.flags = _flags(data, fit, budgets, options)
+    return fit
 
 
 def _falls(log_c: Floats, log_l: Floats) -> bool:
@@ -141,7 +141,7 @@ def loss(params: Mapping[str, Any], flops: Any) -> Any:
         return params["E"] + np.exp(np.log(params["a"]) - params["b"] * np.log(flops))
 
 
-def solve(log_c: Floats, log_l: Floats, weights: Floats | None, options: Options) -> Found:
+def solve(log_c: Floats, log_l: Floats, weights: Floats | None, options: Options) -> PowerFits:
     """The best law of every replicate: log_c [rows]; log_l [replicates or 1, rows]; weights of the rows
     [replicates, rows] or None. Where E is free, E = 0 is tried as well, and kept where it is no worse."""
     replicates = len(log_l) if weights is None else len(weights)
@@ -156,7 +156,7 @@ def solve(log_c: Floats, log_l: Floats, weights: Floats | None, options: Options
         for name in ("floor", "log_a", "b", "objective")
     }
     best = free if better[0] else bare
-    return Found(**parts, tried=best.tried, agreeing=best.agreeing)
+    return PowerFits(**parts, tried=best.tried, agreeing=best.agreeing)
 
 
 class _Problem:
@@ -170,15 +170,15 @@ class _Problem:
         self.unit = options.delta if self.huber else 1e-3
         self.replicates = len(log_l)
 
-    def search(self, floor: float | None) -> Found:
+    def search(self, floor: float | None) -> PowerFits:
         """Every start of the first replicate; the others start at its best and at two exponents."""
-        given, floor = floor, floor and floor * np.exp(-self.level)
+        fixed, floor = floor, floor and floor * np.exp(-self.level)
         whole = np.zeros(len(STARTS), dtype=np.int64)
         first = minimize(self.objective(whole, floor), self.starts(whole, STARTS, floor))
         best = int(np.argmin(first.f))
         agreeing = int(np.sum(first.f <= first.f[best] * (1 + 1e-6) + 1e-9))
         if self.replicates == 1:
-            return self.found(first.x[[best]], first.f[[best]], given, len(STARTS), agreeing)
+            return self.natural(first.x[[best]], first.f[[best]], fixed, len(STARTS), agreeing)
         every = np.arange(self.replicates)
         tries = [np.tile(first.x[best], (self.replicates, 1))]
         tries += [self.starts(every, (b,) * self.replicates, floor) for b in (0.05, 0.3)]
@@ -190,9 +190,9 @@ class _Problem:
             return f, gradient @ scale
 
         z = np.concatenate(tries) @ np.linalg.inv(scale).T
-        made = minimize(scaled, z, max_iterations=100, tolerance=1e-5)
-        pick = made.f.reshape(len(tries), -1).argmin(0) * self.replicates + every
-        return self.found(made.x[pick] @ scale.T, made.f[pick], given, len(STARTS), agreeing)
+        minima = minimize(scaled, z, max_iterations=100, tolerance=1e-5)
+        pick = minima.f.reshape(len(tries), -1).argmin(0) * self.replicates + every
+        return self.natural(minima.x[pick] @ scale.T, minima.f[pick], fixed, len(STARTS), agreeing)
 
     def scale(self, x: Floats, floor: float | None) -> Floats:
         """S [k, k] such that in z, x = S z, the Gauss-Newton Hessian at x is the unit matrix: the valley of
@@ -208,15 +208,15 @@ class _Problem:
         hessian += 1e-9 * np.trace(hessian) * np.eye(len(x))
         return np.asarray(np.linalg.inv(np.linalg.cholesky(hessian)).T)
 
-    def found(self, x: Floats, f: Floats, floor: float | None, tried: int, agreeing: int) -> Found:
+    def natural(self, x: Floats, f: Floats, floor: float | None, tried: int, agreeing: int) -> PowerFits:
         e = np.exp(x[:, 2] + self.level) if floor is None else np.full(len(x), floor)
         log_a = x[:, 0] + x[:, 1] * self.middle + self.level
-        return Found(e, log_a, x[:, 1], f * self.unit**2, tried, agreeing)
+        return PowerFits(e, log_a, x[:, 1], f * self.unit**2, tried, agreeing)
 
     def starts(self, rows: NDArray[np.int64], exponents: Any, floor: float | None) -> Floats:
         """For each replicate number and exponent, E and a' by weighted least squares on relative residuals,
         kept inside what the losses allow."""
-        made = []
+        points = []
         for row, b in zip(rows, exponents, strict=True):
             level = np.exp(self.log_l[row])
             w = np.ones_like(level) if self.weights is None else self.weights[row]
@@ -230,8 +230,8 @@ class _Problem:
                 e = floor
             rest = np.maximum(level - e, 1e-3 * level) / column
             start = [float(np.average(np.log(rest), weights=w)), b]
-            made.append([*start, np.log(e)] if floor is None else start)
-        return np.array(made)
+            points.append([*start, np.log(e)] if floor is None else start)
+        return np.array(points)
 
     def objective(self, rows: NDArray[np.int64], floor: float | None) -> Any:
         """For minimize: sum of squares or Huber losses of log residuals, in units of unit^2, per replicate;
@@ -262,16 +262,16 @@ class _Problem:
         return value
 
 
-def predict(made: Fit, target: Target) -> dict[str, Estimate]:
+def predict(fit: Fit, target: Target) -> dict[str, Estimate]:
     """The loss at target["flops"], with the interval of the law and that of a run there."""
     c = target["flops"]
-    value = float(loss(made.params, c))
-    if not made.samples:
+    value = float(loss(fit.params, c))
+    if not fit.samples:
         return {"loss": Prediction(value, (value, value), (value, value))}
-    draws = loss(made.arrays(), c)
-    draw = np.random.Generator(np.random.PCG64(made.protocol["seed"]))
-    freedom = max(1, round(made.derived["degrees_of_freedom"]))
-    noise = made.derived["scatter"] * draw.standard_t(freedom, size=(20, len(draws)))
+    draws = loss(fit.arrays(), c)
+    draw = np.random.Generator(np.random.PCG64(fit.protocol["seed"]))
+    freedom = max(1, round(fit.derived["degrees_of_freedom"]))
+    noise = fit.derived["scatter"] * draw.standard_t(freedom, size=(20, len(draws)))
     law, run = percentile_interval(draws), percentile_interval((draws * np.exp(noise)).ravel())
     return {"loss": Prediction(value, law, (min(law[0], run[0]), max(law[1], run[1])))}
 
@@ -299,59 +299,59 @@ def _sample(
         return {}
     if options.intervals == "rows":
         weights = linear.resample(len(log_c), options.replicates, options.seed)
-        enough = [len(np.unique(np.round(log_c[one > 0], 3))) >= 3 for one in weights]
-        found = solve(log_c, log_l[None], weights[np.array(enough)], options)
+        enough = [len(np.unique(np.round(log_c[drawn > 0], 3))) >= 3 for drawn in weights]
+        solved = solve(log_c, log_l[None], weights[np.array(enough)], options)
     else:
         draw = np.random.Generator(np.random.PCG64(options.seed))
         shape = (options.replicates, len(log_c))
         s = scatter * np.sqrt(freedom / draw.chisquare(freedom, size=options.replicates))
         copies = log_l + residuals + s[:, None] * draw.standard_normal(shape)
-        found = solve(log_c, copies, None, options)
-    samples = found.params()
+        solved = solve(log_c, copies, None, options)
+    samples = solved.params()
     good = np.all([np.isfinite(values) for values in samples.values()], axis=0)
     return {name: values[good] for name, values in samples.items()}
 
 
 def _derived(
-    one: dict[str, float], residuals: Floats, scatter: float, budgets: int, options: Options
+    params: dict[str, float], residuals: Floats, scatter: float, budgets: int, options: Options
 ) -> dict[str, float]:
-    found = {
+    derived = {
         "budgets": float(budgets),
         "scatter": scatter,
         "degrees_of_freedom": float(len(residuals) - (3 if options.floor is None else 2)),
         **misfit(residuals),
     }
     if options.floor == 0:
-        found["c"] = float(np.exp(np.log(one["a"]) / one["b"]))
-    return found
+        derived["c"] = float(np.exp(np.log(params["a"]) / params["b"]))
+    return derived
 
 
-def _deviations(one: dict[str, float], whole: Observations, data: Observations) -> list[dict[str, Any]]:
+def _deviations(params: dict[str, float], whole: Observations, data: Observations) -> list[dict[str, Any]]:
     """Every row, fitted or not, with how far its loss lies above the law in percent of the law."""
-    law = loss(one, whole.flops)
+    law = loss(params, whole.flops)
     used = set(data.rows)
     return [
         {
-            "row": row, "flops": float(c), "loss": float(measured), "law": float(told),
-            "deviation": 100 * float(measured / told - 1), "fitted": row in used,
+            "row": row, "flops": float(c), "loss": float(measured), "law": float(predicted),
+            "deviation": 100 * float(measured / predicted - 1), "fitted": row in used,
         }
-        for row, c, measured, told in zip(whole.rows, whole.flops, whole.loss, law, strict=True)
+        for row, c, measured, predicted in zip(whole.rows, whole.flops, whole.loss, law, strict=True)
     ]  # fmt: skip
 
 
-def _flags(data: Observations, made: Fit, budgets: int, options: Options) -> list[str]:
+def _flags(data: Observations, fit: Fit, budgets: int, options: Options) -> list[str]:
     flags = []
     if len(data) > budgets:
         flags.append("repeated:flops")
     if options.floor is None:
-        low, _ = made.intervals.get("E", (made.params["E"], 0.0))
+        low, _ = fit.intervals.get("E", (fit.params["E"], 0.0))
         if budgets < FEW or not low > 1e-3 * data.loss.min():
             flags.append("not_identified:E")
-        if made.params["E"] < 1e-3 * data.loss.min():
+        if fit.params["E"] < 1e-3 * data.loss.min():
             flags.append("at_bound:E")
-    if made.params["b"] > 0.9 * STEEPEST:
+    if fit.params["b"] > 0.9 * STEEPEST:
         flags.append("not_identified:b")
-    if made.starts["agreeing"] < 2:
+    if fit.starts["agreeing"] < 2:
         flags.append("lonely_optimum")
     return flags
 

@@ -57,27 +57,33 @@ class Options(Resampling):
 
 
 @dataclass(frozen=True)
-class Points:
-    """Points in rising order of FLOPs, natural logarithms [points]; `unit` is the number of what is resampled
-    with each: its run, or itself."""
+class CurvePoints:
+    """Points of training curves in rising order of FLOPs: natural logarithms [points]."""
 
     log_c: Floats
+    """Of FLOPs."""
     log_n: Floats
+    """Of parameters."""
     log_d: Floats
+    """Of tokens."""
     log_l: Floats
+    """Of the loss."""
     unit: NDArray[np.int64]
+    """The number of what is resampled with each: its run, or itself."""
 
 
 @dataclass(frozen=True)
 class Envelope:
-    """Envelopes of replicates over shared FLOPs: log_c [places]; `on` [replicates, places] where there is a
-    point; `source` [replicates, places] or [places] the row of Points that it is, or begins at; `logs` role
-    -> [places] or [replicates, places]."""
+    """Envelopes of replicates over shared FLOPs."""
 
     log_c: Floats
+    """The FLOPs [places]."""
     on: Mask
+    """Where there is a point [replicates, places]."""
     source: NDArray[np.int64]
+    """The row of CurvePoints that it is, or begins at: [replicates, places] or [places]."""
     logs: dict[str, Floats]
+    """n, d and loss -> their logs: [places] or [replicates, places]."""
 
 
 def fit(data: Observations, options: Options) -> Fit:
@@ -94,33 +100,33 @@ def fit(data: Observations, options: Options) -> Fit:
     by_run = runs is not None and unit.max() > 0
     unit = np.asarray(unit if by_run else np.arange(len(data)), dtype=np.int64)
     log_c, log_n, log_d, log_l = (np.log(v[order]) for v in (data.flops, data.n, data.d, data.loss))
-    points = Points(log_c, log_n, log_d, log_l, unit[order])
+    points = CurvePoints(log_c, log_n, log_d, log_l, unit[order])
     units = int(unit.max()) + 1
-    one = _envelope(points, np.ones((1, units), dtype=bool), options, by_run)
-    found = np.flatnonzero(one.on[0])
-    if len(found) < LEAST:
+    whole = _envelope(points, np.ones((1, units), dtype=bool), options, by_run)
+    touch = np.flatnonzero(whole.on[0])
+    if len(touch) < LEAST:
         raise CannotFit(
-            f"The envelope of {len(data)} points has {len(found)} where the loss falls with FLOPs; a line "
+            f"The envelope of {len(data)} points has {len(touch)} where the loss falls with FLOPs; a line "
             f"through them needs {LEAST}."
         )
     params = compute_optimal.powers(
-        one.log_c, {k: np.atleast_2d(v)[0] for k, v in one.logs.items()}, one.on[0] * 1.0
+        whole.log_c, {k: np.atleast_2d(v)[0] for k, v in whole.logs.items()}, whole.on[0] * 1.0
     )
     samples = _sample(points, units, options, by_run)
-    rows = np.broadcast_to(one.source, one.on.shape)[0, found]
+    rows = np.broadcast_to(whole.source, whole.on.shape)[0, touch]
     places = order[rows]
-    residual = np.broadcast_to(one.logs["n"], one.on.shape)[0, found] - (
-        np.log(params["k_n"]) + params["a"] * one.log_c[found]
+    residual = np.broadcast_to(whole.logs["n"], whole.on.shape)[0, touch] - (
+        np.log(params["k_n"]) + params["a"] * whole.log_c[touch]
     )
-    made = claim(
+    fit = claim(
         NAME, data, options, {k: float(v) for k, v in params.items()}, float(np.sum(residual**2)), samples,
         "runs" if by_run else "points",
-        derived={"points": len(found), "sizes": len(np.unique(data.n[places]))},
-        details=_details(data, one, found, places),
+        derived={"points": len(touch), "sizes": len(np.unique(data.n[places]))},
+        details=_details(data, whole, touch, places),
     )  # fmt: skip
-    made.protocol["residual"] = "sum of squares of log N*"
-    made.flags = _flags(data, places, made)
-    return made
+    fit.protocol["residual"] = "sum of squares of log N*"
+    fit.flags = _flags(data, places, fit)
+    return fit
 
 
 def lower_hull(x: Floats, y: Floats, present: Mask) -> Mask:
@@ -152,13 +158,13 @@ def lower_hull(x: Floats, y: Floats, present: Mask) -> Mask:
 def running_minimum(y: Floats, present: Mask) -> Mask:
     """The points lower than every present one before them: y [points] or [replicates, points], present
     [replicates, points], in rising order of FLOPs."""
-    seen = np.where(present, y, np.inf)
-    before = np.minimum.accumulate(seen, axis=1)
-    before = np.concatenate([np.full((len(seen), 1), np.inf), before[:, :-1]], axis=1)
-    return np.asarray(seen < before)
+    present_loss = np.where(present, y, np.inf)
+    before = np.minimum.accumulate(present_loss, axis=1)
+    before = np.concatenate([np.full((len(present_loss), 1), np.inf), before[:, :-1]], axis=1)
+    return np.asarray(present_loss < before)
 
 
-def _envelope(points: Points, drawn: Mask, options: Options, by_run: bool) -> Envelope:
+def _envelope(points: CurvePoints, drawn: Mask, options: Options, by_run: bool) -> Envelope:
     """The envelopes of replicates; `drawn` [replicates, units]."""
     if options.bins and by_run:
         return _inner(points, _interpolated(points, drawn, options.bins), drawn, options)
@@ -172,7 +178,7 @@ def _envelope(points: Points, drawn: Mask, options: Options, by_run: bool) -> En
     return _inner(points, Envelope(points.log_c, on, np.arange(len(points.log_c)), logs), drawn, options)
 
 
-def _interpolated(points: Points, drawn: Mask, bins: int) -> Envelope:
+def _interpolated(points: CurvePoints, drawn: Mask, bins: int) -> Envelope:
     """The least loss of the curves at each of `bins` FLOPs; between two points a curve's log L and log D are
     straight over log C."""
     grid = np.linspace(points.log_c[0], points.log_c[-1], bins)
@@ -195,7 +201,7 @@ def _interpolated(points: Points, drawn: Mask, bins: int) -> Envelope:
     return Envelope(grid, running_minimum(least, np.isfinite(least)), first[best, place], logs)
 
 
-def _least_of_bins(points: Points, present: Mask, bins: int) -> Mask:
+def _least_of_bins(points: CurvePoints, present: Mask, bins: int) -> Mask:
     """Of the present points only the one of least loss in each of `bins` bins of log C."""
     edges = np.linspace(points.log_c[0], points.log_c[-1], bins + 1)
     place = np.clip(np.searchsorted(edges, points.log_c, side="right") - 1, 0, bins - 1)
@@ -204,25 +210,25 @@ def _least_of_bins(points: Points, present: Mask, bins: int) -> Mask:
     there = present[:, order]
     count = np.cumsum(there, axis=1)
     before = np.maximum.accumulate(np.where(start, count - there, 0), axis=1)
-    found = np.zeros_like(present)
-    found[:, order] = there & (count - before == 1)
-    return found
+    least = np.zeros_like(present)
+    least[:, order] = there & (count - before == 1)
+    return least
 
 
-def _inner(points: Points, made: Envelope, drawn: Mask, options: Options) -> Envelope:
+def _inner(points: CurvePoints, envelope: Envelope, drawn: Mask, options: Options) -> Envelope:
     """Where edges are dropped, only the FLOPs above the last at which the smallest size drawn is on the
     envelope, and below the first at which the largest is."""
     if options.edges == "keep":
-        return made
-    there, log_n, log_c = drawn[:, points.unit], made.logs["n"], made.log_c
+        return envelope
+    there, log_n, log_c = drawn[:, points.unit], envelope.logs["n"], envelope.log_c
     smallest = np.where(there, points.log_n, np.inf).min(1)[:, None]
     largest = np.where(there, points.log_n, -np.inf).max(1)[:, None]
-    low = np.where(made.on & (log_n <= smallest + 1e-9), log_c, -np.inf).max(1)[:, None]
-    high = np.where(made.on & (log_n >= largest - 1e-9), log_c, np.inf).min(1)[:, None]
-    return Envelope(log_c, made.on & (log_c > low) & (log_c < high), made.source, made.logs)
+    low = np.where(envelope.on & (log_n <= smallest + 1e-9), log_c, -np.inf).max(1)[:, None]
+    high = np.where(envelope.on & (log_n >= largest - 1e-9), log_c, np.inf).min(1)[:, None]
+    return Envelope(log_c, envelope.on & (log_c > low) & (log_c < high), envelope.source, envelope.logs)
 
 
-def _sample(points: Points, units: int, options: Options, by_run: bool) -> dict[str, Floats]:
+def _sample(points: CurvePoints, units: int, options: Options, by_run: bool) -> dict[str, Floats]:
     """The power laws of replicates with units drawn with replacement: name -> [replicates]. Replicates whose
     envelope has fewer than three points go."""
     if not options.replicates:
@@ -231,15 +237,17 @@ def _sample(points: Points, units: int, options: Options, by_run: bool) -> dict[
     size = max(1, CHUNK // max(len(points.log_c), options.bins))
     parts = []
     for begin in range(0, len(drawn), size):
-        made = _envelope(points, drawn[begin : begin + size], options, by_run)
-        enough = made.on & (made.on.sum(1) >= LEAST)[:, None]
-        parts.append(compute_optimal.powers(made.log_c, made.logs, enough.astype(np.float64)))
+        envelopes = _envelope(points, drawn[begin : begin + size], options, by_run)
+        enough = envelopes.on & (envelopes.on.sum(1) >= LEAST)[:, None]
+        parts.append(compute_optimal.powers(envelopes.log_c, envelopes.logs, enough.astype(np.float64)))
     return compute_optimal.whole({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
-def _details(data: Observations, one: Envelope, found: Any, places: Any) -> dict[str, Any]:
+def _details(data: Observations, envelope: Envelope, touch: Any, places: Any) -> dict[str, Any]:
     """The points of the envelope, which curves touch it, and every point for the picture."""
-    n, d, loss = (np.exp(np.broadcast_to(one.logs[k], one.on.shape)[0, found]) for k in ("n", "d", "loss"))
+    n, d, loss = (
+        np.exp(np.broadcast_to(envelope.logs[k], envelope.on.shape)[0, touch]) for k in ("n", "d", "loss")
+    )
     curves = data.labels.get("run") or tuple(f"{size:.6g} parameters" for size in data.n)
     touching: dict[str, int] = {}
     for place in places:
@@ -247,7 +255,7 @@ def _details(data: Observations, one: Envelope, found: Any, places: Any) -> dict
     return {
         "envelope": [
             {"flops": float(c), "n": float(n_), "d": float(d_), "loss": float(l_), "curve": curves[place]}
-            for c, n_, d_, l_, place in zip(np.exp(one.log_c[found]), n, d, loss, places, strict=True)
+            for c, n_, d_, l_, place in zip(np.exp(envelope.log_c[touch]), n, d, loss, places, strict=True)
         ],
         "touching": touching,
         "curves": sorted(set(curves)),
@@ -258,7 +266,7 @@ def _details(data: Observations, one: Envelope, found: Any, places: Any) -> dict
     }  # fmt: skip
 
 
-def _flags(data: Observations, places: Any, made: Fit) -> list[str]:
+def _flags(data: Observations, places: Any, fit: Fit) -> list[str]:
     flags = []
     if len(places) < FEW:
         flags.append(f"few_points:{len(places)}")
@@ -272,7 +280,7 @@ def _flags(data: Observations, places: Any, made: Fit) -> list[str]:
     for name, extreme in (("smallest", data.n.min()), ("largest", data.n.max())):
         if np.mean(sizes == extreme) > 0.25:
             flags.append(f"edge:{name}_n")
-    if made.protocol["replicates"] and len(made.samples.get("a", [])) < made.protocol["replicates"] / 2:
+    if fit.protocol["replicates"] and len(fit.samples.get("a", [])) < fit.protocol["replicates"] / 2:
         flags.append("few_replicates")
     return flags
 

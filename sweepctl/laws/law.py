@@ -68,9 +68,9 @@ class Observations:
     partial: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        made = {role: np.asarray(values, dtype=np.float64) for role, values in self.columns.items()}
-        object.__setattr__(self, "columns", made)
-        for role, values in made.items():
+        arrays = {role: np.asarray(values, dtype=np.float64) for role, values in self.columns.items()}
+        object.__setattr__(self, "columns", arrays)
+        for role, values in arrays.items():
             if values.shape != (len(self.rows),):
                 raise CannotFit(f"{role} has {values.size} values for {len(self.rows)} rows.")
             zero = role in MAY_BE_ZERO or role in self.partial
@@ -79,9 +79,9 @@ class Observations:
                 good |= np.isnan(values)
             if not good.all():
                 bad = int(np.argmin(good))
-                told = "at least 0" if zero else "above 0"
+                least = "at least 0" if zero else "above 0"
                 raise CannotFit(
-                    f"{role} must be a finite number {told} in every row; in row {self.rows[bad]} it is "
+                    f"{role} must be a finite number {least} in every row; in row {self.rows[bad]} it is "
                     f"{values[bad]:g}."
                 )
 
@@ -158,17 +158,17 @@ class Observations:
 
     def numbers(self, role: str) -> NDArray[np.int64]:
         """The number of each row's name from 0 on, in order of first appearance: [rows]."""
-        found = np.empty(len(self), dtype=np.int64)
+        numbers = np.empty(len(self), dtype=np.int64)
         for number, rows in enumerate(self.groups(role).values()):
-            found[rows] = number
-        return found
+            numbers[rows] = number
+        return numbers
 
     def groups(self, role: str) -> dict[str, NDArray[np.int64]]:
         """Name -> the rows that bear it, in order of first appearance."""
-        found: dict[str, list[int]] = {}
+        members: dict[str, list[int]] = {}
         for i, name in enumerate(self.label(role)):
-            found.setdefault(name, []).append(i)
-        return {name: np.array(rows) for name, rows in found.items()}
+            members.setdefault(name, []).append(i)
+        return {name: np.array(rows) for name, rows in members.items()}
 
 
 def _flag(role: str) -> str:
@@ -296,9 +296,9 @@ def claim(
     )
 
 
-def option(default: Any, told: str) -> Any:
+def option(default: Any, text: str) -> Any:
     """A field of a law's options, with what `fit --list` says of it."""
-    return field(default=default, metadata={"told": told})
+    return field(default=default, metadata={"told": text})
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ class Options(Resampling):
 
 
 @dataclass(frozen=True)
-class Step:
+class StepFit:
     """One of the two fits: its parameters at the optimum and of every replicate, `fitted` values [rows], the
     scatter around them (of losses as a share) with draws of it, the minima of the profile, and the linear
     parameters that the rows do not tell apart."""
@@ -100,12 +100,12 @@ def fit(data: Observations, options: Options) -> Fit:
     flops = rows.flops if options.compute == "column" else 6 * rows.n * rows.d
     first = _fit_loss(rows, flops, options, None if weights is None else weights[:, fitted])
     second = _fit_error(used, options, weights) if "error" in used else None
-    made = _assemble(used, options, rows, flops, factor, first, second)
-    made.flags = _flags(made, rows, options, first, second)
-    chain_ = _check(made, data.take(np.flatnonzero(roles[two_steps.TARGET])))
-    made.details["targets"] = [one.told() for one in chain_]
-    made.derived |= two_steps.mean_errors(chain_)
-    return made
+    fit = _assemble(used, options, rows, flops, factor, first, second)
+    fit.flags = _flags(fit, rows, options, first, second)
+    chain_ = _check(fit, data.take(np.flatnonzero(roles[two_steps.TARGET])))
+    fit.details["targets"] = [row.record() for row in chain_]
+    fit.derived |= two_steps.mean_errors(chain_)
+    return fit
 
 
 def loss(params: Any, c: Any, m: Any) -> Any:
@@ -119,34 +119,36 @@ def error(params: Any, value: Any) -> Any:
     return params["epsilon"] - params["k"] * np.exp(-params["gamma"] * value)
 
 
-def predict(made: Fit, target: Target) -> dict[str, Estimate]:
+def predict(fit: Fit, target: Target) -> dict[str, Estimate]:
     """Loss and error of a run at (N, D), or at C FLOPs with one of N, D and M; at C alone, of the best M.
 
     The interval of the error is the chain's: both steps' parameters and the scatter around the second; that
     of a new run adds the scatter around the first. NaN where the runs, all at one M, say nothing of this one.
     """
-    c, m = _place(made, target)
-    one, drawn = made.params, made.arrays()
-    found: dict[str, Estimate] = {}
+    c, m = _place(fit, target)
+    params, drawn = fit.params, fit.arrays()
+    estimates: dict[str, Estimate] = {}
     drawn_m: Any = m
     if m is None:
-        m, drawn_m = _best(one), _best(drawn)
-        factor = made.derived["flops_per_nd"]
-        found["tokens_per_parameter"] = estimate(m, drawn_m)
-        found["n"] = estimate(np.sqrt(c / factor / m), np.sqrt(c / factor / drawn_m))
-        found["d"] = estimate(np.sqrt(c / factor * m), np.sqrt(c / factor * drawn_m))
+        m, drawn_m = _best(params), _best(drawn)
+        factor = fit.derived["flops_per_nd"]
+        estimates["tokens_per_parameter"] = estimate(m, drawn_m)
+        estimates["n"] = estimate(np.sqrt(c / factor / m), np.sqrt(c / factor / drawn_m))
+        estimates["d"] = estimate(np.sqrt(c / factor * m), np.sqrt(c / factor * drawn_m))
     with np.errstate(all="ignore"):
-        value, draws = loss(one, c, m), loss(drawn, c, drawn_m)
-        if not _known(made, m):
+        value, draws = loss(params, c, m), loss(drawn, c, drawn_m)
+        if not _known(fit, m):
             value, draws = np.nan, np.full(draws.shape, np.nan)
-        draw = np.random.Generator(np.random.PCG64(made.protocol["seed"] + 2))
+        draw = np.random.Generator(np.random.PCG64(fit.protocol["seed"] + 2))
         runs = draws * np.exp(drawn.get("noise", 0.0) * draw.standard_normal(draws.shape))
-        found["loss"] = two_steps.scattered(value, draws, runs)
-        if "gamma" in one:
+        estimates["loss"] = two_steps.scattered(value, draws, runs)
+        if "gamma" in params:
             scatter = drawn.get("noise_error", 0.0) * draw.standard_normal(draws.shape)
             chained = error(drawn, draws) + scatter
-            found["error"] = two_steps.scattered(error(one, value), chained, error(drawn, runs) + scatter)
-    return found
+            estimates["error"] = two_steps.scattered(
+                error(params, value), chained, error(drawn, runs) + scatter
+            )
+    return estimates
 
 
 def _refuse(rows: Observations, errors: bool) -> None:
@@ -180,7 +182,7 @@ def _weights(used: Observations, options: Options) -> Floats | None:
     return linear.resample_groups(used.numbers("run"), options.replicates, options.seed)
 
 
-def _fit_loss(rows: Observations, flops: Floats, options: Options, weights: Floats | None) -> Step:
+def _fit_loss(rows: Observations, flops: Floats, options: Options, weights: Floats | None) -> StepFit:
     log_c, log_m = np.log(flops), np.log(rows.d / rows.n)
 
     def columns(eta: Floats) -> Floats:
@@ -196,7 +198,7 @@ def _fit_loss(rows: Observations, flops: Floats, options: Options, weights: Floa
     return _rescaled(step, unit, options)
 
 
-def _rescaled(step: Step, unit: float, options: Options) -> Step:
+def _rescaled(step: StepFit, unit: float, options: Options) -> StepFit:
     """Step 1 of losses over a unit as one of the losses themselves."""
     factor = {"E": unit, "a": unit, "b": unit}
     squares = step.squares * unit * unit if options.scale == "loss" else step.squares
@@ -209,7 +211,7 @@ def _rescaled(step: Step, unit: float, options: Options) -> Step:
     )
 
 
-def _fit_error(used: Observations, options: Options, weights: Floats | None) -> Step:
+def _fit_error(used: Observations, options: Options, weights: Floats | None) -> StepFit:
     measured = used.loss
 
     def columns(gamma: Floats) -> Floats:
@@ -224,18 +226,18 @@ def _fit_error(used: Observations, options: Options, weights: Floats | None) -> 
 def _fit_step(
     columns: profile.Columns, target: Floats, scale: Floats, ends: tuple[float, ...], least: Floats | None,
     names: tuple[str, ...], options: Options, weights: Floats | None, relative: bool,
-) -> Step:  # fmt: skip
+) -> StepFit:  # fmt: skip
     """Target [rows] on the columns by least squares of residuals over `scale`, and its replicates. The noise
     of copies is relative to the fitted values where `relative`: losses scatter by a share of themselves."""
     grid = np.geomspace(ends[0], ends[1], POINTS)
     precision = scale[None] ** -2.0
-    found = profile.search(columns, target[None], precision, grid, least, iterations=70)
-    design = columns(found.theta)[:, 0].T
-    fitted = design @ found.coefficients[0]
-    params = dict(zip(names, [*found.coefficients[0].tolist(), float(found.theta[0])], strict=True))
+    best = profile.search(columns, target[None], precision, grid, least, iterations=70)
+    design = columns(best.theta)[:, 0].T
+    fitted = design @ best.coefficients[0]
+    params = dict(zip(names, [*best.coefficients[0].tolist(), float(best.theta[0])], strict=True))
     seed = options.seed + 7 * len(names)
     gone = profile.null_columns(design / scale[:, None])
-    lost = frozenset(name for name, one in zip(names, gone, strict=False) if one)
+    lost = frozenset(name for name, is_lost in zip(names, gone, strict=False) if is_lost)
     freedom = len(target) - len(names) + bool(lost)
     size = np.abs(fitted) if relative else np.ones(len(target))
     off = (target - fitted) / size
@@ -257,12 +259,12 @@ def _fit_step(
         short = (precision > 0).sum(axis=1) < len(names)
         parts = [*again.coefficients.T, again.theta]
         samples = {name: np.where(short, np.nan, part) for name, part in zip(names, parts, strict=True)}
-    return Step(params, samples, fitted, float(found.squares[0]), sigma, sigmas, found.minima, lost)
+    return StepFit(params, samples, fitted, float(best.squares[0]), sigma, sigmas, best.minima, lost)
 
 
 def _assemble(
-    used: Observations, options: Options, rows: Observations, flops: Floats, factor: float, first: Step,
-    second: Step | None,
+    used: Observations, options: Options, rows: Observations, flops: Floats, factor: float, first: StepFit,
+    second: StepFit | None,
 ) -> Fit:  # fmt: skip
     samples = dict(first.samples)
     derived = {"flops_per_nd": factor, "noise": first.scatter, "minima": first.minima}
@@ -285,9 +287,9 @@ def _assemble(
         derived["m_best"] = float(_best(params))
         if samples:
             samples["m_best"] = _best(samples)
-    told = {"noise": "noisy copies of the losses", "rows": "resampled rows", "runs": "resampled runs"}
+    resampled = {"noise": "noisy copies of the losses", "rows": "resampled rows", "runs": "resampled runs"}
     return claim(
-        NAME, used, options, params, first.squares, samples, told[_how(used, options)],
+        NAME, used, options, params, first.squares, samples, resampled[_how(used, options)],
         derived=derived, details=details, residuals=residuals.tolist(),
     )  # fmt: skip
 
@@ -300,17 +302,17 @@ def _best(params: Any) -> Any:
         return ratio ** (1 / (2 * eta))
 
 
-def _known(made: Fit, m: Any) -> Any:
+def _known(fit: Fit, m: Any) -> Any:
     """Whether the law says anything at M: runs at one M tell nothing of others."""
-    if not {"not_identified:a", "not_identified:b"} <= set(made.flags) or "not_identified:E" in made.flags:
+    if not {"not_identified:a", "not_identified:b"} <= set(fit.flags) or "not_identified:E" in fit.flags:
         return True
-    fitted = made.details["points"]["m"]
+    fitted = fit.details["points"]["m"]
     return bool(min(fitted) / 1.01 <= m <= max(fitted) * 1.01)
 
 
-def _place(made: Fit, target: Target) -> tuple[float, float | None]:
+def _place(fit: Fit, target: Target) -> tuple[float, float | None]:
     """(C, M) of a target; no M where only C is given."""
-    factor = made.derived["flops_per_nd"]
+    factor = fit.derived["flops_per_nd"]
     if "flops" not in target:
         n = target["n"]
         d = target["d"] if "d" in target else n * target["tokens_per_parameter"]
@@ -323,32 +325,34 @@ def _place(made: Fit, target: Target) -> tuple[float, float | None]:
     return c, target["d"] ** 2 * factor / c if "d" in target else None
 
 
-def _flags(made: Fit, rows: Observations, options: Options, first: Step, second: Step | None) -> list[str]:
+def _flags(
+    fit: Fit, rows: Observations, options: Options, first: StepFit, second: StepFit | None
+) -> list[str]:
     flags = []
     names = set(first.lost | (second.lost if second is not None else frozenset()))
-    if _at_end(made.params["eta"], options.eta):
+    if _at_end(fit.params["eta"], options.eta):
         names |= {"eta", "E", "a", "b"}
-    if second is not None and (second.lost or _at_end(made.params["gamma"], options.gamma)):
+    if second is not None and (second.lost or _at_end(fit.params["gamma"], options.gamma)):
         names |= {"gamma", "k", "epsilon"}
-    if "m_best" in made.derived and names & {"a", "b"}:
+    if "m_best" in fit.derived and names & {"a", "b"}:
         names.add("m_best")
     flags += [f"not_identified:{name}" for name in ("E", "a", "b", "eta", "epsilon", "k", "gamma", "m_best")
               if name in names]  # fmt: skip
-    names |= {name for name in ("a", "b") if _spans_zero(made, name) and options.bounds != "nonnegative"}
+    names |= {name for name in ("a", "b") if _spans_zero(fit, name) and options.bounds != "nonnegative"}
     flags += [
         f"not_identified:{name}"
         for name in ("a", "b")
         if name in names and f"not_identified:{name}" not in flags
     ]
     if options.bounds == "nonnegative":
-        flags += [f"at_bound:{name}" for name in ("E", "a", "b") if made.params[name] <= 0]
+        flags += [f"at_bound:{name}" for name in ("E", "a", "b") if fit.params[name] <= 0]
     if len(rows) == MIN_ROWS:
         flags.append("one_degree_of_freedom")
     return flags
 
 
-def _spans_zero(made: Fit, name: str) -> bool:
-    low, high = made.intervals.get(name, (1.0, 1.0))
+def _spans_zero(fit: Fit, name: str) -> bool:
+    low, high = fit.intervals.get(name, (1.0, 1.0))
     return low < 0 < high
 
 
@@ -356,20 +360,20 @@ def _at_end(value: float, ends: tuple[float, ...]) -> bool:
     return bool(value <= ends[0] * 1.01 or value >= ends[1] / 1.01)
 
 
-def _check(made: Fit, targets: Observations) -> list[two_steps.Checked]:
+def _check(fit: Fit, targets: Observations) -> list[two_steps.Checked]:
     """Loss, error at the measured loss, and error by the chain, of every target row."""
-    found: list[two_steps.Checked] = []
+    rows: list[two_steps.Checked] = []
     for i, row in enumerate(targets.rows):
         n, d, measured = float(targets.n[i]), float(targets.d[i]), float(targets.loss[i])
-        c = float(targets.flops[i]) if made.protocol["compute"] == "column" else 6 * n * d
-        value = float(loss(made.params, c, d / n)) if _known(made, d / n) else float("nan")
-        found.append(two_steps.Checked(row, n, d, "loss", value, measured))
-        if "gamma" in made.params:
+        c = float(targets.flops[i]) if fit.protocol["compute"] == "column" else 6 * n * d
+        value = float(loss(fit.params, c, d / n)) if _known(fit, d / n) else float("nan")
+        rows.append(two_steps.Checked(row, n, d, "loss", value, measured))
+        if "gamma" in fit.params:
             actual = float(targets["error"][i])
-            at_true, chained = error(made.params, measured), error(made.params, value)
-            found.append(two_steps.Checked(row, n, d, "error at the true loss", float(at_true), actual))
-            found.append(two_steps.Checked(row, n, d, "chained error", float(chained), actual))
-    return found
+            at_true, chained = error(fit.params, measured), error(fit.params, value)
+            rows.append(two_steps.Checked(row, n, d, "error at the true loss", float(at_true), actual))
+            rows.append(two_steps.Checked(row, n, d, "chained error", float(chained), actual))
+    return rows
 
 
 LAW = Law(

@@ -31,20 +31,20 @@ SHOWN = ("rms_log_residual", "max_log_residual", "held_out_rms", "held_out_max")
 
 def show_laws(out: Console, json_file: str | None) -> None:
     """Every law with its formula, source, columns, targets and options."""
-    known = {law.name: _law_json(law) for law in LAWS.values()}
+    by_name = {law.name: _law_json(law) for law in LAWS.values()}
     if json_file is not None:
-        write_fit_json(json_file, known)
+        write_fit_json(json_file, by_name)
     if json_file == "-":
         return
     for law in LAWS.values():
-        told = known[law.name]
+        described = by_name[law.name]
         out.print(f"[bold]{law.name}[/]: {law.formula}")
         out.print(
             f"  {law.source}. Needs {', '.join(law.needs)}{_more(law)}; predicts {_targets(law) or 'nothing'}"
         )
         rows = [
-            [name, json.dumps(one["default"]), one["values"], one["told"]]
-            for name, one in told["options"].items()
+            [name, json.dumps(facts["default"]), facts["values"], facts["told"]]
+            for name, facts in described["options"].items()
         ]
         listing = table("", ["option", "default", "values", ""], rows, 4)
         for column in listing.columns[1:]:
@@ -55,12 +55,12 @@ def show_laws(out: Console, json_file: str | None) -> None:
 def _law_json(law: Law) -> dict[str, Any]:
     hints = get_type_hints(law.options)
     options = {
-        one.name: {
-            "default": list(one.default) if isinstance(one.default, tuple) else one.default,
-            "values": _values(hints[one.name]),
-            "told": one.metadata.get("told", ""),
+        option.name: {
+            "default": list(option.default) if isinstance(option.default, tuple) else option.default,
+            "values": _values(hints[option.name]),
+            "told": option.metadata.get("told", ""),
         }
-        for one in dataclasses.fields(law.options)
+        for option in dataclasses.fields(law.options)
     }
     return {
         "formula": law.formula, "source": law.source, "needs": list(law.needs), "takes": list(law.takes),
@@ -74,7 +74,7 @@ def _values(kind: Any) -> str:
     if get_origin(kind) is tuple:
         return "list of " + _values(get_args(kind)[0])
     if get_args(kind):
-        return " or ".join(_values(one) for one in get_args(kind))
+        return " or ".join(_values(part) for part in get_args(kind))
     return {float: "number", int: "whole number", str: "text", bool: "true, false"}.get(kind, "null")
 
 
@@ -86,50 +86,50 @@ def _targets(law: Law) -> str:
     return " or ".join("at " + ",".join(target) for target in law.targets)
 
 
-def show_fit(out: Console, made: Fit) -> None:
+def show_fit(out: Console, fit: Fit) -> None:
     """The law with its intervals, what it stands on, and what was asked of it."""
-    shown = {**made.params, **{k: v for k, v in made.derived.items() if k in made.intervals}}
-    rows = [[escape(name), *estimate(made, name, value)] for name, value in shown.items()]
-    formula = LAWS[made.law].formula if made.law in LAWS else ""
-    out.print(f"[bold]{made.law}[/]: {formula}")
+    shown = {**fit.params, **{k: v for k, v in fit.derived.items() if k in fit.intervals}}
+    rows = [[escape(name), *estimate(fit, name, value)] for name, value in shown.items()]
+    formula = LAWS[fit.law].formula if fit.law in LAWS else ""
+    out.print(f"[bold]{fit.law}[/]: {formula}")
     out.print(table("", ["", "value", "95 % interval"], rows))
     counts = {"N": "parameters", "C": "flops"}
-    told = [f"{sign} {made.accounting[key]}" for sign, key in counts.items() if key in made.accounting]
-    convention = f" ({', '.join(told)})" if told else ""
-    left_out = Counter(row["reason"] for row in made.rows_excluded)
+    counted = [f"{sign} {fit.accounting[key]}" for sign, key in counts.items() if key in fit.accounting]
+    convention = f" ({', '.join(counted)})" if counted else ""
+    left_out = Counter(row["reason"] for row in fit.rows_excluded)
     reasons = "; ".join(f"{number} left out: {reason}" for reason, number in left_out.items())
-    out.print(f"  {many(len(made.rows_used), 'row')} used{escape(convention)}. {escape(reasons)}")
-    if made.accounting.get("reduction", "none") != "none":
-        out.print(f"  reduced: {made.accounting['reduction']}")
-    out.print(f"  intervals: {made.protocol.get('intervals', 'none')}")
-    if made.starts["tried"] > 1:
-        out.print(f"  {made.starts['agreeing']} of {made.starts['tried']} starts end at this minimum")
-    if "rms_log_residual" in made.derived:
-        worst = made.derived["max_log_residual"]
-        out.print(f"  residuals: rms {made.derived['rms_log_residual']:.2%}, largest {worst:.2%} of the loss")
-    for minimum in made.details.get("minima", []):
+    out.print(f"  {many(len(fit.rows_used), 'row')} used{escape(convention)}. {escape(reasons)}")
+    if fit.accounting.get("reduction", "none") != "none":
+        out.print(f"  reduced: {fit.accounting['reduction']}")
+    out.print(f"  intervals: {fit.protocol.get('intervals', 'none')}")
+    if fit.starts["tried"] > 1:
+        out.print(f"  {fit.starts['agreeing']} of {fit.starts['tried']} starts end at this minimum")
+    if "rms_log_residual" in fit.derived:
+        worst = fit.derived["max_log_residual"]
+        out.print(f"  residuals: rms {fit.derived['rms_log_residual']:.2%}, largest {worst:.2%} of the loss")
+    for minimum in fit.details.get("minima", []):
         out.print(
             f"  C = {flops(minimum['flops'])}: N* = {count(minimum['n'])}, D* = {count(minimum['d'])}, "
             f"L* = {minimum['loss']:.4f} ({minimum['points']} sizes)"
         )
-    rest = {k: v for k, v in made.derived.items() if k not in made.intervals and k not in SHOWN}
+    rest = {k: v for k, v in fit.derived.items() if k not in fit.intervals and k not in SHOWN}
     if rest:
         out.print("  " + ", ".join(f"{name} {value:.4g}" for name, value in rest.items()))
-    for name, why in made.details.get("not_fitted", {}).items():
+    for name, why in fit.details.get("not_fitted", {}).items():
         out.print(f"  no law of {name}: {escape(why)}")
-    _show_deviations(out, made)
-    if made.flags:
-        out.print(f"  [yellow]flags: {escape(', '.join(made.flags))}[/]")
-    _show_answers(out, made)
+    _show_deviations(out, fit)
+    if fit.flags:
+        out.print(f"  [yellow]flags: {escape(', '.join(fit.flags))}[/]")
+    _show_answers(out, fit)
     out.print()
 
 
-def _show_deviations(out: Console, made: Fit) -> None:
+def _show_deviations(out: Console, fit: Fit) -> None:
     """How far rows lie from the law in percent: all of a few, the largest of many."""
-    rows = sorted(made.details.get("deviations", []), key=lambda row: row["flops"])
-    told = "how far rows lie from the law"
+    rows = sorted(fit.details.get("deviations", []), key=lambda row: row["flops"])
+    title = "how far rows lie from the law"
     if len(rows) > DEVIATIONS:
-        told += f", the {DEVIATIONS} largest of {len(rows)}"
+        title += f", the {DEVIATIONS} largest of {len(rows)}"
         rows = sorted(rows, key=lambda row: -abs(row["deviation"]))[:DEVIATIONS]
     if rows:
         shown = [
@@ -137,12 +137,12 @@ def _show_deviations(out: Console, made: Fit) -> None:
              percent(row["deviation"] / 100), "" if row["fitted"] else "not fitted"]
             for row in rows
         ]  # fmt: skip
-        out.print(table(told, ["row", "C", "loss", "law", "deviation", ""], shown))
+        out.print(table(title, ["row", "C", "loss", "law", "deviation", ""], shown))
 
 
-def _show_answers(out: Console, made: Fit) -> None:
+def _show_answers(out: Console, fit: Fit) -> None:
     """Predictions, what was held out, and the other accountings."""
-    for prediction in made.predictions:
+    for prediction in fit.predictions:
         at = ", ".join(
             f"{role} = {value if isinstance(value, str | int) else f'{value:.4g}'}"
             for role, value in prediction["at"].items()
@@ -156,7 +156,7 @@ def _show_answers(out: Console, made: Fit) -> None:
             for name, ends in prediction["intervals"].items() if name not in prediction
         ]  # fmt: skip
         out.print(table(escape(f"at {at}"), ["", "value", "95 % interval"], rows))
-    if made.details.get("targets"):
+    if fit.details.get("targets"):
         rows = [
             [
                 escape(row["row"]),
@@ -165,24 +165,24 @@ def _show_answers(out: Console, made: Fit) -> None:
                 f"{row['actual']:.5g}",
                 percent(row["error"]),
             ]
-            for row in made.details["targets"]
+            for row in fit.details["targets"]
         ]
         columns = ["row", "", "predicted", "measured", "error"]
         out.print(table("rows that were only predicted", columns, rows))
-    if made.held_out:
+    if fit.held_out:
         rows = [
             [escape(row["row"]), f"{row['fitted_up_to']:.3g}",
              *(f"{row[k]:.4f}" for k in ("predicted", "measured")), percent(row["error"])]
-            for row in made.held_out
+            for row in fit.held_out
         ]  # fmt: skip
-        role = made.held_out[0]["role"]
+        role = fit.held_out[0]["role"]
         out.print(table("held out", ["row", f"fitted up to {role}", "predicted", "measured", "error"], rows))
-        out.print(f"  rms error {made.derived['held_out_rms']:.2%}")
-    if made.other_accountings:
-        names = list(made.params) + [k for k in made.derived if k in made.intervals]
+        out.print(f"  rms error {fit.derived['held_out_rms']:.2%}")
+    if fit.other_accountings:
+        names = list(fit.params) + [k for k in fit.derived if k in fit.intervals]
         rows = []
-        for counted, one in made.other_accountings.items():
-            values = {**one.get("derived", {}), **one.get("params", {})}
+        for counted, under in fit.other_accountings.items():
+            values = {**under.get("derived", {}), **under.get("params", {})}
             rows.append([counted, *(f"{values[k]:.4g}" if k in values else "" for k in names)])
         out.print(table("under each accounting (parameters/FLOPs)", ["", *names], rows))
 
@@ -198,19 +198,19 @@ def bounds(interval: Any) -> str:
     return f"{interval[0]:.4g} to {interval[1]:.4g}"
 
 
-def estimate(made: Fit, name: str, value: float) -> tuple[str, str]:
+def estimate(fit: Fit, name: str, value: float) -> tuple[str, str]:
     """A parameter and its interval in words: four digits only of what the runs identify."""
-    told = bounds(made.intervals.get(name))
-    if f"at_bound:{name}" in made.flags:
+    ends = bounds(fit.intervals.get(name))
+    if f"at_bound:{name}" in fit.flags:
         return f"{value:.4g}, at its bound", ""
-    return ("not identified" if f"not_identified:{name}" in made.flags else f"{value:.4g}"), told
+    return ("not identified" if f"not_identified:{name}" in fit.flags else f"{value:.4g}"), ends
 
 
-def fit_json(made: Fit) -> dict[str, Any]:
+def fit_json(fit: Fit) -> dict[str, Any]:
     """The fit without its samples; what is not a finite number is none."""
-    found = dataclasses.asdict(made)
-    found.pop("samples")
-    clean: dict[str, Any] = finite(found)
+    record = dataclasses.asdict(fit)
+    record.pop("samples")
+    clean: dict[str, Any] = finite(record)
     return clean
 
 
@@ -264,13 +264,13 @@ def show_score(out: Console, scores: dict[str, list[Scored]]) -> None:
         columns = ["rung", "budget", "tokens", "tokens/N", "predicted", "95 % interval", "measured", "error"]
         title, spare = f"stage {stage}: predicted before it began", ("budget", "inside", "tokens/N")
         out.print(table(title, [*columns, "inside"], rows, 2, out.width, spare))
-        known = [s for s in scored if s.error is not None]
-        if known:
-            worst = max(abs(s.error) for s in known if s.error is not None)
-            inside = sum(bool(s.inside) for s in known)
+        measured = [s for s in scored if s.error is not None]
+        if measured:
+            worst = max(abs(s.error) for s in measured if s.error is not None)
+            inside = sum(bool(s.inside) for s in measured)
             out.print(
-                f"  largest error {worst:.2%} over {len(known)} budgets; "
-                f"{inside} of {len(known)} inside their interval\n"
+                f"  largest error {worst:.2%} over {len(measured)} budgets; "
+                f"{inside} of {len(measured)} inside their interval\n"
             )
 
 
@@ -282,43 +282,48 @@ def score_json(scores: dict[str, list[Scored]]) -> dict[str, Any]:
     }
 
 
-def show_recipe(out: Console, found: Recipe, made: Fit) -> None:
+def show_recipe(out: Console, recipe: Recipe, fit: Fit) -> None:
     """The run to train."""
-    shape, accounting = found.shape, made.accounting
-    rates = ", ".join(f"{kind} {rate:.3g}" for kind, rate in found.class_lr.items() if "gain" not in kind)
+    shape, accounting = recipe.shape, fit.accounting
+    rates = ", ".join(f"{kind} {rate:.3g}" for kind, rate in recipe.class_lr.items() if "gain" not in kind)
     rows = [
         ["shape", f"{shape.name}: {shape.n_heads} heads of {shape.head_size}, d_ff {shape.d_ff}"],
-        ["parameters", f"{count(found.n)} ({accounting.get('parameters')})"],
-        ["tokens", f"{count(found.d)}, {found.d / found.n:.3g} a parameter"],
-        ["FLOPs", f"{flops(found.flops)} ({accounting.get('flops')}), {flops(found.flops_exact)} exact"],
-        ["learning rate", f"{found.lr:.4g} at the base shape; here {rates}"],
-        ["batch", f"{count(found.batch_tokens)} tokens, {found.steps} steps"],
-        ["loss", f"{found.loss_nats.value:.4f} nats, {interval(found.loss_nats.run_interval, 4)} for a run"],
+        ["parameters", f"{count(recipe.n)} ({accounting.get('parameters')})"],
+        ["tokens", f"{count(recipe.d)}, {recipe.d / recipe.n:.3g} a parameter"],
+        ["FLOPs", f"{flops(recipe.flops)} ({accounting.get('flops')}), {flops(recipe.flops_exact)} exact"],
+        ["learning rate", f"{recipe.lr:.4g} at the base shape; here {rates}"],
+        ["batch", f"{count(recipe.batch_tokens)} tokens, {recipe.steps} steps"],
+        [
+            "loss",
+            f"{recipe.loss_nats.value:.4f} nats, {interval(recipe.loss_nats.run_interval, 4)} for a run",
+        ],
     ]
-    if found.optimum:
-        n, d = found.optimum["n"], found.optimum["d"]
+    if recipe.optimum:
+        n, d = recipe.optimum["n"], recipe.optimum["d"]
         rows.append(["N* by the law", f"{count(n.value)}, {count(n.interval[0])} to {count(n.interval[1])}"])
         rows.append(["D* by the law", f"{count(d.value)}, {count(d.interval[0])} to {count(d.interval[1])}"])
-    if found.device_hours is not None:
-        rows.append(["device time", duration(found.device_hours * 3600)])
+    if recipe.device_hours is not None:
+        rows.append(["device time", duration(recipe.device_hours * 3600)])
     grid = Table.grid(padding=(0, 2))
     for row in rows:
         grid.add_row(*row)
     out.print(grid)
-    where = f" where {made.protocol['where']}" if made.protocol.get("where") else ""
-    out.print(f"  by the {made.law} law of {len(made.rows_used)} runs{where}")
-    if found.beyond > 1:
-        out.print(f"  [yellow]{found.beyond:.3g} times the FLOPs of the largest run planned: extrapolated[/]")
-    for note in (*found.notes, *(f"the law's flag {flag}" for flag in made.flags)):
+    where = f" where {fit.protocol['where']}" if fit.protocol.get("where") else ""
+    out.print(f"  by the {fit.law} law of {len(fit.rows_used)} runs{where}")
+    if recipe.beyond > 1:
+        out.print(
+            f"  [yellow]{recipe.beyond:.3g} times the FLOPs of the largest run planned: extrapolated[/]"
+        )
+    for note in (*recipe.notes, *(f"the law's flag {flag}" for flag in fit.flags)):
         out.print(f"  [yellow]{note}[/]")
 
 
-def recipe_json(found: Recipe, made: Fit) -> dict[str, Any]:
+def recipe_json(recipe: Recipe, fit: Fit) -> dict[str, Any]:
     """The same facts."""
     law = {
-        "law": made.law,
-        "runs": len(made.rows_used),
-        "where": made.protocol.get("where"),
-        "flags": made.flags,
+        "law": fit.law,
+        "runs": len(fit.rows_used),
+        "where": fit.protocol.get("where"),
+        "flags": fit.flags,
     }
-    return {**dataclasses.asdict(found), "by": law}
+    return {**dataclasses.asdict(recipe), "by": law}

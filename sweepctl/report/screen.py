@@ -30,19 +30,19 @@ class Findings:
     files: list[str]
 
 
-def show_screen(out: Console, found: Findings) -> None:
+def show_screen(out: Console, findings: Findings) -> None:
     """Print it."""
-    _show_plan(out, found)
-    _show_results(out, found)
-    _show_laws(out, found)
-    _show_scores(out, found.scores)
-    out.print(f"[bold]files[/] in {place(found.sweep.folder)}: {', '.join(found.files)}")
+    _show_plan(out, findings)
+    _show_results(out, findings)
+    _show_laws(out, findings)
+    _show_scores(out, findings.scores)
+    out.print(f"[bold]files[/] in {place(findings.sweep.folder)}: {', '.join(findings.files)}")
 
 
-def _show_plan(out: Console, found: Findings) -> None:
+def _show_plan(out: Console, findings: Findings) -> None:
     rows = []
-    counted = next(iter(found.plans.values())).accounting.parameters.replace("_", " ")
-    for stage, plan in found.plans.items():
+    counted = next(iter(findings.plans.values())).accounting.parameters.replace("_", " ")
+    for stage, plan in findings.plans.items():
         for rung, _, cost in by_rung(plan):
             rows.append(
                 [
@@ -67,13 +67,13 @@ def _show_plan(out: Console, found: Findings) -> None:
         "jobs",
         "forking saves",
     ]
-    out.print(table(f"{found.sweep.name}: the plan", columns, rows, left=2))
-    cost = whole(found.plans.values())
+    out.print(table(f"{findings.sweep.name}: the plan", columns, rows, left=2))
+    cost = whole(findings.plans.values())
     out.print(
         f"  {cost.jobs} jobs train {count(cost.tokens)} tokens for {cost.observations} budgets; from scratch "
         f"{count(cost.tokens_from_scratch)}: [bold]{cost.saving:.2f}x[/] fewer"
     )
-    for stage, plan in found.plans.items():
+    for stage, plan in findings.plans.items():
         for taken in plan.taken:
             edge = " [yellow]at an edge of its grid[/]" * taken.at_edge
             out.print(
@@ -82,8 +82,8 @@ def _show_plan(out: Console, found: Findings) -> None:
     out.print()
 
 
-def _show_results(out: Console, found: Findings) -> None:
-    runs = found.runs[found.runs["for_fit"]] if found.runs["for_fit"].any() else found.runs
+def _show_results(out: Console, findings: Findings) -> None:
+    runs = findings.runs[findings.runs["for_fit"]] if findings.runs["for_fit"].any() else findings.runs
     done = runs[runs["state"] == "done"].sort_values(["d_model", "tokens"])
     out.print("[bold]losses[/] (tokens: nats a token on the held-out set)")
     settings = [str(c) for c in done.columns if str(c).startswith("setting_") and done[c].nunique() > 1]
@@ -105,36 +105,36 @@ OF_OPTIMA = ("isoflop", "parametric", "envelope")
 """Laws whose a and b are the exponents of N*(C) and D*(C)."""
 
 
-def _show_laws(out: Console, found: Findings) -> None:
-    fits = found.fits
+def _show_laws(out: Console, findings: Findings) -> None:
+    fits = findings.fits
     if not fits:
-        out.print(f"no law yet; `sweepctl fit {found.sweep.name}` says what it lacks\n")
+        out.print(f"no law yet; `sweepctl fit {findings.sweep.name}` says what it lacks\n")
         return
     rows = []
-    optima = {name: made for name, made in fits.items() if name in OF_OPTIMA}
-    for name, made in fits.items():
-        for key in ("E", "alpha", "beta", "a", "b") if name in optima else made.params:
-            value = made.params.get(key, made.derived.get(key))
-            if value is not None and key in made.intervals:
+    optima = {name: fit for name, fit in fits.items() if name in OF_OPTIMA}
+    for name, fit in fits.items():
+        for key in ("E", "alpha", "beta", "a", "b") if name in optima else fit.params:
+            value = fit.params.get(key, fit.derived.get(key))
+            if value is not None and key in fit.intervals:
                 meaning = {"a": "N* ~ C^a", "b": "D* ~ C^b"}.get(key, key) if name in optima else key
-                rows.append([name, meaning, *estimate(made, key, value)])
-    stands = ", ".join(f"{name} {len(made.rows_used)}" for name, made in fits.items())
+                rows.append([name, meaning, *estimate(fit, key, value)])
+    stands = ", ".join(f"{name} {len(fit.rows_used)}" for name, fit in fits.items())
     out.print(table("laws", ["law", "", "value", "95 % interval"], rows, left=2))
     out.print(f"  rows they stand on: {stands}")
-    both = [made.intervals["a"] for made in optima.values() if "a" in made.intervals]
+    both = [fit.intervals["a"] for fit in optima.values() if "a" in fit.intervals]
     if len(both) > 1:
         agree = max(low for low, _ in both) <= min(high for _, high in both)
         out.print(f"  the exponents of N* {'agree' if agree else 'do not agree'} within their intervals")
-    flags = [f"{name}: {flag}" for name, made in fits.items() for flag in made.flags]
+    flags = [f"{name}: {flag}" for name, fit in fits.items() for flag in fit.flags]
     if flags:
         out.print(f"  [yellow]flags: {', '.join(flags)}[/]")
-    done = set(found.runs[(found.runs["state"] == "done") & found.runs["for_fit"]]["job"])
-    seen = {job for made in fits.values() for row in made.rows_used for job in row.split()}
-    excluded = [row for made in fits.values() for row in made.rows_excluded if row["reason"] != "missing"]
-    seen |= {job for row in excluded for job in row["row"].split()}
-    if done - seen and not any(made.protocol.get("where") for made in fits.values()):
-        later = many(len(done - seen), "run")
-        out.print(f"  {later} came after this fit; `sweepctl fit {found.sweep.name}` takes them in")
+    done = set(findings.runs[(findings.runs["state"] == "done") & findings.runs["for_fit"]]["job"])
+    in_fits = {job for fit in fits.values() for row in fit.rows_used for job in row.split()}
+    excluded = [row for fit in fits.values() for row in fit.rows_excluded if row["reason"] != "missing"]
+    in_fits |= {job for row in excluded for job in row["row"].split()}
+    if done - in_fits and not any(fit.protocol.get("where") for fit in fits.values()):
+        later = many(len(done - in_fits), "run")
+        out.print(f"  {later} came after this fit; `sweepctl fit {findings.sweep.name}` takes them in")
     out.print()
 
 
@@ -156,20 +156,20 @@ def _show_scores(out: Console, scores: dict[str, list[Scored]]) -> None:
         out.print(table(f"stage {stage}, predicted before it began", columns, rows))
 
 
-def screen_json(found: Findings) -> dict[str, Any]:
+def screen_json(findings: Findings) -> dict[str, Any]:
     """The same facts."""
     from sweepctl.report.fit import fit_json, score_json
 
     return {
-        "sweep": found.sweep.name,
-        "folder": str(found.sweep.folder),
-        "files": found.files,
+        "sweep": findings.sweep.name,
+        "folder": str(findings.sweep.folder),
+        "files": findings.files,
         "cost": {
             stage: {"tokens": (cost := total(plan)).tokens, "saving": cost.saving, "jobs": cost.jobs}
-            for stage, plan in found.plans.items()
+            for stage, plan in findings.plans.items()
         },
-        "whole": {"tokens": (all_of_it := whole(found.plans.values())).tokens, "saving": all_of_it.saving},
-        "runs": found.runs.astype(object).where(found.runs.notna(), None).to_dict(orient="records"),
-        "fits": {name: fit_json(made) for name, made in found.fits.items()},
-        "scores": score_json(found.scores),
+        "whole": {"tokens": (all_of_it := whole(findings.plans.values())).tokens, "saving": all_of_it.saving},
+        "runs": findings.runs.astype(object).where(findings.runs.notna(), None).to_dict(orient="records"),
+        "fits": {name: fit_json(fit) for name, fit in findings.fits.items()},
+        "scores": score_json(findings.scores),
     }

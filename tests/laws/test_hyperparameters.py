@@ -19,7 +19,7 @@ from sweepctl.laws.hyperparameters import LAW, Options
 from sweepctl.laws.hyperparameters.gaps import PUBLISHED, gap
 from sweepctl.laws.hyperparameters.optima import vertex
 from sweepctl.laws.law import CannotFit, Fit, Observations
-from sweepctl.laws.shared.cells import cells
+from sweepctl.laws.shared.cells import cells_of
 from sweepctl.report.laws import draw
 from tests.laws.common import SHARED, needs
 
@@ -273,15 +273,15 @@ def test_gaps_are_interpolated_losses() -> None:
     data = Observations.of(
         lr=lr, batch=batch, loss=2 + 0.1 * np.log2(lr / 2**-12) + 0.2 * np.log2(batch / 2**15)
     )
-    (cell,) = cells(data, (), 0.0)
+    (cell,) = cells_of(data, (), 0.0)
     at = {"lr": np.array([2**-10.5, 2**-9, 1.0]), "batch": np.array([2**16.25, 2**15, 2**16])}
     assert gap(data, cell, at)[:2] == pytest.approx([(0.15 + 0.25) / 2, 0.3 / 2])
     assert np.isnan(gap(data, cell, at)[2])
     line = data.keep(data["batch"] == 2**15, "")
-    (cell,) = cells(line, (), 0.0)
+    (cell,) = cells_of(line, (), 0.0)
     assert gap(line, cell, {"lr": at["lr"][:2]}) == pytest.approx([0.15 / 2, 0.3 / 2])
     diagonal = Observations.of(lr=lr[:5], batch=lr[:5] * 1e9, loss=np.arange(1.0, 6.0))
-    (cell,) = cells(diagonal, (), 0.0)
+    (cell,) = cells_of(diagonal, (), 0.0)
     assert np.isnan(gap(diagonal, cell, {"lr": lr[:1], "batch": lr[:1] * 1e9})).all()
 
 

@@ -105,11 +105,11 @@ def test_no_other_optimizer_finds_less(objective: Any) -> None:
 @pytest.mark.parametrize("weighted", [False, True])
 def test_derivatives_are_those_of_the_misfit(kind: Any, weighted: bool) -> None:
     data, delta = grid(0.01, 1), np.array([0.01])
-    points = descent.Points(np.log(data.n) - 18, np.log(data.d) - 22, data.loss, kind)
+    points = descent.LossRows(np.log(data.n) - 18, np.log(data.d) - 22, data.loss, kind)
     weights = np.random.default_rng(0).uniform(0, 2, (1, 36)) if weighted else None
     x = np.array([[1.7, -0.2, -0.3, 0.35, 0.3]])
 
-    def at(x: Any) -> descent.Local:
+    def at(x: Any) -> descent.MisfitAt:
         return descent.local(points, x, weights, delta, delta)
 
     here = at(x)
@@ -449,7 +449,7 @@ def test_outliers_move_the_chinchilla_fit() -> None:
 def test_the_objective_at_published_parameters(parameters: tuple[float, ...], known: float) -> None:
     frame = chinchilla()
     x = np.array([[np.exp(parameters[0]), *parameters[1:]]])
-    points = descent.Points(
+    points = descent.LossRows(
         np.log(frame.n.to_numpy()), np.log(frame.d.to_numpy()), frame.loss_nats.to_numpy()
     )
     delta = np.array([1e-3])

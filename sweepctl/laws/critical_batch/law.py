@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sweepctl.laws.critical_batch.steps import Steps, fit_steps, log_steps_at
+from sweepctl.laws.critical_batch.steps import StepsFits, fit_steps, log_steps_at
 from sweepctl.laws.law import (
     CannotFit,
     Estimate,
@@ -36,7 +36,7 @@ from sweepctl.laws.law import (
     option,
 )
 from sweepctl.laws.numerics.linear import collinear, power_law, r_squared
-from sweepctl.laws.shared.cells import Cell, cells, center
+from sweepctl.laws.shared.cells import Cell, cells_of, center
 
 NAME = "critical-batch"
 MIN_BATCHES = 3
@@ -86,13 +86,13 @@ class Options(Resampling):
 
 
 @dataclass(frozen=True)
-class Curve:
+class StepsCurve:
     """Steps against batch of one model and target loss: the fit, its copies, and what it does not say."""
 
     cell: Cell
     name: str
-    one: Steps
-    copies: Steps
+    whole: StepsFits
+    copies: StepsFits
     unknown: tuple[str, ...]
 
 
@@ -108,8 +108,8 @@ def fit(data: Observations, options: Options) -> Fit:
     over = OVER[options.over]
     for role in ("batch", "steps", *over):
         _ = data[role]
-    found, data = _cells(data, over, options)
-    curves = _curves(data, found, options)
+    cells, data = _cells(data, over, options)
+    curves = _curves(data, cells, options)
     params, samples = _of_curves(curves, options)
     derived: dict[str, float] = {}
     r2: dict[str, float] = {}
@@ -117,16 +117,16 @@ def fit(data: Observations, options: Options) -> Fit:
     laws: dict[str, Any] = {}
     if over:
         derived = params
-        params, drawn, r2, told = _power_laws(data, curves, over, options)
+        params, drawn, r2, of_laws = _power_laws(data, curves, over, options)
         samples |= drawn
-        flags += told
+        flags += of_laws
         laws = {"used": [curve.name for curve in curves if not curve.unknown]}
     return claim(
         NAME,
         data,
         options,
         params,
-        sum(float(curve.one.objective[0]) for curve in curves),
+        sum(float(curve.whole.objective[0]) for curve in curves),
         samples,
         "noisy copies",
         derived={**derived, **r2, "curves": len(curves)},
@@ -136,29 +136,29 @@ def fit(data: Observations, options: Options) -> Fit:
     )
 
 
-def predict(made: Fit, target: Target) -> dict[str, Estimate]:
+def predict(fit: Fit, target: Target) -> dict[str, Estimate]:
     """At a loss, N or D: both critical batches, or the best batch, in tokens. At a batch: the steps of every
     curve.
 
     Raises:
         CannotFit: the fit holds no law over what the target names.
     """
-    over, one = made.details["over"], made.params
-    many: dict[str, Any] = {**one, **made.arrays()}
+    over, params = fit.details["over"], fit.params
+    many: dict[str, Any] = {**params, **fit.arrays()}
     if over and set(target) == set(over):
-        names = ("batch",) if made.protocol["form"] == "optimal" else DEFINITIONS
-        return {name: estimate(_at(one, name, target), _at(many, name, target)) for name in names}
-    if set(target) == {"batch"} and made.details.get("curves"):
-        values = {**made.derived, **one}
+        names = ("batch",) if fit.protocol["form"] == "optimal" else DEFINITIONS
+        return {name: estimate(_at(params, name, target), _at(many, name, target)) for name in names}
+    if set(target) == {"batch"} and fit.details.get("curves"):
+        values = {**fit.derived, **params}
         many = {**values, **many}
-        found = {}
-        for curve in made.details["curves"]:
+        estimates = {}
+        for curve in fit.details["curves"]:
             low, tokens = (f"{name}{curve['suffix']}" for name in ("S_min", "E_min"))
             if low in values and tokens in values:
-                found[f"steps{curve['suffix']}"] = estimate(
+                estimates[f"steps{curve['suffix']}"] = estimate(
                     values[low] + values[tokens] / target["batch"], many[low] + many[tokens] / target["batch"]
                 )
-        return found
+        return estimates
     raise CannotFit(f"This fit has no law over {','.join(target)}: set the option over, or ask at batch=...")
 
 
@@ -167,10 +167,10 @@ def _at(params: Mapping[str, Any], name: str, target: Target) -> Any:
     if set(target) == {"loss"}:
         star, alpha = _kaplan_names(name)
         return params[star] * np.exp(-np.log(target["loss"]) / params[alpha])
-    found = params[f"{name}_factor"]
+    batch = params[f"{name}_factor"]
     for role, value in target.items():
-        found = found * value ** params[f"{name}_{role}"]
-    return found
+        batch = batch * value ** params[f"{name}_{role}"]
+    return batch
 
 
 def _kaplan_names(name: str) -> tuple[str, str]:
@@ -183,39 +183,42 @@ def _cells(data: Observations, over: tuple[str, ...], options: Options) -> tuple
     roles = tuple(r for r in ("loss", "n", "d") if r in data and (r in over or r == "loss"))
     if "group" not in data and "n" in data and "n" not in roles:
         roles = (*roles, "n")
-    found = cells(data, roles, options.tolerance)
+    cells = cells_of(data, roles, options.tolerance)
     good = np.zeros(len(data), dtype=bool)
-    for cell in found:
+    for cell in cells:
         good[cell.rows] = len(np.unique(data["batch"][cell.rows])) >= MIN_BATCHES
     if not good.any():
-        most = max(len(np.unique(data["batch"][cell.rows])) for cell in found) if found else 0
+        most = max(len(np.unique(data["batch"][cell.rows])) for cell in cells) if cells else 0
         raise CannotFit(
-            f"Steps to one target loss at {MIN_BATCHES} batches are needed; the fullest of {len(found)} "
+            f"Steps to one target loss at {MIN_BATCHES} batches are needed; the fullest of {len(cells)} "
             f"curves has {most}."
         )
     kept = data.keep(good, f"its curve has fewer than {MIN_BATCHES} batches")
-    return cells(kept, roles, options.tolerance), kept
+    return cells_of(kept, roles, options.tolerance), kept
 
 
-def _curves(data: Observations, found: list[Cell], options: Options) -> list[Curve]:
+def _curves(data: Observations, cells: list[Cell], options: Options) -> list[StepsCurve]:
     """The fit of every curve, and of copies with the scatter that all curves together show."""
     delta = options.delta if options.objective == "huber" else None
-    logs = [(np.log(data["batch"][cell.rows]), np.log(data["steps"][cell.rows])) for cell in found]
+    logs = [(np.log(data["batch"][cell.rows]), np.log(data["steps"][cell.rows])) for cell in cells]
     fits = [fit_steps(batch, steps[None], delta) for batch, steps in logs]
     fitted = [
-        log_steps_at(batch, one.level, one.ratio)[0] for (batch, _), one in zip(logs, fits, strict=True)
+        log_steps_at(batch, steps_fit.level, steps_fit.ratio)[0]
+        for (batch, _), steps_fit in zip(logs, fits, strict=True)
     ]
     left = np.concatenate([steps - line for (_, steps), line in zip(logs, fitted, strict=True)])
-    freedom = len(left) - 2 * len(found)
+    freedom = len(left) - 2 * len(cells)
     draw = np.random.Generator(np.random.PCG64(options.seed))
     curves = []
-    suffixes = [f":{cell.name}" if len(found) > 1 else "" for cell in found]
+    suffixes = [f":{cell.name}" if len(cells) > 1 else "" for cell in cells]
     spread = _spread(float(np.sum(left**2)), freedom, options.replicates, draw)
-    for cell, (batch, _), one, line, suffix in zip(found, logs, fits, fitted, suffixes, strict=True):
+    for cell, (batch, _), steps_fit, line, suffix in zip(cells, logs, fits, fitted, suffixes, strict=True):
         noise = draw.standard_normal((options.replicates, len(line))) * spread[:, None]
         copies = fit_steps(batch, line + noise, delta)
-        unknown = _unknown(one, copies)
-        curves.append(Curve(cell, cell.name, one, copies, tuple(f"{name}{suffix}" for name in unknown)))
+        unknown = _unknown(steps_fit, copies)
+        curves.append(
+            StepsCurve(cell, cell.name, steps_fit, copies, tuple(f"{name}{suffix}" for name in unknown))
+        )
     return curves
 
 
@@ -225,37 +228,37 @@ def _spread(squares: float, freedom: int, replicates: int, draw: np.random.Gener
     return np.asarray(np.sqrt(squares / draw.chisquare(max(1, freedom), replicates)))
 
 
-def _unknown(one: Steps, copies: Steps) -> tuple[str, ...]:
+def _unknown(whole: StepsFits, copies: StepsFits) -> tuple[str, ...]:
     """What a curve does not say: S_min where steps fall as 1 / B to the last, E_min where they stay."""
-    bounds = [int(one.bound[0])]
+    bounds = [int(whole.bound[0])]
     bounds += [side for side in (-1, 1) if copies.bound.size and np.mean(copies.bound == side) > 0.025]
     ends = [("E_min", -1), ("S_min", 1)]
     lost = [name for name, side in ends if side in bounds]
     return (*lost, *DEFINITIONS) if lost else ()
 
 
-def _of_curves(curves: list[Curve], options: Options) -> tuple[dict[str, float], dict[str, Floats]]:
+def _of_curves(curves: list[StepsCurve], options: Options) -> tuple[dict[str, float], dict[str, Floats]]:
     """S_min (steps), E_min (tokens) and both critical batches (tokens) of every curve."""
     params: dict[str, Floats] = {}
     samples: dict[str, Floats] = {}
     for curve in curves:
         suffix = f":{curve.name}" if len(curves) > 1 else ""
-        for fits, into in ((curve.one, params), (curve.copies, samples)):
+        for fits, into in ((curve.whole, params), (curve.copies, samples)):
             ratio = np.exp(fits.ratio)
             values = (np.exp(fits.level), np.exp(fits.level + fits.ratio), ratio, options.second(ratio))
             for name, value in zip(("S_min", "E_min", *DEFINITIONS), values, strict=True):
                 into[f"{name}{suffix}"] = value
-    found = {name: float(value[0]) for name, value in params.items()}
-    return found, samples if options.replicates else {}
+    values_by_name = {name: float(value[0]) for name, value in params.items()}
+    return values_by_name, samples if options.replicates else {}
 
 
-def _left(data: Observations, curve: Curve) -> Floats:
+def _left(data: Observations, curve: StepsCurve) -> Floats:
     batch, steps = data["batch"][curve.cell.rows], data["steps"][curve.cell.rows]
-    return np.asarray(np.log(steps) - log_steps_at(np.log(batch), curve.one.level, curve.one.ratio)[0])
+    return np.asarray(np.log(steps) - log_steps_at(np.log(batch), curve.whole.level, curve.whole.ratio)[0])
 
 
 def _power_laws(
-    data: Observations, curves: list[Curve], over: tuple[str, ...], options: Options
+    data: Observations, curves: list[StepsCurve], over: tuple[str, ...], options: Options
 ) -> tuple[dict[str, float], dict[str, Floats], dict[str, float], list[str]]:
     """Both critical batches over loss, N or D, through the curves that say them."""
     good = [curve for curve in curves if not curve.unknown]
@@ -266,13 +269,15 @@ def _power_laws(
     flags: list[str] = []
     for name in DEFINITIONS:
         change = options.second if name == "B_overhead" else float
-        values = np.array([change(float(np.exp(c.one.ratio[0]))) for c in good])
+        values = np.array([change(float(np.exp(c.whole.ratio[0]))) for c in good])
         copies = np.stack([np.exp(c.copies.ratio) for c in good], axis=1) if good else np.empty((0, 0))
         copies = options.second(copies) if name == "B_overhead" else copies
-        one, drawn, flags = _power(predictors, values, copies, name, options)
-        params |= one
+        of_definition, drawn, flags = _power(predictors, values, copies, name, options)
+        params |= of_definition
         samples |= drawn
-        fitted = np.array([_at(one, name, {r: predictors[r][i] for r in over}) for i in range(len(good))])
+        fitted = np.array(
+            [_at(of_definition, name, {r: predictors[r][i] for r in over}) for i in range(len(good))]
+        )
         explained = r_squared(np.log(fitted), np.log(values))
         derived |= {f"{name}_r2": explained} if np.isfinite(explained) else {}
     return params, samples, derived, flags
@@ -287,11 +292,11 @@ def _power(
     the points' own `copies` [replicates, points] are refitted instead.
     """
     size = len(predictors) + 1
-    told = ", ".join(predictors)
+    over = ", ".join(predictors)
     points = set(zip(*(column.tolist() for column in predictors.values()), strict=True))
     if len(points) < size:
         raise CannotFit(
-            f"A power law over {told} needs a critical batch at {size} different values; there are "
+            f"A power law over {over} needs a critical batch at {size} different values; there are "
             f"{len(points)}."
         )
     factor, powers = power_law(predictors, values)
@@ -328,10 +333,10 @@ def _named(
     """Kaplan's names over loss; else a factor and an exponent a predictor."""
     if set(powers) == {"loss"}:
         star, alpha = _kaplan_names(name)
-        one = {star: float(factor), alpha: float(_inverse(powers["loss"]))}
-        return one, {star: level, alpha: _inverse(drawn["loss"])}
-    one = {f"{name}_factor": float(factor), **{f"{name}_{r}": float(p) for r, p in powers.items()}}
-    return one, {f"{name}_factor": level, **{f"{name}_{r}": p for r, p in drawn.items()}}
+        params = {star: float(factor), alpha: float(_inverse(powers["loss"]))}
+        return params, {star: level, alpha: _inverse(drawn["loss"])}
+    params = {f"{name}_factor": float(factor), **{f"{name}_{r}": float(p) for r, p in powers.items()}}
+    return params, {f"{name}_factor": level, **{f"{name}_{r}": p for r, p in drawn.items()}}
 
 
 def _inverse(power: Any) -> Any:
@@ -381,17 +386,17 @@ def _fit_optimal(data: Observations, options: Options) -> Fit:
     )
 
 
-def _table(data: Observations, curve: Curve, options: Options) -> dict[str, Any]:
+def _table(data: Observations, curve: StepsCurve, options: Options) -> dict[str, Any]:
     rows = curve.cell.rows
     single = len(rows) == len(data)
-    ratio = float(np.exp(curve.one.ratio[0]))
+    ratio = float(np.exp(curve.whole.ratio[0]))
     return {
         "curve": curve.name,
         "suffix": "" if single else f":{curve.name}",
         "batch": data["batch"][rows].tolist(),
         "steps": data["steps"][rows].tolist(),
-        "S_min": float(np.exp(curve.one.level[0])),
-        "E_min": float(np.exp(curve.one.level[0])) * ratio,
+        "S_min": float(np.exp(curve.whole.level[0])),
+        "E_min": float(np.exp(curve.whole.level[0])) * ratio,
         "B_crit": ratio,
         "B_overhead": float(options.second(ratio)),
         "not_identified": list(curve.unknown),

@@ -20,7 +20,7 @@ GOLDEN = (np.sqrt(5) - 1) / 2
 
 
 @dataclass(frozen=True)
-class Steps:
+class StepsFits:
     """Fits of copies: log a, log(b / a), the objective, and `bound`, -1 where b is 0, 1 where a is."""
 
     level: Floats
@@ -29,7 +29,7 @@ class Steps:
     bound: NDArray[np.int64]
 
 
-def fit_steps(log_batch: Floats, log_steps: Floats, delta: float | None) -> Steps:
+def fit_steps(log_batch: Floats, log_steps: Floats, delta: float | None) -> StepsFits:
     """Fit each row of log_steps [copies, points] at log_batch [points].
 
     Least squares of the logarithm, or the sum of Huber losses of it with this `delta`.
@@ -41,7 +41,7 @@ def fit_steps(log_batch: Floats, log_steps: Floats, delta: float | None) -> Step
     ratio = _golden(left, right, log_batch, log_steps, delta)
     value, level = _value(ratio, log_batch, log_steps, delta)
     bound = np.where(ratio < low + 0.5, -1, np.where(ratio > high - 0.5, 1, 0))
-    return Steps(level, ratio, value, bound)
+    return StepsFits(level, ratio, value, bound)
 
 
 def log_steps_at(log_batch: Floats, level: Floats, ratio: Floats) -> Floats:

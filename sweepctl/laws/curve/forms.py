@@ -54,9 +54,9 @@ def _power(x: Floats, ratio: Floats) -> tuple[Floats, Floats, Floats]:
 
 def _linear(columns: Floats, loss: Floats) -> Floats:
     """The non-negative coefficients of least relative squares, none quite 0, so that logarithms exist."""
-    found, _ = nnls(columns / loss[:, None], np.ones(len(loss)))
+    coefficients, _ = nnls(columns / loss[:, None], np.ones(len(loss)))
     size = np.abs(columns / loss[:, None]).max(axis=0)
-    return np.asarray(np.maximum(found, 1e-3 / np.maximum(size, 1e-12)))
+    return np.asarray(np.maximum(coefficients, 1e-3 / np.maximum(size, 1e-12)))
 
 
 @dataclass
@@ -98,10 +98,10 @@ class Tissue:
         return np.array(rows)
 
     def natural(self, x: Floats) -> dict[str, Floats]:
-        found = {
+        params = {
             "L0": np.exp(x[:, 0]), "A": np.exp(x[:, 1] + x[:, 2] * np.log(self.scale)), "alpha": x[:, 2]
         }  # fmt: skip
-        return found | ({"C": np.exp(x[:, 3]) / self.annealed} if self.annealed > 0 else {})
+        return params | ({"C": np.exp(x[:, 3]) / self.annealed} if self.annealed > 0 else {})
 
 
 @dataclass
@@ -135,7 +135,7 @@ class MultiPower:
             assert design.falls is not None
             drop = self._drop(x, design.falls, shape[1])
             whole = whole - drop[0]
-            parts += [-one for one in drop]
+            parts += [-part for part in drop]
         return whole, np.stack(parts, axis=1)
 
     def _drop(self, x: Floats, falls: Falls, points: int) -> list[Floats]:
@@ -169,21 +169,21 @@ class MultiPower:
             columns = [np.ones_like(loss), (design.s1 / self.scale) ** -alpha]
             if shape:
                 assert design.falls is not None
-                one = np.array([[0.0, 0.0, 0.0, 0.0, *shape]])
-                columns.append(-self._drop(one, design.falls, len(loss))[0][0])
+                shaped = np.array([[0.0, 0.0, 0.0, 0.0, *shape]])
+                columns.append(-self._drop(shaped, design.falls, len(loss))[0][0])
             level, factor, *rest = np.log(_linear(np.stack(columns, axis=1), loss))
             rows.append([level, factor, alpha, *rest, *shape])
         return np.array(rows)
 
     def natural(self, x: Floats) -> dict[str, Floats]:
-        found = {
+        params = {
             "L0": np.exp(x[:, 0]), "A": np.exp(x[:, 1] + x[:, 2] * np.log(self.scale)), "alpha": x[:, 2]
         }  # fmt: skip
         if self.fallen > 0:
             reach = np.exp(x[:, 4] + x[:, 6] * np.log(self.rate)) / self.scale
-            found |= {"B": np.exp(x[:, 3]) / self.fallen, "C": reach}
-            found |= {"beta": np.exp(x[:, 5]), "gamma": x[:, 6]}
-        return found
+            params |= {"B": np.exp(x[:, 3]) / self.fallen, "C": reach}
+            params |= {"beta": np.exp(x[:, 5]), "gamma": x[:, 6]}
+        return params
 
 
 def refine(

@@ -90,7 +90,7 @@ class Options(Resampling):
 
 
 @dataclass
-class _Made:
+class _Solution:
     """A form fitted to points: x [1, k] in its variables, on the fine and on the coarse design."""
 
     form: Form
@@ -110,30 +110,30 @@ def fit(data: Observations, options: Options) -> Fit:
     Raises:
         CannotFit: too few points, no path of the learning rate, or several sizes N.
     """
-    found, used, flags = runs(data, options)
-    fitted = [run for run in found if not run.target]
+    all_runs, used, flags = runs(data, options)
+    fitted = [run for run in all_runs if not run.target]
     loss = np.concatenate([run.loss for run in fitted])
     if np.ptp(loss) < 1e-9 * loss.mean():
         raise CannotFit(f"The {len(loss)} losses are all {loss[0]:g}: there is no curve to fit.")
     momenta = MOMENTA if options.fit_lambda and options.form == "tissue" else (options.lambda_,)
     every = [_solve(fitted, loss, options, momentum) for momentum in momenta]
-    best = min(every, key=lambda one: one.objective)
+    best = min(every, key=lambda solved: solved.objective)
     drawn, how = _replicates(best, fitted, loss, options)
     natural = {name: float(value[0]) for name, value in best.form.natural(best.x).items()}
     samples = best.form.natural(drawn) if len(drawn) else {}
     residuals = np.log(best.form.values(best.x, best.design)[0][0]) - np.log(loss)
-    made = claim(
+    fit = claim(
         NAME, used, options, natural | ({"lambda": best.sums.momentum} if len(momenta) > 1 else {}),
         best.objective * options.delta**2, samples, how, best.starts, residuals=residuals.tolist(),
         flags=flags,
     )  # fmt: skip
-    made.protocol["objective"] = "sum of Huber losses of log residuals"
-    made.protocol["warmup_counts"] = best.sums.warmup
-    made.derived = _scores(best, loss, residuals)
-    made.flags += _flags(made, best, float(loss.min()), options)
-    made.intervals = {name: ends for name, ends in made.intervals.items() if np.isfinite(ends).all()}
-    _curves(made, best, found, drawn, residuals, options)
-    return made
+    fit.protocol["objective"] = "sum of Huber losses of log residuals"
+    fit.protocol["warmup_counts"] = best.sums.warmup
+    fit.derived = _scores(best, loss, residuals)
+    fit.flags += _flags(fit, best, float(loss.min()), options)
+    fit.intervals = {name: ends for name, ends in fit.intervals.items() if np.isfinite(ends).all()}
+    _curves(fit, best, all_runs, drawn, residuals, options)
+    return fit
 
 
 def _sums(options: Options, momentum: float) -> Sums:
@@ -143,7 +143,7 @@ def _sums(options: Options, momentum: float) -> Sums:
     return Sums(how, options.warmup_rise, momentum, options.form == "multipower")
 
 
-def _solve(fitted: list[Run], loss: Floats, options: Options, momentum: float) -> _Made:
+def _solve(fitted: list[Run], loss: Floats, options: Options, momentum: float) -> _Solution:
     """The best of all starts; the multi-power law from coarse bins to fine ones."""
     sums = _sums(options, momentum)
     parts = [(run.path, run.steps) for run in fitted]
@@ -167,7 +167,7 @@ def _solve(fitted: list[Run], loss: Floats, options: Options, momentum: float) -
         design = sums.design(parts, options.bins)
         fine, last = refine(form, design, np.log(loss), fine, options.delta, None, 300)
         objective = float(last[0])
-    return _Made(form, sums, fine, objective, (len(f), agreeing), design, coarse, x[best : best + 1])
+    return _Solution(form, sums, fine, objective, (len(f), agreeing), design, coarse, x[best : best + 1])
 
 
 def _form(fitted: list[Run], design: Design, sums: Sums) -> Form:
@@ -175,33 +175,35 @@ def _form(fitted: list[Run], design: Design, sums: Sums) -> Form:
     if not sums.multipower:
         return Tissue(scale, float(np.abs(design.s2).max()))
     fallen = max(float(np.abs(sums.fallen(run.path)).sum()) for run in fitted)
-    seen = design.falls is not None and len(design.falls.fall) > 0
-    return MultiPower(scale, fallen if seen else 0.0, max(float(run.path.rates.max()) for run in fitted))
+    falls_seen = design.falls is not None and len(design.falls.fall) > 0
+    return MultiPower(
+        scale, fallen if falls_seen else 0.0, max(float(run.path.rates.max()) for run in fitted)
+    )
 
 
-def _replicates(made: _Made, fitted: list[Run], loss: Floats, options: Options) -> tuple[Floats, str]:
+def _replicates(best: _Solution, fitted: list[Run], loss: Floats, options: Options) -> tuple[Floats, str]:
     """The search variables of every replicate [replicates, k], on the coarse bins, and what was resampled."""
     numbers = np.concatenate([np.full(len(run.loss), i) for i, run in enumerate(fitted)])
     whole = options.resample == "runs" or (options.resample == "auto" and len(fitted) >= 10)
     if not options.replicates:
-        return np.empty((0, made.x.shape[1])), "nothing"
-    start = np.repeat(made.x_coarse, options.replicates, axis=0)
+        return np.empty((0, best.x.shape[1])), "nothing"
+    start = np.repeat(best.x_coarse, options.replicates, axis=0)
     effort = (60, 1e-6) if options.form == "tissue" else (40, 1e-4)
     if whole:
         weights = linear.resample_groups(numbers, options.replicates, options.seed)
-        x, _ = refine(made.form, made.coarse, np.log(loss), start, options.delta, weights, *effort)
-        return _shift(made, x), f"{len(fitted)} runs"
-    predicted = np.log(made.form.values(made.x_coarse, made.coarse)[0][0])
+        x, _ = refine(best.form, best.coarse, np.log(loss), start, options.delta, weights, *effort)
+        return _shift(best, x), f"{len(fitted)} runs"
+    predicted = np.log(best.form.values(best.x_coarse, best.coarse)[0][0])
     residuals = predicted - np.log(loss)
     length = options.block or _length(residuals, numbers)
-    noise = _blocks(residuals, numbers, length, made.x.shape[1], options)
-    x, _ = refine(made.form, made.coarse, predicted - noise, start, options.delta, None, *effort)
-    return _shift(made, x), f"blocks of {length} residuals along runs"
+    noise = _blocks(residuals, numbers, length, best.x.shape[1], options)
+    x, _ = refine(best.form, best.coarse, predicted - noise, start, options.delta, None, *effort)
+    return _shift(best, x), f"blocks of {length} residuals along runs"
 
 
-def _shift(made: _Made, x: Floats) -> Floats:
+def _shift(best: _Solution, x: Floats) -> Floats:
     """Replicates around the optimum of the fine bins."""
-    return np.asarray(x + (made.x - made.x_coarse))
+    return np.asarray(x + (best.x - best.x_coarse))
 
 
 def _length(residuals: Floats, numbers: NDArray[np.int64]) -> int:
@@ -234,8 +236,8 @@ def _blocks(
     return np.asarray((residuals - residuals.mean())[picked.reshape(len(at), -1)[:, :points]] * spread)
 
 
-def _scores(made: _Made, loss: Floats, residuals: Floats) -> dict[str, float]:
-    predicted = made.form.values(made.x, made.design)[0][0]
+def _scores(best: _Solution, loss: Floats, residuals: Floats) -> dict[str, float]:
+    predicted = best.form.values(best.x, best.design)[0][0]
     return {
         "r2": linear.r_squared(predicted, loss),
         **misfit(residuals),
@@ -244,19 +246,19 @@ def _scores(made: _Made, loss: Floats, residuals: Floats) -> dict[str, float]:
 
 def _r_squared(predicted: Floats, loss: Floats) -> float | None:
     """None where there is no variance to explain."""
-    found = linear.r_squared(predicted, loss)
-    return found if np.isfinite(found) else None
+    share = linear.r_squared(predicted, loss)
+    return share if np.isfinite(share) else None
 
 
-def _flags(made: Fit, best: _Made, lowest: float, options: Options) -> list[str]:
+def _flags(fit: Fit, best: _Solution, lowest: float, options: Options) -> list[str]:
     every = ("L0", "A", "alpha", "C") if options.form == "tissue" else MultiPower(1, 1, 1).names
     least = 2 * float(np.exp(LEAST))
-    flags = [f"not_identified:{name}" for name in every if name not in made.params]
+    flags = [f"not_identified:{name}" for name in every if name not in fit.params]
     factor = "C" if options.form == "tissue" else "B"
     for name in best.form.names:
-        low, high = made.intervals.get(name, (1.0, 1.0))
+        low, high = fit.intervals.get(name, (1.0, 1.0))
         wide = high - low > 1.5 if name in ("alpha", "gamma") else high > 10 * max(low, 1e-300)
-        taken = made.params[name] * _size(best) if name == factor else made.params["L0"]
+        taken = fit.params[name] * _size(best) if name == factor else fit.params["L0"]
         if (name == factor and taken < least) or (name == "L0" and taken < 0.02 * lowest):
             flags.append(f"at_bound:{name}")
         elif wide and name != "L0":
@@ -268,47 +270,47 @@ def _flags(made: Fit, best: _Made, lowest: float, options: Options) -> list[str]
     return flags
 
 
-def _size(best: _Made) -> float:
+def _size(best: _Solution) -> float:
     """What C or B is multiplied with at most."""
     return best.form.annealed if isinstance(best.form, Tissue) else getattr(best.form, "fallen", 0.0)
 
 
 def _curves(
-    made: Fit, best: _Made, found: list[Run], drawn: Floats, residuals: Floats, options: Options
+    fit: Fit, best: _Solution, all_runs: list[Run], drawn: Floats, residuals: Floats, options: Options
 ) -> None:
     """Put every run's curve on the fit, and a prediction of the last loss of each target."""
-    scatter, how = _scatter(best, [run for run in found if not run.target], residuals, drawn, options)
+    scatter, how = _scatter(best, [run for run in all_runs if not run.target], residuals, drawn, options)
     if scatter.size:
-        made.protocol["interval_of_a_run"] = how
+        fit.protocol["interval_of_a_run"] = how
     errors = []
     details: dict[str, Any] = {}
-    for run in found:
-        one = _curve(best, run, options)
-        details[run.name] = one
+    for run in all_runs:
+        shown = _curve(best, run, options)
+        details[run.name] = shown
         if not run.target:
             continue
-        last = best.sums.design([(run.path, np.array([float(one["last"]["step"])]))], COARSE)
+        last = best.sums.design([(run.path, np.array([float(shown["last"]["step"])]))], COARSE)
         samples = best.form.values(drawn, last)[0][:, 0] if len(drawn) else np.empty(0)
-        value = float(one["last"]["predicted"])
-        at = {"run": run.name, "step": one["last"]["step"]}
+        value = float(shown["last"]["predicted"])
+        at = {"run": run.name, "step": shown["last"]["step"]}
         row: dict[str, Any] = {"at": at, "loss": value, "intervals": {}}
         if len(samples):
             row["intervals"] = {
                 "loss": list(percentile_interval(samples)),
                 "loss_of_a_run": list(percentile_interval((samples * np.exp(scatter)).ravel())),
             }
-        if one["last"]["measured"] is not None:
-            row |= {"measured": one["last"]["measured"], "error": value / one["last"]["measured"] - 1}
+        if shown["last"]["measured"] is not None:
+            row |= {"measured": shown["last"]["measured"], "error": value / shown["last"]["measured"] - 1}
             errors.append(row["error"])
-        made.predictions.append(row)
-    made.details["runs"] = details
+        fit.predictions.append(row)
+    fit.details["runs"] = details
     if errors:
-        made.derived["target_rms_error"] = float(np.sqrt(np.mean(np.square(errors))))
-        made.derived["target_max_error"] = float(np.abs(errors).max())
+        fit.derived["target_rms_error"] = float(np.sqrt(np.mean(np.square(errors))))
+        fit.derived["target_max_error"] = float(np.abs(errors).max())
 
 
 def _scatter(
-    best: _Made, fitted: list[Run], residuals: Floats, drawn: Floats, options: Options
+    best: _Solution, fitted: list[Run], residuals: Floats, drawn: Floats, options: Options
 ) -> tuple[Floats, str]:
     """What a run's last log loss adds to the law's, drawn [20, replicates], and where it is from.
 
@@ -333,13 +335,13 @@ def _scatter(
     return drawn_errors, f"adds the errors of {len(fitted)} runs, each predicted from the others"
 
 
-def _curve(best: _Made, run: Run, options: Options) -> dict[str, Any]:
+def _curve(best: _Solution, run: Run, options: Options) -> dict[str, Any]:
     """A run's measured points with their predictions, its path, and how far the law is off them."""
     last = run.path.last
     path = np.unique(np.linspace(run.path.first + run.path.warm, last, DRAWN).round())
     bins = options.bins
     law = best.form.values(best.x, best.sums.design([(run.path, path)], bins))[0][0]
-    found: dict[str, Any] = {
+    record: dict[str, Any] = {
         "role": "target" if run.target else "fit",
         "path": {"step": path.tolist(), "lr": run.path.rates[run.path.places(path)].tolist()},
         "law": law.tolist(),
@@ -349,21 +351,21 @@ def _curve(best: _Made, run: Run, options: Options) -> dict[str, Any]:
         predicted = best.form.values(best.x, best.sums.design([(run.path, run.steps)], bins))[0][0]
         error = predicted / run.loss - 1
         some = np.unique(np.linspace(0, len(run.loss) - 1, DRAWN).round().astype(int))
-        found["points"] = {
+        record["points"] = {
             "step": run.steps[some].tolist(), "loss": run.loss[some].tolist(), "error": error[some].tolist()
         }  # fmt: skip
-        found |= {
+        record |= {
             "r2": _r_squared(predicted, run.loss), "mean_error": float(np.abs(error).mean()),
             "max_error": float(np.abs(error).max()), "count": len(run.loss),
         }  # fmt: skip
         if run.steps[-1] >= NEARLY * last:
-            found["last"] = {
+            record["last"] = {
                 "step": int(run.steps[-1]), "predicted": float(predicted[-1]), "measured": float(run.loss[-1])
             }  # fmt: skip
-    return found
+    return record
 
 
-def predict(made: Fit, target: Target) -> dict[str, Estimate]:
+def predict(fit: Fit, target: Target) -> dict[str, Estimate]:
     """Nothing: another schedule is predicted by its rows in the table, of role target."""
     raise CannotFit("curve predicts the runs of role target in its table.")
 

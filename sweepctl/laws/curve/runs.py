@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from sweepctl.laws.curve import schedules
 from sweepctl.laws.curve.forms import Design
-from sweepctl.laws.curve.schedules import Falls, Path
+from sweepctl.laws.curve.schedules import Falls, RatePath
 from sweepctl.laws.law import CannotFit, Floats, Observations
 
 ABSENT = ("", "nan", "none", "<na>")
@@ -24,7 +24,7 @@ class Run:
     only predicted. `last` is the step of its last row."""
 
     name: str
-    path: Path
+    path: RatePath
     target: bool
     rows: NDArray[np.int64]
     steps: Floats
@@ -42,7 +42,7 @@ def runs(data: Observations, options: Any) -> tuple[list[Run], Observations, lis
     paths, flags = _paths(data, options)
     roles = data.labels.get("role", ("fit",) * len(data))
     measured = np.isfinite(data.loss)
-    found, gone = [], np.full(len(data), "", dtype=object)
+    all_runs, gone = [], np.full(len(data), "", dtype=object)
     for name, rows in data.groups("run").items():
         order = rows[np.argsort(data["step"][rows], kind="stable")]
         points = order[measured[order]]
@@ -57,17 +57,17 @@ def runs(data: Observations, options: Any) -> tuple[list[Run], Observations, lis
             between = np.arange(len(points)) % options.every > 0
             gone[points[between]] = f"not every {options.every}th point of its run"
             points = points[~between]
-        found.append(Run(name, path, target, points, data["step"][points], data.loss[points]))
-    found = _hold_out(found, options.hold_out, set(data.labels.get("parent", ())))
-    for run in found:
+        all_runs.append(Run(name, path, target, points, data["step"][points], data.loss[points]))
+    all_runs = _hold_out(all_runs, options.hold_out, set(data.labels.get("parent", ())))
+    for run in all_runs:
         if run.target:
             gone[run.rows] = "its run is predicted, not fitted"
     excluded = tuple((data.rows[i], str(gone[i])) for i in np.flatnonzero((gone != "") & measured))
-    used = np.concatenate([run.rows for run in found if not run.target] or [np.empty(0, dtype=np.int64)])
+    used = np.concatenate([run.rows for run in all_runs if not run.target] or [np.empty(0, dtype=np.int64)])
     kept = dataclasses.replace(data.take(used), excluded=(*data.excluded, *excluded))
     if not len(kept):
         raise CannotFit("No run has a loss that is to be fitted: every one is a target or has no loss.")
-    return found, kept, flags
+    return all_runs, kept, flags
 
 
 def _refuse(data: Observations) -> None:
@@ -84,15 +84,15 @@ def _refuse(data: Observations) -> None:
         raise CannotFit(f"loss must be above 0; in row {data.rows[int(np.argmax(bad))]} it is 0.")
 
 
-def _paths(data: Observations, options: Any) -> tuple[dict[str, Path], list[str]]:
+def _paths(data: Observations, options: Any) -> tuple[dict[str, RatePath], list[str]]:
     """Every run's path, those of parents first."""
     groups = data.groups("run")
     parents = {name: _parent(data, rows, groups) for name, rows in groups.items()}
-    made: dict[str, Path] = {}
+    paths: dict[str, RatePath] = {}
     flags: set[str] = set()
     waiting = list(groups)
     while waiting:
-        ready = [name for name in waiting if parents[name] is None or parents[name] in made]
+        ready = [name for name in waiting if parents[name] is None or parents[name] in paths]
         if not ready:
             raise CannotFit(f"The runs {', '.join(waiting[:3])} are each other's parents.")
         for name in ready:
@@ -102,39 +102,39 @@ def _paths(data: Observations, options: Any) -> tuple[dict[str, Path], list[str]
             if not there.any() or rates[there].max() <= 0:
                 raise CannotFit(f"Run {name} has no learning rate above 0.")
             parent = parents[name]
-            before = made[parent] if parent is not None else None
+            before = paths[parent] if parent is not None else None
             last = int(np.rint(steps.max()))
-            made[name] = schedules.path(steps[there], rates[there], last, before, options.warmup)
+            paths[name] = schedules.path(steps[there], rates[there], last, before, options.warmup)
             assumed = before is None and options.warmup is None
             if assumed and steps[there].min() > 0.02 * last:
                 flags.add("path_assumed")
-        waiting = [name for name in waiting if name not in made]
-    return made, sorted(flags)
+        waiting = [name for name in waiting if name not in paths]
+    return paths, sorted(flags)
 
 
 def _parent(data: Observations, rows: NDArray[np.int64], groups: dict[str, NDArray[np.int64]]) -> str | None:
     if "parent" not in data.labels:
         return None
     names = {data.label("parent")[i] for i in rows}
-    known = {name for name in names if name.lower() not in ABSENT}
+    parents = {name for name in names if name.lower() not in ABSENT}
     own = data.label("run")[int(rows[0])]
-    if len(known) > 1:
-        raise CannotFit(f"Run {own} has {len(known)} parents: {', '.join(sorted(known)[:3])}.")
-    parent = next(iter(known - {own}), None)
+    if len(parents) > 1:
+        raise CannotFit(f"Run {own} has {len(parents)} parents: {', '.join(sorted(parents)[:3])}.")
+    parent = next(iter(parents - {own}), None)
     if parent is not None and parent not in groups:
         raise CannotFit(f"Run {own} was cut from {parent}, which has no rows here.")
     return parent
 
 
-def _hold_out(found: list[Run], count: int, parents: set[str]) -> list[Run]:
+def _hold_out(all_runs: list[Run], count: int, parents: set[str]) -> list[Run]:
     """The same with the `count` fitted runs that end last turned into targets; trunks that others were cut
     from stay."""
-    leaves = [run for run in found if not run.target and run.name not in parents]
+    leaves = [run for run in all_runs if not run.target and run.name not in parents]
     leaves.sort(key=lambda run: run.path.last)
-    if (count and count >= sum(not run.target for run in found)) or count > len(leaves):
+    if (count and count >= sum(not run.target for run in all_runs)) or count > len(leaves):
         raise CannotFit(f"{count} runs cannot be held out: {len(leaves)} could be.")
     chosen = {run.name for run in leaves[len(leaves) - count :]}
-    return [dataclasses.replace(run, target=True) if run.name in chosen else run for run in found]
+    return [dataclasses.replace(run, target=True) if run.name in chosen else run for run in all_runs]
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class Sums:
     momentum: float
     multipower: bool
 
-    def design(self, parts: list[tuple[Path, Floats]], bins: int) -> Design:
+    def design(self, parts: list[tuple[RatePath, Floats]], bins: int) -> Design:
         """What the forms see of points at steps [points] of paths, one after another."""
         s1, s2, falls, offset = [], [], [], 0
         for path, steps in parts:
@@ -155,13 +155,13 @@ class Sums:
             s1.append(sums[places])
             s2.append(schedules.annealing(fallen, self.momentum)[places])
             if self.multipower:
-                one = schedules.gather(path, fallen, sums, places, bins)
-                falls.append(dataclasses.replace(one, point=one.point + offset))
+                gathered = schedules.gather(path, fallen, sums, places, bins)
+                falls.append(dataclasses.replace(gathered, point=gathered.point + offset))
             offset += len(places)
         whole = None
         if self.multipower:
             whole = Falls(*(np.concatenate([getattr(f, k) for f in falls]) for k in Falls.__annotations__))
         return Design(np.concatenate(s1), np.concatenate(s2), whole)
 
-    def fallen(self, path: Path) -> Floats:
+    def fallen(self, path: RatePath) -> Floats:
         return schedules.falls(path, self.rise_counts)

@@ -22,7 +22,7 @@ LONGEST = 20_000_000
 
 
 @dataclass(frozen=True)
-class Path:
+class RatePath:
     """The learning rate of every update of a run from its first to its last: `rates` [last - first + 1].
 
     `warm` is the place in `rates` where warmup has ended: the first of the peak.
@@ -41,7 +41,7 @@ class Path:
         return np.rint(steps).astype(np.int64) - self.first
 
 
-def path(steps: Floats, rates: Floats, last: int, before: Path | None, warmup: int | None) -> Path:
+def path(steps: Floats, rates: Floats, last: int, before: RatePath | None, warmup: int | None) -> RatePath:
     """The path through learning rates measured at steps [rows], linear between them, up to step `last`.
 
     What comes before the first row is the path of the run it was cut from, `before`; without one, a linear
@@ -71,7 +71,7 @@ def path(steps: Floats, rates: Floats, last: int, before: Path | None, warmup: i
             early[: warm - first] *= [rise(step - 1, warmup) for step in range(first, warm)]
     whole = np.concatenate([early, own])
     warm = _warm(whole) if warmup is None else min(max(0, warmup - first), len(whole) - 1)
-    return Path(first, whole, warm)
+    return RatePath(first, whole, warm)
 
 
 def _warm(rates: Floats) -> int:
@@ -81,24 +81,24 @@ def _warm(rates: Floats) -> int:
     return int(np.argmax(rise >= rise.max() * (1 - 1e-9)))
 
 
-def counted(one: Path, warmup: str) -> Floats:
+def counted(path: RatePath, warmup: str) -> Floats:
     """The learning rates as they count in S1: those of warmup as at its end ('peak'), as they were ('own') or
     not at all ('none')."""
-    rates = one.rates.copy()
+    rates = path.rates.copy()
     if warmup == "peak":
-        rates[: one.warm] = rates[one.warm]
+        rates[: path.warm] = rates[path.warm]
     elif warmup == "none":
-        rates[: one.warm] = 0.0
+        rates[: path.warm] = 0.0
     return rates
 
 
-def falls(one: Path, rise_counts: bool) -> Floats:
+def falls(path: RatePath, rise_counts: bool) -> Floats:
     """How far the learning rate fell with each update [updates]; negative where it rose. The rise of warmup
     is left out unless it counts."""
-    found = -np.diff(one.rates, prepend=one.rates[0])
+    fallen = -np.diff(path.rates, prepend=path.rates[0])
     if not rise_counts:
-        found[: one.warm + 1] = 0.0
-    return found
+        fallen[: path.warm + 1] = 0.0
+    return fallen
 
 
 def annealing(fallen: Floats, momentum: float) -> Floats:
@@ -117,7 +117,7 @@ class Falls:
     point: NDArray[np.int64]
 
 
-def gather(one: Path, fallen: Floats, sums: Floats, places: NDArray[np.int64], bins: int) -> Falls:
+def gather(path: RatePath, fallen: Floats, sums: Floats, places: NDArray[np.int64], bins: int) -> Falls:
     """The falls before each point, in about `bins` bins of equal total, finer ones just before the point,
     where the law is steep. A bin stands for its falls by their sum and by the mean logarithm of the learning
     rate and mean S1, weighted by size. At most `bins` falls are exact.
@@ -126,20 +126,22 @@ def gather(one: Path, fallen: Floats, sums: Floats, places: NDArray[np.int64], b
     """
     where = np.flatnonzero(fallen)
     size = np.abs(fallen[where])
-    floor = 1e-8 * max(float(one.rates.max()), 1e-300)
+    floor = 1e-8 * max(float(path.rates.max()), 1e-300)
     before = np.where(where > 0, sums[np.maximum(where - 1, 0)], 0.0)
-    parts = np.stack([fallen[where], size, size * np.log(np.maximum(one.rates[where], floor)), size * before])
+    parts = np.stack(
+        [fallen[where], size, size * np.log(np.maximum(path.rates[where], floor)), size * before]
+    )
     running = np.concatenate([np.zeros((4, 1)), np.cumsum(parts, axis=1)], axis=1)
     edges = np.arange(len(where) + 1)
     if len(where) > bins:
         total = running[1]
         edges = np.unique(np.searchsorted(total, np.linspace(0, total[-1], bins + 1)).clip(0, len(where)))
         edges[-1] = len(where)
-    seen = np.searchsorted(where, places, side="right")
-    whole = np.searchsorted(edges, seen, side="right") - 1
+    before_point = np.searchsorted(where, places, side="right")
+    whole = np.searchsorted(edges, before_point, side="right") - 1
     doubling = np.concatenate([[0], 2 ** np.arange(40)])
     rows, points = [], []
-    for place, (count, full) in enumerate(zip(seen, whole, strict=True)):
+    for place, (count, full) in enumerate(zip(before_point, whole, strict=True)):
         near = count - doubling
         stops = np.concatenate([edges[:full], near[near >= (edges[full - 1] if full else 0)]])
         stops = np.unique(np.append(stops, min(edges[max(full - 1, 0)], count)))

@@ -30,7 +30,7 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Solved:
+class FirstStep:
     """Its parameters at the optimum and of every replicate, the objective there; starts tried, agreeing."""
 
     params: dict[str, float]
@@ -49,7 +49,7 @@ def value(form: str, params: Any, at: Mapping[str, Any]) -> Any:
     return params["intercept"] + params["slope"] * np.log10(at["flops"])
 
 
-def solve(ends: Mapping[str, Floats], choice: Choice, weights: Floats) -> Solved:
+def solve(ends: Mapping[str, Floats], choice: Choice, weights: Floats) -> FirstStep:
     """The step fitted to runs: `ends` are n, d or flops and task_loss [runs], weights [replicates, runs].
 
     Raises:
@@ -67,8 +67,8 @@ def solve(ends: Mapping[str, Floats], choice: Choice, weights: Floats) -> Solved
     for role in roles:
         needed = 2 if choice.form == "nd" else len(names)
         if len(np.unique(ends[role])) < needed:
-            found = len(np.unique(ends[role]))
-            raise CannotFit(f"Step 1 needs runs at {needed} values of {role}; there are {found}.")
+            there = len(np.unique(ends[role]))
+            raise CannotFit(f"Step 1 needs runs at {needed} values of {role}; there are {there}.")
     if np.ptp(loss) < 1e-9:
         raise CannotFit(f"The runs all end at the task loss {loss[0]:g}: there is no law to fit.")
     if choice.form == "nd":
@@ -76,16 +76,16 @@ def solve(ends: Mapping[str, Floats], choice: Choice, weights: Floats) -> Solved
     return _by_power(ends, choice, weights) if choice.form == "flops" else _by_line(ends, weights)
 
 
-def _by_size(ends: Mapping[str, Floats], choice: Choice, weights: Floats) -> Solved:
+def _by_size(ends: Mapping[str, Floats], choice: Choice, weights: Floats) -> FirstStep:
     options = search.Options(
         replicates=0, objective=choice.objective, delta=choice.delta, bounds=choice.bounds
     )
     n, d, loss = ends["n"], ends["d"], ends["task_loss"]
-    found = search.solve(n, d, loss, options)
-    params = dict(zip(search.PARAMS, found.parameters[0].tolist(), strict=True))
+    whole = search.solve(n, d, loss, options)
+    params = dict(zip(search.PARAMS, whole.parameters[0].tolist(), strict=True))
     samples: dict[str, Floats] = {}
     if len(weights):
-        drawn = search.refit(n, d, loss, options, found, weights).parameters
+        drawn = search.refit(n, d, loss, options, whole, weights).parameters
         drawn = np.where(((weights > 0).sum(axis=1) >= len(params))[:, None], drawn, np.nan)
         samples = dict(zip(search.PARAMS, drawn.T, strict=True))
     flags = []
@@ -94,7 +94,7 @@ def _by_size(ends: Mapping[str, Floats], choice: Choice, weights: Floats) -> Sol
         flags += [f"at_bound:{name}" for name, low in least.items() if params[name] <= low + 1e-9]
     if abs(np.corrcoef(np.log(n), np.log(d))[0, 1]) > 0.98:
         flags.append("collinear:n_d")
-    flat = {name for name, wide in zip(("E", "A", "B", "alpha", "beta"), found.spread, strict=True)
+    flat = {name for name, wide in zip(("E", "A", "B", "alpha", "beta"), whole.spread, strict=True)
             if not np.isfinite(wide)}  # fmt: skip
     flat |= {name for name, values in (("alpha", n), ("beta", d)) if len(np.unique(values)) < 3}
     if abs(np.corrcoef(np.log(n), np.log(d))[0, 1]) > 0.999:
@@ -103,10 +103,10 @@ def _by_size(ends: Mapping[str, Floats], choice: Choice, weights: Floats) -> Sol
         flat.add("E")
     flags += [f"not_identified:{name}" for name in search.PARAMS
               if name in flat and f"at_bound:{name}" not in flags]  # fmt: skip
-    return Solved(params, samples, float(found.objectives[0]), found.starts, flags)
+    return FirstStep(params, samples, float(whole.objectives[0]), whole.starts, flags)
 
 
-def _by_power(ends: Mapping[str, Floats], choice: Choice, weights: Floats) -> Solved:
+def _by_power(ends: Mapping[str, Floats], choice: Choice, weights: Floats) -> FirstStep:
     loss, log_c = ends["task_loss"], np.log(ends["flops"])
     center = log_c.mean()
 
@@ -116,15 +116,15 @@ def _by_power(ends: Mapping[str, Floats], choice: Choice, weights: Floats) -> So
 
     grid = np.geomspace(*EXPONENTS, 60)
     least = np.zeros(2) if choice.bounds == "nonnegative" else None
-    one = profile.search(columns, loss[None], np.ones((1, len(loss))), grid, least, 70)
+    whole = profile.search(columns, loss[None], np.ones((1, len(loss))), grid, least, 70)
     drawn = profile.search(columns, np.tile(loss, (len(weights), 1)), weights, grid, least, 25) \
         if len(weights) else None  # fmt: skip
 
-    def natural(found: profile.Profiled) -> dict[str, Floats]:
-        e, a = found.coefficients.T
-        return {"E": e, "A": a * np.exp(found.theta * center), "alpha": found.theta}
+    def natural(profiled: profile.Profiled) -> dict[str, Floats]:
+        e, a = profiled.coefficients.T
+        return {"E": e, "A": a * np.exp(profiled.theta * center), "alpha": profiled.theta}
 
-    params = {name: float(values[0]) for name, values in natural(one).items()}
+    params = {name: float(values[0]) for name, values in natural(whole).items()}
     samples: dict[str, Floats] = {}
     if drawn is not None:
         enough = (weights > 0).sum(axis=1) >= 3
@@ -134,20 +134,23 @@ def _by_power(ends: Mapping[str, Floats], choice: Choice, weights: Floats) -> So
         flags += [f"not_identified:{name}" for name in ("E", "A", "alpha")]
     elif least is not None and params["E"] <= 0:
         flags.append("at_bound:E")
-    return Solved(params, samples, float(one.squares[0]), (one.minima, 1), flags)
+    return FirstStep(params, samples, float(whole.squares[0]), (whole.minima, 1), flags)
 
 
-def _by_line(ends: Mapping[str, Floats], weights: Floats) -> Solved:
+def _by_line(ends: Mapping[str, Floats], weights: Floats) -> FirstStep:
     loss, x = ends["task_loss"], np.log10(ends["flops"])
     center = x.mean()
     design = np.stack([np.ones_like(x), x - center], axis=1)
 
-    def natural(found: Floats) -> dict[str, Floats]:
-        return {"intercept": found[..., 0] - found[..., 1] * center, "slope": found[..., 1]}
+    def natural(coefficients: Floats) -> dict[str, Floats]:
+        return {
+            "intercept": coefficients[..., 0] - coefficients[..., 1] * center,
+            "slope": coefficients[..., 1],
+        }
 
-    found = linear.least_squares(design, loss)
-    left = loss - design @ found
-    params = {name: float(one) for name, one in natural(found).items()}
+    line = linear.least_squares(design, loss)
+    left = loss - design @ line
+    params = {name: float(value) for name, value in natural(line).items()}
     samples: dict[str, Floats] = {}
     if len(weights):
         enough = (weights > 0).sum(axis=1) >= 2
@@ -157,7 +160,7 @@ def _by_line(ends: Mapping[str, Floats], weights: Floats) -> Solved:
             name: np.where(enough, params[name] + wide * (values - params[name]), np.nan)
             for name, values in drawn.items()
         }
-    return Solved(params, samples, float(left @ left), (1, 1))
+    return FirstStep(params, samples, float(left @ left), (1, 1))
 
 
 def _expansion(rows: int, parameters: int) -> float:

@@ -72,7 +72,7 @@ class Options(Resampling):
 
 
 @dataclass(frozen=True)
-class Runs:
+class LadderRuns:
     """The runs of a table: their ends [runs], and the points of step 2 [points] with the run of each.
 
     `ends` maps n, d, flops (those that the table has), task_loss and accuracy to values; `last` are the
@@ -111,14 +111,14 @@ def fit(data: Observations, options: Options) -> Fit:
     ends = {role: values[ladder] for role, values in runs.ends.items()}
     first = first_step.solve(ends, _first(options), weights[:, ladder])
     second, starts, drawn = _second(runs, options, weights)
-    made = _assemble(used, options, runs, first, second, starts, drawn)
-    checked = _check(made, data.take(np.flatnonzero(roles[two_steps.TARGET])), options)
-    made.details["targets"] = [one.told() for one in checked]
-    made.derived |= two_steps.mean_errors(checked)
-    return made
+    fit = _assemble(used, options, runs, first, second, starts, drawn)
+    checked = _check(fit, data.take(np.flatnonzero(roles[two_steps.TARGET])), options)
+    fit.details["targets"] = [row.record() for row in checked]
+    fit.derived |= two_steps.mean_errors(checked)
+    return fit
 
 
-def gather(data: Observations, options: Options) -> Runs:
+def gather(data: Observations, options: Options) -> LadderRuns:
     """The runs of a table, checkpoints in the order of their tokens where it has them."""
     names = data.labels.get("run", data.rows)
     members: dict[str, list[int]] = {}
@@ -142,7 +142,7 @@ def gather(data: Observations, options: Options) -> Runs:
         accuracy.append(trailing(data["accuracy"][kept], options.smooth))
         run.append(np.full(len(kept), number))
     lengths = np.array([len(part) for part in run])
-    return Runs(
+    return LadderRuns(
         tuple(members), {role: np.array(values) for role, values in ends.items()},
         np.array([roles[rows[0]] == two_steps.TASK for rows in members.values()]),
         np.concatenate(loss), np.concatenate(accuracy), np.concatenate(run), np.cumsum(lengths) - 1,
@@ -157,7 +157,7 @@ def trailing(values: Floats, window: int) -> Floats:
     return np.asarray((total[ends] - total[begins]) / (ends - begins))
 
 
-def predict(made: Fit, target: Target) -> dict[str, Estimate]:
+def predict(fit: Fit, target: Target) -> dict[str, Estimate]:
     """Task loss and accuracy at (N, D), or at C FLOPs where step 1 goes by compute.
 
     The interval of the accuracy is the chain's: the parameters of both steps, and the scatter of runs around
@@ -169,22 +169,22 @@ def predict(made: Fit, target: Target) -> dict[str, Estimate]:
     at = dict(target)
     if "flops" not in at:
         at["flops"] = 6 * at["n"] * at["d"]
-    form = made.protocol["step1"]
+    form = fit.protocol["step1"]
     if form == "nd" and "n" not in at:
         raise CannotFit(
             "Step 1 was fitted to N and D and predicts at n=...,d=...; with step1=flops at flops=...."
         )
-    one, drawn = made.params, made.arrays()
-    draw = np.random.Generator(np.random.PCG64(made.protocol["seed"] + 2))
+    params, drawn = fit.params, fit.arrays()
+    draw = np.random.Generator(np.random.PCG64(fit.protocol["seed"] + 2))
     with np.errstate(all="ignore"):
-        value, draws = first_step.value(form, one, at), first_step.value(form, drawn, at)
+        value, draws = first_step.value(form, params, at), first_step.value(form, drawn, at)
         runs = draws * np.exp(drawn.get("noise", 0.0) * draw.standard_normal(draws.shape))
         scatter = drawn.get("noise_accuracy", 0.0) * draw.standard_normal(draws.shape)
         chained = np.clip(sigmoid.value(drawn, draws) + scatter, 0, 1)
         of_a_run = np.clip(sigmoid.value(drawn, runs) + scatter, 0, 1)
         return {
             "task_loss": two_steps.scattered(value, draws, runs),
-            "accuracy": two_steps.scattered(sigmoid.value(one, value), chained, of_a_run),
+            "accuracy": two_steps.scattered(sigmoid.value(params, value), chained, of_a_run),
         }
 
 
@@ -199,13 +199,13 @@ def _refuse(data: Observations) -> None:
         raise CannotFit(
             f"accuracy must be 0 to 1 in every row; in row {data.rows[row]} it is {data['accuracy'][row]:g}."
         )
-    for role, told in (("task_loss", "task losses"), ("accuracy", "accuracies")):
+    for role, what in (("task_loss", "task losses"), ("accuracy", "accuracies")):
         if np.ptp(data[role]) < 1e-9:
-            raise CannotFit(f"The {len(data)} {told} are all {data[role][0]:g}: there is no law to fit.")
+            raise CannotFit(f"The {len(data)} {what} are all {data[role][0]:g}: there is no law to fit.")
 
 
 def _second(
-    runs: Runs, options: Options, weights: Floats
+    runs: LadderRuns, options: Options, weights: Floats
 ) -> tuple[dict[str, float], tuple[int, int], Floats]:
     """The sigmoid: its parameters with the sum of squares, starts tried and agreeing, replicates [m, 4]."""
     x, y = runs.loss, runs.accuracy
@@ -214,22 +214,22 @@ def _second(
     if options.anchor:
         x, y = np.append(x, 0.0), np.append(y, 1.0)
     bounds = BOUNDS[options.sigmoid]
-    found = sigmoid.solve(x, y, sigmoid.starts(x, y, bounds), bounds)
-    best = int(found.squares.argmin())
-    agreeing = int(np.sum(found.squares <= found.squares[best] * (1 + 1e-6) + 1e-15))
-    params = dict(zip(sigmoid.NAMES, found.parameters[best].tolist(), strict=True))
-    params["squares"] = float(found.squares[best])
+    solved = sigmoid.solve(x, y, sigmoid.starts(x, y, bounds), bounds)
+    best = int(solved.squares.argmin())
+    agreeing = int(np.sum(solved.squares <= solved.squares[best] * (1 + 1e-6) + 1e-15))
+    params = dict(zip(sigmoid.NAMES, solved.parameters[best].tolist(), strict=True))
+    params["squares"] = float(solved.squares[best])
     counts = weights[:, runs.run]
     if options.anchor:
         counts = np.concatenate([counts, np.ones((len(counts), 1))], axis=1)
-    begin = np.tile(found.parameters[best], (len(counts), 1))
+    begin = np.tile(solved.parameters[best], (len(counts), 1))
     drawn = sigmoid.solve(x, y, begin, bounds, counts, 60).parameters if len(counts) else begin
-    return params, (len(found.squares), agreeing), drawn
+    return params, (len(solved.squares), agreeing), drawn
 
 
 def _assemble(
-    used: Observations, options: Options, runs: Runs, first: first_step.Solved, second: dict[str, float],
-    starts: tuple[int, int], drawn: Floats,
+    used: Observations, options: Options, runs: LadderRuns, first: first_step.FirstStep,
+    second: dict[str, float], starts: tuple[int, int], drawn: Floats,
 ) -> Fit:  # fmt: skip
     params = first.params | {name: second[name] for name in sigmoid.NAMES}
     ladder = ~runs.task
@@ -259,46 +259,46 @@ def _assemble(
         },
         "starts_of_step1": {"tried": first.starts[0], "agreeing": first.starts[1]},
     }  # fmt: skip
-    made = claim(
+    fit = claim(
         NAME, used, options, params, first.objective, samples, "resampled runs", starts, derived,
         details=details, residuals=residuals.tolist(),
     )  # fmt: skip
-    made.flags = first.flags + _flags(runs, options, params, made)
-    return made
+    fit.flags = first.flags + _flags(runs, options, params, fit)
+    return fit
 
 
-def _flags(runs: Runs, options: Options, params: dict[str, float], made: Fit) -> list[str]:
+def _flags(runs: LadderRuns, options: Options, params: dict[str, float], fit: Fit) -> list[str]:
     low, high = BOUNDS[options.sigmoid]
-    found = []
+    flags = []
     for place, name in enumerate(sigmoid.NAMES):
         if params[name] <= low[place] or params[name] >= high[place]:
-            found.append(f"at_bound:{name}")
+            flags.append(f"at_bound:{name}")
     x = np.append(runs.loss, 0.0) if options.anchor else runs.loss
     _, slopes = sigmoid.jacobian(np.array([[params[name] for name in sigmoid.NAMES]]), x)
-    free = [i for i, name in enumerate(sigmoid.NAMES) if f"at_bound:{name}" not in found]
+    free = [i for i, name in enumerate(sigmoid.NAMES) if f"at_bound:{name}" not in flags]
     lost = profile.null_columns(slopes[0][free].T, 1e-4)
-    found += [f"not_identified:{sigmoid.NAMES[i]}" for i, gone in zip(free, lost, strict=True) if gone]
-    if made.starts["agreeing"] < 2:
-        found.append("lonely_optimum")
-    return found
+    flags += [f"not_identified:{sigmoid.NAMES[i]}" for i, gone in zip(free, lost, strict=True) if gone]
+    if fit.starts["agreeing"] < 2:
+        flags.append("lonely_optimum")
+    return flags
 
 
-def _check(made: Fit, targets: Observations, options: Options) -> list[two_steps.Checked]:
+def _check(fit: Fit, targets: Observations, options: Options) -> list[two_steps.Checked]:
     """Task loss, accuracy at the measured one, and accuracy by the chain, of every run that is a target."""
     if not len(targets):
         return []
-    runs, form, found = gather(targets, options), options.step1, []
+    runs, form, rows = gather(targets, options), options.step1, []
     for i, name in enumerate(runs.names):
         at = {role: float(values[i]) for role, values in runs.ends.items()}
         n, d = at.get("n", float("nan")), at.get("d", float("nan"))
-        value = float(first_step.value(form, made.params, at))
+        value = float(first_step.value(form, fit.params, at))
         for quantity, predicted, actual in (
             ("task loss", value, at["task_loss"]),
-            ("accuracy at the true task loss", sigmoid.value(made.params, at["task_loss"]), at["accuracy"]),
-            ("chained accuracy", sigmoid.value(made.params, value), at["accuracy"]),
+            ("accuracy at the true task loss", sigmoid.value(fit.params, at["task_loss"]), at["accuracy"]),
+            ("chained accuracy", sigmoid.value(fit.params, value), at["accuracy"]),
         ):
-            found.append(two_steps.Checked(name, n, d, quantity, float(predicted), actual))
-    return found
+            rows.append(two_steps.Checked(name, n, d, quantity, float(predicted), actual))
+    return rows
 
 
 LAW = Law(

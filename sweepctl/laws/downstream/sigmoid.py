@@ -22,7 +22,7 @@ CHUNK = 1_500_000
 
 
 @dataclass(frozen=True)
-class Curves:
+class Sigmoids:
     """Sigmoids: parameters [m, 4] in the order of NAMES, sums of squares [m]."""
 
     parameters: Floats
@@ -39,18 +39,18 @@ def starts(x: Floats, y: Floats, bounds: Floats) -> Floats:
     """Middles over the range of x, slopes from gentle to steep, a and b from the range of y: [36, 4]."""
     low, high = float(x.min()), float(x.max())
     width = max(high - low, 1e-6 * max(1.0, abs(high)))
-    found = [
+    points = [
         (a, low + share * width, steep / width, b)
         for share in (0.1, 0.35, 0.6, 0.85)
         for steep in (2.0, 6.0, 18.0)
         for a, b in ((y.min() - y.max(), y.max()), (-1.0, 1.0), (-0.5, 0.9))
     ]
-    return np.asarray(np.clip(np.array(found), bounds[0], bounds[1]))
+    return np.asarray(np.clip(np.array(points), bounds[0], bounds[1]))
 
 
 def solve(
     x: Floats, y: Floats, begin: Floats, bounds: Floats, weights: Floats | None = None, steps: int = 200
-) -> Curves:
+) -> Sigmoids:
     """The least weighted squares near each start.
 
     x, y: [rows]; begin: [m, 4]; bounds: [2, 4]; weights [m, rows] multiply the squares, 1 where not given.
@@ -61,7 +61,7 @@ def solve(
         _solve(x, y, begin[i : i + size], bounds, None if weights is None else weights[i : i + size], steps)
         for i in range(0, len(begin), size)
     ]
-    return Curves(np.concatenate([p.parameters for p in parts]), np.concatenate([p.squares for p in parts]))
+    return Sigmoids(np.concatenate([p.parameters for p in parts]), np.concatenate([p.squares for p in parts]))
 
 
 def jacobian(parameters: Floats, x: Floats) -> tuple[Floats, Floats]:
@@ -73,7 +73,9 @@ def jacobian(parameters: Floats, x: Floats) -> tuple[Floats, Floats]:
     return a * s + b, np.stack([s, -k * bend, z * bend, np.ones_like(s)], axis=1)
 
 
-def _solve(x: Floats, y: Floats, begin: Floats, bounds: Floats, weights: Floats | None, steps: int) -> Curves:
+def _solve(
+    x: Floats, y: Floats, begin: Floats, bounds: Floats, weights: Floats | None, steps: int
+) -> Sigmoids:
     at, damping = begin.copy(), np.full(len(begin), 1e-3)
     root = np.ones((len(begin), 1)) if weights is None else np.sqrt(weights)
     squares = np.sum(((_values(at, x) - y) * root) ** 2, axis=1)
@@ -85,15 +87,15 @@ def _solve(x: Floats, y: Floats, begin: Floats, bounds: Floats, weights: Floats 
             break
         weigh = root if len(root) == 1 else root[i]
         new = np.clip(at[i] + _step(x, y, at[i], bounds, weigh, damping[i]), bounds[0], bounds[1])
-        found = np.sum(((_values(new, x) - y) * weigh) ** 2, axis=1)
-        better = found < squares[i]
-        gain = np.where(better, squares[i] - found, 0.0)
-        at[i[better]], squares[i[better]] = new[better], found[better]
+        squares_there = np.sum(((_values(new, x) - y) * weigh) ** 2, axis=1)
+        better = squares_there < squares[i]
+        gain = np.where(better, squares[i] - squares_there, 0.0)
+        at[i[better]], squares[i[better]] = new[better], squares_there[better]
         damping[i] = np.where(better, damping[i] / 5, damping[i] * 4)
         small = gain <= 1e-12 * squares[i] + 1e-28
         quiet[i] = np.where(small & better, quiet[i] + 1, np.where(better, 0, quiet[i]))
         active[i] = (quiet[i] < 2) & (damping[i] < 1e12)
-    return Curves(at, squares)
+    return Sigmoids(at, squares)
 
 
 def _values(parameters: Floats, x: Floats) -> Floats:

@@ -31,18 +31,18 @@ def gap(data: Observations, cell: Cell, settings: Mapping[str, Floats]) -> Float
     setting lies outside the runs of the cell.
     """
     loss = data.loss[cell.rows]
-    known = {role: np.log2(data[role][cell.rows]) for role in settings}
+    tried = {role: np.log2(data[role][cell.rows]) for role in settings}
     wanted = {role: np.log2(values) for role, values in settings.items()}
     if len(settings) == 1:
         (role,) = settings
-        found = _line(known[role], loss, wanted[role])
+        losses = _line(tried[role], loss, wanted[role])
     else:
         try:
-            surface = LinearNDInterpolator(np.stack([known["batch"], known["lr"]], axis=1), loss)
+            surface = LinearNDInterpolator(np.stack([tried["batch"], tried["lr"]], axis=1), loss)
         except QhullError:  # the runs lie on one line
             return np.full(len(wanted["lr"]), np.nan)
-        found = surface(wanted["batch"], wanted["lr"])
-    return np.asarray(found / loss.min() - 1, dtype=np.float64)
+        losses = surface(wanted["batch"], wanted["lr"])
+    return np.asarray(losses / loss.min() - 1, dtype=np.float64)
 
 
 def judged(data: Observations, cells: list[Cell], roles: Sequence[str], name: str) -> Floats:
@@ -52,7 +52,7 @@ def judged(data: Observations, cells: list[Cell], roles: Sequence[str], name: st
         settings = {}
         for role in roles:
             factor, exponents = PUBLISHED[name][role]
-            powers = [center(data[one][cell.rows]) ** power for one, power in exponents.items()]
+            powers = [center(data[predictor][cell.rows]) ** power for predictor, power in exponents.items()]
             settings[role] = np.array([factor * np.prod(powers)])
         if all(swept(data, cell, role) for role in roles):
             gaps[number] = gap(data, cell, settings)[0]

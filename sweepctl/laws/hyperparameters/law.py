@@ -15,8 +15,8 @@ from typing import Any, Literal
 import numpy as np
 
 from sweepctl.laws.hyperparameters.gaps import gap, judged
-from sweepctl.laws.hyperparameters.optima import Search, at_edge, optima, swept
-from sweepctl.laws.hyperparameters.powers import Power, power_at, through
+from sweepctl.laws.hyperparameters.optima import OptimumSearch, at_edge, optima, swept
+from sweepctl.laws.hyperparameters.powers import PowerLaw, power_at, through
 from sweepctl.laws.law import (
     CannotFit,
     Estimate,
@@ -31,7 +31,7 @@ from sweepctl.laws.law import (
     option,
 )
 from sweepctl.laws.numerics.linear import collinear
-from sweepctl.laws.shared.cells import Cell, cells, center
+from sweepctl.laws.shared.cells import Cell, cells_of, center
 
 NAME = "hyperparameters"
 ROLES: tuple[Literal["lr", "batch"], ...] = ("lr", "batch")
@@ -79,12 +79,12 @@ class Options(Resampling):
 
     def over(self, role: str) -> tuple[str, ...] | None:
         """The predictors of a hyperparameter; None where the free form does not ask for it."""
-        given = self.lr_over if role == "lr" else self.batch_over
-        return tuple(dict.fromkeys(given)) if given is not None else FORMS.get(self.form, {}).get(role)
+        chosen = self.lr_over if role == "lr" else self.batch_over
+        return tuple(dict.fromkeys(chosen)) if chosen is not None else FORMS.get(self.form, {}).get(role)
 
-    def search(self) -> Search:
+    def search(self) -> OptimumSearch:
         """How optima are looked for."""
-        return Search(self.optimum, self.threshold, self.window, self.slices)
+        return OptimumSearch(self.optimum, self.threshold, self.window, self.slices)
 
 
 def fit(data: Observations, options: Options) -> Fit:
@@ -104,20 +104,20 @@ def fit(data: Observations, options: Options) -> Fit:
     for name in (name for role in present for name in options.over(role) or ()):
         _ = data[name]  # a missing column is refused, whichever law it is of
     places = ("n", "d") if "n" in data and "d" in data else ("n", "d", "flops")
-    found = cells(data, tuple(role for role in places if role in data), options.tolerance)
-    laws: dict[str, Power] = {}
+    cells = cells_of(data, tuple(role for role in places if role in data), options.tolerance)
+    laws: dict[str, PowerLaw] = {}
     refused: dict[str, str] = {}
     for role in present:
         try:
-            laws[role] = _fit(data, found, role, present, options)
+            laws[role] = _fit(data, cells, role, present, options)
         except CannotFit as error:
             refused[role] = str(error)
     if not laws:
         raise CannotFit(next(iter(refused.values())))
-    return _assemble(data, options, found, laws, refused)
+    return _assemble(data, options, cells, laws, refused)
 
 
-def predict(made: Fit, target: Target) -> dict[str, Estimate]:
+def predict(fit: Fit, target: Target) -> dict[str, Estimate]:
     """The learning rate and the batch in tokens, as far as the target says what they depend on.
 
     C at an N and D is 6 N D, where the fit counted it so.
@@ -125,55 +125,61 @@ def predict(made: Fit, target: Target) -> dict[str, Estimate]:
     Raises:
         CannotFit: the target does not say what either depends on.
     """
-    known: dict[str, Any] = dict(target)
-    if {"n", "d"} <= set(known) and made.accounting.get("flops", "six_n") == "six_n":
-        known.setdefault("flops", 6 * known["n"] * known["d"])
-    drawn, found = dict(known), {}
+    at: dict[str, Any] = dict(target)
+    if {"n", "d"} <= set(at) and fit.accounting.get("flops", "six_n") == "six_n":
+        at.setdefault("flops", 6 * at["n"] * at["d"])
+    drawn, estimates = dict(at), {}
     for role in ("batch", "lr"):
-        over = made.details["over"].get(role)
-        if over is None or role in target or not set(over) <= set(known):
+        over = fit.details["over"].get(role)
+        if over is None or role in target or not set(over) <= set(at):
             continue
-        known[role] = power_at(made.params, role, over, known)
-        drawn[role] = power_at({**made.params, **made.arrays()}, role, over, drawn)
-        found[role] = estimate(known[role], drawn[role])
-    if not found:
-        asked = " or ".join(",".join(over) for over in made.details["over"].values())
+        at[role] = power_at(fit.params, role, over, at)
+        drawn[role] = power_at({**fit.params, **fit.arrays()}, role, over, drawn)
+        estimates[role] = estimate(at[role], drawn[role])
+    if not estimates:
+        asked = " or ".join(",".join(over) for over in fit.details["over"].values())
         raise CannotFit(f"This fit predicts from {asked}, not from {','.join(target)}.")
-    return {role: found[role] for role in ROLES if role in found}
+    return {role: estimates[role] for role in ROLES if role in estimates}
 
 
-def _fit(data: Observations, found: list[Cell], role: str, present: Sequence[str], options: Options) -> Power:
+def _fit(
+    data: Observations, cells: list[Cell], role: str, present: Sequence[str], options: Options
+) -> PowerLaw:
     """One law.
 
     Raises:
         CannotFit: the hyperparameter was not swept, or the law has too few optima.
     """
     over = options.over(role) or ()
-    if not any(swept(data, cell, role) for cell in found):
+    if not any(swept(data, cell, role) for cell in cells):
         raise CannotFit(
             f"No cell of equal N and D was trained at two values of the {TOLD[role]}: no optimum shows."
         )
-    other = next((one for one in present if one != role), None)
-    points = optima(data, found, role, other, options.search())
-    seen = len(np.unique(points.cell))
+    other = next((name for name in present if name != role), None)
+    points = optima(data, cells, role, other, options.search())
+    with_optimum = len(np.unique(points.cell))
     least = max(2, len(over) + 1)
-    if seen < least:
+    if with_optimum < least:
         raise CannotFit(
             f"The law of the {TOLD[role]} over {', '.join(over) or 'nothing'} needs optima in {least} cells; "
-            f"{seen} of {len(found)} cells have one."
+            f"{with_optimum} of {len(cells)} cells have one."
         )
     predictors = {name: np.array([center(data[name][rows]) for rows in points.rows]) for name in over}
     return through(role, points, predictors, options.weighting, options.resample, options)
 
 
 def _assemble(
-    data: Observations, options: Options, found: list[Cell], laws: dict[str, Power], refused: dict[str, str]
+    data: Observations,
+    options: Options,
+    cells: list[Cell],
+    laws: dict[str, PowerLaw],
+    refused: dict[str, str],
 ) -> Fit:
     used = np.zeros(len(data), dtype=bool)
     for law in laws.values():
         used[np.concatenate(law.optima.rows)] = True
-    costs = _costs(data, found, laws, options)
-    tables = _tables(data, found, laws, costs)
+    costs = _costs(data, cells, laws, options)
+    tables = _tables(data, cells, laws, costs)
     reason = {
         "near": f"its loss is not within {options.threshold:.2%} of the least of its cell",
         "argmin": "another run of its cell has a lower loss",
@@ -181,7 +187,7 @@ def _assemble(
     }[options.optimum]
     held = {"lr": "one learning rate", "batch": "one batch"}
     still = np.ones(len(data), dtype=bool)
-    for cell in found:
+    for cell in cells:
         still[cell.rows] = any(swept(data, cell, role) for role in laws)
     kept = data.keep(still, f"its cell was trained at {' and '.join(held[role] for role in laws)}")
     kept = kept.keep(used[still], reason)
@@ -197,18 +203,18 @@ def _assemble(
         sum(law.squares for law in laws.values()),
         samples if options.replicates else {},
         "rows" if options.resample == "rows" else "cells, widened for their number",
-        derived={**derived, "cells": len(found), "runs": len(kept)},
+        derived={**derived, "cells": len(cells), "runs": len(kept)},
         flags=_flags(tables, laws, refused),
         details={
             "cells": tables,
             "over": {role: list(law.predictors) for role, law in laws.items()},
-            "points": {role: _points(law, found) for role, law in laws.items()},
+            "points": {role: _points(law, cells) for role, law in laws.items()},
             "not_fitted": refused,
         },
     )
 
 
-def _flags(tables: list[dict[str, Any]], laws: dict[str, Power], refused: dict[str, str]) -> list[str]:
+def _flags(tables: list[dict[str, Any]], laws: dict[str, PowerLaw], refused: dict[str, str]) -> list[str]:
     """Cells whose minimum was not seen, laws that could not be fitted, and what the others do not say."""
     flags = [f"edge_minimum:{cell['cell']}" for cell in tables if cell["edge"]]
     flags += [
@@ -220,7 +226,7 @@ def _flags(tables: list[dict[str, Any]], laws: dict[str, Power], refused: dict[s
     return list(dict.fromkeys(flags + [flag for law in laws.values() for flag in _design(law)]))
 
 
-def _design(law: Power) -> list[str]:
+def _design(law: PowerLaw) -> list[str]:
     """Predictors that were not varied, that vary together, or too few cells to tell scatter."""
     logs = {name: np.log(values) for name, values in law.predictors.items()}
     still = [name for name, values in logs.items() if np.ptp(values) < 1e-6]
@@ -240,12 +246,12 @@ def _design(law: Power) -> list[str]:
 
 
 def _costs(
-    data: Observations, found: list[Cell], laws: dict[str, Power], options: Options
+    data: Observations, cells: list[Cell], laws: dict[str, PowerLaw], options: Options
 ) -> dict[str, Floats]:
     """What the law, and a published rule, would have cost in every cell, in percent of its least loss:
     name -> [cells], NaN where the setting lies outside what was tried."""
-    costs = {"gap": np.full(len(found), np.nan)}
-    for number, cell in enumerate(found):
+    costs = {"gap": np.full(len(cells), np.nan)}
+    for number, cell in enumerate(cells):
         if not all(swept(data, cell, role) for role in laws):
             continue
         at: dict[str, Any] = {r: center(data[r][cell.rows]) for r in ("n", "d", "flops") if r in data}
@@ -256,7 +262,7 @@ def _costs(
             settings = {role: np.array([at[role]]) for role in laws}
             costs["gap"][number] = 100 * gap(data, cell, settings)[0]
     if options.judge != "none":
-        costs["judged_gap"] = 100 * judged(data, found, list(laws), options.judge)
+        costs["judged_gap"] = 100 * judged(data, cells, list(laws), options.judge)
     return costs
 
 
@@ -276,11 +282,11 @@ def _summary(costs: dict[str, Floats], options: Options) -> tuple[dict[str, floa
 
 
 def _tables(
-    data: Observations, found: list[Cell], laws: dict[str, Power], costs: dict[str, Floats]
+    data: Observations, cells: list[Cell], laws: dict[str, PowerLaw], costs: dict[str, Floats]
 ) -> list[dict[str, Any]]:
     """One row a cell: where it is, its best run, whether that lies at an edge, and the gaps there."""
     rows = []
-    for number, cell in enumerate(found):
+    for number, cell in enumerate(cells):
         best = cell.rows[np.argmin(data.loss[cell.rows])]
         row: dict[str, Any] = {"cell": cell.name, "runs": len(cell.rows), "loss": float(data.loss[best])}
         row |= {r: center(data[r][cell.rows]) for r in ("n", "d", "flops") if r in data}
@@ -293,12 +299,12 @@ def _tables(
     return rows
 
 
-def _points(law: Power, found: list[Cell]) -> dict[str, Any]:
+def _points(law: PowerLaw, cells: list[Cell]) -> dict[str, Any]:
     fitted = np.asarray(law.at(law.predictors)) * np.ones(len(law.optima.value))
     return {
         "value": law.optima.value.tolist(),
         "fitted": fitted.tolist(),
-        "cell": [found[number].name for number in law.optima.cell],
+        "cell": [cells[number].name for number in law.optima.cell],
         **{name: values.tolist() for name, values in law.predictors.items()},
     }
 

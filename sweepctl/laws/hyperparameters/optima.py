@@ -15,7 +15,7 @@ MIN_POINTS = 3
 
 
 @dataclass(frozen=True)
-class Search:
+class OptimumSearch:
     """How optima are looked for (the options of the same names)."""
 
     optimum: Literal["near", "argmin", "quadratic"]
@@ -51,28 +51,28 @@ def excess(loss: Floats) -> Floats:
     return np.asarray(loss / loss.min() - 1)
 
 
-def optima(data: Observations, cells: list[Cell], role: str, other: str | None, how: Search) -> Optima:
+def optima(data: Observations, cells: list[Cell], role: str, other: str | None, how: OptimumSearch) -> Optima:
     """The optima of `role` in the cells where it was swept. `other` is the other hyperparameter, if it is
     there: parabolas are fitted where it is held fixed."""
-    found: list[tuple[float, int, Indices]] = []
+    points: list[tuple[float, int, Indices]] = []
     for number, cell in enumerate(cells):
         if not swept(data, cell, role):
             continue
         if how.optimum == "quadratic":
-            found += [(value, number, rows) for value, rows in _vertices(data, cell, role, other, how)]
+            points += [(value, number, rows) for value, rows in _vertices(data, cell, role, other, how)]
         else:
             over = excess(data.loss[cell.rows])
             near = over < how.threshold if how.optimum == "near" else np.arange(len(over)) == np.argmin(over)
-            found += [(float(data[role][i]), number, np.array([i])) for i in cell.rows[near]]
+            points += [(float(data[role][i]), number, np.array([i])) for i in cell.rows[near]]
     return Optima(
-        np.array([value for value, _, _ in found], dtype=np.float64),
-        np.array([number for _, number, _ in found], dtype=np.int64),
-        tuple(rows for _, _, rows in found),
+        np.array([value for value, _, _ in points], dtype=np.float64),
+        np.array([number for _, number, _ in points], dtype=np.int64),
+        tuple(rows for _, _, rows in points),
     )
 
 
 def _vertices(
-    data: Observations, cell: Cell, role: str, other: str | None, how: Search
+    data: Observations, cell: Cell, role: str, other: str | None, how: OptimumSearch
 ) -> list[tuple[float, Indices]]:
     """Learning rates: the vertex at the batch of the best run, or at each batch. Batches: the vertex of the
     parabola through the least losses at each batch. Nothing where a vertex was not measured."""
@@ -80,27 +80,27 @@ def _vertices(
     if at_edge(data, cell, role):
         return []
     if other is None or not swept(data, cell, other):
-        found = vertex(data[role][rows], data.loss[rows], how.window)
-        return [(found[0], rows)] if found else []
+        bottom = vertex(data[role][rows], data.loss[rows], how.window)
+        return [(bottom[0], rows)] if bottom else []
     if role == "lr":
         best = data[other][rows[np.argmin(data.loss[rows])]]
         fixed = np.unique(data[other][rows]) if how.slices == "each" else [best]
-        made = []
+        vertices = []
         for value in fixed:
             part = rows[data[other][rows] == value]
-            found = vertex(data[role][part], data.loss[part], how.window)
-            made += [(found[0], part)] if found else []
-        return made
+            bottom = vertex(data[role][part], data.loss[part], how.window)
+            vertices += [(bottom[0], part)] if bottom else []
+        return vertices
     bottoms = []
     for value in np.unique(data[role][rows]):
         part = rows[data[role][rows] == value]
-        found = vertex(data[other][part], data.loss[part], how.window)
-        bottoms += [(value, found[1])] if found else []
+        bottom = vertex(data[other][part], data.loss[part], how.window)
+        bottoms += [(value, bottom[1])] if bottom else []
     if not bottoms:
         return []
     values, losses = np.array(bottoms).T
-    found = vertex(values, losses, how.window)
-    return [(found[0], rows)] if found else []
+    bottom = vertex(values, losses, how.window)
+    return [(bottom[0], rows)] if bottom else []
 
 
 def vertex(values: Floats, loss: Floats, window: float) -> tuple[float, float] | None:

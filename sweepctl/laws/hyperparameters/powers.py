@@ -15,7 +15,7 @@ from sweepctl.laws.numerics.linear import power_law, resample, resample_groups, 
 
 
 @dataclass(frozen=True)
-class Power:
+class PowerLaw:
     """One law: target = factor x product of predictor^exponent, through its optima; samples [replicates]."""
 
     role: str
@@ -39,15 +39,15 @@ class Power:
 
 def power_at(params: Mapping[str, Any], role: str, over: Iterable[str], values: Mapping[str, Any]) -> Any:
     """ROLE_factor x product of value^ROLE_predictor over the predictors."""
-    found = params[f"{role}_factor"]
+    value = params[f"{role}_factor"]
     for name in over:
-        found = found * values[name] ** params[f"{role}_{name}"]
-    return found
+        value = value * values[name] ** params[f"{role}_{name}"]
+    return value
 
 
 def through(
     role: str, points: Optima, predictors: dict[str, Floats], weighting: str, draw: str, options: Resampling
-) -> Power:
+) -> PowerLaw:
     """The power law of least squares on natural logarithms through the optima.
 
     `weighting`: rows (every optimum weighs the same) or cells (every cell does). `draw`: the replicates draw
@@ -60,17 +60,24 @@ def through(
     weights = _weights(points, predictors, base, draw, options)
     factor, exponents = power_law(predictors, points.value, base[None])
     drawn_factor, drawn = power_law(predictors, points.value, weights)
-    seen = len(np.unique(points.cell))
-    wider = _widening(seen, len(predictors) + 1) if draw == "cells" else 1.0
+    cell_count = len(np.unique(points.cell))
+    wider = _widening(cell_count, len(predictors) + 1) if draw == "cells" else 1.0
     samples = {f"{role}_factor": factor * (drawn_factor / factor) ** wider}
     samples |= {f"{role}_{k}": exponents[k] + wider * (drawn[k] - exponents[k]) for k in drawn}
-    if draw == "cells" and seen <= len(predictors) + 1:
+    if draw == "cells" and cell_count <= len(predictors) + 1:
         samples = {}
     alone = {name: float(values[0]) for name, values in exponents.items()}
-    one, squares = _explained(points.value, predictors, base[None], factor, exponents)
-    many, _ = _explained(points.value, predictors, weights, drawn_factor, drawn)
-    return Power(
-        role, points, predictors, float(factor[0]), alone, samples, (float(one[0]), many), float(squares[0])
+    share, squares = _explained(points.value, predictors, base[None], factor, exponents)
+    shares, _ = _explained(points.value, predictors, weights, drawn_factor, drawn)
+    return PowerLaw(
+        role,
+        points,
+        predictors,
+        float(factor[0]),
+        alone,
+        samples,
+        (float(share[0]), shares),
+        float(squares[0]),
     )
 
 

@@ -18,7 +18,7 @@ SAME = {"quadratic": 1e-9, "akima": 1e-3}
 
 
 @dataclass(frozen=True)
-class Budget:
+class BudgetRuns:
     """The runs of one FLOP budget of `flops` FLOPs. [points], in rising order of x: `x` is the log of what
     the curve runs over, `log_n` and `log_d` of parameters and tokens, `log_cost` of FLOPs; `loss` in nats."""
 
@@ -76,35 +76,35 @@ class Vertices:
 
 def read_off(at: Any, x: Floats, y: Floats) -> Any:
     """y at `at`, straight between the points and beyond them; points of equal x are averaged."""
-    known, place = np.unique(x, return_inverse=True)
+    places, place = np.unique(x, return_inverse=True)
     mean = np.bincount(place, y) / np.bincount(place)
-    if len(known) == 1:
+    if len(places) == 1:
         return np.full_like(np.asarray(at, dtype=np.float64), mean[0])
-    slopes = np.diff(mean) / np.diff(known)
-    below, above = np.minimum(at - known[0], 0.0), np.maximum(at - known[-1], 0.0)
-    return np.interp(at, known, mean) + slopes[0] * below + slopes[-1] * above
+    slopes = np.diff(mean) / np.diff(places)
+    below, above = np.minimum(at - places[0], 0.0), np.maximum(at - places[-1], 0.0)
+    return np.interp(at, places, mean) + slopes[0] * below + slopes[-1] * above
 
 
-def budgets(data: Observations, options: Options) -> tuple[list[Budget], list[tuple[str, str]]]:
+def budgets(data: Observations, options: Options) -> tuple[list[BudgetRuns], list[tuple[str, str]]]:
     """Budgets in rising order, and the rows that are in none: too far from a budget, not the row kept of
     their size, outside the window, or in a budget of fewer than three sizes."""
-    found, excluded = [], list(data.excluded)
+    kept, excluded = [], list(data.excluded)
     for flops, rows in _grouped(data, options, excluded):
         log_c, log_n, log_d = (np.log(v[rows]) for v in (data.flops, data.n, data.d))
         x = {"n": log_n, "d": log_d, "m": log_c - log_d}[options.over]
         order = np.argsort(x, kind="stable")
         names = [data.rows[rows[i]] for i in order]
-        made = Budget(
+        budget = BudgetRuns(
             flops, x[order], log_n[order], log_d[order], log_c[order], data.loss[rows][order], tuple(names)
         )
-        made = _windowed(_one_a_size(made, options, excluded), options, excluded)
-        sizes = len(np.unique(np.round(made.x, 9)))
+        budget = _windowed(_one_a_size(budget, options, excluded), options, excluded)
+        sizes = len(np.unique(np.round(budget.x, 9)))
         if sizes < MIN_POINTS:
             reason = f"its budget was trained at {sizes} of the {MIN_POINTS} sizes a parabola needs"
-            excluded += [(row, reason) for row in made.rows]
+            excluded += [(row, reason) for row in budget.rows]
             continue
-        found.append(made)
-    return found, excluded
+        kept.append(budget)
+    return kept, excluded
 
 
 def _grouped(
@@ -132,48 +132,50 @@ def _grouped(
     return [(float(np.exp(np.log(data.flops[rows]).mean())), rows) for rows in groups]
 
 
-def _pick(one: Budget, keep: Any) -> Budget:
-    rows = tuple(one.rows[i] for i in keep)
-    x, log_n, log_d, log_cost = (values[keep] for values in (one.x, one.log_n, one.log_d, one.log_cost))
-    return Budget(one.flops, x, log_n, log_d, log_cost, one.loss[keep], rows)
+def _pick(budget: BudgetRuns, keep: Any) -> BudgetRuns:
+    rows = tuple(budget.rows[i] for i in keep)
+    x, log_n, log_d, log_cost = (
+        values[keep] for values in (budget.x, budget.log_n, budget.log_d, budget.log_cost)
+    )
+    return BudgetRuns(budget.flops, x, log_n, log_d, log_cost, budget.loss[keep], rows)
 
 
-def _one_a_size(one: Budget, options: Options, excluded: list[tuple[str, str]]) -> Budget:
+def _one_a_size(budget: BudgetRuns, options: Options, excluded: list[tuple[str, str]]) -> BudgetRuns:
     """What `per_size` makes of several rows of one size."""
-    starts = np.diff(one.x, prepend=-np.inf) > SAME[options.curve]
+    starts = np.diff(budget.x, prepend=-np.inf) > SAME[options.curve]
     size = np.cumsum(starts) - 1
     if options.per_size == "all" or starts.all():
-        return one
-    off = np.round(np.abs(np.expm1(one.log_cost - np.log(one.flops))), 6)
+        return budget
+    off = np.round(np.abs(np.expm1(budget.log_cost - np.log(budget.flops))), 6)
     if options.per_size == "nearest":
-        order = np.lexsort((one.loss, off, size))
+        order = np.lexsort((budget.loss, off, size))
     else:
-        order = np.lexsort((off, one.loss, size))
+        order = np.lexsort((off, budget.loss, size))
     keep = order[np.diff(size[order], prepend=-1) > 0]
     if options.per_size == "mean":
         count = np.bincount(size)
-        parts = (one.x, one.log_n, one.log_d, one.log_cost, one.loss)
-        names = [" ".join(one.rows[i] for i in np.flatnonzero(size == k)) for k in range(len(count))]
+        parts = (budget.x, budget.log_n, budget.log_d, budget.log_cost, budget.loss)
+        names = [" ".join(budget.rows[i] for i in np.flatnonzero(size == k)) for k in range(len(count))]
         x, log_n, log_d, log_cost, loss = (np.bincount(size, values) / count for values in parts)
-        return Budget(one.flops, x, log_n, log_d, log_cost, loss, tuple(names))
-    lost = sorted(set(range(len(one.x))) - set(keep.tolist()))
-    told = "nearer to its budget" if options.per_size == "nearest" else "lower"
-    excluded += [(one.rows[i], f"another row of its size and budget is {told}") for i in lost]
-    return _pick(one, keep)
+        return BudgetRuns(budget.flops, x, log_n, log_d, log_cost, loss, tuple(names))
+    lost = sorted(set(range(len(budget.x))) - set(keep.tolist()))
+    what = "nearer to its budget" if options.per_size == "nearest" else "lower"
+    excluded += [(budget.rows[i], f"another row of its size and budget is {what}") for i in lost]
+    return _pick(budget, keep)
 
 
-def _windowed(one: Budget, options: Options, excluded: list[tuple[str, str]]) -> Budget:
+def _windowed(budget: BudgetRuns, options: Options, excluded: list[tuple[str, str]]) -> BudgetRuns:
     """The sizes within the window around the least loss."""
     if options.window is None:
-        return one
-    size = np.cumsum(np.diff(one.x, prepend=-np.inf) > SAME[options.curve]) - 1
-    inside = np.abs(size - size[int(one.loss.argmin())]) <= options.window
+        return budget
+    size = np.cumsum(np.diff(budget.x, prepend=-np.inf) > SAME[options.curve]) - 1
+    inside = np.abs(size - size[int(budget.loss.argmin())]) <= options.window
     why = f"more than {options.window} sizes from the least loss of its budget"
-    excluded += [(one.rows[i], why) for i in np.flatnonzero(~inside)]
-    return _pick(one, np.flatnonzero(inside))
+    excluded += [(budget.rows[i], why) for i in np.flatnonzero(~inside)]
+    return _pick(budget, np.flatnonzero(inside))
 
 
-def vertices(budget: Budget, losses: Floats, options: Options, weights: Floats | None = None) -> Vertices:
+def vertices(budget: BudgetRuns, losses: Floats, options: Options, weights: Floats | None = None) -> Vertices:
     """The minimum of the curve through each row of `losses` [copies, points], or, with weights [copies,
     points] of the squares, through the losses of one row again and again."""
     y = np.log(losses) if options.loss == "log" else losses
@@ -200,7 +202,7 @@ def _parabola(x: Floats, y: Floats, weights: Floats | None) -> Vertices:
         there = weights > 0
         new_size = np.diff(u, prepend=-np.inf) > SAME["quadratic"]
         size = np.cumsum(new_size) - 1
-        few = np.array([len(np.unique(size[one])) < MIN_POINTS for one in there])
+        few = np.array([len(np.unique(size[subset])) < MIN_POINTS for subset in there])
         low, high = np.where(there, u, np.inf).min(1), np.where(there, u, -np.inf).max(1)
     with np.errstate(divide="ignore", invalid="ignore"):
         at = -tilt / (2 * bend)
@@ -235,22 +237,22 @@ def _akima(x: Floats, y: Floats) -> Vertices:
 
 def _akima_of_some(x: Floats, y: Floats, there: Any) -> Vertices:
     """The same through each subset of the points: there [copies, points]."""
-    known: dict[bytes, tuple[float, float, str]] = {}
-    for one in there:
-        key = one.tobytes()
-        if key in known:
+    by_subset: dict[bytes, tuple[float, float, str]] = {}
+    for subset in there:
+        key = subset.tobytes()
+        if key in by_subset:
             continue
-        if one.sum() < MIN_POINTS:
-            known[key] = (np.nan, np.nan, "concave")
+        if subset.sum() < MIN_POINTS:
+            by_subset[key] = (np.nan, np.nan, "concave")
         else:
-            found = _akima(x[one], y[None, one])
-            known[key] = (float(found.at[0]), float(found.loss[0]), str(found.problem[0]))
-    at, loss, problem = zip(*(known[one.tobytes()] for one in there), strict=True)
+            lowest = _akima(x[subset], y[None, subset])
+            by_subset[key] = (float(lowest.at[0]), float(lowest.loss[0]), str(lowest.problem[0]))
+    at, loss, problem = zip(*(by_subset[subset.tobytes()] for subset in there), strict=True)
     return Vertices(np.array(at), np.array(loss), np.array(problem))
 
 
 def drawn_curve(
-    budget: Budget, parabola: Parabola | None, options: Options, points: int = 40
+    budget: BudgetRuns, parabola: Parabola | None, options: Options, points: int = 40
 ) -> tuple[Floats, Floats]:
     """The curve through a budget's losses, for a picture: log x [points], loss [points]."""
     grid = np.linspace(budget.x.min(), budget.x.max(), points)

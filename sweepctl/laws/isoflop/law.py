@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from sweepctl.laws import compute, parametric
-from sweepctl.laws.isoflop.budgets import MIN_POINTS, Budget, Vertices, budgets, drawn_curve, vertices
+from sweepctl.laws.isoflop.budgets import MIN_POINTS, BudgetRuns, Vertices, budgets, drawn_curve, vertices
 from sweepctl.laws.isoflop.options import Options
 from sweepctl.laws.law import (
     UNKNOWN,
@@ -48,7 +48,7 @@ class Minimum:
     """The minimum of a budget, in natural logarithms: role -> value, with role n, d, m or loss; the same of
     its replicates [replicates], NaN where one has no minimum; and the s.d. of where it is."""
 
-    budget: Budget
+    budget: BudgetRuns
     logs: dict[str, float]
     drawn: dict[str, Floats]
     spread: float
@@ -65,66 +65,68 @@ def fit(data: Observations, options: Options) -> Fit:
     draw = np.random.Generator(np.random.PCG64(options.seed))
     kept: list[Minimum] = []
     flags: list[str] = []
-    told: list[dict[str, Any]] = []
+    shown: list[dict[str, Any]] = []
     for group in groups:
         whole = vertices(group, group.loss[None], options)
-        made, problem = _minimum(group, whole, options, noise, draw)
+        minimum, problem = _minimum(group, whole, options, noise, draw)
         if problem:
             flags.append(f"{problem}_minimum:{short(group.flops)}")
-        if made is None:
+        if minimum is None:
             reason = {"concave": "is concave", "edge": "lies outside the sizes trained"}.get(
                 problem, "is absent in half of its replicates"
             )
             excluded += [(row, f"the minimum of its budget {reason}") for row in group.rows]
         else:
-            kept.append(made)
-        told.append(_shown(group, whole, options, made is not None))
+            kept.append(minimum)
+        shown.append(_shown(group, whole, options, minimum is not None))
     if len(kept) < 2:
         raise CannotFit(
             f"isoFLOP needs minima at two budgets at least; {len(groups)} have {MIN_POINTS} sizes or more, "
             f"{len(kept)} of them a minimum inside the sizes trained."
         )
-    made_fit = _assemble(data, options, kept, excluded)
-    made_fit.protocol |= {"noise": noise, "noise_from": source}
-    made_fit.details["budgets"] = told
-    made_fit.flags = flags + (["two_budgets"] if len(kept) == 2 else [])
+    law = _assemble(data, options, kept, excluded)
+    law.protocol |= {"noise": noise, "noise_from": source}
+    law.details["budgets"] = shown
+    law.flags = flags + (["two_budgets"] if len(kept) == 2 else [])
     if options.floor is None:
-        low, _ = made_fit.intervals.get("E", (made_fit.params.get("E", 0.0), 0.0))
-        made_fit.flags += ["not_identified:E"] if not above_rounding(low, data.loss.min()) else []
-    return made_fit
+        low, _ = law.intervals.get("E", (law.params.get("E", 0.0), 0.0))
+        law.flags += ["not_identified:E"] if not above_rounding(low, data.loss.min()) else []
+    return law
 
 
-def predict(made: Fit, target: Target) -> dict[str, Estimate]:
+def predict(fit: Fit, target: Target) -> dict[str, Estimate]:
     """What the power laws say at target["flops"]; no loss beyond the budgets where they were too few for the
     floor of L*(C)."""
-    found = compute_optimal.predict(made, target)
-    known = [minimum["flops"] for minimum in made.details["minima"]]
-    inside = 0.5 * min(known) <= target["flops"] <= 2 * max(known)
-    if made.protocol["floor"] is None and "E" not in made.params and not inside:
-        found["loss"] = UNKNOWN
-    return found
+    estimates = compute_optimal.predict(fit, target)
+    trained = [minimum["flops"] for minimum in fit.details["minima"]]
+    inside = 0.5 * min(trained) <= target["flops"] <= 2 * max(trained)
+    if fit.protocol["floor"] is None and "E" not in fit.params and not inside:
+        estimates["loss"] = UNKNOWN
+    return estimates
 
 
 def _minimum(
-    group: Budget, whole: Vertices, options: Options, noise: float, draw: np.random.Generator
+    group: BudgetRuns, whole: Vertices, options: Options, noise: float, draw: np.random.Generator
 ) -> tuple[Minimum | None, str]:
     """A budget's minimum, or nothing; and what is wrong with it: concave, edge or noisy."""
     copies = options.replicates or JUDGES
     if options.intervals == "copies":
         noisy = group.loss * np.exp(noise * draw.standard_normal((copies, len(group.loss))))
-        found = vertices(group, noisy, options)
+        copies_lowest = vertices(group, noisy, options)
     else:
         points = len(group.loss)
         weights = draw.multinomial(points, np.full(points, 1 / points), size=copies).astype(np.float64)
-        found = vertices(group, group.loss[None], options, weights)
+        copies_lowest = vertices(group, group.loss[None], options, weights)
     problem = str(whole.problem[0])
     if problem == "concave" or (problem == "edge" and options.edges == "drop"):
         return None, problem
-    lost = (found.problem == "concave") | ((found.problem == "edge") & (options.edges == "drop"))
-    if np.mean(found.problem == "") < 0.5 and options.edges == "drop":
+    lost = (copies_lowest.problem == "concave") | (
+        (copies_lowest.problem == "edge") & (options.edges == "drop")
+    )
+    if np.mean(copies_lowest.problem == "") < 0.5 and options.edges == "drop":
         return None, "noisy"
-    at = np.where(lost, np.nan, found.at)
-    low = np.where(lost | (found.loss <= 0), np.nan, found.loss)
+    at = np.where(lost, np.nan, copies_lowest.at)
+    low = np.where(lost | (copies_lowest.loss <= 0), np.nan, copies_lowest.loss)
     drawn = {**group.split(at, options.over), "loss": np.log(low)}
     logs = {**group.split(whole.at[0], options.over), "loss": float(np.log(whole.loss[0]))}
     if options.optimum == "median":
@@ -138,14 +140,14 @@ def _noise(data: Observations, options: Options) -> tuple[float, str]:
     if options.noise is not None:
         return options.noise, "as given"
     try:
-        made = parametric.fit(data, parametric.Options(replicates=0))
+        fit = parametric.fit(data, parametric.Options(replicates=0))
     except CannotFit:
         return 0.005, "assumed: the rows do not carry the parametric law"
-    freedom = max(1, len(made.residuals) - len(made.params))
-    return float(np.sqrt(np.sum(np.square(made.residuals)) / freedom)), "residuals of the parametric law"
+    freedom = max(1, len(fit.residuals) - len(fit.params))
+    return float(np.sqrt(np.sum(np.square(fit.residuals)) / freedom)), "residuals of the parametric law"
 
 
-def _shown(group: Budget, whole: Vertices, options: Options, used: bool) -> dict[str, Any]:
+def _shown(group: BudgetRuns, whole: Vertices, options: Options, used: bool) -> dict[str, Any]:
     """What a picture shows of a budget: its points, and the curve through them."""
     grid, loss = drawn_curve(group, whole.parabola, options)
     return {
@@ -160,36 +162,36 @@ def _assemble(
     data: Observations, options: Options, kept: list[Minimum], excluded: list[tuple[str, str]]
 ) -> Fit:
     roles = ("n", "d", "loss", *(("m",) if options.over == "m" else ()))
-    log_c = np.log([one.budget.flops for one in kept])
-    spreads = np.array([one.spread for one in kept])
+    log_c = np.log([minimum.budget.flops for minimum in kept])
+    spreads = np.array([minimum.spread for minimum in kept])
     weights = np.ones(len(kept))
     if options.weights == "spread":
         weights = 1 / np.maximum(spreads, max(1e-9, 1e-3 * spreads.max())) ** 2
-    logs = {role: np.array([one.logs[role] for one in kept]) for role in roles}
-    drawn = {role: np.stack([one.drawn[role] for one in kept], axis=1) for role in roles}
+    logs = {role: np.array([minimum.logs[role] for minimum in kept]) for role in roles}
+    drawn = {role: np.stack([minimum.drawn[role] for minimum in kept], axis=1) for role in roles}
     params = {name: float(value) for name, value in compute_optimal.powers(log_c, logs, weights).items()}
     samples = compute_optimal.powers(log_c, drawn, weights) if options.replicates else {}
     if options.floor != 0 and len(kept) >= FLOOR:
-        one, many = _floored(log_c, logs["loss"], drawn["loss"] if samples else None, options)
-        params, samples = params | one, samples | many
+        minimum, many = _floored(log_c, logs["loss"], drawn["loss"] if samples else None, options)
+        params, samples = params | minimum, samples | many
     samples = compute_optimal.whole(samples)
     off = logs["n"] - np.log(params["k_n"]) - params["a"] * log_c
-    rows = [row for one in kept for row in one.budget.rows]
+    rows = [row for minimum in kept for row in minimum.budget.rows]
     minima = [
         {
-            "flops": one.budget.flops, **{role: float(np.exp(one.logs[role])) for role in roles},
-            "points": len(one.budget.rows), "spread": one.spread,
+            "flops": minimum.budget.flops, **{role: float(np.exp(minimum.logs[role])) for role in roles},
+            "points": len(minimum.budget.rows), "spread": minimum.spread,
         }
-        for one in kept
+        for minimum in kept
     ]  # fmt: skip
-    made = claim(
+    fit = claim(
         NAME, data, options, params, float(np.sum(weights * off**2)), samples,
         "noisy copies" if options.intervals == "copies" else "rows of each budget",
         derived={"budgets": len(kept)}, details={"minima": minima},
     )  # fmt: skip
-    made.rows_used = rows
-    made.rows_excluded = [{"row": row, "reason": reason} for row, reason in excluded]
-    return made
+    fit.rows_used = rows
+    fit.rows_excluded = [{"row": row, "reason": reason} for row, reason in excluded]
+    return fit
 
 
 def _floored(
@@ -200,11 +202,11 @@ def _floored(
     if options.floor is not None and options.floor >= np.exp(log_l.min()):
         raise CannotFit(f"The floor {options.floor:g} is not below the least loss of the budgets.")
 
-    def named(found: dict[str, Floats]) -> dict[str, Floats]:
-        return {"E": found["E"], "k_l": found["a"], "c": -found["b"]}
+    def named(params: dict[str, Floats]) -> dict[str, Floats]:
+        return {"E": params["E"], "k_l": params["a"], "c": -params["b"]}
 
-    one = named(compute.solve(log_c, log_l[None], None, how).params())
-    params = {name: float(values[0]) for name, values in one.items()}
+    whole = named(compute.solve(log_c, log_l[None], None, how).params())
+    params = {name: float(values[0]) for name, values in whole.items()}
     if drawn is None:
         return params, {}
     there = np.isfinite(drawn)

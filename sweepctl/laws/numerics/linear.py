@@ -41,9 +41,9 @@ def power_law(
     centers = {name: values.mean() for name, values in logs.items()}
     design = np.stack([np.ones(len(target)), *(logs[name] - centers[name] for name in logs)], axis=1)
     design[:, np.abs(design).max(axis=0) < 1e-9] = 0.0  # rounding is no slope
-    found = least_squares(design, np.log(np.asarray(target, dtype=np.float64)), weights)
-    exponents = {name: found[..., place + 1] for place, name in enumerate(logs)}
-    level = found[..., 0] - sum(exponents[name] * centers[name] for name in logs)
+    coefficients = least_squares(design, np.log(np.asarray(target, dtype=np.float64)), weights)
+    exponents = {name: coefficients[..., place + 1] for place, name in enumerate(logs)}
+    level = coefficients[..., 0] - sum(exponents[name] * centers[name] for name in logs)
     return np.exp(level), exponents
 
 

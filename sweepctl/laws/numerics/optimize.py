@@ -15,7 +15,7 @@ Objective = Callable[[Floats, NDArray[np.int64]], tuple[Floats, Floats]]
 
 
 @dataclass(frozen=True)
-class Minima:
+class Minimized:
     """Where every start ended: x [rows, k], f [rows], and whether the gradient vanished there."""
 
     x: Floats
@@ -25,7 +25,7 @@ class Minima:
 
 def minimize(
     objective: Objective, starts: Floats, max_iterations: int = 500, tolerance: float = 1e-9
-) -> Minima:
+) -> Minimized:
     """BFGS with a backtracking line search for every row of `starts` [rows, k].
 
     The objective should be of order 1 and its variables of similar scale. A row is converged when its
@@ -59,7 +59,7 @@ def minimize(
         inverse[i[~moved]] = np.eye(k)
         slow = moved & (gain <= 1e-15 * np.maximum(1.0, np.abs(new_f)))
         active[i[flat | stuck | slow]] = False
-    return Minima(x, f, ~active & np.isfinite(f))
+    return Minimized(x, f, ~active & np.isfinite(f))
 
 
 def _line_search(

@@ -90,13 +90,13 @@ def _linear(
     """The linear parameters at theta [replicates] and the squares left: [replicates, k], [replicates]."""
     root = np.sqrt(weights)
     design, target = columns(theta) * root, targets * root
-    found, squares = _solve(design, target)
+    coefficients, squares = _solve(design, target)
     if least is None or not np.isfinite(least).any():
-        return found, squares
-    bad = np.flatnonzero((found < least - 1e-12 * np.abs(found)).any(axis=1))
+        return coefficients, squares
+    bad = np.flatnonzero((coefficients < least - 1e-12 * np.abs(coefficients)).any(axis=1))
     if bad.size:
-        found[bad], squares[bad] = _bounded(design[:, bad], target[bad], least)
-    return found, squares
+        coefficients[bad], squares[bad] = _bounded(design[:, bad], target[bad], least)
+    return coefficients, squares
 
 
 def _bounded(design: Floats, target: Floats, least: Floats) -> tuple[Floats, Floats]:
@@ -109,10 +109,10 @@ def _bounded(design: Floats, target: Floats, least: Floats) -> tuple[Floats, Flo
         for held in itertools.combinations(bounded, number):
             free = [i for i in range(k) if i not in held]
             left = target - np.einsum("k,kmr->mr", held_at[list(held)], design[list(held)])
-            found = np.tile(held_at, (m, 1))
-            found[:, free], value = _solve(design[free], left)
-            better = (found >= least).all(axis=1) & (value < squares)
-            best[better], squares[better] = found[better], value[better]
+            coefficients = np.tile(held_at, (m, 1))
+            coefficients[:, free], value = _solve(design[free], left)
+            better = (coefficients >= least).all(axis=1) & (value < squares)
+            best[better], squares[better] = coefficients[better], value[better]
     return best, squares
 
 
@@ -121,17 +121,17 @@ def _solve(design: Floats, target: Floats) -> tuple[Floats, Floats]:
     column that depends on those before it gets 0."""
     basis, right, kept = _orthonormal(design)
     k, left = len(basis), target
-    found = np.zeros((target.shape[0], k))
+    coefficients = np.zeros((target.shape[0], k))
     for _ in range(2):
         for j in range(k):
             share = np.einsum("mr,mr->m", basis[j], left)
-            found[:, j] += share
+            coefficients[:, j] += share
             left = left - share[:, None] * basis[j]
     for j in reversed(range(k)):
         for i in range(j + 1, k):
-            found[:, j] -= right[j, i] * found[:, i]
-        found[:, j] = np.where(kept[j], found[:, j] / right[j, j], 0.0)
-    return found, np.einsum("mr,mr->m", left, left)
+            coefficients[:, j] -= right[j, i] * coefficients[:, i]
+        coefficients[:, j] = np.where(kept[j], coefficients[:, j] / right[j, j], 0.0)
+    return coefficients, np.einsum("mr,mr->m", left, left)
 
 
 def _orthonormal(design: Floats) -> tuple[Floats, Floats, Mask]:

@@ -27,7 +27,7 @@ READY = 1e-3
 
 
 @dataclass(frozen=True)
-class Box:
+class Bounds:
     """Bounds of x, [5] each, and the shift of log N and log D that x is for."""
 
     low: Floats
@@ -36,7 +36,7 @@ class Box:
 
 
 @dataclass(frozen=True)
-class Points:
+class LossRows:
     """What is fitted: log N and log D less their shifts, and losses, [points] each. `kind` says what a
     residual is: the logarithm of predicted over measured, or their difference."""
 
@@ -49,10 +49,10 @@ class Points:
     by_both: Floats = field(init=False)
 
     def __post_init__(self) -> None:
-        one, n, d = np.ones_like(self.n), self.n, self.d
-        object.__setattr__(self, "by_n", np.stack([one, n, n * n], axis=1))
-        object.__setattr__(self, "by_d", np.stack([one, d, d * d], axis=1))
-        object.__setattr__(self, "by_both", np.stack([one, n, d, n * d], axis=1))
+        ones, n, d = np.ones_like(self.n), self.n, self.d
+        object.__setattr__(self, "by_n", np.stack([ones, n, n * n], axis=1))
+        object.__setattr__(self, "by_d", np.stack([ones, d, d * d], axis=1))
+        object.__setattr__(self, "by_both", np.stack([ones, n, d, n * d], axis=1))
 
     def terms(self, x: Floats) -> tuple[Floats, Floats, Floats, Floats]:
         """Residuals [rows, points] and their derivatives by E, log A' and log B'; x [rows, 5]."""
@@ -77,7 +77,7 @@ class Points:
 
 
 @dataclass
-class Local:
+class MisfitAt:
     """The misfit around x: its values at two deltas [rows], and, at the second, the gradient [5, rows] and
     the Hessian [5, 5, rows]."""
 
@@ -88,32 +88,32 @@ class Local:
 
 
 def local(
-    points: Points, x: Floats, weights: Floats | None, old: Floats, new: Floats, gauss: bool = False
-) -> Local:
+    points: LossRows, x: Floats, weights: Floats | None, old: Floats, new: Floats, gauss: bool = False
+) -> MisfitAt:
     """The sum of weighted Huber losses at x [rows, 5]: r^2 / 2 up to delta, delta (|r| - delta / 2) beyond.
 
     weights [rows, points] or None; old, new [rows] are deltas, infinite for squares. With `gauss` the Hessian
     is Gauss and Newton's, which is never indefinite.
     """
     rows = len(x)
-    made = Local(np.empty(rows), np.empty(rows), np.empty((5, rows)), np.empty((5, 5, rows)))
+    misfit = MisfitAt(np.empty(rows), np.empty(rows), np.empty((5, rows)), np.empty((5, 5, rows)))
     step = max(1, CHUNK // max(1, points.n.size))
     for start in range(0, rows, step):
         part = slice(start, start + step)
         chosen = None if weights is None else weights[part]
-        _local(points, x[part], chosen, old[part, None], new[part, None], gauss, made, part)
-    return made
+        _local(points, x[part], chosen, old[part, None], new[part, None], gauss, misfit, part)
+    return misfit
 
 
 def _local(
-    points: Points, x: Floats, weights: Floats | None, old: Floats, new: Floats, gauss: bool, made: Local,
-    part: slice,
+    points: LossRows, x: Floats, weights: Floats | None, old: Floats, new: Floats, gauss: bool,
+    misfit: MisfitAt, part: slice,
 ) -> None:  # fmt: skip
     residual, of_e, of_n, of_d = points.terms(x)
-    slope, bend, made.at_new[part] = _huber(residual, weights, new)
-    made.at_old[part] = made.at_new[part] if (old == new).all() else _huber(residual, weights, old)[2]
+    slope, bend, misfit.at_new[part] = _huber(residual, weights, new)
+    misfit.at_old[part] = misfit.at_new[part] if (old == new).all() else _huber(residual, weights, old)[2]
     by_n, by_d = (slope * of_n) @ points.by_n, (slope * of_d) @ points.by_d
-    made.gradient[:, part] = [
+    misfit.gradient[:, part] = [
         np.einsum("rp,rp->r", slope, of_e), by_n[:, 0], by_d[:, 0], -by_n[:, 1], -by_d[:, 1],
     ]  # fmt: skip
     if points.kind == "log" and not gauss:
@@ -133,7 +133,7 @@ def _local(
         (3, 3): twice_n[:, 2], (3, 4): both[:, 3], (4, 4): twice_d[:, 2],
     }  # fmt: skip
     for (i, j), values in entries.items():
-        made.hessian[i, j, part] = made.hessian[j, i, part] = values
+        misfit.hessian[i, j, part] = misfit.hessian[j, i, part] = values
 
 
 def _huber(residual: Floats, weights: Floats | None, delta: Floats) -> tuple[Floats, Floats | None, Floats]:
@@ -150,7 +150,7 @@ def _huber(residual: Floats, weights: Floats | None, delta: Floats) -> tuple[Flo
 
 
 @dataclass(frozen=True)
-class Minima:
+class Descended:
     """Where every row ended: x [rows, 5], the misfit there [rows], and whether no step would lower it."""
 
     x: Floats
@@ -159,9 +159,9 @@ class Minima:
 
 
 def descend(
-    points: Points, x: Floats, box: Box, delta: float = np.inf, start: Floats | float = np.inf,
+    points: LossRows, x: Floats, box: Bounds, delta: float = np.inf, start: Floats | float = np.inf,
     weights: Floats | None = None, gauss: bool = False, tolerance: float = 1e-13, iterations: int = 200,
-) -> Minima:  # fmt: skip
+) -> Descended:  # fmt: skip
     """A minimum for every row of x [rows, 5], `start` [rows] being the delta that it begins with.
 
     A row is converged where a step is expected to lower its misfit by less than the share `tolerance`. Trial
@@ -173,14 +173,14 @@ def descend(
         if not rows.size:
             break
         state.advance(rows, tolerance)
-    return Minima(state.x, state.f, ~state.active & np.isfinite(state.f))
+    return Descended(state.x, state.f, ~state.active & np.isfinite(state.f))
 
 
 class _Descent:
     """The state of the rows of `descend`."""
 
     def __init__(
-        self, points: Points, x: Floats, box: Box, delta: float, start: Floats | float,
+        self, points: LossRows, x: Floats, box: Bounds, delta: float, start: Floats | float,
         weights: Floats | None, gauss: bool,
     ) -> None:  # fmt: skip
         self.points, self.x, self.box, self.weights, self.gauss = points, x, box, weights, gauss
@@ -216,7 +216,9 @@ class _Descent:
         self.active[rows[ended & last]] = False
         self._restage(rows[ended & ~last & ~good])
 
-    def _accept(self, rows: NDArray[np.int64], x: Floats, there: Local, good: Mask, deltas: Floats) -> None:
+    def _accept(
+        self, rows: NDArray[np.int64], x: Floats, there: MisfitAt, good: Mask, deltas: Floats
+    ) -> None:
         self.x[rows], self.f[rows], self.deltas[rows] = x, there.at_new[good], deltas
         self.g[:, rows], self.h[:, :, rows] = there.gradient[:, good], there.hessian[:, :, good]
 
@@ -231,7 +233,7 @@ class _Descent:
         self.damping[rows], self.growth[rows] = 1e-3, 4.0
 
 
-def damped_step(h: Floats, g: Floats, damping: Floats, x: Floats, box: Box) -> Floats:
+def damped_step(h: Floats, g: Floats, damping: Floats, x: Floats, box: Bounds) -> Floats:
     """(h + damping x metric) s = -g for s [5, rows], x + s in the box: variables that press against it stay,
     those that would leave it stop at its side, and the rest are solved for once more.
 
@@ -277,7 +279,7 @@ def _solve_held(h: Floats, metric: Floats, g: Floats, damping: Floats, held: Mas
     return s
 
 
-def _metric(h: Floats, box: Box) -> Floats:
+def _metric(h: Floats, box: Bounds) -> Floats:
     """What damping multiplies, [5, 5, rows]: the diagonal of h in the variables of shifted logarithms."""
     shift_n, shift_d = box.shift
     turn = np.eye(5)
@@ -289,10 +291,10 @@ def _metric(h: Floats, box: Box) -> Floats:
     diagonal = np.maximum(diagonal, 1e-2 * diagonal.max(0)) + 1e-300
     if shifted:
         return np.asarray(np.einsum("ki,kr,kj->ijr", turn, diagonal, turn, optimize=True))
-    made = np.zeros_like(h)
+    diagonals = np.zeros_like(h)
     for j in range(5):
-        made[j, j] = diagonal[j]
-    return made
+        diagonals[j, j] = diagonal[j]
+    return diagonals
 
 
 def solve_positive(h: Floats, right: Floats) -> tuple[Floats, Mask]:
@@ -316,7 +318,7 @@ def solve_positive(h: Floats, right: Floats) -> tuple[Floats, Mask]:
     return s, positive
 
 
-def linear(points: Points, alpha: Floats, beta: Floats) -> Floats:
+def linear(points: LossRows, alpha: Floats, beta: Floats) -> Floats:
     """x [rows, 5] at exponents [rows] with the E, A, B >= 0 of least relative squares, the terms kept above a
     hundredth of the loss somewhere, so that logarithms exist."""
     step = max(1, CHUNK // max(1, points.n.size))
@@ -324,7 +326,7 @@ def linear(points: Points, alpha: Floats, beta: Floats) -> Floats:
     return np.concatenate(parts)
 
 
-def _linear(points: Points, alpha: Floats, beta: Floats) -> Floats:
+def _linear(points: LossRows, alpha: Floats, beta: Floats) -> Floats:
     columns = np.stack(
         [
             np.broadcast_to(1 / points.loss, (len(alpha), points.n.size)),
@@ -339,12 +341,12 @@ def _linear(points: Points, alpha: Floats, beta: Floats) -> Floats:
     best, least = np.zeros_like(moment), np.zeros(len(alpha))
     for members in ([0], [1], [2], [0, 1], [0, 2], [1, 2], [0, 1, 2]):
         part = gram[:, members][:, :, members]
-        found = (np.linalg.pinv(part, hermitian=True) @ moment[:, members, None])[:, :, 0]
-        value = -np.einsum("rk,rk->r", found, moment[:, members])
-        better = (found >= 0).all(1) & (value < least)
+        factors = (np.linalg.pinv(part, hermitian=True) @ moment[:, members, None])[:, :, 0]
+        value = -np.einsum("rk,rk->r", factors, moment[:, members])
+        better = (factors >= 0).all(1) & (value < least)
         least = np.where(better, value, least)
         full = np.zeros_like(best)
-        full[:, members] = found
+        full[:, members] = factors
         best = np.where(better[:, None], full, best)
     best = np.maximum(best, 1e-2) / largest
     return np.stack([best[:, 0], np.log(best[:, 1]), np.log(best[:, 2]), alpha, beta], axis=1)

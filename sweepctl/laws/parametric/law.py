@@ -33,7 +33,7 @@ from sweepctl.laws.law import (
 )  # fmt: skip
 from sweepctl.laws.numerics.linear import least_squares, resample, resample_groups
 from sweepctl.laws.numerics.rounding import above_rounding
-from sweepctl.laws.parametric.search import PARAMS, STEEPEST, Options, Solved, refit, solve
+from sweepctl.laws.parametric.search import PARAMS, STEEPEST, Options, ParametricSolution, refit, solve
 
 NAME = "parametric"
 SIX_N = (6.0, 0.0)
@@ -61,7 +61,7 @@ def fit(data: Observations, options: Options) -> Fit:
         drawn = refit(data.n, data.d, data.loss, options, whole, weights).parameters
         samples = dict(zip(PARAMS, drawn.T, strict=True))
     residuals = np.log(loss(params, data.n, data.d)) - np.log(data.loss)
-    made = claim(
+    fit = claim(
         NAME, data, options, params, float(whole.objectives[0]),
         {**samples, **(_derived(samples) if samples else {})}, resampled, whole.starts,
         derived={**_derived(params), **misfit(residuals), **_line(options, per_token)},
@@ -71,11 +71,11 @@ def fit(data: Observations, options: Options) -> Fit:
         },
         residuals=residuals.tolist(),
     )  # fmt: skip
-    made.protocol["optimum"] = (
+    fit.protocol["optimum"] = (
         "C = 6 N D" if options.flops == "six_n" else "C = (k N + k0) D, least relative squares over the rows"
     )
-    made.flags = _flags(data, made, whole)
-    return made
+    fit.flags = _flags(data, fit, whole)
+    return fit
 
 
 def _refuse(data: Observations) -> None:
@@ -155,21 +155,21 @@ def _along(params: dict[str, Any], flops: Any, k: float, k0: float, n: Floats) -
     return np.asarray(np.exp(t))
 
 
-def per_token_of(made: Fit) -> tuple[float, float]:
+def per_token_of(fit: Fit) -> tuple[float, float]:
     """k and k0 that a fit's optimum stands on."""
-    return made.derived.get("k", SIX_N[0]), made.derived.get("k0", SIX_N[1])
+    return fit.derived.get("k", SIX_N[0]), fit.derived.get("k0", SIX_N[1])
 
 
-def predict(made: Fit, n: float, d: float) -> Prediction:
+def predict(fit: Fit, n: float, d: float) -> Prediction:
     """The loss of a run at (N, D), in nats, with its intervals."""
-    value = float(loss(made.params, n, d))
-    if not made.samples:
+    value = float(loss(fit.params, n, d))
+    if not fit.samples:
         return Prediction(value, (value, value), (value, value))
-    draws = loss(made.arrays(), n, d)
-    residuals = np.asarray(made.residuals)
+    draws = loss(fit.arrays(), n, d)
+    residuals = np.asarray(fit.residuals)
     freedom = max(1, len(residuals) - len(PARAMS))
     scatter = residuals * np.sqrt(len(residuals) / freedom)
-    picks = np.random.Generator(np.random.PCG64(made.protocol["seed"])).integers(
+    picks = np.random.Generator(np.random.PCG64(fit.protocol["seed"])).integers(
         0, len(scatter), size=(20, len(draws))
     )
     runs = draws * np.exp(-scatter[picks])
@@ -177,11 +177,11 @@ def predict(made: Fit, n: float, d: float) -> Prediction:
     return Prediction(value, law, (min(law[0], run[0]), max(law[1], run[1])))
 
 
-def predict_optimum(made: Fit, flops: float) -> dict[str, Estimate]:
+def predict_optimum(fit: Fit, flops: float) -> dict[str, Estimate]:
     """N*, D*, tokens a parameter and the loss there at C FLOPs, each with its interval."""
-    per_token = per_token_of(made)
-    n, d = optimum(made.params, flops, per_token)
-    samples = made.arrays()
+    per_token = per_token_of(fit)
+    n, d = optimum(fit.params, flops, per_token)
+    samples = fit.arrays()
     drawn_n, drawn_d = optimum(samples, flops, per_token)
     with np.errstate(all="ignore"):
         ratio = estimate(d / n, drawn_d / drawn_n)
@@ -189,37 +189,37 @@ def predict_optimum(made: Fit, flops: float) -> dict[str, Estimate]:
         "n": estimate(n, drawn_n),
         "d": estimate(d, drawn_d),
         "tokens_per_parameter": ratio,
-        "loss": estimate(loss(made.params, n, d), loss(samples, drawn_n, drawn_d)),
+        "loss": estimate(loss(fit.params, n, d), loss(samples, drawn_n, drawn_d)),
     }
 
 
-def predict_target(made: Fit, target: Target) -> dict[str, Estimate]:
+def predict_target(fit: Fit, target: Target) -> dict[str, Estimate]:
     """The loss at (n, d), or the optimum at flops; NaN where the rows do not identify it: an optimum without
     both exponents, a loss beyond the only sizes, tokens or ratios that were trained."""
-    unknown = {flag.partition(":")[2] for flag in made.flags if flag.startswith("not_identified")}
+    unknown = {flag.partition(":")[2] for flag in fit.flags if flag.startswith("not_identified")}
     if "flops" in target:
-        found = predict_optimum(made, target["flops"])
-        return dict.fromkeys(found, UNKNOWN) if unknown & {"A", "B", "alpha", "beta"} else found
-    n, d = (np.asarray(made.details["points"][role]) for role in ("n", "d"))
+        estimates = predict_optimum(fit, target["flops"])
+        return dict.fromkeys(estimates, UNKNOWN) if unknown & {"A", "B", "alpha", "beta"} else estimates
+    n, d = (np.asarray(fit.details["points"][role]) for role in ("n", "d"))
     beyond = [
         {"A", "alpha"} <= unknown and not _within(target["n"], n),
         {"B", "beta"} <= unknown and not _within(target["d"], d),
-        "collinear:n_d" in made.flags
+        "collinear:n_d" in fit.flags
         and {"A", "B"} <= unknown
         and not _within(target["d"] / target["n"], d / n),
     ]
-    return {"loss": UNKNOWN if any(beyond) else predict(made, target["n"], target["d"])}
+    return {"loss": UNKNOWN if any(beyond) else predict(fit, target["n"], target["d"])}
 
 
-def _within(value: float, known: Floats) -> bool:
-    return bool(0.5 * known.min() <= value <= 2 * known.max())
+def _within(value: float, trained: Floats) -> bool:
+    return bool(0.5 * trained.min() <= value <= 2 * trained.max())
 
 
-def _flags(data: Observations, made: Fit, whole: Solved) -> list[str]:
+def _flags(data: Observations, fit: Fit, whole: ParametricSolution) -> list[str]:
     log_n, log_d = np.log(data.n), np.log(data.d)
     together = abs(np.corrcoef(log_n, log_d)[0, 1])
     flags = ["collinear:n_d"] if together > 0.98 else []
-    unknown = set(_wide(data, made, whole))
+    unknown = set(_wide(data, fit, whole))
     if together > IN_LINE:
         unknown |= {"A", "B", "alpha", "beta"}
     if len(np.unique(data.n)) < 3:
@@ -227,36 +227,36 @@ def _flags(data: Observations, made: Fit, whole: Solved) -> list[str]:
     if len(np.unique(data.d)) < 3:
         unknown |= {"E", "B", "beta"}
     if unknown & {"alpha", "beta"}:
-        unknown |= set(_derived(made.params))
-    flags += [f"not_identified:{name}" for name in (*PARAMS, *_derived(made.params)) if name in unknown]
-    params = made.params
+        unknown |= set(_derived(fit.params))
+    flags += [f"not_identified:{name}" for name in (*PARAMS, *_derived(fit.params)) if name in unknown]
+    params = fit.params
     if params["E"] < 0.02 * data.loss.min():
         flags.append("at_bound:E")
     flags += [f"at_bound:{name}" for name in ("alpha", "beta") if not 0 < params[name] < STEEPEST]
-    if made.protocol["bounds"] == "nonnegative":
+    if fit.protocol["bounds"] == "nonnegative":
         flags += [f"at_bound:{name}" for name in ("A", "B") if params[name] <= 1 + 1e-9]
-    if made.starts["agreeing"] < 2:
+    if fit.starts["agreeing"] < 2:
         flags.append("lonely_optimum")
     return flags
 
 
-def _wide(data: Observations, made: Fit, whole: Solved) -> list[str]:
+def _wide(data: Observations, fit: Fit, whole: ParametricSolution) -> list[str]:
     """Parameters whose interval, or whose standard deviation by the curvature, spans what any law has."""
     spread = dict(zip(("E", "A", "B", "alpha", "beta"), whole.spread, strict=True))
-    found = []
+    wide = []
     for name in ("alpha", "beta"):
-        low, high = made.intervals.get(name, (made.params[name],) * 2)
-        at_bound = not 0 < made.params[name] < STEEPEST
+        low, high = fit.intervals.get(name, (fit.params[name],) * 2)
+        at_bound = not 0 < fit.params[name] < STEEPEST
         if at_bound or high - low > 1.5 or high > 0.98 * STEEPEST or spread[name] > 0.5:
-            found.append(name)
+            wide.append(name)
     for name, exponent in (("A", "alpha"), ("B", "beta")):
-        low, high = made.intervals.get(name, (made.params[name],) * 2)
-        if high > 1e4 * low or exponent in found:
-            found.append(name)
-    low, _ = made.intervals.get("E", (made.params["E"],) * 2)
+        low, high = fit.intervals.get(name, (fit.params[name],) * 2)
+        if high > 1e4 * low or exponent in wide:
+            wide.append(name)
+    low, _ = fit.intervals.get("E", (fit.params["E"],) * 2)
     if low < 0.02 * data.loss.min() or not spread["E"] < 0.5:
-        found.append("E")
-    return found
+        wide.append("E")
+    return wide
 
 
 def _derived(params: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sweepctl.laws.law import CannotFit, Floats, Mask, Resampling, option
-from sweepctl.laws.parametric.descent import Box, Minima, Points, descend, linear
+from sweepctl.laws.parametric.descent import Bounds, Descended, LossRows, descend, linear
 
 PARAMS = ("E", "A", "B", "alpha", "beta")
 Objective = Literal["huber_log", "lad_log", "squares_log", "squares"]
@@ -61,7 +61,7 @@ class Options(Resampling):
 
 
 @dataclass(frozen=True)
-class Solved:
+class ParametricSolution:
     """Minima of the objective.
 
     `parameters` [1 or replicates, 5] in the order of PARAMS; `objectives` [1 or replicates] there, sums in
@@ -79,14 +79,16 @@ class Solved:
 
 
 @np.errstate(all="ignore")
-def solve(n: Floats, d: Floats, loss: Floats, options: Options, weights: Floats | None = None) -> Solved:
+def solve(
+    n: Floats, d: Floats, loss: Floats, options: Options, weights: Floats | None = None
+) -> ParametricSolution:
     """The parameters that minimize the objective over rows: n, d, loss [rows].
 
     Without weights, from every start. With weights [replicates, rows], which multiply the rows' terms, for
     each replicate from the optimum of the unweighted rows; of lad_log then by Huber losses of delta 1e-5,
     which come within some tenths of a percent of the least sum.
     """
-    scene = _Scene(np.log(n), np.log(d), loss, options)
+    scene = _SearchSpace(np.log(n), np.log(d), loss, options)
     ended, restarted = scene.search()
     if options.objective == "lad_log":
         ended = _absolute(scene.points, ended, scene.box)
@@ -94,20 +96,22 @@ def solve(n: Floats, d: Floats, loss: Floats, options: Options, weights: Floats 
     agreeing = int(np.sum(ended.f <= ended.f[best] * (1 + 1e-6) + 1e-28))
     x, f = ended.x[[best]], ended.f[[best]]
     starts, spread = (len(ended.f), agreeing), scene.spread(x[0])
-    whole = Solved(scene.natural(x), scene.own_units(f), starts, restarted, spread)
+    whole = ParametricSolution(scene.natural(x), scene.own_units(f), starts, restarted, spread)
     return whole if weights is None else refit(n, d, loss, options, whole, weights)
 
 
 @np.errstate(all="ignore")
-def refit(n: Floats, d: Floats, loss: Floats, options: Options, whole: Solved, weights: Floats) -> Solved:
+def refit(
+    n: Floats, d: Floats, loss: Floats, options: Options, whole: ParametricSolution, weights: Floats
+) -> ParametricSolution:
     """What `solve` gives with weights, from what it gave without."""
-    scene = _Scene(np.log(n), np.log(d), loss, options)
+    scene = _SearchSpace(np.log(n), np.log(d), loss, options)
     again = scene.again(scene.variables(whole.parameters[0]), weights)
     scale = NEARLY_ABSOLUTE if options.objective == "lad_log" else 1.0
     return replace(whole, parameters=scene.natural(again.x), objectives=scene.own_units(again.f) / scale)
 
 
-class _Scene:
+class _SearchSpace:
     """The rows in the search's own units, their box, and the parts of a search."""
 
     def __init__(self, log_n: Floats, log_d: Floats, loss: Floats, options: Options) -> None:
@@ -116,10 +120,10 @@ class _Scene:
         bounded = options.bounds == "nonnegative"
         self.shift = np.zeros(2) if bounded else self.means
         kind: Literal["log", "raw"] = "raw" if options.objective == "squares" else "log"
-        self.points = Points(log_n - self.shift[0], log_d - self.shift[1], loss / self.unit, kind)
+        self.points = LossRows(log_n - self.shift[0], log_d - self.shift[1], loss / self.unit, kind)
         least = -np.log(self.unit) if bounded else -np.inf
         off = self.means - self.shift
-        self.box = Box(
+        self.box = Bounds(
             np.array([0, least, least, 0, 0]),
             np.array([np.inf, np.inf, np.inf, STEEPEST, STEEPEST]),
             (float(off[0]), float(off[1])),
@@ -127,7 +131,7 @@ class _Scene:
         huber = {"huber_log": options.delta, "lad_log": NEARLY_ABSOLUTE}
         self.delta = huber.get(options.objective, np.inf)
 
-    def search(self) -> tuple[Minima, int]:
+    def search(self) -> tuple[Descended, int]:
         """Where every start ends, and how many were solved for E, A, B though they bring their own."""
         logs = replace(self.points, kind="log")
         if self.options.starts == "grid":
@@ -143,7 +147,7 @@ class _Scene:
         x = descend(logs, x[first], self.box, gauss=True, tolerance=1e-6, iterations=40).x
         second, to_second = _merge(x, 4)
         ended, which = self._finish(x[second]), to_second[to_first]
-        return Minima(ended.x[which], ended.f[which], ended.converged[which]), int(far.sum())
+        return Descended(ended.x[which], ended.f[which], ended.converged[which]), int(far.sum())
 
     def published(self) -> Floats:
         """The published starts as x [4500, 5]; log E of losses in other units moves along."""
@@ -153,7 +157,7 @@ class _Scene:
         level = np.log(self.unit)
         return np.stack([np.exp(log_e - level), a - level, b - level, alpha, beta], axis=1)
 
-    def _finish(self, x: Floats) -> Minima:
+    def _finish(self, x: Floats) -> Descended:
         """The objective's own minima from x [rows, 5]; deltas begin where a tenth of the residuals lies
         beyond."""
         if not np.isfinite(self.delta):
@@ -164,7 +168,7 @@ class _Scene:
         size = np.abs(self.points.terms(x)[0])
         return descend(self.points, x, self.box, self.delta, np.quantile(size, 0.9, axis=1))
 
-    def again(self, x: Floats, weights: Floats) -> Minima:
+    def again(self, x: Floats, weights: Floats) -> Descended:
         """Minima of reweighted rows, from the optimum of all."""
         size = np.abs(self.points.terms(x[None])[0][0])
         share = 0.9 if self.options.objective == "lad_log" else 0.5
@@ -190,7 +194,7 @@ class _Scene:
         return 2 * f if self.options.objective == "squares_log" else f
 
     def spread(self, x: Floats) -> Floats:
-        """Solved.spread, by Gauss and Newton's Hessian at x [5] in centred variables."""
+        """ParametricSolution.spread, by Gauss and Newton's Hessian at x [5] in centred variables."""
         residual, columns = self.points.jacobian(x)
         off = self.means - self.shift
         columns[:, 0] *= max(x[0], 1e-300)
@@ -212,7 +216,7 @@ def _merge(x: Floats, digits: int) -> tuple[NDArray[np.int64], NDArray[np.int64]
     return first, which.ravel()
 
 
-def _absolute(points: Points, ended: Minima, box: Box) -> Minima:
+def _absolute(points: LossRows, ended: Descended, box: Bounds) -> Descended:
     """The minima of absolute deviations next to those of nearly absolute Huber losses, the best CANDIDATES of
     which are followed; the others count as they are, which is never below."""
     x, f = ended.x.copy(), np.abs(points.terms(ended.x)[0]).sum(1)
@@ -228,10 +232,10 @@ def _absolute(points: Points, ended: Minima, box: Box) -> Minima:
         x[alike], f[alike] = _least_absolute(points, x[i], box)
         done |= alike
         followed += 1
-    return Minima(x, f, ended.converged)
+    return Descended(x, f, ended.converged)
 
 
-def _least_absolute(points: Points, x: Floats, box: Box) -> tuple[Floats, float]:
+def _least_absolute(points: LossRows, x: Floats, box: Bounds) -> tuple[Floats, float]:
     """A local minimum of the sum of absolute residuals from x [5]: linear programs of linearized residuals
     within a shrinking reach (Osborne and Watson 1971)."""
     from scipy.optimize import linprog
@@ -252,13 +256,13 @@ def _least_absolute(points: Points, x: Floats, box: Box) -> tuple[Floats, float]
         limits = reach * np.where(np.array([0, wide, wide, 0, 0]), 100.0, 1 + np.abs(x))
         low, high = np.full(5 + count, 0.0), np.full(5 + count, np.inf)
         low[:5], high[:5] = np.maximum(box.low - x, -limits), np.minimum(box.high - x, limits)
-        found = linprog(cost, matrix, sides, bounds=list(zip(low.tolist(), high.tolist(), strict=True)))
-        if found.x is None or found.fun is None:
+        program = linprog(cost, matrix, sides, bounds=list(zip(low.tolist(), high.tolist(), strict=True)))
+        if program.x is None or program.fun is None:
             break
-        trial = np.clip(x + found.x[:5], box.low, box.high)
+        trial = np.clip(x + program.x[:5], box.low, box.high)
         there, there_columns = points.jacobian(trial)
         value = float(np.abs(there).sum())
-        promised = f - float(found.fun)
+        promised = f - float(program.fun)
         if value < f:
             x, f, residual, columns = trial, value, there, there_columns
         else:

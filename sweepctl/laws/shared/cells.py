@@ -21,7 +21,7 @@ class Cell:
     rows: Indices
 
 
-def cells(data: Observations, roles: tuple[str, ...], tolerance: float) -> list[Cell]:
+def cells_of(data: Observations, roles: tuple[str, ...], tolerance: float) -> list[Cell]:
     """Rows whose `roles` lie within the tolerance of each other, apart by group where there are groups; in
     rising order of the first role, then of the next."""
     blocks = [(name, rows) for name, rows in data.groups("group").items()] if "group" in data else []

@@ -25,7 +25,7 @@ def powers(log_c: Floats, logs: Mapping[str, Floats], weights: Floats) -> dict[s
     squares: [points] or [replicates, points]. Returns scalars or [replicates] by name; NaN where fewer than
     two values of C have weight.
     """
-    found: dict[str, Floats] = {}
+    parameters: dict[str, Floats] = {}
     middle = log_c.mean()
     x = log_c - middle
     for role, values in logs.items():
@@ -38,9 +38,9 @@ def powers(log_c: Floats, logs: Mapping[str, Floats], weights: Floats) -> dict[s
             spread = (share * off**2).sum(-1)
             slope = (share * off * y).sum(-1) / np.where(spread > 1e-12, spread, np.nan)
             exponent, factor = NAMES[role]
-            found[exponent] = slope
-            found[factor] = np.exp(mean_y - slope * (mean_x + middle))
-    return found
+            parameters[exponent] = slope
+            parameters[factor] = np.exp(mean_y - slope * (mean_x + middle))
+    return parameters
 
 
 def whole(samples: Mapping[str, Floats]) -> dict[str, Floats]:
@@ -51,22 +51,22 @@ def whole(samples: Mapping[str, Floats]) -> dict[str, Floats]:
     return {name: values[good] for name, values in samples.items()}
 
 
-def predict(made: Fit, target: Target) -> dict[str, Estimate]:
+def predict(fit: Fit, target: Target) -> dict[str, Estimate]:
     """N*, D*, tokens a parameter, the least loss and, where the law was fitted over them, FLOPs a token at
     target["flops"] FLOPs."""
-    c, one, drawn = target["flops"], made.params, made.arrays()
+    c, params, drawn = target["flops"], fit.params, fit.arrays()
 
     def at(role: str, values: Mapping[str, Any]) -> Any:
         exponent, factor = NAMES[role]
         return values[factor] * c ** values[exponent]
 
-    floor, floors = one.get("E", 0.0), drawn.get("E", 0.0)
-    found = {role: estimate(at(role, one), at(role, drawn)) for role in ("n", "d")}
-    ratio, ratios = at("d", one) / at("n", one), at("d", drawn) / at("n", drawn)
-    found |= {
+    floor, floors = params.get("E", 0.0), drawn.get("E", 0.0)
+    estimates = {role: estimate(at(role, params), at(role, drawn)) for role in ("n", "d")}
+    ratio, ratios = at("d", params) / at("n", params), at("d", drawn) / at("n", drawn)
+    estimates |= {
         "tokens_per_parameter": estimate(ratio, ratios),
-        "loss": estimate(floor + at("loss", one), floors + at("loss", drawn)),
+        "loss": estimate(floor + at("loss", params), floors + at("loss", drawn)),
     }
-    if "a_m" in one:
-        found["flops_per_token"] = estimate(at("m", one), at("m", drawn))
-    return found
+    if "a_m" in params:
+        estimates["flops_per_token"] = estimate(at("m", params), at("m", drawn))
+    return estimates

@@ -31,7 +31,7 @@ class Checked:
     predicted: float
     actual: float
 
-    def told(self) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
         """For a fit's details; `error` is predicted over actual, minus one (NaN where the latter is 0)."""
         error = self.predicted / self.actual - 1 if self.actual else float("nan")
         return {
@@ -50,19 +50,19 @@ def roles(data: Observations) -> dict[str, Mask]:
     unknown = sorted({str(name) for name in named} - set(ROLES))
     if unknown:
         raise CannotFit(f"A row's role is {', '.join(ROLES)}; one is {unknown[0]!r}.")
-    found = {role: np.asarray(named == role, dtype=bool) for role in ROLES}
-    if not found[FIT].any():
+    masks = {role: np.asarray(named == role, dtype=bool) for role in ROLES}
+    if not masks[FIT].any():
         raise CannotFit(f"None of the {len(data)} rows has the role fit.")
-    return found
+    return masks
 
 
 def mean_errors(checked: Sequence[Checked]) -> dict[str, float]:
     """Mean relative error, without its sign, of every quantity over the target rows."""
-    found: dict[str, list[float]] = {}
-    for one in checked:
-        if one.actual and np.isfinite(one.predicted):
-            found.setdefault(one.quantity, []).append(abs(one.predicted / one.actual - 1))
-    return {"error_of_" + name.replace(" ", "_"): float(np.mean(all_)) for name, all_ in found.items()}
+    errors: dict[str, list[float]] = {}
+    for row in checked:
+        if row.actual and np.isfinite(row.predicted):
+            errors.setdefault(row.quantity, []).append(abs(row.predicted / row.actual - 1))
+    return {"error_of_" + name.replace(" ", "_"): float(np.mean(all_)) for name, all_ in errors.items()}
 
 
 def spread(squares: float, freedom: int, replicates: int, seed: int) -> tuple[float, Floats]:

@@ -27,16 +27,16 @@ def draw(path: Path, fits: list[Fit]) -> None:
     """
     if path.suffix not in (".png", ".svg", ".pdf"):
         raise RequestError(f"--png {path} is not valid: it must end in .png, .svg or .pdf.")
-    rows = [panels(made) for made in fits]
+    rows = [panels(fit) for fit in fits]
     width = max(len(row) for row in rows)
     size = (5.2 * width, 4.4 * len(rows))
     figure, axes = plt.subplots(len(rows), width, figsize=size, constrained_layout=True, squeeze=False)
-    for made, row, places in zip(fits, rows, axes, strict=True):
+    for fit, row, places in zip(fits, rows, axes, strict=True):
         for panel, ax in zip(row, places, strict=False):
             panel(ax)
         for ax in places[len(row) :]:
             ax.axis("off")
-        places[0].set_title(f"{made.law}: {places[0].get_title()}", fontsize=10)
+        places[0].set_title(f"{fit.law}: {places[0].get_title()}", fontsize=10)
     scratch = path.with_name(f".{uuid.uuid4().hex[:8]}{path.suffix}")
     with storage(path):
         figure.savefig(scratch, dpi=120)
@@ -44,8 +44,8 @@ def draw(path: Path, fits: list[Fit]) -> None:
     plt.close(figure)
 
 
-def panels(made: Fit) -> list[Panel]:
+def panels(fit: Fit) -> list[Panel]:
     """The panels of a fit, by the module of its law."""
-    module = importlib.import_module(f"sweepctl.report.laws.{made.law.replace('-', '_')}")
-    found: list[Panel] = module.panels(made)
-    return found
+    module = importlib.import_module(f"sweepctl.report.laws.{fit.law.replace('-', '_')}")
+    drawn: list[Panel] = module.panels(fit)
+    return drawn

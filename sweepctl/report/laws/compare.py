@@ -11,19 +11,22 @@ from sweepctl.laws.law import Fit
 from sweepctl.report.laws.panel import Panel, logarithmic
 
 
-def panels(made: Fit) -> list[Panel]:
+def panels(fit: Fit) -> list[Panel]:
     """Laws with their points; differences in loss and ratios of compute over FLOPs, with their intervals."""
-    groups, baseline = made.details["groups"], made.details["baseline"]
-    low, high = min(one["low"] for one in groups.values()), max(one["high"] for one in groups.values())
+    groups, baseline = fit.details["groups"], fit.details["baseline"]
+    low, high = (
+        min(group["low"] for group in groups.values()),
+        max(group["high"] for group in groups.values()),
+    )
     grid = np.geomspace(low, high, 40)
-    found = [compare.predict(made, {"flops": flops}) for flops in grid]
+    answers = [compare.predict(fit, {"flops": flops}) for flops in grid]
     colors = dict(zip(groups, plt.get_cmap("tab10")(np.arange(len(groups)) % 10), strict=True))
 
     def losses(ax: Axes) -> None:
-        for name, one in groups.items():
-            ax.plot(one["flops"], one["loss"], ".", color=colors[name], ms=6)
+        for name, group in groups.items():
+            ax.plot(group["flops"], group["loss"], ".", color=colors[name], ms=6)
             ax.plot(
-                grid, [row[f"{name}.loss"].value for row in found], color=colors[name], lw=1.2, label=name
+                grid, [row[f"{name}.loss"].value for row in answers], color=colors[name], lw=1.2, label=name
             )
         logarithmic(ax, "x", "FLOPs C")
         ax.set(ylabel="loss (nats a token)", title="loss over compute")
@@ -34,13 +37,13 @@ def panels(made: Fit) -> list[Panel]:
             for name in groups:
                 if name == baseline:
                     continue
-                rows = [row[f"{name}.{what}"] for row in found]
+                rows = [row[f"{name}.{what}"] for row in answers]
                 ends = np.array([row.interval for row in rows])
                 ax.plot(grid, [row.value for row in rows], color=colors[name], lw=1.2, label=name)
-                if made.samples:
+                if fit.samples:
                     ax.fill_between(grid, *ends.T, color=colors[name], alpha=0.15, lw=0)
             ax.axhline(level, color="black", lw=0.8)
-            ax.axvline(made.derived["flops"], color="gray", lw=0.8, ls=":")
+            ax.axvline(fit.derived["flops"], color="gray", lw=0.8, ls=":")
             logarithmic(ax, "x", "FLOPs C")
             ax.set(ylabel=label, title=title)
             ax.legend(fontsize=8, frameon=False)

@@ -10,16 +10,16 @@ from sweepctl.laws.law import Fit, Floats, percentile_interval
 from sweepctl.report.laws.panel import Panel, logarithmic
 
 
-def panels(made: Fit) -> list[Panel]:
+def panels(fit: Fit) -> list[Panel]:
     """Losses with the law and its interval, and deviations in percent (Dey et al. 2023, figure 5)."""
-    rows = made.details["deviations"]
+    rows = fit.details["deviations"]
     c, loss, off = (np.array([row[k] for row in rows]) for k in ("flops", "loss", "deviation"))
     fitted = np.array([row["fitted"] for row in rows])
     grid = np.geomspace(c.min() / 2, c.max() * 4, 60)
-    law = compute.loss(made.params, grid)
+    law = compute.loss(fit.params, grid)
     bands = [(value, value) for value in law]
-    if made.samples:
-        bands = [percentile_interval(compute.loss(made.arrays(), value)) for value in grid]
+    if fit.samples:
+        bands = [percentile_interval(compute.loss(fit.arrays(), value)) for value in grid]
     low, high = np.array(bands).T
 
     def points(ax: Axes, y: Floats) -> None:
@@ -32,9 +32,9 @@ def panels(made: Fit) -> list[Panel]:
         ax.fill_between(grid, low, high, color="0.85", label="95 % interval of the law")
         ax.plot(grid, law, lw=1, color="black")
         points(ax, loss)
-        if made.params["E"] > 0:
-            ax.axhline(made.params["E"], lw=0.8, ls=":", color="black", label="E")
-        p = made.params
+        if fit.params["E"] > 0:
+            ax.axhline(fit.params["E"], lw=0.8, ls=":", color="black", label="E")
+        p = fit.params
         ax.set(ylabel="loss (nats a token)", title=f"L = {p['E']:.3f} + {p['a']:.3g} C^-{p['b']:.3f}")
         ax.legend(fontsize=8)
 

@@ -18,18 +18,18 @@ TOLD = {"B_crit": "B_crit = E_min / S_min", "B_overhead": "B_overhead", "batch":
 COLORS = {"B_crit": "tab:red", "B_overhead": "tab:blue", "batch": "tab:red"}
 
 
-def panels(made: Fit) -> list[Panel]:
+def panels(fit: Fit) -> list[Panel]:
     """Steps against batch where there are curves; critical batches over what they follow, if anything."""
-    found: list[Panel] = []
-    if made.details.get("curves"):
-        found.append(lambda ax: _steps(ax, made))
-    if made.details["over"]:
-        found.append(lambda ax: _growth(ax, made))
-    return found
+    drawn: list[Panel] = []
+    if fit.details.get("curves"):
+        drawn.append(lambda ax: _steps(ax, fit))
+    if fit.details["over"]:
+        drawn.append(lambda ax: _growth(ax, fit))
+    return drawn
 
 
-def _steps(ax: Axes, made: Fit) -> None:
-    curves = made.details["curves"]
+def _steps(ax: Axes, fit: Fit) -> None:
+    curves = fit.details["curves"]
     colors = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(curves)))
     for curve, color in zip(curves, colors, strict=True):
         batch, steps = np.asarray(curve["batch"]), np.asarray(curve["steps"])
@@ -48,26 +48,26 @@ def _steps(ax: Axes, made: Fit) -> None:
     ax.set_title("S(B) = S_min + E_min / B", fontsize=9)
 
 
-def _growth(ax: Axes, made: Fit) -> None:
-    over = made.details["over"]
+def _growth(ax: Axes, fit: Fit) -> None:
+    over = fit.details["over"]
     role = over[0]
-    names = DEFINITIONS if made.details.get("curves") else ("batch",)
+    names = DEFINITIONS if fit.details.get("curves") else ("batch",)
     rows: list[dict[str, Any]] = [
-        row for row in made.details.get("curves", []) if not row["not_identified"]
-    ] or _rows(made)
+        row for row in fit.details.get("curves", []) if not row["not_identified"]
+    ] or _rows(fit)
     x = np.array([row[role] for row in rows])
     grid = np.geomspace(x.min() / 1.2, x.max() * 1.2, 40)
-    held = {one: float(np.exp(np.mean([np.log(row[one]) for row in rows]))) for one in over[1:]}
+    held = {role_: float(np.exp(np.mean([np.log(row[role_]) for row in rows]))) for role_ in over[1:]}
     for name in names:
-        ends = [made.intervals.get(f"{name}{row.get('suffix', '')}") for row in rows]
+        ends = [fit.intervals.get(f"{name}{row.get('suffix', '')}") for row in rows]
         y = np.array([row[name] for row in rows])
         ax.plot(x, y, "o", ms=4, color=COLORS[name])
         for at, end in zip(x, ends, strict=True):
             if end is not None and len(names) > 1:
                 ax.plot([at, at], end, lw=1, color=COLORS[name])
-        found = [predict(made, {role: float(value), **held})[name] for value in grid]
-        ax.plot(grid, [one.value for one in found], lw=1.2, color=COLORS[name], label=TOLD[name])
-        low, high = np.array([one.interval for one in found]).T
+        estimates = [predict(fit, {role: float(value), **held})[name] for value in grid]
+        ax.plot(grid, [role_.value for role_ in estimates], lw=1.2, color=COLORS[name], label=TOLD[name])
+        low, high = np.array([role_.interval for role_ in estimates]).T
         ax.fill_between(grid, low, high, color=COLORS[name], alpha=0.15, lw=0)
     logarithmic(ax, "x", LABELS[role])
     if role == "loss":
@@ -80,6 +80,6 @@ def _growth(ax: Axes, made: Fit) -> None:
     ax.set_title(f"over {role.upper() if role != 'loss' else role}{rest}", fontsize=9)
 
 
-def _rows(made: Fit) -> list[dict[str, Any]]:
-    points = made.details["points"]
+def _rows(fit: Fit) -> list[dict[str, Any]]:
+    points = fit.details["points"]
     return [dict(zip(points, row, strict=True)) for row in zip(*points.values(), strict=True)]

@@ -12,28 +12,28 @@ from sweepctl.laws.law import Fit, Floats
 from sweepctl.report.laws.panel import Panel, logarithmic
 
 
-def panels(made: Fit) -> list[Panel]:
+def panels(fit: Fit) -> list[Panel]:
     """Loss over FLOPs, N* over C and D* over C."""
-    envelope, points = made.details["envelope"], made.details["points"]
-    c, n, d, loss = (np.array([one[k] for one in envelope]) for k in ("flops", "n", "d", "loss"))
+    envelope, points = fit.details["envelope"], fit.details["points"]
+    c, n, d, loss = (np.array([params[k] for params in envelope]) for k in ("flops", "n", "d", "loss"))
     every, sizes, losses = (np.asarray(points[k]) for k in ("flops", "n", "loss"))
     names = np.array(points["curve"])
     grid = np.geomspace(every.min(), every.max() * 3, 60)
-    one = made.params
+    params = fit.params
 
     def color(size: float) -> Any:
         share = np.log(size / sizes.min()) / max(1e-9, np.log(sizes.max() / sizes.min()))
         return plt.get_cmap("viridis")(0.9 * share)
 
     def curves(ax: Axes) -> None:
-        for name in made.details["curves"]:
+        for name in fit.details["curves"]:
             rows = np.flatnonzero(names == name)
             rows = rows[np.argsort(every[rows])]
             ax.plot(every[rows], losses[rows], "-", lw=0.8, ms=2, color=color(sizes[rows[0]]))
-        ax.plot(grid, one["k_l"] * grid ** one["c"], "--", lw=1, color="black", label="law")
+        ax.plot(grid, params["k_l"] * grid ** params["c"], "--", lw=1, color="black", label="law")
         ax.plot(c, loss, "o", ms=4, mfc="none", color="tab:red", label="envelope")
         logarithmic(ax, "x", "FLOPs C")
-        ax.set(yscale="log", ylabel="loss (nats a token)", title=f"L* ~ C^{one['c']:.3f}")
+        ax.set(yscale="log", ylabel="loss (nats a token)", title=f"L* ~ C^{params['c']:.3f}")
         low, high = float(losses.min()), float(losses.max())
         ticks = np.unique(np.round(np.geomspace(low, high, 6), 1 if high - low > 0.6 else 2))
         ax.set_yticks(ticks, [f"{tick:g}" for tick in ticks])
@@ -42,11 +42,11 @@ def panels(made: Fit) -> list[Panel]:
 
     def line(values: Floats, exponent: str, factor: str, label: str, name: str) -> Panel:
         def panel(ax: Axes) -> None:
-            ax.plot(grid, one[factor] * grid ** one[exponent], lw=1, color="black")
+            ax.plot(grid, params[factor] * grid ** params[exponent], lw=1, color="black")
             ax.scatter(c, values, c=[color(size) for size in n], s=22, zorder=3)
             logarithmic(ax, "x", "FLOPs C")
             logarithmic(ax, "y", label)
-            ax.set(title=f"{name} ~ C^{one[exponent]:.3f}")
+            ax.set(title=f"{name} ~ C^{params[exponent]:.3f}")
 
         return panel
 

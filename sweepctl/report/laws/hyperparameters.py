@@ -18,42 +18,42 @@ NAMES = {"lr": "peak learning rate", "batch": "batch (tokens)"}
 PREDICTORS = {"n": "parameters N", "d": "tokens D", "flops": "FLOPs C", "batch": "batch (tokens)"}
 
 
-def panels(made: Fit) -> list[Panel]:
+def panels(fit: Fit) -> list[Panel]:
     """A panel for each law over its first predictor, coloured by the second, and the gaps by cell."""
-    roles = made.details["over"]
-    found: list[Panel] = [
-        lambda ax, role=role, over=over: _law(ax, made, role, over)  # type: ignore[misc]
+    roles = fit.details["over"]
+    drawn: list[Panel] = [
+        lambda ax, role=role, over=over: _law(ax, fit, role, over)  # type: ignore[misc]
         for role, over in roles.items()
     ]
-    if any(cell.get("gap") is not None for cell in made.details["cells"]):
-        found.append(lambda ax: _gaps(ax, made))
-    return found
+    if any(cell.get("gap") is not None for cell in fit.details["cells"]):
+        drawn.append(lambda ax: _gaps(ax, fit))
+    return drawn
 
 
-def _law(ax: Axes, made: Fit, role: str, over: list[str]) -> None:
-    points = made.details["points"][role]
+def _law(ax: Axes, fit: Fit, role: str, over: list[str]) -> None:
+    points = fit.details["points"][role]
     value = np.asarray(points["value"])
     if not over:
         ax.plot(np.arange(len(value)), value, "o", ms=4)
-        ax.axhline(made.params[f"{role}_factor"], color="black", lw=1)
+        ax.axhline(fit.params[f"{role}_factor"], color="black", lw=1)
         ax.set_xlabel("optimum")
     else:
-        _curves(ax, made, role, over, points, value)
+        _curves(ax, fit, role, over, points, value)
     logarithmic(ax, "y", NAMES[role])
     _finer(ax, "y", value.min(), value.max())
     letters = {"n": "N", "d": "D", "flops": "C", "batch": "B"}
-    powers = " ".join(f"{letters[name]}^{made.params[f'{role}_{name}']:.3f}" for name in over)
-    told = "LR" if role == "lr" else "B"
-    ax.set_title(f"{told} = {made.params[f'{role}_factor']:.4g} {powers}", fontsize=9)
+    powers = " ".join(f"{letters[name]}^{fit.params[f'{role}_{name}']:.3f}" for name in over)
+    sign = "LR" if role == "lr" else "B"
+    ax.set_title(f"{sign} = {fit.params[f'{role}_factor']:.4g} {powers}", fontsize=9)
 
 
 def _curves(
-    ax: Axes, made: Fit, role: str, over: list[str], points: dict[str, Any], value: np.ndarray[Any, Any]
+    ax: Axes, fit: Fit, role: str, over: list[str], points: dict[str, Any], value: np.ndarray[Any, Any]
 ) -> None:
     first = np.asarray(points[over[0]])
     spread = np.exp(0.02 * np.random.default_rng(0).uniform(-1, 1, len(value)))  # so that equal ones show
     grid = np.geomspace(first.min() / 1.3, first.max() * 1.3, 40)
-    factor, power = made.params[f"{role}_factor"], made.params[f"{role}_{over[0]}"]
+    factor, power = fit.params[f"{role}_factor"], fit.params[f"{role}_{over[0]}"]
     rest = list(over[1:])
     middle = {name: float(np.exp(np.log(points[name]).mean())) for name in rest}
     second = np.asarray(points[rest[0]]) if rest else first
@@ -64,7 +64,7 @@ def _curves(
         held = {**middle, rest[0]: level} if rest else {}
         line = factor * grid**power
         for name in rest:
-            line = line * held[name] ** made.params[f"{role}_{name}"]
+            line = line * held[name] ** fit.params[f"{role}_{name}"]
         share = (np.log(level) - np.log(second.min())) / span * 0.9 if rest else 0.0
         ax.plot(
             grid, line, lw=1.2, color=plt.get_cmap("viridis")(share) if rest else "black",
@@ -78,27 +78,27 @@ def _curves(
 
 def _finer(ax: Axes, axis: str, low: float, high: float) -> None:
     """Numbers at 2 and 5 too where the axis spans less than two decades."""
-    one = ax.xaxis if axis == "x" else ax.yaxis
+    which = ax.xaxis if axis == "x" else ax.yaxis
     if high < 100 * low:
-        one.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0)))
+        which.set_major_locator(LogLocator(10, subs=(1.0, 2.0, 5.0)))
     if high < 1:
-        one.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e-0", "e-")))
+        which.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0e}".replace("e-0", "e-")))
 
 
 def _short(value: float) -> str:
     return count(value) if value < 1e15 else f"{value:.1e}"
 
 
-def _gaps(ax: Axes, made: Fit) -> None:
-    rows = made.details["cells"]
-    judged = made.protocol.get("judge", "none")
+def _gaps(ax: Axes, fit: Fit) -> None:
+    rows = fit.details["cells"]
+    judged = fit.protocol.get("judge", "none")
     places = np.arange(len(rows))
     shown = [("gap", "this law", "tab:blue"), ("judged_gap", judged, "tab:orange")]
-    shown = [one for one in shown if any(row.get(one[0]) is not None for row in rows)]
-    for number, (name, told, color) in enumerate(shown):
+    shown = [bar for bar in shown if any(row.get(bar[0]) is not None for row in rows)]
+    for number, (name, label, color) in enumerate(shown):
         height = 0.8 / len(shown)
         values = [row.get(name) or 0.0 for row in rows]
-        ax.barh(places + (number - (len(shown) - 1) / 2) * height, values, height, label=told, color=color)
+        ax.barh(places + (number - (len(shown) - 1) / 2) * height, values, height, label=label, color=color)
     names = [
         f"{_short(row['n'])}, {_short(row['d'])}" if {"n", "d"} <= set(row) else row["cell"] for row in rows
     ]

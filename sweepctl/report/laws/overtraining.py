@@ -10,12 +10,12 @@ from sweepctl.laws.law import Fit
 from sweepctl.report.laws.panel import Panel, logarithmic, shades, spaced
 
 
-def panels(made: Fit) -> list[Panel]:
+def panels(fit: Fit) -> list[Panel]:
     """Loss over C with a curve for each ratio M, and where it was fitted, error over loss; both with the rows
     that were only predicted."""
-    points = {name: np.asarray(values) for name, values in made.details["points"].items()}
-    targets = made.details["targets"]
-    factor = made.derived["flops_per_nd"]
+    points = {name: np.asarray(values) for name, values in fit.details["points"].items()}
+    targets = fit.details["targets"]
+    factor = fit.derived["flops_per_nd"]
     losses = [
         (factor * row["n"] * row["d"], row["d"] / row["n"], row["actual"])
         for row in targets if row["quantity"] == "loss"
@@ -27,9 +27,7 @@ def panels(made: Fit) -> list[Panel]:
         grid = np.geomspace(c.min() / 2, c.max() * 2, 80)
         lines = spaced(np.unique(np.round(m, 6)))
         for ratio, color in zip(lines, shades(lines, m), strict=True):
-            ax.plot(
-                grid, overtraining.loss(made.params, grid, ratio), lw=1, color=color, label=f"{ratio:.3g}"
-            )
+            ax.plot(grid, overtraining.loss(fit.params, grid, ratio), lw=1, color=color, label=f"{ratio:.3g}")
         ax.scatter(points["flops"], points["loss"], c=shades(points["m"], m), s=22, zorder=3)
         if losses:
             x, ratios, y = np.array(losses).T
@@ -40,18 +38,18 @@ def panels(made: Fit) -> list[Panel]:
         ax.legend(title="tokens a parameter", fontsize=7, title_fontsize=7)
 
     def error(ax: Axes) -> None:
-        used = {name: np.asarray(values) for name, values in made.details["errors"].items()}
+        used = {name: np.asarray(values) for name, values in fit.details["errors"].items()}
         grid = np.linspace(
             min([used["loss"].min(), *(row[2] for row in losses)]) * 0.98, used["loss"].max(), 80
         )
-        drawn = made.arrays()
-        if made.samples:
+        drawn = fit.arrays()
+        if fit.samples:
             many = overtraining.error(
                 {name: drawn[name][:, None] for name in ("epsilon", "k", "gamma")}, grid
             )
             low, high = np.nanpercentile(many, [2.5, 97.5], axis=0)
             ax.fill_between(grid, low, high, color="tab:gray", alpha=0.2, lw=0)
-        ax.plot(grid, overtraining.error(made.params, grid), lw=1, color="black")
+        ax.plot(grid, overtraining.error(fit.params, grid), lw=1, color="black")
         ax.scatter(used["loss"], used["error"], s=22, color="tab:blue", zorder=3)
         actual = [row["actual"] for row in targets if row["quantity"] == "error at the true loss"]
         if actual:
@@ -59,4 +57,4 @@ def panels(made: Fit) -> list[Panel]:
                        edgecolors="tab:red", zorder=3)  # fmt: skip
         ax.set(xlabel="loss (nats a token)", ylabel="error on the task", title="second step, 95 % band")
 
-    return [loss, error] if "errors" in made.details else [loss]
+    return [loss, error] if "errors" in fit.details else [loss]

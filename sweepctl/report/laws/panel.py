@@ -19,11 +19,11 @@ Panel = Callable[[Axes], None]
 def logarithmic(ax: Axes, axis: str, label: str) -> None:
     """A logarithmic axis (x or y), its numbers written as tables write them."""
     ax.set(**{f"{axis}scale": "log", f"{axis}label": label})
-    one = ax.xaxis if axis == "x" else ax.yaxis
-    one.set_major_locator(LogLocator(10, numticks=8))
+    which = ax.xaxis if axis == "x" else ax.yaxis
+    which.set_major_locator(LogLocator(10, numticks=8))
     counts = "FLOPs" not in label
-    one.set_major_formatter(FuncFormatter(lambda v, _: count(v) if counts and v < 1e15 else f"{v:.0e}"))
-    one.set_minor_formatter(NullFormatter())
+    which.set_major_formatter(FuncFormatter(lambda v, _: count(v) if counts and v < 1e15 else f"{v:.0e}"))
+    which.set_minor_formatter(NullFormatter())
 
 
 def spaced(values: Floats, most: int = 6) -> Floats:
