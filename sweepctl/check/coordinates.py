@@ -195,7 +195,7 @@ def check(
     setting = Setting(study.optimizer.lr, batch, study.batch, where.name)
     recipe = CheckedRecipe(study.model, study.parametrization, study.optimizer)
     zero_head = study.parametrization.zero_head and not study.model.tied
-    readings: list[tuple[int, Measurement]] = []
+    measurements: list[tuple[int, Measurement]] = []
     done = 0
     while True:
         seeds = 2 * done or request.seeds
@@ -206,9 +206,9 @@ def check(
                 trainer = BuiltinTrainer(
                     point, Batches(workspace.corpus(study.data.name), point), where, execution
                 )
-                readings += _sized(measure(trainer, request.steps), shape, request.axis)
+                measurements += _sized(measure(trainer, request.steps), shape, request.axis)
         done = seeds
-        sizes, fitted = slopes(readings, request.axis, zero_head)
+        sizes, fitted = slopes(measurements, request.axis, zero_head)
         result = CoordinateResult(request, seeds, recipe, sizes, tuple(fitted), setting)
         if result.resolved or seeds >= request.seeds << (ROUNDS - 1):
             return result
@@ -248,20 +248,20 @@ def _point(study: Study, index: CorpusIndex, shape: Shape, batch: Batch, seed: i
     )
 
 
-def _sized(readings: Iterable[Measurement], shape: Shape, axis: str) -> Iterator[tuple[int, Measurement]]:
-    """Readings with the width or depth they belong to. Against depth only the first and the last block can be
-    compared, and are named so."""
-    for reading in readings:
-        parts = reading.name.split(".")
+def _sized(measurements: Iterable[Measurement], shape: Shape, axis: str) -> Iterator[tuple[int, Measurement]]:
+    """Measurements with the width or depth they belong to. Against depth only the first and the last block
+    can be compared, and are named so."""
+    for measurement in measurements:
+        parts = measurement.name.split(".")
         if axis == "width":
-            yield shape.d_model, reading
+            yield shape.d_model, measurement
         elif parts[0] != "blocks":
-            yield shape.n_layers, reading
+            yield shape.n_layers, measurement
         else:
             for layer, place in ((0, "first"), (shape.n_layers - 1, "last")):
                 if int(parts[1]) == layer:
                     name = ".".join(["blocks", place, *parts[2:]])
-                    yield shape.n_layers, dataclasses.replace(reading, name=name)
+                    yield shape.n_layers, dataclasses.replace(measurement, name=name)
 
 
 def _list(values: tuple[int, ...]) -> str:

@@ -1,4 +1,4 @@
-"""Readings at several sizes to slopes, and slopes to a verdict."""
+"""Measurements at several sizes to slopes, and slopes to a verdict."""
 
 from __future__ import annotations
 
@@ -72,20 +72,22 @@ class Slope:
 
 
 def slopes(
-    readings: Iterable[tuple[int, Measurement]], axis: str, zero_head: bool
+    measurements: Iterable[tuple[int, Measurement]], axis: str, zero_head: bool
 ) -> tuple[tuple[int, ...], list[Slope]]:
     """The sizes in rising order, and the slope of every quantity at every step.
 
-    `readings` are (size, reading) of every size and seed. Of a quantity that stays 0 everywhere nothing is
-    judged.
+    `measurements` are (size, measurement) of every size and seed. Of a quantity that stays 0 everywhere
+    nothing is judged.
     """
     by_quantity: dict[tuple[Kind, str, int], list[tuple[int, Measurement]]] = {}
-    for size, reading in readings:
-        by_quantity.setdefault((reading.kind, reading.name, reading.step), []).append((size, reading))
+    for size, measurement in measurements:
+        by_quantity.setdefault((measurement.kind, measurement.name, measurement.step), []).append(
+            (size, measurement)
+        )
     sizes = tuple(sorted({size for rows in by_quantity.values() for size, _ in rows}))
     fitted = []
     for (kind, name, step), rows in by_quantity.items():
-        values = np.array([reading.value for _, reading in rows])
+        values = np.array([measurement.value for _, measurement in rows])
         judged = step >= FIRST_JUDGED and bool(values.any()) and _judged(rows[0][1], axis, zero_head)
         logs = np.log2(np.where(values > 0, values, np.nan))
         widths = np.array([size for size, _ in rows])
@@ -95,13 +97,13 @@ def slopes(
     return sizes, fitted
 
 
-def _judged(reading: Measurement, axis: str, zero_head: bool) -> bool:
+def _judged(measurement: Measurement, axis: str, zero_head: bool) -> bool:
     """Against width: all that is hidden, and logits under a zero head. Against depth only how the last
     block's output changes: a depth rule shares that out between branches and updates in its own way, and
     lets what the branches add at the initialization vanish (CompleteP, arXiv 2505.01618, section 4)."""
     if axis == "depth":
-        return reading.kind == "change" and reading.name == "blocks.last"
-    return reading.hidden or (reading.name == "logits" and zero_head)
+        return measurement.kind == "change" and measurement.name == "blocks.last"
+    return measurement.hidden or (measurement.name == "logits" and zero_head)
 
 
 def _line(x: Any, y: Any) -> tuple[float | None, float | None, float | None]:

@@ -40,7 +40,7 @@ def coordinates(
     """
     from sweepctl.check import coordinates as check
     from sweepctl.check.verdicts import keep, record_path
-    from sweepctl.report.checks import Progress, show_coordinates
+    from sweepctl.report.checks import ProgressLine, show_coordinates
     from sweepctl.report.console import show_json
 
     drawable("--png", png)
@@ -48,7 +48,7 @@ def coordinates(
     request = check.request_of(
         study, _numbers("--widths", widths), _numbers("--depths", depths), _numbers("--steps", steps), seeds
     )
-    with Progress(as_json).shown() as progress:
+    with ProgressLine(as_json).shown() as progress:
         result = check.check(workspace, study, index, request, execution, progress.models)
     path = record_path(workspace, result.recipe, request.axis)
     keep(path, result.record())
@@ -76,12 +76,12 @@ def fork(
     In fp32 on a CPU, bit for bit; else no further apart than two equal runs are.
     """
     from sweepctl.check import fork as check
-    from sweepctl.report.checks import Progress, show_fork
+    from sweepctl.report.checks import ProgressLine, show_fork
     from sweepctl.report.console import show_json
 
     workspace, study, index, execution = _checked(overrides, config_dir, on)
     corpus = index.facts
-    with Progress(as_json).shown() as progress:
+    with ProgressLine(as_json).shown() as progress:
         result = check.check(workspace, study, corpus, rung, steps, execution, progress.say)
     show_json(result.record()) if as_json else show_fork(result)
     raise SystemExit(0 if result.holds else 1)

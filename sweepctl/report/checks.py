@@ -21,7 +21,7 @@ SHOWN = 6
 _KINDS = {"activation": "RMS of", "change": "change of", "update": "update of"}
 
 
-class Progress:
+class ProgressLine:
     """One line on what is being done, on a terminal that shows it."""
 
     def __init__(self, quiet: bool) -> None:
@@ -29,7 +29,7 @@ class Progress:
         self._status = self._out.status("")
 
     @contextmanager
-    def shown(self) -> Iterator[Progress]:
+    def shown(self) -> Iterator[ProgressLine]:
         if self._out.is_terminal:
             self._status.start()
         try:

@@ -61,7 +61,7 @@ def test_a_flipped_byte_is_found(examined: Callable[..., list[Finding]], workspa
 
     os.utime(shard, ns=(facts.st_atime_ns, facts.st_mtime_ns))
     [failed] = [finding for finding in examined() if finding.verdict == "failed"]
-    assert failed.check == "shards" and "train-00000.bin" in failed.told
+    assert failed.check == "shards" and "train-00000.bin" in failed.text
 
 
 @pytest.mark.parametrize("change", ["missing", "cut"])
@@ -77,7 +77,7 @@ def test_a_shard_that_is_not_whole_is_found(
 def test_a_plan_that_repeats_data_says_how_often(examined: Callable[..., list[Finding]]) -> None:
     budget = {"budget__tokens": [500_000]}
     [failed] = [finding for finding in examined(**budget) if finding.verdict == "failed"]
-    assert failed.check == "tokens" and "reads them 1.91" in failed.told
+    assert failed.check == "tokens" and "reads them 1.91" in failed.text
     assert verdicts(examined(passes=3.0, **budget))["tokens"] == ["warning"]
 
 
@@ -117,7 +117,7 @@ def test_a_leak_is_found_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.Mo
     assert (leak.windows, leak.leaked) == (10, 2)
     found = examine(tmp_path / "corpus", index, 16, [], [], DataLimits(64), lambda text: None)
     [failed] = [finding for finding in found if finding.verdict == "failed"]
-    assert failed.check == "leaks" and "20.00%" in failed.told
+    assert failed.check == "leaks" and "20.00%" in failed.text
 
 
 @settings(max_examples=40, deadline=None)

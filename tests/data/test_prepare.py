@@ -200,7 +200,7 @@ def test_a_pinned_hash_is_kept_to(workspace: Workspace) -> None:
     with pytest.raises(RequestError, match=r"data\.options of synthetic are"):
         ensure(workspace, Data("other", "synthetic", options={"seed": 0}))
     with pytest.raises(RequestError, match="No data is prepared"):
-        ensure(workspace, Data("other"))
+        ensure(workspace, Data("other", "prepared"))
 
 
 def test_shards_replaced_in_place_are_noticed(workspace: Workspace) -> None:
