@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 
 from sweepctl.store import attempts, checkpoints
 from sweepctl.store.board import Board, Entry
-from sweepctl.train.distributed import BROKEN
+from sweepctl.train.processes import BROKEN
 from tests.conftest import Planner, manifest, only, run_all, run_job
 
 ONE = {"ladder__depths": [2], "budget__tokens": [2560]}

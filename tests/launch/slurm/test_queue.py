@@ -1,0 +1,101 @@
+"""What a status and a cancel make of the queue."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sweepctl.launch.cancel import cancel, choose
+from sweepctl.launch.slurm.queue_state import read_queue
+from sweepctl.launch.slurm.records import Records
+from sweepctl.launch.status import full_status
+from sweepctl.store import attempts
+from sweepctl.store.board import Board
+from sweepctl.store.state import State
+from tests.conftest import Planner, only, tree
+
+from .cluster import Cluster
+from .conftest import launch
+
+ONE: dict[str, Any] = {"ladder__depths": [1]}
+
+
+def states(board: Board) -> dict[str, State]:
+    return {entry.job.id: state.state for entry, state in full_status(board).jobs}
+
+
+def test_a_status_says_what_waits_and_why_and_changes_nothing(cluster: Cluster, planned: Planner) -> None:
+    board = planned(name="waits", **ONE)
+    launch(board)
+    [name] = cluster.waiting()
+    cluster.tasks[name].reason = "Resources"
+    before = tree(board.sweep.workspace.root)
+    shown = full_status(board)
+    [trunk] = only(board, "trunk")
+    notes = {entry.job.id: state.note for entry, state in shown.jobs}
+    assert states(board)[trunk.job.id] is State.QUEUED and "Resources" in notes[trunk.job.id]
+    assert all(states(board)[entry.job.id] is State.WAITING for entry in only(board, "branch"))
+    assert tree(board.sweep.workspace.root) == before
+
+
+def test_where_slurm_does_not_answer_the_files_speak(cluster: Cluster, planned: Planner) -> None:
+    board = planned(name="files", **ONE)
+    launch(board)
+    cluster.away = 100
+    shown = full_status(board)
+    assert any("does not answer" in note for note in shown.notes)
+    assert set(states(board).values()) == {State.READY, State.WAITING}
+
+
+def test_how_a_task_ended_without_a_word_is_the_accountings(cluster: Cluster, planned: Planner) -> None:
+    board = planned(name="ended", **ONE)
+    launch(board)
+    [trunk] = only(board, "trunk")
+    [name] = cluster.waiting()
+    attempt = attempts.claim(trunk.folder, {"launcher": "slurm", "scheduler_id": name, "cluster": "memory"})
+    assert attempt is not None
+    attempt.update(process_start="before")  # its process is gone
+    cluster.tasks.clear()
+    cluster.accounting[name] = "NODE_FAIL"
+    [state] = [state for entry, state in full_status(board).jobs if entry.job.id == trunk.job.id]
+    assert state.state is State.INTERRUPTED and f"task {name} ended as NODE_FAIL" in state.note
+
+
+def test_of_a_task_that_runs_nobody_is_called_dead(cluster: Cluster, planned: Planner) -> None:
+    board = planned(name="alive", **ONE)
+    launch(board)
+    [name] = cluster.waiting()
+    for word in ("RUNNING", "COMPLETING", "SOMETHING_NEW"):
+        cluster.tasks[name].state = word
+        [task] = read_queue(Records(board.sweep))[only(board, "trunk")[0].job.id]
+        assert task.alive and not task.pending
+
+
+def test_a_cancel_takes_back_what_waits(cluster: Cluster, planned: Planner) -> None:
+    board = planned(name="back", **ONE)
+    launch(board)
+    [running] = cluster.waiting()
+    cluster.tasks[running].state = "RUNNING"
+    assert len(cancel(board).cancelled) == 3
+    assert list(cluster.tasks) == [running]
+
+
+def test_a_cancel_spares_what_another_sweep_waits_for(cluster: Cluster, planned: Planner) -> None:
+    theirs = planned(name="theirs", **ONE)
+    mine = planned(name="mine", **ONE, budget__tokens=[1280, 2560, 5120])
+    launch(theirs)
+    launch(mine)
+    tasks = set(cluster.tasks)
+    choice = cancel(mine, choose(mine))
+    assert len(choice.spared) >= 3 and len(choice.cancelled) == 1
+    assert len(tasks - set(cluster.tasks)) == 1
+
+
+def test_arrays_of_which_nothing_is_left_are_not_asked_for_again(cluster: Cluster, planned: Planner) -> None:
+    board = planned(name="closed", **ONE)
+    launch(board)
+    cluster.run_all()
+    launch(board)
+    assert Records(board.sweep).arrays() == []
+    asked = len(cluster.questions)
+    full_status(board)
+    assert len(cluster.questions) == asked
