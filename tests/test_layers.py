@@ -69,6 +69,11 @@ HOUSES = [
     House("report/laws", doors=("__init__",), guests=("report/picture.py",)),
 ]
 """Where a kind is a module, the interface is the door: the kinds behind it are found by name."""
+BUILT_IN = tuple(
+    f"train/{name}"
+    for name in ("builtin", "batches", "device", "grouped", "layers", "measurements", "model", "op")
+)
+"""The built-in trainer: of what lies beside it only the registry knows it."""
 
 
 def modules() -> Iterator[Path]:
@@ -118,9 +123,15 @@ def test_a_house_is_entered_by_its_doors(house: House) -> None:
             assert inside <= doors, path
 
 
+def test_jobs_know_the_built_in_trainer_by_its_interface() -> None:
+    for path in modules():
+        if path.parts[0] == "train" and not str(path).startswith(BUILT_IN):
+            inside = {name for name in imports(path) if name.startswith(BUILT_IN)}
+            assert inside <= ({"train/builtin"} if path.name == "registry.py" else set()), path
+
+
 def test_no_module_imports_itself_by_way_of_others() -> None:
     graph = {str(path.with_suffix("")): imports(path) for path in modules()}
-    graph.pop("launch/slurm/supervisor")
     TopologicalSorter(graph).prepare()
 
 

@@ -12,18 +12,13 @@ import pytest
 import sweepctl
 
 ROOT = Path(sweepctl.__file__).parent
-HELD = ["check", "cli", "collect", "data", "plan", "predict", "spec", "errors.py", "resources.py"]
-HELD += ["launch/cancel.py", "launch/clean.py", "launch/compare.py", "launch/disk.py"]
-HELD += ["launch/doctor.py", "launch/launcher.py", "launch/machine.py", "launch/order.py"]
-HELD += ["launch/outcome.py", "launch/prepare.py", "launch/rungs.py", "launch/speed.py"]
-HELD += ["launch/stages.py", "launch/stage_values.py", "launch/status.py", "launch/tasks.py"]
-HELD += ["launch/slurm/commands.py", "launch/slurm/dispatch.py", "launch/slurm/doctor.py"]
-HELD += ["launch/slurm/node_check.py", "launch/slurm/node_report.py", "launch/slurm/queue_state.py"]
-HELD += ["launch/slurm/records.py", "launch/slurm/script.py", "launch/slurm/submitit_executor.py"]
-HELD += ["launch/backends/local.py", "launch/backends/slurm.py"]
-HELD += ["report/clean.py", "report/doctor.py", "report/launched.py", "report/status.py"]
-HELD += ["report/submitted.py"]
-"""What is held to the rules."""
+NOT_YET = (
+    *("laws/", "fitting/", "report/laws/", "report/fit.py", "report/screen.py", "report/launch_view.py"),
+    *("launch/backends/batch.py", "launch/logs.py", "launch/retry.py", "launch/workers.py"),
+    *("launch/slurm/settings.py", "launch/slurm/supervisor.py"),
+    *("store/protocol.py", "store/throughput.py", "store/workspace.py", "train/"),
+)
+"""What is not held to the rules."""
 EMPTY_NAMES = {"found", "made", "told", "known", "given", "one", "seen"}
 """They say that there is a value, not which."""
 SAME_NAMES = {"Options", "Lion", "Muon", "Sgd", "Budget"}
@@ -36,10 +31,9 @@ Rule = Callable[[ast.Module], Iterator[str]]
 """What breaks it in a module."""
 
 
-def modules(*places: str) -> Iterator[tuple[Path, ast.Module]]:
-    for place in places or (".",):
-        for path in [ROOT / place] if place.endswith(".py") else sorted((ROOT / place).rglob("*.py")):
-            yield path.relative_to(ROOT), ast.parse(path.read_text())
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    for path in sorted(ROOT.rglob("*.py")):
+        yield str(path.relative_to(ROOT)), ast.parse(path.read_text())
 
 
 def empty_names(module: ast.Module) -> Iterator[str]:
@@ -102,7 +96,8 @@ def long_functions(module: ast.Module) -> Iterator[str]:
 
 @pytest.mark.parametrize("rule", [empty_names, undocumented_fields, long_functions])
 def test_every_module_keeps(rule: Rule) -> None:
-    broken = [f"{path}, {what}" for path, module in modules(*HELD) for what in rule(module)]
+    held = [(path, module) for path, module in modules() if not path.startswith(NOT_YET)]
+    broken = [f"{path}, {what}" for path, module in held for what in rule(module)]
     assert not broken, "\n".join([rule.__doc__ or "", *broken])
 
 
@@ -135,11 +130,11 @@ def test_no_two_classes_share_a_name() -> None:
         for node in ast.walk(module):
             if isinstance(node, ast.ClassDef) and node.name not in SAME_NAMES:
                 homes[node.name].add(path)
-    held = {path for path, _ in modules(*HELD)}
+    held = {path for path, _ in modules() if not path.startswith(NOT_YET)}
     shared = {name: paths for name, paths in homes.items() if len(paths) > 1 and paths & held}
     assert not shared
 
 
 def test_modules_fit_a_reading() -> None:
-    lengths = {str(path): len((ROOT / path).read_text().splitlines()) for path, _ in modules()}
+    lengths = {path: len((ROOT / path).read_text().splitlines()) for path, _ in modules()}
     assert not {path: lines for path, lines in lengths.items() if lines > MODULE}
