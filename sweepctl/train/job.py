@@ -39,7 +39,9 @@ class Outcome:
     """How an attempt ended."""
 
     why: End
+    """The word on its record."""
     message: str = ""
+    """What is to be said of it: an error's sentence or last lines."""
 
 
 def run(

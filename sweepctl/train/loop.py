@@ -49,13 +49,21 @@ class Loop:
     """Drives a trainer. Everything that depends on a clock happens here, and none of it changes a number."""
 
     trainer: Trainer
+    """At the step where the attempt goes on."""
     science: JobScience
+    """What is trained."""
     execution: Execution
+    """How often to save, to log, and to evaluate."""
     folder: JobFolder
+    """The job's."""
     attempt: Attempt
+    """The one that owns the job."""
     parent: Origin | None
+    """The checkpoint that the next one stands on."""
     stop: threading.Event
+    """Set where the attempt is to save and end."""
     report: Callable[[Progress | Saved], None]
+    """Hears how far it is, and of every checkpoint."""
     _metrics: TextIO | None = None
     _saved_step: int = -1
     _saved_at: float = field(default_factory=time.monotonic)

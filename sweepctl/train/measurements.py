@@ -22,24 +22,24 @@ _MATRICES = ("hidden", "residual_output", "router", "head")
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One number after `step` updates, nan where it is not finite.
-
-    `activation` and `change` (since the initialization) are root mean squares over a batch: of `embedding`,
-    of the residual stream after `blocks.N`, of the outputs of its two branches before their multiplier, and
-    of `logits`. `update` is the spectral norm of what the step's update changed in a matrix, over
-    sqrt(fan_out / fan_in) (Yang, Simon and Bernstein 2023, arXiv 2310.17813, condition 1): of each block
-    that is stacked in a tensor, and of the tensor the root mean square over its blocks and experts.
-
-    `hidden`: not the logits, the head or the router, and not a block of a tensor, which has no learning rate
-    of its own. (A block's update can also lose coherence: that of the keys does while heads are few, because
-    a softmax does not see what all its keys have in common.)
-    """
+    """The size of an activation, of its change, or of an update."""
 
     kind: Kind
+    """`activation` and `change` (since the initialization) are root mean squares over a batch: of
+    `embedding`, of the residual stream after `blocks.N`, of the outputs of its two branches before their
+    multiplier, and of `logits`. `update` is the spectral norm of what the step's update changed in a matrix,
+    over sqrt(fan_out / fan_in) (Yang, Simon and Bernstein 2023, arXiv 2310.17813, condition 1): of each block
+    that is stacked in a tensor, and of the tensor the root mean square over its blocks and experts."""
     name: str
+    """Of the activation or tensor."""
     step: int
+    """Updates made before it."""
     value: float
+    """The size, nan where it is not finite."""
     hidden: bool
+    """Not the logits, the head or the router, and not a block of a tensor, which has no learning rate of its
+    own. (A block's update can also lose coherence: that of the keys does while heads are few, because a
+    softmax does not see what all its keys have in common.)"""
 
 
 def measure(trainer: BuiltinTrainer, steps: tuple[int, ...]) -> Iterator[Measurement]:

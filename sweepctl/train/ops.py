@@ -28,16 +28,20 @@ class Linear(Protocol):
 
 @dataclass(frozen=True)
 class Ops:
-    """One set of operations on x [..., d]. Rotary positions: `rotate` turns the queries and keys in qkv
-    [B, T, 3, H, head] and may overwrite it; `turn` takes either on its own, [B, T, H, head]. `grouped` are
-    the products of experts."""
+    """One set of operations on x [..., d]."""
 
     linear: Linear
+    """Matrix products."""
     rms_norm: Callable[[Tensor, float], Tensor]
+    """x and epsilon -> x over its root mean square."""
     rotate: Callable[[Tensor, Tensor], Tensor]
+    """Rotary positions: turns the queries and keys in qkv [B, T, 3, H, head], and may overwrite it."""
     turn: Callable[[Tensor, Tensor], Tensor]
+    """The same for either on its own, [B, T, H, head]."""
     relu2: Callable[[Tensor], Tensor]
+    """The square of what is above 0."""
     grouped: Grouped
+    """The products of experts."""
 
 
 def plain() -> Ops:

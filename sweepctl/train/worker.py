@@ -22,7 +22,7 @@ from sweepctl.store.protocol import Ended, Event, Ready, Run, Stop, read_command
 from sweepctl.train.processes import SingleProcess
 
 
-class Worker:
+class JobQueue:
     """Takes one job after another until its input ends."""
 
     def __init__(self, output: TextIO) -> None:
@@ -104,7 +104,7 @@ def main() -> None:
             from sweepctl.train.follower import main as follow
 
             _leave(follow())
-    worker = Worker(output)
+    worker = JobQueue(output)
     signal.signal(signal.SIGTERM, worker.end)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=worker.listen, args=(sys.stdin,), daemon=True).start()
