@@ -23,13 +23,13 @@ def assert_same_results(forked: Board, straight: Board) -> list[dict[str, Tensor
     runs = {(e.plan.rung_of(e.job).name, e.job.end): e for e in only(straight, "run")}
     branches = {(e.plan.rung_of(e.job).name, e.job.end): e for e in only(forked, "branch")}
     assert branches and branches.keys() == runs.keys()
-    found = []
+    weights = []
     for key, branch in branches.items():
         assert branch.folder.result().loss_nats == runs[key].folder.result().loss_nats
         ours, theirs = final_weights(branch), final_weights(runs[key])
         assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
-        found.append(ours)
-    return found
+        weights.append(ours)
+    return weights
 
 
 def assert_forks_are_straight(planned: Planner, **changes: object) -> list[dict[str, Tensor]]:

@@ -126,8 +126,8 @@ def test_learned_positions_are_added_to_the_embedding() -> None:
         assert torch.equal(learned(x).logits, none(x).logits)
         learned.positions += 0.5
         none.embedding += 0.05
-    for seen in (x, x[:, :5]):
-        torch.testing.assert_close(learned(seen).logits, none(seen).logits, rtol=1e-3, atol=1e-4)
+    for prompt in (x, x[:, :5]):
+        torch.testing.assert_close(learned(prompt).logits, none(prompt).logits, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

@@ -103,10 +103,10 @@ class Team:
 def teams(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Team]]:
     """Teams of 2 and of 4 that take one job after another, whatever those come to."""
     logs = tmp_path_factory.mktemp("teams")
-    made = {size: Team(size, logs) for size in (2, 4)}
-    yield made
-    assert [team.close() for team in made.values()] == [[0] * 2, [0] * 4]
-    assert not [log.read_text() for team in made.values() for log in team.logs if log.read_text()]
+    by_size = {size: Team(size, logs) for size in (2, 4)}
+    yield by_size
+    assert [team.close() for team in by_size.values()] == [[0] * 2, [0] * 4]
+    assert not [log.read_text() for team in by_size.values() for log in team.logs if log.read_text()]
 
 
 @pytest.fixture
@@ -133,8 +133,8 @@ def wipe(board: Board) -> None:
 
 
 def same(ours: Board, expected: list[dict[str, float]]) -> None:
-    for one, other in zip(losses(ours), expected, strict=True):
-        assert one == pytest.approx(other, rel=NOISE)
+    for loss, other in zip(losses(ours), expected, strict=True):
+        assert loss == pytest.approx(other, rel=NOISE)
 
 
 @pytest.mark.parametrize(

@@ -43,13 +43,13 @@ OPS = {"plain": ops.plain(), "torch": ops.eager_cpu("torch"), "onednn": ops.eage
 
 def mixture(spec: Experts, kind: str = "plain", activation: str = "relu2", shape: Shape = SHAPE) -> Mixture:
     """A layer with weights, and selection biases of some size where it has them."""
-    made = Mixture(shape, some_architecture(activation, experts=spec), OPS[kind])  # type: ignore[arg-type]
+    mixture = Mixture(shape, some_architecture(activation, experts=spec), OPS[kind])  # type: ignore[arg-type]
     generator = torch.Generator().manual_seed(0)
-    for parameter in made.parameters():
+    for parameter in mixture.parameters():
         parameter.data.normal_(0.0, 0.4, generator=generator)
-    if made.selection_bias is not None:
-        made.selection_bias.normal_(0.0, 0.3, generator=generator)
-    return made
+    if mixture.selection_bias is not None:
+        mixture.selection_bias.normal_(0.0, 0.3, generator=generator)
+    return mixture
 
 
 def inputs(tokens: int = ROWS * LENGTH, width: int = SHAPE.d_model, seed: int = 1) -> Tensor:
@@ -67,8 +67,10 @@ def reference(layer: Mixture, x: Tensor, rows: int) -> tuple[Tensor, Tensor]:
     if spec.normalize and spec.top_k > 1:
         gates = gates / gates.sum(-1, keepdim=True)
     hidden = torch.einsum("nd,efd->nef", x, layer.experts_in)
-    made = torch.einsum("nef,edf->ned", activate(layer.activation, hidden, OPS["plain"]), layer.experts_out)
-    y = (made * gates[..., None]).sum(1)
+    outputs = torch.einsum(
+        "nef,edf->ned", activate(layer.activation, hidden, OPS["plain"]), layer.experts_out
+    )
+    y = (outputs * gates[..., None]).sum(1)
     if spec.shared:
         y = y + activate(layer.activation, x @ layer.shared_in.t(), OPS["plain"]) @ layer.shared_out.t()
     losses = []
@@ -85,8 +87,8 @@ def slopes(layer: Mixture, x: Tensor, spelling) -> dict[str, Tensor]:
     y, penalty = spelling(x)
     penalty = y.new_zeros(()) if penalty is None else penalty
     ((y * inputs(len(x), x.shape[1], 2)).sum() + 7 * penalty).backward()
-    found = {name: parameter.grad.clone() for name, parameter in layer.named_parameters()}
-    return {**found, "x": x.grad, "y": y.detach(), "penalty": penalty.detach()}
+    gradients = {name: parameter.grad.clone() for name, parameter in layer.named_parameters()}
+    return {**gradients, "x": x.grad, "y": y.detach(), "penalty": penalty.detach()}
 
 
 def same(ours: dict[str, Tensor], theirs: dict[str, Tensor], tolerance: float = 2e-5) -> None:
@@ -138,14 +140,14 @@ def test_torch_compile_follows_it() -> None:
     """As one graph in bf16; no code is generated."""
     net = decoder(Shape(16, 1, 2, 32), Experts(4, 2, bias_rate=0.1))
     x = torch.arange(24).reshape(2, CONTEXT)
-    found = []
+    values = []
     for forward in (net, torch.compile(net, backend="aot_eager", fullgraph=True)):
         net.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits, penalty = forward(x)
         (F.cross_entropy(logits.float(), x.flatten()) + penalty).backward()
-        found.append([logits, penalty, *(p.grad.clone() for p in net.parameters())])
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+        values.append([logits, penalty, *(p.grad.clone() for p in net.parameters())])
+    assert all(torch.equal(a, b) for a, b in zip(*values, strict=True))
     assert net.blocks[0].mlp.loads.sum() == 2 * 2 * 24
 
 
@@ -182,8 +184,8 @@ def test_the_balance_loss_is_its_coefficient_where_all_is_even() -> None:
     spec = Experts(4, 1, balance_loss=0.25)
     even = torch.eye(4).repeat(2, 1) * 1e-3
     assert _Route.apply(even, torch.eye(4), None, spec, 2)[1] == pytest.approx(0.25, rel=1e-3)
-    one = torch.tensor([[30.0, 0, 0, 0]]).repeat(8, 1)
-    assert _Route.apply(one, torch.eye(4), None, spec, 2)[1] == pytest.approx(4 * 0.25, rel=1e-3)
+    rows = torch.tensor([[30.0, 0, 0, 0]]).repeat(8, 1)
+    assert _Route.apply(rows, torch.eye(4), None, spec, 2)[1] == pytest.approx(4 * 0.25, rel=1e-3)
 
 
 def test_the_balance_loss_of_a_batch_is_the_mean_of_its_sequences() -> None:
@@ -218,9 +220,9 @@ def test_biases_even_out_the_load() -> None:
 
 def decoder(shape: Shape, spec: Experts, kind: str = "plain", **changes) -> Decoder:
     model = some_architecture(experts=spec, **changes)
-    made = Decoder(shape, model, some_parametrization(init_std=0.2), VOCAB, CONTEXT, OPS[kind])
-    made.initialize(0)
-    return made
+    net = Decoder(shape, model, some_parametrization(init_std=0.2), VOCAB, CONTEXT, OPS[kind])
+    net.initialize(0)
+    return net
 
 
 @pytest.mark.parametrize("spec", KINDS)
@@ -236,8 +238,8 @@ def test_parameters_are_those_of_spec(spec: Experts, activation: str, biases: bo
     layer = Mixture(shape, model, OPS["plain"])
     assert own == {name: tuple(parameter.shape) for name, parameter in layer.named_parameters()}
     counts = count(shape, model, VOCAB, CONTEXT)
-    one = layer.experts_in[0].numel() + layer.experts_out[0].numel()
-    assert counts.idle == 3 * (spec.count - spec.top_k) * one == counts.total - counts.active
+    expert = layer.experts_in[0].numel() + layer.experts_out[0].numel()
+    assert counts.idle == 3 * (spec.count - spec.top_k) * expert == counts.total - counts.active
     without = count(shape, some_architecture(activation, biases=False), VOCAB, CONTEXT).total
     mlp = 24 * 40 * model.mlp_matrices
     attention_biases = 3 * 4 * 24 if biases else 0
@@ -316,12 +318,12 @@ def trainer(board, data: Path, **execution) -> tuple[BuiltinTrainer, object]:
     """The largest trunk's trainer and curve."""
     entry = only(board, "trunk")[-1]
     science, how = entry.plan.science(entry.job), Execution(device="cpu", **execution)
-    made = BuiltinTrainer(science.point, Batches(data, science.point), machine(how, "fp32"), how)
-    return made, science.curve()
+    own = BuiltinTrainer(science.point, Batches(data, science.point), machine(how, "fp32"), how)
+    return own, science.curve()
 
 
-def state(made: BuiltinTrainer) -> dict[str, Tensor]:
-    return {flat_name(path): tensor.clone() for path, tensor in made.model.state_dict().items()}
+def state(trainer: BuiltinTrainer) -> dict[str, Tensor]:
+    return {flat_name(path): tensor.clone() for path, tensor in trainer.model.state_dict().items()}
 
 
 def test_micro_batches_balance_the_whole_batch(planned: Planner, corpus_folder: Path) -> None:
@@ -332,9 +334,9 @@ def test_micro_batches_balance_the_whole_batch(planned: Planner, corpus_folder: 
         trainer(board, corpus_folder, micro_batch_rows=1),
     )
     for _ in range(8):
-        one, many = whole.update(curve), cut.update(curve)
-        assert one.further()["expert_load_max"] == many.further()["expert_load_max"] > 1
-    assert one.loss.item() == pytest.approx(many.loss.item(), rel=1e-5)
+        single, many = whole.update(curve), cut.update(curve)
+        assert single.further()["expert_load_max"] == many.further()["expert_load_max"] > 1
+    assert single.loss.item() == pytest.approx(many.loss.item(), rel=1e-5)
     ours, theirs = state(cut), state(whole)
     assert theirs["blocks.1.selection_bias"].any()
     for name in ours:
@@ -354,12 +356,12 @@ def test_the_penalty_is_in_the_gradient_and_in_no_loss(planned: Planner, corpus_
 
 def test_evaluation_moves_no_bias(planned: Planner, corpus_folder: Path) -> None:
     board = planned(**MOE)
-    (one, curve), (other, _) = trainer(board, corpus_folder), trainer(board, corpus_folder)
+    (first, curve), (other, _) = trainer(board, corpus_folder), trainer(board, corpus_folder)
     for _ in range(3):
-        one.update(curve)
+        first.update(curve)
         other.evaluate("validation", 512)
         other.update(curve)
-    assert all(torch.equal(a, b) for a, b in zip(state(one).values(), state(other).values(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(state(first).values(), state(other).values(), strict=True))
 
 
 def test_metrics_tell_the_largest_load(planned: Planner) -> None:

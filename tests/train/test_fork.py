@@ -161,12 +161,12 @@ def test_a_wsd_s_trunk_that_stops_in_a_decay_goes_on_bit_for_bit(planned: Planne
 
 def test_going_on_from_decayed_weights_is_not_the_decay_of_the_plateau(planned: Planner) -> None:
     """The first budget is the same run under both laws, the second is not."""
-    found = {}
+    by_kind = {}
     for kind in ("wsd", "wsd-s"):
         board = planned(name=kind, schedule__kind=kind, ladder__depths=[1])
         run_all(board)
-        found[kind] = [entry.folder.result().loss_nats for entry in only(board, "branch")]
-    assert found["wsd"][0] == found["wsd-s"][0] and found["wsd"][1] != found["wsd-s"][1]
+        by_kind[kind] = [entry.folder.result().loss_nats for entry in only(board, "branch")]
+    assert by_kind["wsd"][0] == by_kind["wsd-s"][0] and by_kind["wsd"][1] != by_kind["wsd-s"][1]
 
 
 def test_a_multistep_trunk_is_the_one_of_wsd(planned: Planner) -> None:

@@ -130,12 +130,12 @@ def test_batch_sizes_see_the_same_tokens_in_the_same_order(workspace, facts) -> 
     from sweepctl.plan.expand import expand
 
     folder = workspace.corpus("synthetic")
-    seen = []
+    tokens = []
     for rows in (1, 2, 4):
         point = expand(tiny(batch__tokens=16 * rows), "all", facts).point(0)
         batches = Batches(folder, point)
-        seen.append(torch.cat([batches.batch(step)[0] for step in range(12 // rows)]))
-    assert torch.equal(seen[0], seen[1]) and torch.equal(seen[0], seen[2])
+        tokens.append(torch.cat([batches.batch(step)[0] for step in range(12 // rows)]))
+    assert torch.equal(tokens[0], tokens[1]) and torch.equal(tokens[0], tokens[2])
 
 
 def test_order_depends_on_the_data_seed_alone(workspace, facts) -> None:

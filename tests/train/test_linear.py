@@ -33,8 +33,8 @@ SHAPE = Shape(24, 3, 3, 40)
 
 
 def decoder(model: Architecture, shape: Shape = SHAPE, kind: str = "plain", context: int = 32, **changes):
-    made = ops.plain() if kind == "plain" else ops.eager_cpu(kind)
-    net = Decoder(shape, model, some_parametrization(init_std=0.2, **changes), VOCAB, context, made)
+    operations = ops.plain() if kind == "plain" else ops.eager_cpu(kind)
+    net = Decoder(shape, model, some_parametrization(init_std=0.2, **changes), VOCAB, context, operations)
     net.initialize(0)
     return net
 
@@ -92,10 +92,10 @@ def test_chunks_are_the_quadratic_form_and_the_recurrence(heads, layers, rows, c
     torch.manual_seed(0)
     inputs = torch.randn(3, heads, rows, chunks * chunk, 6, dtype=dtype, requires_grad=True)
     weight = torch.randn(heads, rows, chunks * chunk, 6, dtype=dtype)
-    found = [mixed(*inputs, shape, layer, chunks)]
-    found += [form(*inputs, rates(shape, layer)) for form in (quadratic, recurrent)]
-    grads = [torch.autograd.grad((y * weight).sum(), inputs)[0] for y in found]
-    for values in (found, grads):
+    outputs = [mixed(*inputs, shape, layer, chunks)]
+    outputs += [form(*inputs, rates(shape, layer)) for form in (quadratic, recurrent)]
+    grads = [torch.autograd.grad((y * weight).sum(), inputs)[0] for y in outputs]
+    for values in (outputs, grads):
         scale = float(values[1].detach().abs().max())
         for other in values[1:]:
             torch.testing.assert_close(values[0], other, rtol=close, atol=close * scale)
@@ -162,9 +162,9 @@ def test_flops_are_what_torch_counts(mixers: tuple, gate: str, length: int) -> N
 
 def test_decoding_flops_do_not_grow_with_the_context() -> None:
     """One token of the recurrence, as torch counts it: an outer product and a product with the state."""
-    one = torch.ones(3, 1, 1, 8)
+    ones = torch.ones(3, 1, 1, 8)
     with FlopCounterMode(display=False) as counter:
-        recurrent(one, one, one, rates(SHAPE, 0))
+        recurrent(ones, ones, ones, rates(SHAPE, 0))
     for length in (8, 13, 4096):
         counts = count(SHAPE, LINEAR, VOCAB, length)
         assert counts.decode_flops_per_token == 2 * counts.matrix_elements + 3 * counter.get_total_flops()
@@ -177,8 +177,8 @@ def test_decoding_flops_do_not_grow_with_the_context() -> None:
 def test_parameters_are_the_list_of_weights(gate: str, norm: str, gains: bool | str) -> None:
     model = replace(LINEAR, linear_gate=gate, norm=norm, gains=gains)
     net = decoder(model)
-    found = {weight.name: tuple(parameter.shape) for weight, parameter in net.named_weights()}
-    assert found == {weight.name: weight.size for weight in weights(SHAPE, model, VOCAB, 32)}
+    sizes = {weight.name: tuple(parameter.shape) for weight, parameter in net.named_weights()}
+    assert sizes == {weight.name: weight.size for weight in weights(SHAPE, model, VOCAB, 32)}
     assert sum(p.numel() for p in net.parameters()) == count(SHAPE, model, VOCAB, 32).total
     assert {name.split(".mixer.")[-1] for name in net.state_dict()}.isdisjoint({"within", "powers"})
 
@@ -244,9 +244,9 @@ def test_bf16_sums_its_states_in_fp32() -> None:
     rounded = [x.bfloat16().double() for x in (q, k, v)]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         within, powers = (x.float() for x in decays(shape, 1, 16))
-        found = mix(*(x.view(1, 2, 128, 16, 8) for x in (q, k, v)), within, powers).reshape(exact.shape)
+        result = mix(*(x.view(1, 2, 128, 16, 8) for x in (q, k, v)), within, powers).reshape(exact.shape)
     floor = (mixed(*rounded, shape, 1, 128) - exact).abs().mean()
-    error = (found.double() - exact).abs().mean()
+    error = (result.double() - exact).abs().mean()
     assert error < 2 * floor + 2**-9 * exact.abs().mean()
 
 

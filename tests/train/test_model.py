@@ -21,9 +21,9 @@ VOCAB, CONTEXT = 50, 12
 
 
 def decoder(shape: Shape, model: Architecture, kind: str = "plain", **changes) -> Decoder:
-    made = ops.plain() if kind == "plain" else ops.eager_cpu(kind)
+    operations = ops.plain() if kind == "plain" else ops.eager_cpu(kind)
     parametrization = some_parametrization(init_std=0.2, **changes)
-    out = Decoder(shape, model, parametrization, VOCAB, CONTEXT, made)
+    out = Decoder(shape, model, parametrization, VOCAB, CONTEXT, operations)
     out.initialize(0)
     return out
 
@@ -67,7 +67,7 @@ def test_flops_are_what_torch_counts(shape: Shape, model: Architecture) -> None:
 @pytest.mark.parametrize("model", ARCHITECTURES)
 def test_the_fast_operations_mean_the_same(model: Architecture, kind: str) -> None:
     shape = Shape(96, 2, 6, 96)
-    plain, fast = (shaken(decoder(shape, model, made)) for made in ("plain", kind))
+    plain, fast = (shaken(decoder(shape, model, name)) for name in ("plain", kind))
     x = tokens(30)  # 360 rows: large enough that oneDNN is taken
     losses = []
     for net in (plain, fast):
@@ -103,5 +103,5 @@ def test_zero_initializations() -> None:
 def test_the_list_of_weights_is_the_model(model: Architecture) -> None:
     """Names, sizes and nothing else."""
     net = decoder(SHAPES[1], model)
-    found = {weight.name: tuple(parameter.shape) for weight, parameter in net.named_weights()}
-    assert found == {weight.name: weight.size for weight in weights(SHAPES[1], model, VOCAB, CONTEXT)}
+    sizes = {weight.name: tuple(parameter.shape) for weight, parameter in net.named_weights()}
+    assert sizes == {weight.name: weight.size for weight in weights(SHAPES[1], model, VOCAB, CONTEXT)}

@@ -125,16 +125,16 @@ def test_training_goes_down_and_stays_finite(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("first", "other"),
     [
         (named("standard"), named("mup")),
         (named("mup", depth_exponent=1.0), named("completep")),
         (named("minicpm", residual_multiplier=2**0.5), named("completep", embedding_multiplier=12.0)),
     ],
 )
-def test_two_tables_are_identical_at_their_base(one: Parametrization, other: Parametrization) -> None:
+def test_two_tables_are_identical_at_their_base(first: Parametrization, other: Parametrization) -> None:
     """To every bit, after training; MiniCPM's branch of sqrt(2) / sqrt(L) is 1 at two layers."""
-    (a, _), (b, _) = train(one, shape(32), 5), train(other, shape(32), 5)
+    (a, _), (b, _) = train(first, shape(32), 5), train(other, shape(32), 5)
     assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters(), strict=True))
 
 
@@ -154,9 +154,9 @@ def slope(parametrization: Parametrization, lr: float = 2**-7) -> float:
     options: dict[str, Any] = {"zero_head": True}
     if parametrization.name != "minicpm":
         options["attention_scale"] = "inverse"
-    made = dataclasses.replace(parametrization, **options)
+    changed = dataclasses.replace(parametrization, **options)
     changes = [
-        [train(made, shape(width), 4, lr, seed)[1] for seed in range(3)] for width in (32, 64, 128, 256)
+        [train(changed, shape(width), 4, lr, seed)[1] for seed in range(3)] for width in (32, 64, 128, 256)
     ]
     logs = torch.log2(torch.tensor(changes)).mean(1)
     x = torch.tensor([0.0, 1.0, 2.0, 3.0])
