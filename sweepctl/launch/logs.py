@@ -124,11 +124,14 @@ class Tail:
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What happens to a followed job: it was not tried yet; an attempt is there, wrote lines, ended."""
+    """What happens to a followed job."""
 
     what: Literal["untried", "attempt", "lines", "ended"]
+    """It was not tried yet; an attempt is there, wrote lines, ended."""
     attempt: Attempt | None = None
+    """Which; None where it was not tried yet."""
     lines: tuple[str, ...] = ()
+    """That it wrote."""
 
 
 def follow(

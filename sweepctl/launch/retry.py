@@ -16,12 +16,14 @@ WORDS = ("failed", "diverged", "none")
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Failed jobs that get a new start, with the number of their last attempt; failed ones that are left
-    alone, with what they died of; and the diverged ones that are trained again."""
+    """What becomes of failed and diverged jobs."""
 
     forgiven: dict[str, int] = field(default_factory=dict)
+    """Failed jobs that get a new start -> the number of their last attempt."""
     left: dict[str, str] = field(default_factory=dict)
+    """Failed jobs that are left alone -> what they failed of."""
     diverged: list[Entry] = field(default_factory=list)
+    """Those that are trained again."""
 
     def apply(self) -> None:
         """Set the results of diverged jobs aside, into the attempts that wrote them."""

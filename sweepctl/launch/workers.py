@@ -14,7 +14,7 @@ from typing import IO
 
 from sweepctl.store.files import storage
 from sweepctl.store.manifest import Manifest
-from sweepctl.store.protocol import Died, Event, Run, Stop, read_event
+from sweepctl.store.protocol import Died, Event, RunJob, StopJob, read_event
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -47,16 +47,16 @@ class Worker:
 
     def give(self, manifest: Manifest) -> bool:
         """Hand it a job; False where the process is gone."""
-        if self._tell(Run(manifest)):
+        if self._tell(RunJob(manifest)):
             self.job = manifest.job
         return self.job is not None
 
     def stop_job(self) -> None:
         """Ask it to save and give up its current job."""
         if self.job is not None:
-            self._tell(Stop(self.job))
+            self._tell(StopJob(self.job))
 
-    def _tell(self, command: Run | Stop) -> bool:
+    def _tell(self, command: RunJob | StopJob) -> bool:
         try:
             self.input.write(command.line() + "\n")
             self.input.flush()

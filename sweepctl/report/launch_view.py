@@ -33,7 +33,6 @@ class LaunchView:
         self._left: dict[str, float] = {}
         self._all: TaskID | None = None
         self._began = self._spoke = time.monotonic()
-        self._seen: dict[str, float] = {}
         self._running: dict[str, tuple[Entry, TaskID | None]] = {}
         self._bars = Progress(
             TextColumn("{task.description}"),

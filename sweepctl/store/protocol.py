@@ -17,29 +17,31 @@ from sweepctl.store.manifest import Manifest
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RunJob:
     """Train this job, once the one in hand has ended."""
 
     manifest: Manifest
+    """The job, and how it is run."""
 
     def line(self) -> str:
         return json.dumps({"run": self.manifest.record()})
 
 
 @dataclass(frozen=True, slots=True)
-class Stop:
+class StopJob:
     """Save this job and give it up, or do not begin it."""
 
     job: str
+    """Its id."""
 
     def line(self) -> str:
         return json.dumps({"stop": self.job})
 
 
-def read_command(line: str) -> Run | Stop:
+def read_command(line: str) -> RunJob | StopJob:
     """The command that a worker is given."""
     command = json.loads(line)
-    return Run(Manifest.read(command["run"])) if "run" in command else Stop(command["stop"])
+    return RunJob(Manifest.read(command["run"])) if "run" in command else StopJob(command["stop"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,9 @@ class Progress:
     """The job in hand lives, and is at this step."""
 
     job: str
+    """Its id."""
     step: int
+    """Updates that are done."""
 
     def line(self) -> str:
         return json.dumps({"event": "progress", "job": self.job, "step": self.step})
@@ -66,7 +70,9 @@ class Saved:
     """A checkpoint of this step is durable."""
 
     job: str
+    """Its id."""
     step: int
+    """Updates before it."""
 
     def line(self) -> str:
         return json.dumps({"event": "checkpoint", "job": self.job, "step": self.step})
@@ -77,8 +83,11 @@ class Ended:
     """The attempt is over, and the worker takes the next job."""
 
     job: str
+    """Its id."""
     end: End
+    """Why."""
     message: str
+    """What people are to read of it."""
 
     def line(self) -> str:
         fields = {"event": "end", "job": self.job, "why": self.end.value, "message": self.message}
@@ -90,6 +99,7 @@ class Died:
     """The worker is gone. It cannot say so itself; whoever holds its pipe does."""
 
     code: int
+    """Of its process, below 0 for a signal."""
 
     @property
     def reason(self) -> str:

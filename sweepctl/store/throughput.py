@@ -13,11 +13,12 @@ from sweepctl.store.workspace import Workspace
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Exact training FLOPs a second on one device. `least` where it was measured on a smaller rung: larger
-    models use a device better, so the true rate is at least this."""
+    """How fast one device trains."""
 
     flops_per_s: float
+    """Exact training FLOPs a second."""
     least: bool = False
+    """Measured on a smaller rung: larger models use a device better, so the true rate is at least this."""
 
 
 def devices(attempt: Attempt) -> int:

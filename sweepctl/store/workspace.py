@@ -28,6 +28,7 @@ class Workspace:
     """The root folder. Nothing here lists the whole store."""
 
     root: Path
+    """The folder."""
 
     @classmethod
     def default(cls) -> Workspace:
@@ -84,7 +85,9 @@ class Sweep:
     """One sweep's folder. `current.json` names the plan of every stage, in the order they were planned."""
 
     workspace: Workspace
+    """Where it lies."""
     name: str
+    """Of its folder."""
 
     @property
     def folder(self) -> Path:

@@ -18,7 +18,7 @@ from typing import NoReturn, TextIO
 
 from sweepctl.errors import SweepctlError
 from sweepctl.store.manifest import Manifest
-from sweepctl.store.protocol import Ended, Event, Ready, Run, Stop, read_command
+from sweepctl.store.protocol import Ended, Event, Ready, RunJob, StopJob, read_command
 from sweepctl.train.processes import SingleProcess
 
 
@@ -43,10 +43,10 @@ class JobQueue:
         try:
             for line in lines:
                 match read_command(line):
-                    case Run(manifest):
+                    case RunJob(manifest):
                         self._stopped.discard(manifest.job)
                         self._jobs.put(manifest)
-                    case Stop(job):
+                    case StopJob(job):
                         self._stopped.add(job)
                         if job == self._current:
                             self._stop.set()

@@ -45,7 +45,7 @@ LINGER_S = 900.0
 class Leaving(Enum):
     """Why a task takes no other job."""
 
-    TOLD = "told to end"
+    ASKED = "told to end"
     """Slurm says so."""
     TIME = "out of time"
     """The time limit is near."""
@@ -102,7 +102,7 @@ class Supervisor:
         self.say(f"task {process.task} restart {process.restart} on {process.processes} process(es)")
         if self.order.code != code_version():
             self.say("warning: the code has changed since this task was submitted")
-        signal.signal(signal.SIGTERM, lambda *_: self._leave(Leaving.TOLD))
+        signal.signal(signal.SIGTERM, lambda *_: self._leave(Leaving.ASKED))
         pool: Pool | None = None
         try:
             entry = self._next_or_wait()
@@ -136,7 +136,7 @@ class Supervisor:
         if self._leaving is Leaving.TIME and self._no_progress():
             return 1
         if unfinished is not None or (self._leaving and self._next() is not None):
-            self.say(f"saved; {self._leaving.value if self._leaving else Leaving.TOLD.value}")
+            self.say(f"saved; {self._leaving.value if self._leaving else Leaving.ASKED.value}")
             if self._leaving is Leaving.TIME and not self.launcher.commands_on_nodes:
                 return 0
             return self._linger()
@@ -234,13 +234,13 @@ class Supervisor:
 
     def _starting(self) -> set[str]:
         """Jobs that other tasks took in hand a moment ago."""
-        found = set()
+        jobs = set()
         for array in self.records.arrays():
             for path in (self.records.array_folder(array.token) / "tasks").glob("*.job"):
                 with contextlib.suppress(OSError):
                     if path != self._hand and time.time() - path.stat().st_mtime < START_S:
-                        found.add(_read(path))
-        return found
+                        jobs.add(_read(path))
+        return jobs
 
     def _may_start(self, entry: Entry) -> bool:
         return self._fits(entry) and self.feed.can_start(entry)
