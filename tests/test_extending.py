@@ -61,6 +61,23 @@ def files_of(example: str) -> list[str]:
     return sorted(str(p.relative_to(ROOT)) for p in files if p.stem == example or called & words(p))
 
 
+def test_the_design_shows_every_room_and_its_doors() -> None:
+    text = (ROOT / "docs" / "design.md").read_text()
+    rooms = dict(re.findall(r"^\| `(\w+)` \|.*\|([^|]*)\|$", text, re.MULTILINE))
+    assert set(rooms) == {path.parent.name for path in (ROOT / "sweepctl").glob("*/__init__.py")}
+    for room, doors in rooms.items():
+        trees = [ast.parse(path.read_text()) for path in (ROOT / "sweepctl" / room).rglob("*.py")]
+        classes = {node.name for tree in trees for node in tree.body if isinstance(node, ast.ClassDef)}
+        assert {*re.findall(r"\w+", doors)} <= classes
+
+
+def test_the_design_names_files_that_are_there() -> None:
+    text = (ROOT / "docs" / "design.md").read_text()
+    files = set(re.findall(r"\b[a-z_]+/[a-z_/]+\.(?:py|yaml)\b", text))
+    assert len(files) > 10
+    assert not {file for file in files if not ((ROOT / file).exists() or (ROOT / "sweepctl" / file).exists())}
+
+
 def test_the_table_has_every_kind() -> None:
     kinds = ["a schedule", "an optimizer", "a law", "a parametrization", "a launcher", "a command"]
     assert sorted(table()) == sorted(kinds)
