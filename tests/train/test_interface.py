@@ -141,6 +141,7 @@ def test_an_unknown_trainer_is_refused_with_those_there_are(planned: Planner) ->
         tiny(trainer="abacus")
     with pytest.raises(RequestError, match=r"no trainer 'abacus'\. Known: builtin, least_squares"):
         registry.trainer_named("abacus")
+    assert set(study.TRAINERS) == set(registry.TRAINERS)
 
 
 def test_jobs_know_trainers_by_their_interface_only() -> None:
