@@ -47,8 +47,8 @@ def fit_law(law: Law, data: Observations, options: Resampling) -> Fit:
         raise RequestError(f"{error}{f' ({left_out})' if left_out else ''}") from None
     if law.reduced and data.accounting.get("reduction", "none") == "none" and _repeats(data):
         fit.flags.append("repeated:n_d")
-    if data.accounting.get("schedule") == "wsd-s":  # another law than that of runs with decays of their own
-        fit.flags.append("schedule:wsd-s")
+    if "schedule" in data.accounting:  # another law than that of most runs
+        fit.flags.append(f"schedule:{data.accounting['schedule']}")
     return fit
 
 

@@ -12,9 +12,12 @@ import pandas as pd
 
 from sweepctl.errors import RequestError, unknown_name
 from sweepctl.laws.law import LABELS, NUMBERS, CannotFit, Law, Observations
+from sweepctl.spec.schedules.schedule import Schedule
 
 SEEDS = ("seed", "seed_init", "seed_data", "setting_seed.init", "setting_seed.data")
 SETTINGS = ("lr", "batch", "batch_tokens", "parametrization", "optimizer")
+OTHER_LAWS = {kind: cls.another_law for kind, cls in Schedule.kinds().items() if cls.another_law}
+"""Schedules whose runs are never fitted with those of others -> why."""
 Reduction = Literal["best", "mean", "none"]
 
 
@@ -76,7 +79,7 @@ def observations(frame: pd.DataFrame, law: Law, reading: TableReading) -> Observ
     differ only in their seeds are averaged.
 
     Raises:
-        RequestError: a column is missing, is not numbers, or mixes units; or rows mix wsd-s with others.
+        RequestError: a column is missing, is not numbers, or mixes units; or rows mix schedules of two laws.
     """
     used, counted = roles(frame, law, reading)
     names = _names(frame, reading.row)
@@ -93,7 +96,8 @@ def observations(frame: pd.DataFrame, law: Law, reading: TableReading) -> Observ
     if law.annealed and "schedule" in frame.columns:
         schedules = frame["schedule"].loc[kept.index].astype(str)
         _refuse_mixed_schedules(schedules, kept.get("group"))
-        counted |= {"schedule": "wsd-s"} if set(schedules) == {"wsd-s"} else {}
+        if len(kinds := set(schedules)) == 1 and kinds <= OTHER_LAWS.keys():
+            counted["schedule"] = kinds.pop()
     reduced, dominated, how = _reduce(frame, kept, law, reading)
     whole = [r for r in numbers if r in reduced and (r in law.partial or reduced[r].notna().all())]
     _refuse_mixed_units(reduced.drop(columns=[role for role in law.partial if role in reduced]))
@@ -232,15 +236,15 @@ def _reduce(
 
 
 def _refuse_mixed_schedules(schedule: pd.Series, group: pd.Series | None) -> None:
-    """Decays that go on from decayed weights and decays of their own lie on two laws; groups are fitted
-    apart."""
+    """Raises RequestError where runs of two laws are fitted together; groups are fitted apart."""
     kinds = schedule.groupby(group if group is not None else [0] * len(schedule)).unique()
-    mixed = next((sorted(together) for together in kinds if "wsd-s" in together and len(together) > 1), None)
-    if mixed:
-        raise RequestError(
-            f"These runs mix the schedules {', '.join(mixed)}: wsd-s goes on from decayed weights, which is "
-            "another law; choose with --where \"schedule == 'wsd-s'\" or \"schedule != 'wsd-s'\"."
-        )
+    for together in kinds:
+        for kind, reason in OTHER_LAWS.items():
+            if kind in together and len(together) > 1:
+                raise RequestError(
+                    f"These runs mix the schedules {', '.join(sorted(together))}: {kind} {reason}, which is "
+                    f"another law; choose with --where \"schedule == '{kind}'\" or \"schedule != '{kind}'\"."
+                )
 
 
 def _refuse_mixed_units(used: pd.DataFrame) -> None:

@@ -17,6 +17,7 @@ from sweepctl.fitting.sweeps import with_paths
 from sweepctl.laws import curve
 from sweepctl.laws.curve import Options, schedules
 from sweepctl.laws.law import CannotFit, Observations
+from sweepctl.spec.learning_rate import LearningRateCurve
 
 TISSUE = {"L0": 2.6, "A": 0.43, "alpha": 0.55, "C": 0.41}
 MULTI = {"L0": 2.4, "A": 0.65, "alpha": 0.43, "B": 520.0, "C": 2.0, "beta": 0.6, "gamma": 0.63}
@@ -45,6 +46,15 @@ def tissue(lr: np.ndarray, at: np.ndarray, true: dict = TISSUE) -> np.ndarray:
         momentum = 0.999 * momentum + lr[i - 1] - lr[i]
         s2[i] = s2[i - 1] + momentum
     return (true["L0"] + true["A"] * np.cumsum(lr) ** -true["alpha"] - true["C"] * s2)[at]
+
+
+def test_an_assumed_warmup_is_the_one_that_is_trained() -> None:
+    """A row of step t is measured after update t - 1."""
+    path = schedules.path(np.array([10.0, 20.0]), np.array([PEAK, PEAK]), 20, None, warmup=8)
+    assert path.first == 1 and path.warm == 7
+    assert path.rates.tolist() == [PEAK * LearningRateCurve(8).at(step - 1) for step in range(1, 21)]
+    late = schedules.path(np.array([3.0, 20.0]), np.array([PEAK, PEAK]), 20, None, warmup=0)
+    assert late.rates.tolist() == [PEAK] * 20
 
 
 def multipower(lr: np.ndarray, at: np.ndarray, true: dict = MULTI) -> np.ndarray:

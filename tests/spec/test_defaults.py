@@ -46,8 +46,9 @@ def other_defaults(cls: Any, keys: dict[str, Any], at: str, option: str) -> Iter
             if OPTIONAL.get(path, option) == option:
                 yield from other_defaults(parts[0], value, path, option)
             continue
-        has_default = field.default is not dataclasses.MISSING and field.default and path not in NEUTRAL
-        if has_default and field.name in keys and plain(field.default) != value:
+        if field.default is dataclasses.MISSING or not field.default or field.name not in keys:
+            continue
+        if plain(field.default) not in (value, NEUTRAL.get(path)):
             yield f"{path} is {field.default} in code and {value} in {option}"
 
 

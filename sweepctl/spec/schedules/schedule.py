@@ -23,6 +23,9 @@ class Schedule(Kinds):
     at = "schedule"
     shares: ClassVar[str]
     """What the budgets of one rung have in common, in words."""
+    another_law: ClassVar[str] = ""
+    """What its runs do that makes their losses another law than those of other schedules; empty where that of
+    wsd is theirs too."""
 
     kind: str
     """The word for it in studies, plans and tables."""

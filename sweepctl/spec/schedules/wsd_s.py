@@ -20,6 +20,7 @@ class WsdS(ForkingSchedule):
 
     order = 50
     shares = "everything, decays too: another law"
+    another_law = "goes on from decayed weights"
 
     kind: Literal["wsd-s"] = "wsd-s"
     decay: Decay = Decay()
