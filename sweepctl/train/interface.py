@@ -98,7 +98,8 @@ class Trainer(ABC):
     @property
     @abstractmethod
     def held_out(self) -> tuple[str, ...]:
-        """The names of the sets that it can be evaluated on, the one whose loss counts first."""
+        """The names of the sets that it can be evaluated on. The loss on the first counts, unless the study
+        names another by `validation.loss_on`."""
 
     @property
     @abstractmethod
@@ -145,4 +146,5 @@ class Trainer(ABC):
     @abstractmethod
     def share(self) -> None:
         """From here on every update and evaluation is done by all processes of the job together; all of their
-        trainers are at the same step."""
+        trainers are at the same step. Called once, before the first update, also where there is one process.
+        """
