@@ -14,9 +14,9 @@ def trouble(kind: str) -> BaseException:
         return MemoryError("no 3 GB")
     if kind == "storage":
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    from sweepctl.train.distributed import Lost
+    from sweepctl.train.processes import ProcessesLost
 
-    return Lost("Rank 0 of 2 lost the others.")
+    return ProcessesLost("Rank 0 of 2 lost the others.")
 
 
 def arm(kind: str, times: int) -> None:
