@@ -15,10 +15,10 @@ from sweepctl.launch import disk
 from sweepctl.launch.doctor import Finding, clock_finding, gpu_finding, own_folder
 from sweepctl.launch.slurm.doctor import gpus_asked, minutes
 from sweepctl.launch.slurm.node_check import judge
-from sweepctl.launch.slurm.settings import Resources, SlurmSettings
 from sweepctl.resources import code_version
 from sweepctl.spec.execution import Execution
 from sweepctl.store.workspace import Workspace
+from tests.launch.settings import resources, slurm
 
 SEEN: dict[str, Any] = {
     "torch": "2.9", "cuda": "12.8", "import_s": 2.0, "gpus": ["NVIDIA H100"], "gpu_error": None,
@@ -34,7 +34,7 @@ REPORT: dict[str, Any] = {
     "missing": None,
     "commands_fail": None,
 }
-LAUNCHER = SlurmSettings(resources=Resources(gpus_per_node=1))
+LAUNCHER = slurm()
 
 
 def call(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
@@ -110,7 +110,7 @@ def test_what_is_only_told() -> None:
 
 def test_slurms_ways_of_writing() -> None:
     assert [minutes(text) for text in ("UNLIMITED", "00:30:00", "1-02:00:00")] == [None, 30, 1560]
-    assert gpus_asked(Resources(gpus_per_node=4)) == (None, 4)
-    assert gpus_asked(Resources(gres="nvme:1,gpu:h100:2")) == ("h100", 2)
-    assert gpus_asked(Resources(gres="gpu")) == (None, 1)
-    assert gpus_asked(Resources()) == (None, 0)
+    assert gpus_asked(resources(gpus_per_node=4)) == (None, 4)
+    assert gpus_asked(resources(gres="nvme:1,gpu:h100:2")) == ("h100", 2)
+    assert gpus_asked(resources(gres="gpu")) == (None, 1)
+    assert gpus_asked(resources()) == (None, 0)

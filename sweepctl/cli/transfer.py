@@ -39,17 +39,17 @@ def transfer(
     too; what the store has is not trained again. Exit code 0 where every row that should transfer does.
     """
     from sweepctl.check.transfer import DEFAULT, ROWS, left, read_row, rows_named
+    from sweepctl.launch.defaults import build_settings
     from sweepctl.launch.local import LocalSettings, visible_gpus, worker_count
     from sweepctl.plan.cost import sum_costs
     from sweepctl.report import transfer as report
     from sweepctl.report.console import console, place, show_json
-    from sweepctl.spec.build import build
     from sweepctl.spec.compose import compose_launcher
     from sweepctl.store.throughput import measured
     from sweepctl.store.workspace import Workspace
 
     drawable("--png", png)
-    config = build(LocalSettings, {**compose_launcher("local", []), "workers": workers})
+    config = build_settings(LocalSettings, {**compose_launcher("local", []), "workers": workers})
     chosen = (
         rows_named(rows) if rows is not None else [ROWS[name] for name in (ROWS if list_rows else DEFAULT)]
     )

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from sweepctl.errors import InvalidValue, SweepctlError
 from sweepctl.launch import backends
+from sweepctl.launch.defaults import build_settings
 from sweepctl.launch.tasks import Task
-from sweepctl.spec.build import build
 from sweepctl.spec.execution import Execution
 from sweepctl.store.board import Board
 from sweepctl.store.workspace import Sweep, Workspace
@@ -88,7 +88,7 @@ class Launcher(ABC, Generic[SettingsT]):
         Raises:
             RequestError: a key or value is not valid.
         """
-        return cls(build(cls._settings_class, raw))
+        return cls(build_settings(cls._settings_class, raw))
 
     @property
     def execution(self) -> Execution:

@@ -34,13 +34,13 @@ CANCEL_S = 1.0
 class LocalSettings:
     """This machine."""
 
-    kind: Literal["local"] = "local"
+    kind: Literal["local"]
     """The launcher."""
-    workers: int | None = None
+    workers: int | None
     """Processes in the foreground; None for one a GPU, or one a core / threads."""
-    retries: Retries = Retries()
+    retries: Retries
     """How often a job is taken up again, by class of failure."""
-    execution: Execution = Execution()
+    execution: Execution
     """How jobs are run."""
 
     def __post_init__(self) -> None:

@@ -15,17 +15,17 @@ from sweepctl.store.job import JobFolder
 class Retries:
     """How often a job is taken up again after each class of failure, until a person says `--retry`."""
 
-    failed: int = 0
+    failed: int
     """After a Python error."""
-    request: int = 0
+    request: int
     """After a setting that cannot be met."""
-    out_of_memory: int = 1
+    out_of_memory: int
     """With half the micro-batch, the same global batch."""
-    died: int = 3
+    died: int
     """After a process that was killed."""
-    infrastructure: int = 3
+    infrastructure: int
     """After a machine or network that failed."""
-    storage: int = 20
+    storage: int
     """After a file system that refused, with ever longer pauses."""
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from sweepctl.launch.retry import choose
 from sweepctl.spec.compose import compose_launcher
 from sweepctl.store import attempts
 from sweepctl.store.board import Board
-from tests.conftest import Planner, only, tree
+from tests.conftest import Planner, Undisturbed, only, tree
 from tests.launch.test_local import LONG
 
 SETTINGS = ["execution.log_every_steps=50", "execution.device=cpu"]
@@ -77,9 +77,7 @@ def in_training(board: Board) -> int:
         select.select([], [], [], 0.05)
 
 
-def test_two_tasks_side_by_side_train_everything_once(
-    planned: Planner, undisturbed: Callable[[Board], bytes]
-) -> None:
+def test_two_tasks_side_by_side_train_everything_once(planned: Planner, undisturbed: Undisturbed) -> None:
     board = planned(name="pair", budget__tokens=[6_400, 12_800])
     [array] = launch("pair")["arrays"]
     assert sorted(array["jobs"]) == sorted(board.entries)
@@ -89,7 +87,7 @@ def test_two_tasks_side_by_side_train_everything_once(
         assert "nothing left for this task" in ended(task)
     assert trained(board) == [1] * len(board.entries)
     collect(board)
-    assert (board.sweep.folder / "runs.parquet").read_bytes() == undisturbed(board)
+    assert (board.sweep.folder / "runs.parquet").read_bytes() == undisturbed.runs(board)
     names = [path.name for path in sorted((Path(array["id"]).parent / "tasks").iterdir())]
     assert names == ["0", "1"]
     before = tree(board.sweep.workspace.root / "store")
@@ -100,7 +98,7 @@ def test_two_tasks_side_by_side_train_everything_once(
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_task_that_is_killed_is_run_again_and_goes_on(
-    planned: Planner, undisturbed: Callable[[Board], bytes], number: signal.Signals
+    planned: Planner, undisturbed: Undisturbed, number: signal.Signals
 ) -> None:
     board = planned(name="killed", ladder__depths=[1], **LONG)
     [array] = launch("killed", "execution.checkpoint_every_s=0.2")["arrays"]
@@ -123,7 +121,7 @@ def test_a_task_that_is_killed_is_run_again_and_goes_on(
     first, second = attempts.every(trunk.folder)
     assert second.record["start_step"] == first.record["end_step"] > 50
     collect(board)
-    assert (board.sweep.folder / "runs.parquet").read_bytes() == undisturbed(board)
+    assert (board.sweep.folder / "runs.parquet").read_bytes() == undisturbed.runs(board)
 
 
 def test_it_saves_ahead_of_the_time_limit(planned: Planner) -> None:

@@ -16,10 +16,9 @@ import pytest
 
 from sweepctl.errors import StorageError
 from sweepctl.launch.feed import Decision
-from sweepctl.launch.local import LocalLaunch, LocalSettings
+from sweepctl.launch.local import LocalLaunch
 from sweepctl.launch.retries import Retries
 from sweepctl.launch.slurm.records import Array, Records, SlurmOrder
-from sweepctl.launch.slurm.settings import SlurmSettings
 from sweepctl.launch.slurm.supervisor import Supervisor
 from sweepctl.launch.slurm.task_process import TaskProcess
 from sweepctl.launch.workers import Pool, Worker
@@ -31,11 +30,12 @@ from sweepctl.store.ends import End
 from sweepctl.store.protocol import Died, Event, Progress
 from sweepctl.store.state import State
 from tests.conftest import Planner, only
+from tests.launch.settings import local, retries, slurm
 
 WILD = {"parametrization__name": "standard", "parametrization__zero_head": False, "optimizer__lr": 1e30}
 SECONDS = {"budget__tokens": [50_000]}
 """Long enough to be in the middle of."""
-DEFAULT = Retries()
+DEFAULT = retries()
 
 
 class Bench(ABC):
@@ -58,7 +58,7 @@ class Bench(ABC):
         self._monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "trouble"))
 
     @abstractmethod
-    def launch(self, retries: Retries = DEFAULT, **execution: Any) -> int:
+    def launch(self, budgets: Retries = DEFAULT, **execution: Any) -> int:
         """Train what can be trained; the exit code."""
 
     @abstractmethod
@@ -77,8 +77,8 @@ class Bench(ABC):
 class OnThisMachine(Bench):
     """It is its own watcher."""
 
-    def launch(self, retries: Retries = DEFAULT, **execution: Any) -> int:
-        settings = LocalSettings(workers=1, retries=retries, execution=Execution(**execution))
+    def launch(self, budgets: Retries = DEFAULT, **execution: Any) -> int:
+        settings = local(workers=1, retries=budgets, **execution)
         return LocalLaunch(self.board, settings, self).run().exit_code
 
     def tell_to_stop(self) -> None:
@@ -101,9 +101,12 @@ class OnThisMachine(Bench):
 class InATask(Bench):
     """A task that may not call Slurm's commands."""
 
-    def launch(self, retries: Retries = DEFAULT, **execution: Any) -> int:
-        settings = SlurmSettings(
-            commands_on_nodes=False, retries=retries, save_ahead_s=1, execution=Execution(**execution)
+    def launch(self, budgets: Retries = DEFAULT, **execution: Any) -> int:
+        settings = slurm(
+            commands_on_nodes=False,
+            retries=plain(budgets),
+            save_ahead_s=1,
+            execution=plain(Execution(**execution)),
         )
         sweep = self.board.sweep
         records, order = Records(sweep), SlurmOrder(sweep.stage_hashes(), (), plain(settings), "")
@@ -216,10 +219,10 @@ def storage(bench: Bench) -> None:
     assert "disk is full" in bench.words and "Trying again in 1 s" in bench.words
     bench.plan(optimizer__lr=0.01)
     if isinstance(bench, InATask):
-        assert bench.launch(Retries(storage=0)) == 1 and "It was tried 1 times" in bench.words
+        assert bench.launch(retries(storage=0)) == 1 and "It was tried 1 times" in bench.words
     else:
         with pytest.raises(StorageError, match=r"disk is full.* It was tried 1 times"):
-            bench.launch(Retries(storage=0))
+            bench.launch(retries(storage=0))
 
 
 def out_of_memory(bench: Bench) -> None:
@@ -240,7 +243,7 @@ def out_of_memory(bench: Bench) -> None:
 def infrastructure(bench: Bench) -> None:
     trunk = bench.plan()
     bench.trouble(End.INFRASTRUCTURE, 1)
-    assert bench.launch(Retries(infrastructure=0)) == 1 and ends(trunk) == [End.INFRASTRUCTURE]
+    assert bench.launch(retries(infrastructure=0)) == 1 and ends(trunk) == [End.INFRASTRUCTURE]
     assert "lost the others" in bench.words
 
 

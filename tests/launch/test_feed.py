@@ -13,13 +13,13 @@ import pytest
 from sweepctl.errors import StorageError, WorkFailed
 from sweepctl.launch.due import Due
 from sweepctl.launch.feed import ELSEWHERE_MAX_S, ELSEWHERE_S, REST_S, Decision, Feed
-from sweepctl.launch.retries import Retries
 from sweepctl.store import attempts, checkpoints
 from sweepctl.store.board import Board, Entry
 from sweepctl.store.ends import End
 from sweepctl.store.result import Result
 from sweepctl.store.state import State
 from tests.conftest import Planner, only, run_job
+from tests.launch.settings import retries
 
 
 @dataclass
@@ -63,7 +63,7 @@ def a_desk(board: Board, **settings: Any) -> Desk:
     decisions: list[Decision] = []
     now = [100.0]
     jobs = board.entries.values() if settings.get("for_all_sweeps") else board.unfinished()
-    settings = {"retries": Retries(), "clock": lambda: now[0], **settings}
+    settings = {"retries": retries(), "clock": lambda: now[0], **settings}
     return Desk(board, Feed(board, jobs, tell=decisions.append, **settings), decisions, now)
 
 
@@ -109,7 +109,7 @@ def has_a_budget(end: End) -> Callable[[Desk, Entry], None]:
     """It is taken up again as often as its class allows, and the last message says what it failed of."""
 
     def check(desk: Desk, trunk: Entry) -> None:
-        for _ in range(Retries().of(end)):
+        for _ in range(retries().of(end)):
             desk.attempt(trunk, end, message="it broke.")
             assert desk.last == (State.INTERRUPTED, end)
             assert "it broke" in desk.decisions[-1].message
@@ -126,7 +126,7 @@ def has_a_budget(end: End) -> Callable[[Desk, Entry], None]:
 
 def rests(desk: Desk, trunk: Entry) -> None:
     """The pauses grow; what fails within one is of the same trouble; with the budget the feed gives up."""
-    for refusal in range(Retries().storage):
+    for refusal in range(retries().storage):
         desk.attempt(trunk, End.STORAGE, message="The disk is full.")
         assert desk.last == (State.INTERRUPTED, End.STORAGE)
         pause_s = min(60.0, 2.0**refusal)
@@ -169,7 +169,7 @@ def test_only_tries_at_one_place_count_and_those_of_now(planned: Planner, end: E
     for step in range(0, 50, 10):
         desk.attempt(trunk, end, start_step=step)
         desk.later(REST_S)
-    budget = Retries().of(end)
+    budget = retries().of(end)
     assert (desk.feed.next() is trunk) == (budget > 0)
     for _ in range(budget):
         desk.attempt(trunk, end, start_step=40)
@@ -189,7 +189,7 @@ def test_after_want_of_memory_people_hear_of_half_the_micro_batch(desk: Desk) ->
 
 def test_workers_that_end_before_they_begin_are_no_fault_of_the_job(desk: Desk) -> None:
     [trunk] = only(desk.board, "trunk")
-    for _ in range(Retries().died):
+    for _ in range(retries().died):
         desk.feed.started(trunk)
         desk.feed.died(trunk, os.getpid(), "exit code 1", Path("/log"))
         assert desk.feed.next() is trunk and attempts.newest(trunk.folder) is None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import MISSING, fields, is_dataclass, replace
 
 import pytest
 
 from sweepctl.errors import InvalidValue
 from sweepctl.launch.launcher import Launcher, kinds, launcher_class, launchers_of, read_launcher
+from sweepctl.launch.slurm.records import SlurmOrder
 from sweepctl.launch.status import full_status
 from sweepctl.launch.tasks import TaskState
 from sweepctl.resources import launchers_dir
@@ -27,6 +29,24 @@ def test_a_kind_that_is_not_there_is_refused() -> None:
         read_launcher("x", {"kind": "pbs"})
     with pytest.raises(InvalidValue, match="kind"):
         read_launcher("x", {})
+
+
+def test_what_a_file_leaves_out_is_as_in_the_file_of_its_kind() -> None:
+    whole = read_launcher("slurm", compose_launcher("slurm", [])).settings
+    short = read_launcher("ours", {"kind": "slurm", "resources": {"time_min": 30}}).settings
+    assert short == replace(whole, resources=replace(whole.resources, time_min=30))
+    order = SlurmOrder({}, (), {"kind": "slurm", "retries": {"died": 7}}, "of an older version")
+    assert order.settings == replace(whole, retries=replace(whole.retries, died=7))
+
+
+@pytest.mark.parametrize("kind", kinds())
+def test_no_default_is_written_twice(kind: str) -> None:
+    """Settings have no defaults in code, but for how any trainer runs where nobody says."""
+    settings = read_launcher(kind, {"kind": kind}).settings
+    parts = [getattr(settings, name, None) for name in ("resources", "retries")]
+    for record in (settings, *filter(is_dataclass, parts)):
+        written = [f.name for f in fields(record) if (f.default, f.default_factory) != (MISSING, MISSING)]
+        assert written == []
 
 
 LOOK = """

@@ -17,11 +17,10 @@ import pytest
 from sweepctl.collect.tables import collect
 from sweepctl.launch.feed import Decision
 from sweepctl.launch.local import LocalLaunch, LocalSettings, visible_gpus, worker_count
-from sweepctl.launch.retries import Retries
-from sweepctl.spec.execution import Execution
 from sweepctl.store import attempts, checkpoints
 from sweepctl.store.board import Board
 from tests.conftest import Planner, Undisturbed, only, run_all, run_job, tree
+from tests.launch.settings import local, retries
 
 LONG = {"budget__tokens": [50_000, 200_000]}
 """Five seconds of training: enough to be in the middle of."""
@@ -50,7 +49,7 @@ class Seen:
 
 
 def launcher(**execution: Any) -> LocalSettings:
-    return LocalSettings(workers=2, execution=Execution(**{"log_every_steps": 50, **execution}))
+    return local(workers=2, **{"log_every_steps": 50, **execution})
 
 
 def command(name: str, *more: str) -> list[str]:
@@ -195,7 +194,7 @@ def test_checkpoints_that_are_gone_are_trained_again(planned: Planner) -> None:
                     checkpoints.remove(checkpoints.at(trunk.folder, step))
             super().started(entry, worker)
 
-    report = LocalLaunch(board, LocalSettings(workers=1), Thief()).run()
+    report = LocalLaunch(board, local(workers=1), Thief()).run()
     assert not report.blocked and not report.failed
     assert {e.job.id for e in only(board, "branch")} <= set(report.finished)
 
@@ -222,16 +221,16 @@ def test_a_job_that_always_kills_its_process_is_given_up(planned: Planner, monke
         (faults / f"worker-{i}").write_text("started 0")
     monkeypatch.setenv("FAULTS", str(faults))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "faults"))
-    report = LocalLaunch(board, LocalSettings(workers=1, retries=Retries(died=2)), Seen()).run()
+    report = LocalLaunch(board, local(workers=1, retries=retries(died=2)), Seen()).run()
     [trunk] = only(board, "trunk")
     assert "died 3 times" in report.failed[trunk.job.id] and "signal 9" in report.failed[trunk.job.id]
 
 
 def test_workers_by_cores_or_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     cores = len(os.sched_getaffinity(0))
-    assert worker_count(LocalSettings(execution=Execution(threads=1)), 0) == cores
-    assert worker_count(LocalSettings(execution=Execution(threads=10 * cores)), 0) == 1
-    assert worker_count(LocalSettings(), 4) == 4 and worker_count(LocalSettings(workers=3), 4) == 3
+    assert worker_count(local(threads=1), 0) == cores
+    assert worker_count(local(threads=10 * cores), 0) == 1
+    assert worker_count(local(), 4) == 4 and worker_count(local(workers=3), 4) == 3
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     assert visible_gpus() == ["2", "5"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from sweepctl.errors import RequestError
 from sweepctl.launch.launcher import read_launcher
-from sweepctl.launch.retries import Retries, exhausted
+from sweepctl.launch.retries import exhausted
 from sweepctl.launch.retry import choose
 from sweepctl.launch.rungs import idle_patterns
 from sweepctl.launch.slurm import commands
@@ -22,7 +22,7 @@ from sweepctl.launch.slurm.commands import as_task
 from sweepctl.launch.slurm.dispatch import tasks_needed
 from sweepctl.launch.slurm.records import Array, Records, SlurmOrder, begin_task, outrun
 from sweepctl.launch.slurm.script import script
-from sweepctl.launch.slurm.settings import Resources, SlurmSettings
+from sweepctl.launch.slurm.settings import SlurmSettings
 from sweepctl.spec.build import build, plain
 from sweepctl.spec.compose import compose_launcher
 from sweepctl.spec.execution import Execution
@@ -30,6 +30,7 @@ from sweepctl.store import attempts
 from sweepctl.store.board import Board
 from sweepctl.store.facts import Dispatch
 from tests.conftest import Planner, only, run_job
+from tests.launch.settings import resources, retries, slurm
 
 
 @pytest.mark.parametrize("name", ["slurm", "slurm_multinode", "slurmbox"])
@@ -42,9 +43,7 @@ def test_rungs_by_name_and_pattern_change_resources() -> None:
         SlurmSettings,
         compose_launcher("slurm", ["rungs.32x2.time_min=30", "rungs.*x24.nodes=2", "rungs.*x2.mem_gb=8"]),
     )
-    assert launcher.resources_of("32x2") == Resources(
-        **{**plain(launcher.resources), "time_min": 30, "mem_gb": 8.0}
-    )
+    assert launcher.resources_of("32x2") == replace(launcher.resources, time_min=30, mem_gb=8.0)
     assert launcher.resources_of("512x24").nodes == 2
     assert idle_patterns(launcher.rungs, ["32x2", "64x4"]) == ["*x24"]
 
@@ -60,14 +59,14 @@ def test_rungs_by_name_and_pattern_change_resources() -> None:
         ({"sbatch": {"Nice; rm": 1}}, "sbatch"),
         ({"environment": {"A B": "x"}}, "A B"),
         ({"retries": {"died": -1}}, "retries.died"),
-        ({"save_ahead_s": 3600}, "save_ahead_s"),
+        ({"save_ahead_s": 14400}, "save_ahead_s"),
         ({"parallel": 0}, "parallel"),
         ({"kind": "slurm", "max_submitted": 0}, "max_submitted"),
     ],
 )
 def test_a_wrong_setting_is_named(changes: dict[str, Any], key: str) -> None:
     with pytest.raises(RequestError, match=key.replace(".", r"\.")):
-        build(SlurmSettings, changes)
+        slurm(**changes)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +94,7 @@ def test_a_task_that_waits_to_be_released_is_held() -> None:
 
 def an_array(**changes: Any) -> Array:
     return Array(**{"token": "t", "order": "o", "name": "n.t", "cluster": "c", "jobs": ("a", "b"),
-                    "resources": Resources(), **changes})  # fmt: skip
+                    "resources": resources(), **changes})  # fmt: skip
 
 
 TEXT = st.text(
@@ -106,7 +105,7 @@ TEXT = st.text(
 @given(value=TEXT, folder=TEXT.map(lambda t: t.replace("/", "_").replace("%", "_")))
 def test_no_text_of_the_users_is_shell(value: str, folder: str) -> None:
     """What bash makes of the script's lines is the text itself."""
-    launcher = SlurmSettings(environment={"WORD": value}, commands_on_nodes=False)
+    launcher = slurm(environment={"WORD": value}, commands_on_nodes=False)
     text = script(an_array(), Path("/x") / folder, launcher)
     exports = "\n".join(line for line in text.split("\n# command")[0].split("# setup\n")[1:])
     done = subprocess.run(
@@ -116,15 +115,13 @@ def test_no_text_of_the_users_is_shell(value: str, folder: str) -> None:
 
 
 def test_a_script_asks_for_what_it_was_given() -> None:
-    resources = Resources(
-        partition="h100", gpus_per_node=8, nodes=2, tasks_per_node=8, mem_gb=1.5, time_min=90
-    )
-    text = script(an_array(resources=resources, held=True), Path("/f"), SlurmSettings(sbatch={"nice": 5}))
+    wanted = resources(partition="h100", gpus_per_node=8, nodes=2, tasks_per_node=8, mem_gb=1.5, time_min=90)
+    text = script(an_array(resources=wanted, held=True), Path("/f"), slurm(sbatch={"nice": 5}))
     for line in ("--partition=h100", "--gpus-per-node=8", "--nodes=2", "--ntasks-per-node=8", "--mem=1536M",
                  "--time=90", "--hold", "--requeue", "--nice=5", "--array=0-1%2"):  # fmt: skip
         assert f"#SBATCH {line}\n" in text
     assert "--kill-on-bad-exit=1" in text and "scontrol requeue" in text
-    assert "scontrol" not in script(an_array(), Path("/f"), SlurmSettings(commands_on_nodes=False))
+    assert "scontrol" not in script(an_array(), Path("/f"), slurm(commands_on_nodes=False))
 
 
 def test_a_surrounding_job_is_forgotten_and_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,8 +161,8 @@ def failing(board: Board, *whys: tuple[str, int]) -> Any:
 def test_each_class_has_its_budget(planned: Planner, whys: list[tuple[str, int]], over: bool) -> None:
     folder = failing(planned(), *whys)
     last = attempts.newest(folder)
-    assert exhausted(folder, last, Retries()) == over
-    assert not exhausted(folder, last, Retries(), forgiven=len(whys))
+    assert exhausted(folder, last, retries()) == over
+    assert not exhausted(folder, last, retries(), forgiven=len(whys))
 
 
 def test_a_launch_forgives_what_it_is_told_to(planned: Planner) -> None:
@@ -181,7 +178,7 @@ def test_a_launch_forgives_what_it_is_told_to(planned: Planner) -> None:
 
 def an_order(board: Board, **settings: Any) -> SlurmOrder:
     hashes = {stage: plan.hash for stage, plan in board.plans.items()}
-    return SlurmOrder(hashes, (), plain(build(SlurmSettings, settings)), "code")
+    return SlurmOrder(hashes, (), plain(slurm(**settings)), "code")
 
 
 def test_what_has_a_task_needs_none(planned: Planner) -> None:

@@ -14,9 +14,9 @@ import pytest
 
 from sweepctl.launch.slurm import commands
 from sweepctl.launch.slurm.records import Array, author, new_token
-from sweepctl.launch.slurm.settings import Resources
 from sweepctl.store import attempts, checkpoints
 from tests.conftest import Planner, only
+from tests.launch.settings import resources
 
 from .cluster import until, waits_for
 
@@ -89,7 +89,7 @@ def test_an_array_id_that_was_given_out_anew_is_not_ours(on_slurm: Any, tmp_path
         "sbatch", "--parsable", "--hold", "--array=0-3", f"--output={tmp_path}/x", "--wrap", "true"
     )
     jobs = tuple(sweep.board.entries)
-    array = Array(new_token(), "x", "reset.gone", "slurmbox", jobs, Resources(), by=author())
+    array = Array(new_token(), "x", "reset.gone", "slurmbox", jobs, resources(), by=author())
     sweep.records.intend(array)
     sweep.records.write_id(array.token, other)
     told = sweep.launch()

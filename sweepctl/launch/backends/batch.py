@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sweepctl.errors import InvalidValue, SweepctlError
+from sweepctl.launch.defaults import build_settings
 from sweepctl.launch.doctor import Finding, Say, examine_machine
 from sweepctl.launch.feed import Decision
 from sweepctl.launch.launcher import Launcher, LaunchRequest
@@ -138,7 +139,7 @@ class Script:
 
     @property
     def settings(self) -> BatchSettings:
-        return build(BatchSettings, self.order.launcher)
+        return build_settings(BatchSettings, self.order.launcher)
 
     def folder(self, sweep: Sweep) -> Path:
         """Asking for the same again gives the same script."""
@@ -326,7 +327,7 @@ def run_task(folder: Path, index: str) -> int:
         logs=folder / "logs",
         patience_s=60 * settings.wait_min,
     )
-    pool = LocalSettings(workers=1, retries=settings.retries, execution=settings.execution)
+    pool = LocalSettings("local", 1, settings.retries, settings.execution)
     log = TaskLog(start)
     retry = Retry(forgiven=script.forgiven, left=script.left_alone)
     report = LocalLaunch(script.order.board(sweep), pool, log, retry, share).run()

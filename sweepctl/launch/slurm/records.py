@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from sweepctl.errors import DamagedFile, RequestError
+from sweepctl.launch.defaults import build_settings
 from sweepctl.launch.order import Order
 from sweepctl.launch.slurm.settings import Resources, SlurmSettings
 from sweepctl.spec.build import build, plain
@@ -37,7 +38,7 @@ class SlurmOrder(Order):
 
     @property
     def settings(self) -> SlurmSettings:
-        return build(SlurmSettings, self.launcher)
+        return build_settings(SlurmSettings, self.launcher)
 
 
 @dataclass(frozen=True, slots=True)

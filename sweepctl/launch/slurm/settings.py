@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from sweepctl.errors import InvalidValue
@@ -27,17 +27,28 @@ def _one_line(key: str, value: object) -> None:
 class Resources:
     """What one Slurm task of a job gets: a class of jobs shares arrays."""
 
-    partition: str | None = None
-    account: str | None = None
-    qos: str | None = None
-    constraint: str | None = None
-    gres: str | None = None
-    nodes: int = 1
-    tasks_per_node: int = 1
-    gpus_per_node: int | None = None
-    cpus_per_task: int | None = None
-    mem_gb: float | None = None
-    time_min: int = 60
+    partition: str | None
+    """None: the cluster's default."""
+    account: str | None
+    """The account that pays."""
+    qos: str | None
+    """The quality of service."""
+    constraint: str | None
+    """Features that a node must have."""
+    gres: str | None
+    """Such as gpu:h100:1, in place of `gpus_per_node`."""
+    nodes: int
+    """Nodes of one task."""
+    tasks_per_node: int
+    """Processes a node: one a GPU."""
+    gpus_per_node: int | None
+    """None for none."""
+    cpus_per_task: int | None
+    """Of a process."""
+    mem_gb: float | None
+    """Of a node; None: the cluster's default."""
+    time_min: int
+    """The time limit."""
 
     def __post_init__(self) -> None:
         for key in ("nodes", "tasks_per_node", "time_min"):
@@ -76,24 +87,38 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class SlurmSettings:
-    """One cluster. `rungs` changes resources for rungs by name or pattern; `sbatch` adds options,
-    `environment` variables, `setup` lines of shell that every task runs first."""
+    """One cluster."""
 
-    kind: Literal["slurm"] = "slurm"
-    resources: Resources = Resources()
-    rungs: dict[str, dict[str, Any]] = field(default_factory=dict)
-    sbatch: dict[str, str | int | bool] = field(default_factory=dict)
-    srun_args: tuple[str, ...] = ()
-    setup: tuple[str, ...] = ()
-    environment: dict[str, str | int | float] = field(default_factory=dict)
-    python: str | None = None
-    parallel: int | None = None
-    max_submitted: int | None = None
-    commands_on_nodes: bool = True
-    wait_min: float = 0.0
-    save_ahead_s: int = 120
-    retries: Retries = Retries()
-    execution: Execution = Execution()
+    kind: Literal["slurm"]
+    """The launcher."""
+    resources: Resources
+    """Of the tasks of every rung that `rungs` says nothing of."""
+    rungs: dict[str, dict[str, Any]]
+    """Other resources for rungs by name or pattern."""
+    sbatch: dict[str, str | int | bool]
+    """Further options."""
+    srun_args: tuple[str, ...]
+    """Further arguments of srun."""
+    setup: tuple[str, ...]
+    """Lines of shell that every task runs first."""
+    environment: dict[str, str | int | float]
+    """Variables of the jobs."""
+    python: str | None
+    """The compute nodes' interpreter; None: the one that launches."""
+    parallel: int | None
+    """Tasks of one array that run at once; None: as many as there are."""
+    max_submitted: int | None
+    """Tasks in the queue at once, where the site allows fewer than Slurm says."""
+    commands_on_nodes: bool
+    """Whether jobs may call scontrol, squeue and sbatch."""
+    wait_min: float
+    """Where they may not: how long a branch's task waits for its checkpoint."""
+    save_ahead_s: int
+    """How long before the time limit a task saves."""
+    retries: Retries
+    """How often a job is taken up again, by class of failure."""
+    execution: Execution
+    """How jobs are run."""
 
     def __post_init__(self) -> None:
         for name, value in self.sbatch.items():

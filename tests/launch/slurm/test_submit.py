@@ -8,10 +8,10 @@ from sweepctl.errors import RequestError, WorkFailed
 from sweepctl.launch.slurm import queue_state
 from sweepctl.launch.slurm.commands import SlurmError
 from sweepctl.launch.slurm.records import Array, Records, author, new_token
-from sweepctl.launch.slurm.settings import Resources
 from sweepctl.store import attempts
 from sweepctl.store.board import Board
 from tests.conftest import Planner, Undisturbed, only, run_job
+from tests.launch.settings import resources
 
 from .cluster import ArrayTask, Cluster, Killed
 from .conftest import launch, same, slurm
@@ -70,7 +70,7 @@ def test_an_id_that_was_given_out_anew_is_not_ours(cluster: Cluster, planned: Pl
     board = planned(name="reset", **GRID)
     jobs = tuple(board.entries)
     records = Records(board.sweep)
-    array = Array(new_token(), "x", "reset.gone", "memory", jobs, Resources(), by=author())
+    array = Array(new_token(), "x", "reset.gone", "memory", jobs, resources(), by=author())
     records.intend(array)
     records.write_id(array.token, "55")
     for index in range(len(jobs)):
