@@ -73,7 +73,7 @@ def die_in_a_step(folder: Path, passes: int) -> None:
     def look(number: int, frame: FrameType | None) -> None:
         nonlocal passes
         while frame is not None:
-            if frame.f_code.co_qualname == "Trainer.update":
+            if frame.f_code.co_qualname.endswith("Trainer.update"):
                 passes -= 1
                 if passes < 0:
                     die(folder, "step")
