@@ -84,9 +84,13 @@ class BatchSettings:
     """A file of `launchers/` of this kind."""
 
     kind: Literal["batch"]
+    """The launcher."""
     header: tuple[str, ...]
+    """The scheduler's own lines of a script."""
     time_min: float | None
+    """The time limit of a task, where it should save ahead of it."""
     tasks: int | None
+    """How many tasks to ask for; None: as many as jobs can start at once."""
     rungs: dict[str, dict[str, Any]]
     """The three above for rungs by name or pattern."""
     setup: tuple[str, ...]
@@ -104,6 +108,7 @@ class BatchSettings:
     retries: Retries
     """How often a job is taken up again, by class of failure."""
     execution: Execution
+    """How jobs are run."""
 
     def __post_init__(self) -> None:
         for key, names in (("index", self.index), ("environment", self.environment)):
@@ -130,8 +135,11 @@ class Script:
     """One script: what was ordered, and the part of it that its tasks train."""
 
     order: Order
+    """What the launch asked for."""
     rungs: tuple[str, ...]
+    """The rungs that it trains."""
     task: TaskSettings
+    """What its tasks are like."""
     left_alone: dict[str, str] = field(default_factory=dict)
     """Failed jobs that are not taken up again, and what they died of."""
     forgiven: dict[str, int] = field(default_factory=dict)
