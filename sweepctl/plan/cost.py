@@ -65,7 +65,7 @@ def sum_costs(costs: Iterable[Cost]) -> Cost:
     return whole
 
 
-def whole(plans: Iterable[Plan]) -> Cost:
+def cost_of_plans(plans: Iterable[Plan]) -> Cost:
     """The sum over plans, where a job that several of them want counts once, a trunk at its longest."""
     costs = []
     ends: dict[str, int] = {}

@@ -11,7 +11,7 @@ from rich.console import Console
 from sweepctl.launch.compare import Comparison
 from sweepctl.launch.stage_values import MissingResults
 from sweepctl.plan.alternatives import Alternative, alternatives
-from sweepctl.plan.cost import Cost, by_rung, most_passes, sum_costs, total, whole
+from sweepctl.plan.cost import Cost, by_rung, cost_of_plans, most_passes, sum_costs, total
 from sweepctl.plan.plan import Job, Plan, Rung
 from sweepctl.report.console import count, duration, flops, many, shown, size, table
 from sweepctl.spec.accounting import ParameterCount
@@ -147,7 +147,7 @@ def _show_total(
 ) -> None:  # fmt: skip
     if not plans:
         return
-    cost = whole(plans.values())
+    cost = cost_of_plans(plans.values())
     left = sum_costs(c.left for c in compared.values())
     jobs, wanted = many(cost.jobs, "job"), many(cost.observations, "observation")
     out.print(
@@ -196,7 +196,7 @@ def plan_json(
     throughput: Throughput,
 ) -> dict[str, Any]:  # fmt: skip
     """The same facts, and every job."""
-    schedules = alternatives(plans.values(), whole(plans.values())) if plans else []
+    schedules = alternatives(plans.values(), cost_of_plans(plans.values())) if plans else []
     return {
         "stages": {stage: _stage_json(plan, compared[stage], throughput) for stage, plan in plans.items()},
         "waiting": {stage: asdict(reason) for stage, reason in waiting.items()},

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.padding import Padding
 
 from sweepctl.laws.law import Fit
-from sweepctl.plan.cost import by_rung, total, whole
+from sweepctl.plan.cost import by_rung, cost_of_plans, total
 from sweepctl.plan.plan import Plan
 from sweepctl.predict.stage import Scored
 from sweepctl.report.console import count, flops, many, percent, place, shown, table
@@ -68,7 +68,7 @@ def _show_plan(out: Console, findings: Findings) -> None:
         "forking saves",
     ]
     out.print(table(f"{findings.sweep.name}: the plan", columns, rows, left=2))
-    cost = whole(findings.plans.values())
+    cost = cost_of_plans(findings.plans.values())
     out.print(
         f"  {cost.jobs} jobs train {count(cost.tokens)} tokens for {cost.observations} budgets; from scratch "
         f"{count(cost.tokens_from_scratch)}: [bold]{cost.saving:.2f}x[/] fewer"
@@ -160,6 +160,7 @@ def screen_json(findings: Findings) -> dict[str, Any]:
     """The same facts."""
     from sweepctl.report.fit import fit_json, score_json
 
+    every_stage = cost_of_plans(findings.plans.values())
     return {
         "sweep": findings.sweep.name,
         "folder": str(findings.sweep.folder),
@@ -168,7 +169,7 @@ def screen_json(findings: Findings) -> dict[str, Any]:
             stage: {"tokens": (cost := total(plan)).tokens, "saving": cost.saving, "jobs": cost.jobs}
             for stage, plan in findings.plans.items()
         },
-        "whole": {"tokens": (all_of_it := whole(findings.plans.values())).tokens, "saving": all_of_it.saving},
+        "whole": {"tokens": every_stage.tokens, "saving": every_stage.saving},
         "runs": findings.runs.astype(object).where(findings.runs.notna(), None).to_dict(orient="records"),
         "fits": {name: fit_json(fit) for name, fit in findings.fits.items()},
         "scores": score_json(findings.scores),

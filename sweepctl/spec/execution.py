@@ -28,10 +28,10 @@ class Execution:
     """Steps between lines of metrics."""
     keep: Literal["none", "last", "all"] = "all"
     """Which checkpoints stay once a job is done."""
-    curve_tokens: int = 16384
-    """Held-out tokens of a point on the curve."""
-    curve_per_octave: int = 4
-    """Points of the curve a doubling of tokens."""
+    curve_tokens: int = 0
+    """Held-out tokens of a point on the curve: of the plan's validation, no launcher's."""
+    curve_per_octave: int = 0
+    """Points of the curve a doubling of tokens: as the plan's validation has it too; 0 is no curve."""
 
     def __post_init__(self) -> None:
         for key in ("threads", "log_every_steps"):
