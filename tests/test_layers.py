@@ -64,7 +64,9 @@ HOUSES = [
     House("spec/optimizers", doors=("optimizer",), guests=("train/optimizers/",)),
     House("spec/parametrizations", doors=("__init__", "table")),
     House(
-        "laws", doors=("law", "registry", "holdout"), guests=("report/laws/", "predict/", "report/picture.py")
+        "laws",
+        doors=("law", "fit", "observations", "registry", "holdout"),
+        guests=("report/laws/", "predict/", "report/picture.py"),
     ),
     House("report/laws", doors=("__init__",), guests=("report/picture.py",)),
 ]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
 from sweepctl.errors import RequestError, unknown_name
-from sweepctl.laws.law import LABELS, CannotFit, Fit, Law, Observations, Prediction, Resampling
+from sweepctl.laws.fit import Answer, Fit, Target
+from sweepctl.laws.law import Law, Resampling
+from sweepctl.laws.observations import LABELS, CannotFit, Observations
 from sweepctl.laws.registry import LAWS
 
 OF_LOSS = ("parametric", "isoflop")
@@ -70,7 +71,7 @@ def computing(law: Law) -> Iterator[None]:
         ) from None
 
 
-def predict_at(law: Law, fit: Fit, targets: list[dict[str, float]]) -> None:
+def predict_at(law: Law, fit: Fit, targets: list[Target]) -> None:
     """Put predictions at the targets on the fit.
 
     Raises:
@@ -82,12 +83,7 @@ def predict_at(law: Law, fit: Fit, targets: list[dict[str, float]]) -> None:
                 estimates = law.predict(fit, target)
         except CannotFit as error:
             raise RequestError(str(error)) from None
-        row: dict[str, Any] = {"at": target, **{name: e.value for name, e in estimates.items()}}
-        row["intervals"] = {name: list(e.interval) for name, e in estimates.items()}
-        for name, estimate in estimates.items():
-            if isinstance(estimate, Prediction):
-                row["intervals"][f"{name}_of_a_run"] = list(estimate.run_interval)
-        fit.predictions.append(row)
+        fit.predictions.append(Answer(target, estimates))
 
 
 def _repeats(data: Observations) -> bool:

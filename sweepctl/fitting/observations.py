@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 
 from sweepctl.errors import RequestError, unknown_name
-from sweepctl.laws.law import LABELS, NUMBERS, CannotFit, Law, Observations
+from sweepctl.laws.law import Law
+from sweepctl.laws.observations import LABELS, NUMBERS, CannotFit, Excluded, Observations
 from sweepctl.spec.schedules.schedule import Schedule
 
 SEEDS = ("seed", "seed_init", "seed_data", "setting_seed.init", "setting_seed.data")
@@ -106,7 +107,8 @@ def observations(frame: pd.DataFrame, law: Law, reading: TableReading) -> Observ
             columns={role: reduced[role].to_numpy(dtype=np.float64) for role in whole},
             labels={role: tuple(map(str, reduced[role])) for role in LABELS if role in reduced},
             rows=tuple(reduced["row"]),
-            excluded=tuple((names[i], reasons[i]) for i in frame.index if reasons[i]) + tuple(dominated),
+            excluded=tuple(Excluded(names[i], reasons[i]) for i in frame.index if reasons[i])
+            + tuple(dominated),
             accounting={**counted, **reading.accounting, "reduction": how},
             partial=law.partial,
         )
@@ -201,7 +203,7 @@ def _first_absent(needed: pd.DataFrame) -> str:
 
 def _reduce(
     frame: pd.DataFrame, used: pd.DataFrame, law: Law, reading: TableReading
-) -> tuple[pd.DataFrame, list[tuple[str, str]], str]:
+) -> tuple[pd.DataFrame, list[Excluded], str]:
     """Mean over seeds, then the best run at each (N, D), where the table says its settings; what was left
     out, and what was done."""
     settings = [str(c) for c in frame.columns if str(c).startswith("setting_") and c not in SEEDS]
@@ -229,7 +231,9 @@ def _reduce(
         used = used.groupby([*(used[p] for p in place), *keys], sort=False, dropna=False).agg(mean)
     used = used.reset_index(drop=True)
     best = used.loc[used.groupby(place, sort=False)["loss"].idxmin()]
-    why = [(row, "a lower loss at the same N and D dominates it") for row in used.drop(best.index)["row"]]
+    why = [
+        Excluded(row, "a lower loss at the same N and D dominates it") for row in used.drop(best.index)["row"]
+    ]
     how = [f"mean over {', '.join(seeds)}"] if seeds else []
     how += [f"least over {over or 'the rest'} at each N and D"] if over or why else []
     return best, why, ", then ".join(how) or "none"

@@ -17,8 +17,10 @@ from sweepctl.errors import InvalidValue, RequestError
 from sweepctl.fitting.fit import OF_LOSS, computing, fit_law, law_of, predict_at
 from sweepctl.fitting.observations import TableReading, observations, read_table, select
 from sweepctl.fitting.sweeps import CONVENTIONS, sweep_reading, sweep_table
+from sweepctl.laws.fit import Fit, Target, UnderAccounting
 from sweepctl.laws.holdout import HoldOut, hold_out
-from sweepctl.laws.law import CannotFit, Fit, Law, Observations, Resampling
+from sweepctl.laws.law import Law, Resampling
+from sweepctl.laws.observations import CannotFit, Observations
 from sweepctl.plan.plan import Plan
 from sweepctl.spec.accounting import Accounting
 from sweepctl.spec.build import build
@@ -149,7 +151,7 @@ def read_options(law: Law, texts: tuple[str, ...]) -> Resampling:
         raise RequestError(str(error)) from None
 
 
-def read_targets(law: Law, texts: tuple[str, ...]) -> list[dict[str, float]]:
+def read_targets(law: Law, texts: tuple[str, ...]) -> list[Target]:
     """ "flops=1e21" and "n=7e9,d=2e12" to targets of a law.
 
     Raises:
@@ -158,18 +160,18 @@ def read_targets(law: Law, texts: tuple[str, ...]) -> list[dict[str, float]]:
     targets = []
     choices = " or ".join(",".join(f"{role}=..." for role in roles) for roles in law.targets)
     for text in texts:
-        target = {}
+        values: dict[str, float] = {}
         for part in text.split(","):
             role, _, value = part.partition("=")
             try:
-                target[role.strip()] = float(value)
+                values[role.strip()] = float(value)
             except ValueError:
                 raise RequestError(f"--at {text!r} is not role=number; {law.name} takes {choices}.") from None
-            if not 0 < target[role.strip()] < math.inf:
+            if not 0 < values[role.strip()] < math.inf:
                 raise InvalidValue("--at", text, "finite numbers above 0")
-        if not any(set(roles) == set(target) for roles in law.targets):
+        if not any(set(roles) == set(values) for roles in law.targets):
             raise RequestError(f"{law.name} predicts at {choices or 'nothing'}, not at {text!r}.")
-        targets.append(target)
+        targets.append(Target(values))
     return targets
 
 
@@ -218,14 +220,14 @@ def _hold_out(fit: Fit, law: Law, data: Observations, options: Resampling, what:
             fit.held_out = hold_out(law, data, dataclasses.replace(options, replicates=0), what)
     except CannotFit as error:
         raise RequestError(f"--hold-out {what.role}={what.count}: {error}") from None
-    errors = np.array([row["error"] for row in fit.held_out])
+    errors = np.array([row.error for row in fit.held_out])
     fit.derived["held_out_rms"] = float(np.sqrt(np.mean(errors**2)))
     fit.derived["held_out_max"] = float(np.abs(errors).max())
 
 
 def _under_others(
-    source: FitSource, law: Law, options: Resampling, targets: list[dict[str, float]]
-) -> dict[str, Any]:
+    source: FitSource, law: Law, options: Resampling, targets: list[Target]
+) -> dict[str, UnderAccounting]:
     """The law under every accounting: parameters, what follows from them, predictions."""
     accountings = source.accountings()
     if not accountings:
@@ -233,18 +235,15 @@ def _under_others(
             "--accounting all needs a table with columns n_total, n_non_embedding, ... and flops_six_n, ..., "
             "such as runs.parquet of a sweep."
         )
-    under: dict[str, Any] = {}
+    under: dict[str, UnderAccounting] = {}
     for accounting in accountings:
         try:
             fit = fit_law(law, source.observations(law, accounting), options)
         except RequestError as error:
-            under[_title(accounting)] = {"refused": str(error)}
+            under[_title(accounting)] = UnderAccounting(refused=str(error))
             continue
         predict_at(law, fit, targets)
-        under[_title(accounting)] = {
-            "params": fit.params, "intervals": fit.intervals, "derived": fit.derived,
-            "predictions": fit.predictions,
-        }  # fmt: skip
+        under[_title(accounting)] = UnderAccounting(fit.params, fit.intervals, fit.derived, fit.predictions)
     return under
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pandas as pd
 from sweepctl.errors import DamagedFile, RequestError
 from sweepctl.fitting.fit import OF_LOSS, fit_law
 from sweepctl.fitting.sweeps import sweep_observations
-from sweepctl.laws.law import Fit
+from sweepctl.laws.fit import Fit
 from sweepctl.laws.registry import LAWS
 from sweepctl.plan.plan import Plan
 from sweepctl.store.files import read_json, storage, write_json
@@ -25,7 +24,7 @@ def save(sweep: Sweep, fit: Fit) -> Path:
     path = sweep.folder / "fits" / f"{fit.law}.json"
     with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, finite(dataclasses.asdict(fit)))
+    write_json(path, finite(fit.record()))
     return path
 
 
@@ -36,10 +35,6 @@ def finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [finite(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _number(value: Any) -> float:
-    return float("nan") if value is None else float(value)
 
 
 def kept(sweep: Sweep) -> dict[str, Fit]:
@@ -68,14 +63,10 @@ def load(sweep: Sweep, name: str) -> Fit:
     """
     path = sweep.folder / "fits" / f"{name}.json"
     try:
-        raw = read_json(path)
-        raw["intervals"] = {key: tuple(map(_number, value)) for key, value in raw["intervals"].items()}
-        for part in ("params", "derived"):
-            raw[part] = {key: _number(value) for key, value in raw[part].items()}
-        return Fit(**raw)
+        return Fit.read(read_json(path))
     except FileNotFoundError:
         raise RequestError(
             f"There is no {name} fit of {sweep.name}; run `sweepctl fit {sweep.name}`."
         ) from None
-    except (KeyError, TypeError, DamagedFile) as error:
+    except (KeyError, TypeError, ValueError, DamagedFile) as error:
         raise DamagedFile(f"{path} is not a fit ({error}); run `sweepctl fit {sweep.name}` again.") from None

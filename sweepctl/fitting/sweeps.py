@@ -9,7 +9,8 @@ import pandas as pd
 
 from sweepctl.errors import RequestError
 from sweepctl.fitting.observations import TableReading, observations
-from sweepctl.laws.law import Law, Observations
+from sweepctl.laws.law import Law
+from sweepctl.laws.observations import Observations
 from sweepctl.plan.plan import Plan
 from sweepctl.spec.accounting import FLOP_COUNTS, PARAMETER_COUNTS, Accounting
 from sweepctl.spec.learning_rate import Drop, LearningRateCurve

@@ -15,20 +15,10 @@ from typing import Any, Literal
 import numpy as np
 
 from sweepctl.laws import compute, parametric
-from sweepctl.laws.law import (
-    CannotFit,
-    Estimate,
-    Fit,
-    Floats,
-    Law,
-    Observations,
-    Resampling,
-    Target,
-    claim,
-    estimate,
-    option,
-)  # fmt: skip
+from sweepctl.laws.fit import NO_INTERVAL, Answer, Estimate, Fit, Target, claim, estimate
+from sweepctl.laws.law import Law, Resampling, option
 from sweepctl.laws.numerics.rounding import above_rounding
+from sweepctl.laws.observations import CannotFit, Floats, Observations
 
 NAME = "compare"
 NEVER = 1e12
@@ -104,7 +94,7 @@ def fit(data: Observations, options: Options) -> Fit:
         sum(group.objective for group in fits),
         {f"{name}.{key}": values for name, group in groups.items() for key, values in group.samples.items()},
         how or "resampled rows of each group",
-        (sum(group.starts["tried"] for group in fits), sum(group.starts["agreeing"] for group in fits)),
+        (sum(group.starts.tried for group in fits), sum(group.starts.agreeing for group in fits)),
     )  # fmt: skip
     fit.rows_used = [row for group in fits for row in group.rows_used]
     fit.rows_excluded += [row for group in fits for row in group.rows_excluded]
@@ -211,11 +201,10 @@ def _together(fit: Fit) -> dict[str, Floats]:
 
 def _answer(fit: Fit, flops: float) -> None:
     """Put the comparison at `flops` on the fit, and say where it is not measured or not resolved."""
-    answers = predict(fit, {"flops": flops})
-    fit.predictions.append(
-        {"at": {"flops": flops}, **{name: group.value for name, group in answers.items()},
-         "intervals": {name: list(group.interval) for name, group in answers.items()} if fit.samples else {}}
-    )  # fmt: skip
+    at = Target({"flops": flops})
+    answers = predict(fit, at)
+    shown = answers if fit.samples else {name: Estimate(a.value, NO_INTERVAL) for name, a in answers.items()}
+    fit.predictions.append(Answer(at, shown))
     groups, baseline = fit.details["groups"], fit.details["baseline"]
     reference = groups[baseline]
     fit.derived["flops"] = flops

@@ -19,24 +19,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sweepctl.laws.law import (
-    CannotFit,
-    Estimate,
-    Fit,
-    Floats,
-    Law,
-    Observations,
-    Prediction,
-    Resampling,
-    Target,
-    claim,
-    misfit,
-    option,
-    percentile_interval,
-)  # fmt: skip
+from sweepctl.laws.fit import Estimate, Fit, Prediction, Target, claim, misfit, percentile_interval
+from sweepctl.laws.law import Law, Resampling, option
 from sweepctl.laws.numerics import linear
 from sweepctl.laws.numerics.optimize import minimize
 from sweepctl.laws.numerics.rounding import above_rounding
+from sweepctl.laws.observations import CannotFit, Floats, Observations
 from sweepctl.laws.shared.levels import levels
 
 NAME = "compute"
@@ -351,7 +339,7 @@ def _flags(data: Observations, fit: Fit, budgets: int, options: Options) -> list
             flags.append("at_bound:E")
     if fit.params["b"] > 0.9 * STEEPEST:
         flags.append("not_identified:b")
-    if fit.starts["agreeing"] < 2:
+    if fit.starts.agreeing < 2:
         flags.append("lonely_optimum")
     return flags
 

@@ -16,18 +16,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sweepctl.laws.law import (
-    CannotFit,
-    Fit,
-    Floats,
-    Law,
-    Mask,
-    Observations,
-    Resampling,
-    claim,
-    option,
-)  # fmt: skip
+from sweepctl.laws.fit import Fit, claim
+from sweepctl.laws.law import Law, Resampling, option
 from sweepctl.laws.numerics import linear
+from sweepctl.laws.observations import CannotFit, Floats, Mask, Observations
 from sweepctl.laws.shared import compute_optimal
 
 NAME = "envelope"
@@ -299,4 +291,5 @@ LAW = Law(
     reduced=False,
     table="curves",
     held_out="best",
+    of_optima=True,
 )

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sweepctl.laws.law import CannotFit, Fit, Law, Observations
+from sweepctl.laws.fit import HeldOutRow, Target
+from sweepctl.laws.law import Law
+from sweepctl.laws.observations import CannotFit, Observations
 from sweepctl.laws.shared.levels import levels
 
 TOLERANCE = 0.1
@@ -27,11 +29,10 @@ class HoldOut:
     """Whether every level below is predicted too, each from what is smaller."""
 
 
-def hold_out(law: Law, data: Observations, options: Any, what: HoldOut) -> list[dict[str, Any]]:
-    """Predicted against measured losses of the rows that are held out.
+def hold_out(law: Law, data: Observations, options: Any, what: HoldOut) -> list[HeldOutRow]:
+    """The rows that are held out, each with the loss that the law of the rest predicts and the measured one.
 
-    With `rolling`, every level is predicted from those below it, as far down as the law can be fitted. Each
-    row: what it was fitted below, where it is, `predicted`, `measured` and `error` (their ratio minus one).
+    With `rolling`, every level is predicted from those below it, as far down as the law can be fitted.
 
     Raises:
         CannotFit: fewer levels than that, the rest does not carry the law, or the law predicts the least
@@ -57,23 +58,19 @@ def hold_out(law: Law, data: Observations, options: Any, what: HoldOut) -> list[
 
 def _predicted(
     law: Law, data: Observations, options: Any, role: str, place: NDArray[np.int64], low: int, high: int
-) -> list[dict[str, Any]]:
+) -> list[HeldOutRow]:
     """The rows of the levels from `low` to below `high`, predicted from the levels below."""
     fit = law.fit(data.take(np.flatnonzero(place < low)), options)
     held = np.flatnonzero((place >= low) & (place < high))
     if law.held_out == "best":
         held = np.array([min(held[place[held] == k], key=lambda i: data.loss[i]) for k in range(low, high)])
     below = float(data[role][place < low].max())
-    return [_row(law, fit, data, int(i), {"role": role, "fitted_up_to": below}) for i in held]
-
-
-def _row(law: Law, fit: Fit, data: Observations, i: int, where: dict[str, Any]) -> dict[str, Any]:
     roles = next(r for r in law.targets if all(role in data.columns for role in r))
-    at = {role: float(data[role][i]) for role in roles}
-    predicted, measured = float(law.predict(fit, at)["loss"].value), float(data.loss[i])
-    if not np.isfinite(predicted):
-        raise CannotFit("what is left of the rows does not identify the law at those that are held out.")
-    error = predicted / measured - 1
-    return {
-        **where, "row": data.rows[i], "at": at, "predicted": predicted, "measured": measured, "error": error
-    }  # fmt: skip
+    rows = []
+    for i in held:
+        at = Target({role: float(data[role][i]) for role in roles})
+        predicted = float(law.predict(fit, at)["loss"].value)
+        if not np.isfinite(predicted):
+            raise CannotFit("what is left of the rows does not identify the law at those that are held out.")
+        rows.append(HeldOutRow(role, below, data.rows[i], at, predicted, float(data.loss[i])))
+    return rows

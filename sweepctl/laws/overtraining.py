@@ -16,22 +16,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sweepctl.laws.law import (
-    CannotFit,
-    Estimate,
-    Fit,
-    Floats,
-    Law,
-    Observations,
-    Resampling,
-    Target,
-    claim,
-    estimate,
-    misfit,
-    option,
-)  # fmt: skip
+from sweepctl.laws.fit import Estimate, Fit, Target, claim, estimate, misfit
+from sweepctl.laws.law import Law, Resampling, option
 from sweepctl.laws.numerics import linear, profile
 from sweepctl.laws.numerics.rounding import above_rounding
+from sweepctl.laws.observations import CannotFit, Floats, Observations
 from sweepctl.laws.shared import two_steps
 
 NAME = "overtraining"

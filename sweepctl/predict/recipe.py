@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sweepctl.errors import InvalidValue, RequestError
 from sweepctl.laws import parametric
-from sweepctl.laws.law import Estimate, Fit, Prediction
+from sweepctl.laws.fit import Estimate, Fit, Prediction
 from sweepctl.plan.plan import Plan
 from sweepctl.spec.accounting import Counts, count
 from sweepctl.spec.model import Shape
@@ -126,7 +126,7 @@ def predict_target(
             "sweep": sweep.name,
             "asked": {"flops": flops, "n": n, "d": d},
             "recipe": dataclasses.asdict(target),
-            "fit": dataclasses.asdict(fit) | {"samples": {}},
+            "fit": fit.record() | {"samples": {}},
         },
     )
     return target

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 import sweepctl
 from sweepctl.errors import RequestError, unknown_name
 from sweepctl.laws import parametric
-from sweepctl.laws.law import Fit
+from sweepctl.laws.fit import Fit
 from sweepctl.plan.plan import Job, Plan
 from sweepctl.store import predictions
 from sweepctl.store.workspace import Sweep
@@ -82,7 +81,7 @@ def _write(sweep: Sweep, plan: Plan, jobs: list[Job], fit: Fit, prior: bool) -> 
             "plan": plan.hash,
             "prior": prior,
             "sweepctl": sweepctl.__version__,
-            "fit": dataclasses.asdict(fit) | {"samples": {}},
+            "fit": fit.record() | {"samples": {}},
             "observations": [_observation(plan, job, fit) for job in jobs],
         },
     )

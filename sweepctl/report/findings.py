@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from sweepctl.errors import RequestError
-from sweepctl.laws.law import Fit
+from sweepctl.laws.fit import Fit
 from sweepctl.plan.plan import Plan
 from sweepctl.predict.stage import Scored, score
 from sweepctl.report.picture import FitPicture, draw_fit

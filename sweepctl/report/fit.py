@@ -14,7 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from sweepctl.fitting.saved import finite
-from sweepctl.laws.law import Fit, Law
+from sweepctl.laws.fit import Answer, Fit, Prediction
+from sweepctl.laws.law import Law
 from sweepctl.laws.registry import LAWS
 from sweepctl.predict.recipe import Recipe
 from sweepctl.predict.stage import Scored
@@ -96,14 +97,14 @@ def show_fit(out: Console, fit: Fit) -> None:
     counts = {"N": "parameters", "C": "flops"}
     counted = [f"{sign} {fit.accounting[key]}" for sign, key in counts.items() if key in fit.accounting]
     convention = f" ({', '.join(counted)})" if counted else ""
-    left_out = Counter(row["reason"] for row in fit.rows_excluded)
+    left_out = Counter(row.reason for row in fit.rows_excluded)
     reasons = "; ".join(f"{number} left out: {reason}" for reason, number in left_out.items())
     out.print(f"  {many(len(fit.rows_used), 'row')} used{escape(convention)}. {escape(reasons)}")
     if fit.accounting.get("reduction", "none") != "none":
         out.print(f"  reduced: {fit.accounting['reduction']}")
     out.print(f"  intervals: {fit.protocol.get('intervals', 'none')}")
-    if fit.starts["tried"] > 1:
-        out.print(f"  {fit.starts['agreeing']} of {fit.starts['tried']} starts end at this minimum")
+    if fit.starts.tried > 1:
+        out.print(f"  {fit.starts.agreeing} of {fit.starts.tried} starts end at this minimum")
     if "rms_log_residual" in fit.derived:
         worst = fit.derived["max_log_residual"]
         out.print(f"  residuals: rms {fit.derived['rms_log_residual']:.2%}, largest {worst:.2%} of the loss")
@@ -142,20 +143,8 @@ def _show_deviations(out: Console, fit: Fit) -> None:
 
 def _show_answers(out: Console, fit: Fit) -> None:
     """Predictions, what was held out, and the other accountings."""
-    for prediction in fit.predictions:
-        at = ", ".join(
-            f"{role} = {value if isinstance(value, str | int) else f'{value:.4g}'}"
-            for role, value in prediction["at"].items()
-        )
-        rows = [
-            [escape(name), _value(value), bounds(prediction["intervals"].get(name))]
-            for name, value in prediction.items() if name not in ("at", "intervals")
-        ]  # fmt: skip
-        rows += [
-            [name.replace("_", " "), "", bounds(ends)]
-            for name, ends in prediction["intervals"].items() if name not in prediction
-        ]  # fmt: skip
-        out.print(table(escape(f"at {at}"), ["", "value", "95 % interval"], rows))
+    for answer in fit.predictions:
+        _show_answer(out, answer)
     if fit.details.get("targets"):
         rows = [
             [
@@ -171,20 +160,40 @@ def _show_answers(out: Console, fit: Fit) -> None:
         out.print(table("rows that were only predicted", columns, rows))
     if fit.held_out:
         rows = [
-            [escape(row["row"]), f"{row['fitted_up_to']:.3g}",
-             *(f"{row[k]:.4f}" for k in ("predicted", "measured")), percent(row["error"])]
+            [escape(row.row), f"{row.fitted_up_to:.3g}", f"{row.predicted:.4f}", f"{row.measured:.4f}",
+             percent(row.error)]
             for row in fit.held_out
         ]  # fmt: skip
-        role = fit.held_out[0]["role"]
+        role = fit.held_out[0].role
         out.print(table("held out", ["row", f"fitted up to {role}", "predicted", "measured", "error"], rows))
         out.print(f"  rms error {fit.derived['held_out_rms']:.2%}")
     if fit.other_accountings:
         names = list(fit.params) + [k for k in fit.derived if k in fit.intervals]
         rows = []
         for counted, under in fit.other_accountings.items():
-            values = {**under.get("derived", {}), **under.get("params", {})}
+            values = {**under.derived, **under.params}
             rows.append([counted, *(f"{values[k]:.4g}" if k in values else "" for k in names)])
         out.print(table("under each accounting (parameters/FLOPs)", ["", *names], rows))
+
+
+def _show_answer(out: Console, answer: Answer) -> None:
+    """What the law says at one place."""
+    at = ", ".join(
+        f"{role} = {value if isinstance(value, str | int) else f'{value:.4g}'}"
+        for role, value in answer.at.items()
+    )
+    rows = [
+        [escape(name), _value(estimate.value), bounds(estimate.interval)]
+        for name, estimate in answer.estimates.items()
+    ]
+    if answer.measured is not None and answer.error is not None:
+        rows += [["measured", _value(answer.measured), ""], ["error", _value(answer.error), ""]]
+    rows += [
+        [f"{name} of a run".replace("_", " "), "", bounds(estimate.run_interval)]
+        for name, estimate in answer.estimates.items()
+        if isinstance(estimate, Prediction)
+    ]
+    out.print(table(escape(f"at {at}"), ["", "value", "95 % interval"], rows))
 
 
 def _value(value: float) -> str:
@@ -208,7 +217,7 @@ def estimate(fit: Fit, name: str, value: float) -> tuple[str, str]:
 
 def fit_json(fit: Fit) -> dict[str, Any]:
     """The fit without its samples; what is not a finite number is none."""
-    record = dataclasses.asdict(fit)
+    record = fit.record()
     record.pop("samples")
     clean: dict[str, Any] = finite(record)
     return clean

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from sweepctl.laws import parametric
-from sweepctl.laws.law import Fit
+from sweepctl.laws.fit import Fit
 from sweepctl.predict.stage import Scored
 from sweepctl.report.console import count
 from sweepctl.report.laws import isoflop

@@ -9,7 +9,8 @@ import pandas as pd
 from rich.console import Console
 from rich.padding import Padding
 
-from sweepctl.laws.law import Fit
+from sweepctl.laws.fit import Fit
+from sweepctl.laws.registry import LAWS
 from sweepctl.plan.cost import by_rung, cost_of_plans, total
 from sweepctl.plan.plan import Plan
 from sweepctl.predict.stage import Scored
@@ -101,17 +102,13 @@ def _show_results(out: Console, findings: Findings) -> None:
         out.print("  " + ", ".join(f"{number} {state}" for state, number in other.items()))
 
 
-OF_OPTIMA = ("isoflop", "parametric", "envelope")
-"""Laws whose a and b are the exponents of N*(C) and D*(C)."""
-
-
 def _show_laws(out: Console, findings: Findings) -> None:
     fits = findings.fits
     if not fits:
         out.print(f"no law yet; `sweepctl fit {findings.sweep.name}` says what it lacks\n")
         return
     rows = []
-    optima = {name: fit for name, fit in fits.items() if name in OF_OPTIMA}
+    optima = {name: fit for name, fit in fits.items() if name in LAWS and LAWS[name].of_optima}
     for name, fit in fits.items():
         for key in ("E", "alpha", "beta", "a", "b") if name in optima else fit.params:
             value = fit.params.get(key, fit.derived.get(key))
@@ -130,8 +127,8 @@ def _show_laws(out: Console, findings: Findings) -> None:
         out.print(f"  [yellow]flags: {', '.join(flags)}[/]")
     done = set(findings.runs[(findings.runs["state"] == "done") & findings.runs["for_fit"]]["job"])
     in_fits = {job for fit in fits.values() for row in fit.rows_used for job in row.split()}
-    excluded = [row for fit in fits.values() for row in fit.rows_excluded if row["reason"] != "missing"]
-    in_fits |= {job for row in excluded for job in row["row"].split()}
+    excluded = [row for fit in fits.values() for row in fit.rows_excluded if row.reason != "missing"]
+    in_fits |= {job for row in excluded for job in row.row.split()}
     if done - in_fits and not any(fit.protocol.get("where") for fit in fits.values()):
         later = many(len(done - in_fits), "run")
         out.print(f"  {later} came after this fit; `sweepctl fit {findings.sweep.name}` takes them in")

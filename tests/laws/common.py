@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sweepctl.laws.law import Observations
+from sweepctl.laws.observations import Observations
 
 DATA = Path(__file__).parent / "data"
 """Public tables with known answers whose licences let them lie here; SOURCE.md says whose they are."""

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from sweepctl.cli import app
 from sweepctl.laws import compare, parametric
 from sweepctl.laws.compare import Options
-from sweepctl.laws.law import CannotFit, Observations
+from sweepctl.laws.fit import Target
+from sweepctl.laws.observations import CannotFit, Observations
 
 LEVELS = {"softmax": (0.0, 20.0, 0.05), "hybrid": (0.0, 18.5, 0.0488), "linear": (0.0, 19.0, 0.048)}
 """E, a and b of L(C) = E + a C^-b, C in FLOPs."""
@@ -56,7 +57,7 @@ def test_known_laws_come_back(floor: float | None) -> None:
         assert made.derived[f"{name}.loss_difference"] == pytest.approx(difference, rel=1e-3, abs=1e-6)
         assert made.derived[f"{name}.compute_ratio"] == pytest.approx(ratio, rel=1e-3)
     (shown,) = made.predictions
-    assert shown["at"] == {"flops": made.derived["flops"]} and shown["softmax.loss"] > 0
+    assert shown.at == Target({"flops": made.derived["flops"]}) and shown.estimates["softmax.loss"].value > 0
 
 
 def test_the_parametric_law_at_its_best_sizes() -> None:
@@ -75,7 +76,7 @@ def test_the_parametric_law_at_its_best_sizes() -> None:
         true = dict(zip(parametric.PARAMS, values, strict=True))
         sizes = np.geomspace(1e8, 1e10, 20_001)
         best[name] = parametric.loss(true, sizes, 1e20 / 6 / sizes).min()
-    assert made.predictions[0]["dense.loss"] == pytest.approx(best["dense"], rel=1e-5)
+    assert made.predictions[0].estimates["dense.loss"].value == pytest.approx(best["dense"], rel=1e-5)
     assert made.derived["sparse.loss_difference"] == pytest.approx(best["sparse"] - best["dense"], rel=1e-3)
     assert made.derived["sparse.compute_ratio"] > 1
 

@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 from sweepctl.cli import app
 from sweepctl.laws import compute
 from sweepctl.laws.compute import Options
+from sweepctl.laws.fit import Target
 from sweepctl.laws.holdout import HoldOut, hold_out
-from sweepctl.laws.law import CannotFit, Observations
+from sweepctl.laws.observations import CannotFit, Excluded, Observations
 
 TRUE = {"E": 1.7, "a": 2000.0, "b": 0.15}
 
@@ -36,7 +37,7 @@ def test_known_parameters_come_back_exactly(true: dict, objective: str) -> None:
     made = compute.fit(runs(**true), Options(replicates=0, objective=objective))  # type: ignore[arg-type]
     for name, value in {**TRUE, **true}.items():
         assert made.params[name] == pytest.approx(value, rel=1e-5, abs=1e-9)
-    assert made.starts["agreeing"] >= 2 and made.objective < 1e-12
+    assert made.starts.agreeing >= 2 and made.objective < 1e-12
 
 
 def test_a_pure_power_law_has_a_scale() -> None:
@@ -69,7 +70,7 @@ def test_intervals_cover() -> None:
     for count, noise, options, repeats in designs:
         for seed in range(repeats):
             made = compute.fit(runs(count, noise, seed), Options(replicates=100, seed=seed, **options))
-            found = compute.predict(made, {"flops": 1e25})["loss"]
+            found = compute.predict(made, Target({"flops": 1e25}))["loss"]
             run = true * np.exp(noise * np.random.default_rng(seed + 1000).standard_normal())
             inside = [
                 low <= TRUE[name] <= high for name in ("a", "b") for low, high in [made.intervals[name]]
@@ -112,7 +113,7 @@ def test_deviations_are_those_of_every_row_fitted_or_not() -> None:
     assert [row["fitted"] for row in off] == [True] * 7 + [False]
     assert off[7]["deviation"] == pytest.approx(2.0, abs=1e-4)
     assert off[0]["deviation"] == pytest.approx(0.0, abs=1e-6)
-    assert made.rows_excluded == [{"row": "7", "reason": "its role is target"}]
+    assert made.rows_excluded == [Excluded("7", "its role is target")]
 
 
 def test_the_least_of_each_budget() -> None:
@@ -165,12 +166,12 @@ def test_extreme_numbers_do_not_break_it() -> None:
         made = compute.fit(Observations.of(flops=data.flops, loss=data.loss * scale), Options(replicates=20))
         assert made.params["E"] == pytest.approx(scale * 1.7, rel=0.3)
     made = compute.fit(Observations.of(flops=data.flops * 1e250, loss=data.loss), Options(replicates=20))
-    assert np.isfinite(compute.predict(made, {"flops": 1e275})["loss"].value)
+    assert np.isfinite(compute.predict(made, Target({"flops": 1e275}))["loss"].value)
 
 
 def test_a_held_out_scale_is_predicted() -> None:
     found = hold_out(compute.LAW, runs(8), Options(replicates=0), HoldOut("flops", 2))
-    assert len(found) == 2 and max(abs(row["error"]) for row in found) < 1e-6
+    assert len(found) == 2 and max(abs(row.error) for row in found) < 1e-6
 
 
 def test_from_a_table(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from sweepctl.laws import critical_batch as law
 from sweepctl.laws.critical_batch import Options
 from sweepctl.laws.critical_batch.steps import fit_steps
-from sweepctl.laws.law import CannotFit, Observations
+from sweepctl.laws.fit import Target
+from sweepctl.laws.observations import CannotFit, Excluded, Observations
 from sweepctl.report.laws import draw
 
 BATCHES = 2.0 ** np.arange(15, 24)
@@ -56,17 +57,19 @@ def test_exact_curves(objective: Any) -> None:
         assert made.params[name] == pytest.approx(value, rel=1e-6)
         assert made.intervals[name] == pytest.approx((value, value), rel=1e-5)
     assert made.flags == [] and made.objective < 1e-12
-    at = law.predict(made, {"batch": b_crit})["steps"].value
+    at = law.predict(made, Target({"batch": b_crit}))["steps"].value
     assert at == pytest.approx(4000, rel=1e-6)  # twice the least steps, at twice the least tokens
     assert at * b_crit == pytest.approx(2 * made.params["E_min"], rel=1e-6)
-    overhead = law.predict(made, {"batch": made.params["B_overhead"]})["steps"].value
+    overhead = law.predict(made, Target({"batch": made.params["B_overhead"]}))["steps"].value
     assert overhead == pytest.approx(1.2 * made.params["E_min"] / made.params["B_overhead"], rel=1e-6)
 
 
 def test_the_overhead_is_counted_from_the_reference() -> None:
     reference = 131072.0
     made = law.fit(curves(models=1), Options(reference=reference, overhead=0.3, replicates=0))
-    steps = [law.predict(made, {"batch": b})["steps"].value for b in (made.params["B_overhead"], reference)]
+    steps = [
+        law.predict(made, Target({"batch": b}))["steps"].value for b in (made.params["B_overhead"], reference)
+    ]
     assert steps[0] == pytest.approx(1.3 * steps[1] * reference / made.params["B_overhead"], rel=1e-6)
 
 
@@ -85,7 +88,7 @@ def test_the_published_notebook() -> None:
     assert made.details["curves"][0]["S_min"] == pytest.approx(1293.8269, rel=1e-5)
     assert made.details["curves"][0]["E_min"] == pytest.approx(2834258.09 * 512, rel=1e-5)
     assert made.params["B_overhead_n"] == pytest.approx(0.468278, abs=1e-5)
-    at = law.predict(made, {"n": 6e9})["B_overhead"]
+    at = law.predict(made, Target({"n": 6e9}))["B_overhead"]
     assert at.value == pytest.approx(512 * 5478.06, rel=1e-4) and at.interval[0] < at.value < at.interval[1]
 
 
@@ -95,7 +98,7 @@ def test_power_laws_over_loss_and_sizes() -> None:
     assert kaplan.params["B_star"] == pytest.approx(4e9, rel=1e-5)
     assert kaplan.params["alpha_B"] == pytest.approx(0.2, rel=1e-6)
     assert kaplan.params["B_star_overhead"] == pytest.approx(0.8e9, rel=1e-5)
-    found = law.predict(kaplan, {"loss": 2.0})
+    found = law.predict(kaplan, Target({"loss": 2.0}))
     assert found["B_crit"].value == pytest.approx(4e9 / 32, rel=1e-5)
     assert found["B_overhead"].value == pytest.approx(0.8e9 / 32, rel=1e-5)
     by_n = law.fit(data, Options(over="n", replicates=0)).params
@@ -107,10 +110,12 @@ def test_power_laws_over_loss_and_sizes() -> None:
     both = law.fit(curves(bent=2.0), Options(over="n,d", replicates=0))
     assert both.flags == [] and both.derived["B_crit_r2"] == pytest.approx(1)
     assert (both.params["B_crit_n"], both.params["B_crit_d"]) == pytest.approx((0.6, 0), abs=1e-6)
-    assert law.predict(both, {"n": 1e9, "d": 2e10})["B_crit"].value == pytest.approx(20 * 1e9**0.6, rel=1e-4)
+    assert law.predict(both, Target({"n": 1e9, "d": 2e10}))["B_crit"].value == pytest.approx(
+        20 * 1e9**0.6, rel=1e-4
+    )
     with pytest.raises(CannotFit, match="no law over d"):
-        law.predict(both, {"d": 1e10})
-    assert len(law.predict(both, {"batch": 1e6})) == 5
+        law.predict(both, Target({"d": 1e10}))
+    assert len(law.predict(both, Target({"batch": 1e6}))) == 5
 
 
 def test_the_best_batch_over_loss() -> None:
@@ -120,7 +125,7 @@ def test_the_best_batch_over_loss() -> None:
     made = law.fit(data, Options(form="optimal", replicates=50))
     assert made.params["B_star"] == pytest.approx(1.21e9, rel=1e-9)
     assert 1 / made.params["alpha_B"] == pytest.approx(6.24, rel=1e-9)
-    assert law.predict(made, {"loss": 2.0})["batch"].value == pytest.approx(1.21e9 / 2**6.24)
+    assert law.predict(made, Target({"loss": 2.0}))["batch"].value == pytest.approx(1.21e9 / 2**6.24)
     two = law.fit(data.take([0, 4]), Options(form="optimal"))
     assert two.flags == ["few_points"] and two.intervals == {}
     still = Observations.of(loss=loss, batch=[1e6, 1.1e6, 1e6, 1.2e6, 1e6])
@@ -225,7 +230,7 @@ def test_curves_are_one_model_and_target_loss() -> None:
     short = data.keep((data.n < 1.9e9) | (data["batch"] < 1e5), "-")
     made = law.fit(short, Options(over="n", replicates=0))
     assert made.derived["curves"] == 4
-    assert {"row": "36", "reason": "its curve has fewer than 3 batches"} in made.rows_excluded
+    assert Excluded("36", "its curve has fewer than 3 batches") in made.rows_excluded
 
 
 def test_refusals_are_one_sentence() -> None:

@@ -16,7 +16,7 @@ from sweepctl.cli import app
 from sweepctl.fitting.sweeps import with_paths
 from sweepctl.laws import curve
 from sweepctl.laws.curve import Options, schedules
-from sweepctl.laws.law import CannotFit, Observations
+from sweepctl.laws.observations import CannotFit, Observations
 from sweepctl.spec.learning_rate import LearningRateCurve
 
 TISSUE = {"L0": 2.6, "A": 0.43, "alpha": 0.55, "C": 0.41}
@@ -92,9 +92,9 @@ def test_known_parameters_come_back(form, law, true) -> None:
     made = curve.fit(table(law), Options(form=form, replicates=0, bins=10_000))
     for name, value in true.items():
         assert made.params[name] == pytest.approx(value, rel=1e-4)
-    assert made.objective < 1e-12 and made.starts["agreeing"] > 1 and made.flags == []
+    assert made.objective < 1e-12 and made.starts.agreeing > 1 and made.flags == []
     (target,) = made.predictions
-    assert target["at"] == {"run": "wsd", "step": END} and abs(target["error"]) < 1e-7
+    assert target.at == {"run": "wsd", "step": END} and abs(target.error) < 1e-7
     assert made.details["runs"]["wsd"]["r2"] > 1 - 1e-9
 
 
@@ -156,7 +156,7 @@ def test_intervals_cover(autocorrelation: float) -> None:
         made = curve.fit(data, Options(replicates=150, seed=seed))
         for name, value in TISSUE.items():
             held[name] += made.intervals[name][0] <= value <= made.intervals[name][1]
-        low, high = made.predictions[0]["intervals"]["loss"]
+        low, high = made.predictions[0].estimates["loss"].interval
         held["final"] += low <= truth <= high
     assert 0.90 <= sum(held.values()) / (trials * len(held)) <= 0.98, held
 
@@ -188,9 +188,11 @@ def test_rows_without_a_loss_or_a_learning_rate() -> None:
     frame.loc[frame["run"] == "cosine", "loss"] = np.nan
     made = curve.fit(observed(frame[frame["lr"].notna() | frame["loss"].notna()]), Options(replicates=50))
     (prediction,) = made.predictions
-    assert prediction["loss"] == pytest.approx(float(tissue(rates("cosine"), np.array([END]))[0]), rel=1e-6)
-    assert "measured" not in prediction and len(made.details["runs"]["cosine"]["law"]) > 100
-    assert all(row["reason"] == "measured during warmup" for row in made.rows_excluded)
+    assert prediction.estimates["loss"].value == pytest.approx(
+        float(tissue(rates("cosine"), np.array([END]))[0]), rel=1e-6
+    )
+    assert prediction.measured is None and len(made.details["runs"]["cosine"]["law"]) > 100
+    assert all(row.reason == "measured during warmup" for row in made.rows_excluded)
 
 
 @pytest.mark.parametrize("counts", ["peak", "own", "none"])
@@ -230,10 +232,11 @@ def test_runs_that_end_last_are_held_out() -> None:
     data = table(tissue, ("constant", "cosine", "two", "wsd"), (), 1e-3)
     made = curve.fit(data, Options(hold_out=1, replicates=100))
     (target,) = made.predictions
-    assert target["at"]["run"] == "wsd" and abs(target["error"]) < 0.01
-    assert made.derived["target_max_error"] == abs(target["error"])
-    low, high = target["intervals"]["loss_of_a_run"]
-    assert low < target["intervals"]["loss"][0] < target["intervals"]["loss"][1] < high
+    assert target.at["run"] == "wsd" and abs(target.error) < 0.01
+    assert made.derived["target_max_error"] == abs(target.error)
+    loss = target.estimates["loss"]
+    low, high = loss.run_interval
+    assert low < loss.interval[0] < loss.interval[1] < high
     with pytest.raises(CannotFit, match="4 runs cannot be held out"):
         curve.fit(data, Options(hold_out=4))
 
@@ -353,5 +356,5 @@ def test_a_sweeps_branches_have_their_schedule_and_final_loss() -> None:
     made = curve.fit(observed(data), Options(replicates=0, warmup=WARM))
     assert made.params["C"] == pytest.approx(TISSUE["C"], rel=0.02)
     (prediction,) = made.predictions
-    assert prediction["at"] == {"run": "z", "step": 5000}
-    assert prediction["loss"] == pytest.approx(final[3], rel=1e-4)
+    assert prediction.at == {"run": "z", "step": 5000}
+    assert prediction.estimates["loss"].value == pytest.approx(final[3], rel=1e-4)

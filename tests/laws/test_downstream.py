@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from sweepctl.fitting.observations import TableReading, observations
 from sweepctl.laws import downstream
 from sweepctl.laws.downstream import Options, first_step, sigmoid
-from sweepctl.laws.law import CannotFit, Observations
+from sweepctl.laws.fit import Target
+from sweepctl.laws.observations import CannotFit, Observations
 from tests.laws.common import DATA
 
 STEPS: dict[Any, dict[str, float]] = {
@@ -50,10 +51,10 @@ def test_exact_runs_give_the_exact_chain(form: Any) -> None:
     for name, value in (STEPS[form] | CURVE).items():
         assert made.params[name] == pytest.approx(value, rel=5e-3), name
     truth = first_step.value(form, STEPS[form], {"n": 1e10, "d": 2e12, "flops": 6 * 1e10 * 2e12})
-    at = downstream.predict(made, {"n": 1e10, "d": 2e12})
+    at = downstream.predict(made, Target({"n": 1e10, "d": 2e12}))
     assert at["task_loss"].value == pytest.approx(truth, rel=1e-5)
     assert at["accuracy"].value == pytest.approx(sigmoid.value(CURVE, truth), abs=1e-5)
-    assert made.flags == [] and made.starts["agreeing"] > 3
+    assert made.flags == [] and made.starts.agreeing > 3
 
 
 def test_smoothing_and_dropping_touch_only_runs_with_checkpoints() -> None:
@@ -83,7 +84,7 @@ def test_intervals_cover() -> None:
         truth = float(first_step.value(form, STEPS[form], at))
         data = ladder(form, noise=0.006, seed=seed)
         made = downstream.fit(data, Options(step1=form, replicates=200, seed=1000 + seed, anchor=False))
-        found = downstream.predict(made, {"n": at["n"], "d": at["d"]})
+        found = downstream.predict(made, Target({"n": at["n"], "d": at["d"]}))
         draw = np.random.default_rng(2000 + seed)
         loss = truth * np.exp(0.006 * draw.standard_normal())
         accuracy = float(sigmoid.value(CURVE, loss)) + 0.006 * draw.standard_normal()
@@ -106,7 +107,7 @@ def test_rows_with_a_role_are_used_as_it_says() -> None:
     data = ladder("flops", checkpoints=1, role=role)
     made = downstream.fit(data, Options(step1="flops", anchor=False, replicates=20))
     assert made.derived["runs"] == 12 and made.derived["points"] == 14
-    assert [row["reason"] for row in made.rows_excluded] == ["its role is target: it is only predicted"] * 2
+    assert [row.reason for row in made.rows_excluded] == ["its role is target: it is only predicted"] * 2
     checked = made.details["targets"]
     assert [row["quantity"] for row in checked[:3]] == [
         "task loss", "accuracy at the true task loss", "chained accuracy"
@@ -209,8 +210,8 @@ def test_units_of_tokens_and_parameters_do_not_matter(tokens: float, parameters:
         **{**data.columns, **data.labels, "n": data.n * parameters, "d": data.d * tokens}
     )
     other = downstream.fit(scaled, Options(replicates=0, bounds="none"))
-    a = downstream.predict(one, {"n": 1e10, "d": 1e12})["accuracy"].value
-    b = downstream.predict(other, {"n": 1e10 * parameters, "d": 1e12 * tokens})["accuracy"].value
+    a = downstream.predict(one, Target({"n": 1e10, "d": 1e12}))["accuracy"].value
+    b = downstream.predict(other, Target({"n": 1e10 * parameters, "d": 1e12 * tokens}))["accuracy"].value
     assert b == pytest.approx(a, rel=1e-5)
 
 
@@ -234,7 +235,7 @@ def test_the_olmo_ladder(task: str, bpb: float, at_true: float, chained: float, 
     assert rows["accuracy at the true task loss"]["predicted"] == pytest.approx(at_true, abs=2e-5)
     assert rows["chained accuracy"]["predicted"] == pytest.approx(chained, abs=2e-5)
     assert rows["chained accuracy"]["actual"] == pytest.approx(actual, abs=5e-5)
-    at = downstream.predict(made, {"n": 13202396160, "d": 5000088518656})
+    at = downstream.predict(made, Target({"n": 13202396160, "d": 5000088518656}))
     assert at["accuracy"].value == pytest.approx(chained, abs=2e-5)
     assert made.derived["runs"] == 16 and len(made.rows_excluded) == 13
 
@@ -242,4 +243,4 @@ def test_the_olmo_ladder(task: str, bpb: float, at_true: float, chained: float, 
 def test_a_law_of_size_does_not_answer_for_compute() -> None:
     made = downstream.fit(ladder("nd"), Options(replicates=5))
     with pytest.raises(CannotFit, match="step1=flops"):
-        downstream.predict(made, {"flops": 1e22})
+        downstream.predict(made, Target({"flops": 1e22}))

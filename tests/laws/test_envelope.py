@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from sweepctl.cli import app
 from sweepctl.laws import envelope
 from sweepctl.laws.envelope import Options
-from sweepctl.laws.law import CannotFit, Observations
+from sweepctl.laws.fit import Target
+from sweepctl.laws.observations import CannotFit, Observations
 from tests.laws.common import DATA
 
 ALPHA, BETA = 0.3, 0.3
@@ -70,7 +71,7 @@ def test_the_exponents_of_the_law_come_back(method: dict) -> None:
     assert made.params["a"] == pytest.approx(0.5, abs=5e-3)
     assert made.params["b"] == pytest.approx(0.5, abs=5e-3)
     assert made.flags == []
-    answer = envelope.LAW.predict(made, {"flops": 1e19})
+    answer = envelope.LAW.predict(made, Target({"flops": 1e19}))
     assert answer["n"].value == pytest.approx((1e19 / 6) ** 0.5, rel=0.05)
     assert answer["loss"].value == pytest.approx(1.7 + 600 * (1e19 / 6) ** -0.15, rel=0.03)
 

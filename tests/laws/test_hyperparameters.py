@@ -15,10 +15,11 @@ from hypothesis import strategies as st
 from sweepctl.fitting.observations import TableReading, observations
 from sweepctl.fitting.request import read_targets
 from sweepctl.laws import hyperparameters as law
+from sweepctl.laws.fit import Fit, Target
 from sweepctl.laws.hyperparameters import LAW, Options
 from sweepctl.laws.hyperparameters.gaps import PUBLISHED, gap
 from sweepctl.laws.hyperparameters.optima import vertex
-from sweepctl.laws.law import CannotFit, Fit, Observations
+from sweepctl.laws.observations import CannotFit, Observations
 from sweepctl.laws.shared.cells import cells_of
 from sweepctl.report.laws import draw
 from tests.laws.common import SHARED, needs
@@ -77,7 +78,7 @@ def test_near_optimal_runs_are_those_below_the_threshold() -> None:
     made = law.fit(data, Options(replicates=0))
     assert [made.params["lr_n"], made.params["lr_d"]] == pytest.approx(expected[1:], abs=1e-9)
     assert made.rows_used == [str(i) for i in near.index]
-    assert {row["reason"] for row in made.rows_excluded} == {
+    assert {row.reason for row in made.rows_excluded} == {
         "its loss is not within 0.25% of the least of its cell"
     }
     evenly = law.fit(data, Options(weighting="cells", replicates=0))
@@ -136,27 +137,27 @@ def test_forms() -> None:
     assert made.params["batch_n"] == pytest.approx(0, abs=1e-7)
     made = law.fit(data, Options(lr_over=("n", "batch"), **quadratic))  # D^.3 is B^(.3/.57) here
     assert made.details["over"] == {"lr": ["n", "batch"], "batch": ["d"]}
-    found = law.predict(made, {"n": 1e9, "d": 1e11})
+    found = law.predict(made, Target({"n": 1e9, "d": 1e11}))
     assert found["batch"].value == pytest.approx(0.6 * 1e11**0.57, rel=1e-6)
-    assert set(law.predict(made, {"n": 1e9, "d": 1e11, "batch": 1e6})) == {"lr"}
+    assert set(law.predict(made, Target({"n": 1e9, "d": 1e11, "batch": 1e6}))) == {"lr"}
 
 
 def test_predictions() -> None:
     made = law.fit(runs(0, 5e-4, 0.1), Options(replicates=200))
-    found = law.predict(made, {"n": 2e9, "d": 4e11})
+    found = law.predict(made, Target({"n": 2e9, "d": 4e11}))
     assert list(found) == ["lr", "batch"]
     for one in found.values():
         assert one.interval[0] < one.value < one.interval[1]
     assert found["lr"].value == pytest.approx(1.8 * 2e9**-0.7 * 4e11**0.3, rel=0.5)
-    assert list(law.predict(made, {"d": 4e11})) == ["batch"]
+    assert list(law.predict(made, Target({"d": 4e11}))) == ["batch"]
     with pytest.raises(CannotFit, match="predicts from n,d or d, not from flops"):
-        law.predict(made, {"flops": 1e21})
+        law.predict(made, Target({"flops": 1e21}))
     by_compute = law.fit(runs(), Options(form="deepseek", replicates=0))
     at_nd, at_c = (law.predict(by_compute, t) for t in ({"n": 1e9, "d": 2e10}, {"flops": 1.2e20}))
     assert at_nd == at_c and read_targets(LAW, ("n=1e9,d=2e10",))
     by_compute.accounting = {"flops": "counted"}
     with pytest.raises(CannotFit, match="not from n,d"):
-        law.predict(by_compute, {"n": 1e9, "d": 2e10})
+        law.predict(by_compute, Target({"n": 1e9, "d": 2e10}))
 
 
 def test_what_was_not_swept_is_not_fitted() -> None:
@@ -171,14 +172,14 @@ def test_what_was_not_swept_is_not_fitted() -> None:
         and "two values of the batch" in made.details["not_fitted"]["batch"]
     )
     assert made.params["lr_n"] == pytest.approx(-0.7, abs=1e-6) and set(
-        law.predict(made, {"n": 1e9, "d": 1e11})
+        law.predict(made, Target({"n": 1e9, "d": 1e11}))
     ) == {"lr"}
     only_batch = law.fit(without(data, "lr"), Options(replicates=0))
     assert set(only_batch.params) == {"batch_factor", "batch_d"}
     single = law.fit(without(data, rows=one_batch | (data.n > 1e8)), Options(replicates=0))
     assert not single.flags and len(single.details["cells"]) == 9
     unswept = without(data, rows=np.isin(np.arange(len(data)), [0]) | (data.n > 1e8))
-    reasons = {row["reason"] for row in law.fit(unswept, Options(replicates=0)).rows_excluded}
+    reasons = {row.reason for row in law.fit(unswept, Options(replicates=0)).rows_excluded}
     assert "its cell was trained at one learning rate and one batch" in reasons
 
 
@@ -206,7 +207,7 @@ def test_designs_that_do_not_tell_predictors_apart() -> None:
     made = law.fit(without(data, rows=diagonal), Options(replicates=20))
     assert {"collinear:n_d", "not_identified:lr_n", "not_identified:lr_d", "few_cells:lr"} <= set(made.flags)
     assert "lr_n" not in made.intervals and "batch_d" in made.intervals
-    at = law.predict(made, {"n": 2e9, "d": 2e10})["lr"]
+    at = law.predict(made, Target({"n": 2e9, "d": 2e10}))["lr"]
     assert at.value == pytest.approx(1.8 * 2e9**-0.7 * 2e10**0.3, rel=0.3) and at.interval == (
         at.value,
         at.value,

@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sweepctl.laws import isoflop, parametric
+from sweepctl.laws.fit import Target
 from sweepctl.laws.holdout import HoldOut, hold_out
 from sweepctl.laws.isoflop import Options
 from sweepctl.laws.isoflop.budgets import Parabola
-from sweepctl.laws.law import CannotFit, Observations
+from sweepctl.laws.observations import CannotFit, Observations
 from tests.laws.common import DATA, SHARED, needs, observed
 
 
@@ -44,7 +45,7 @@ def test_exact_parabolas_give_the_exact_law() -> None:
     assert made.params["b"] == pytest.approx(0.47, abs=1e-6)
     assert made.params["c"] == pytest.approx(-0.05, abs=1e-6)
     assert made.derived["budgets"] == 6 and made.flags == [] and len(made.rows_used) == 42
-    found = isoflop.predict(made, {"flops": 1e22})["n"]
+    found = isoflop.predict(made, Target({"flops": 1e22}))["n"]
     n, (low, high) = found.value, found.interval
     assert n == pytest.approx(1e22**0.53 / 1000, rel=1e-4) and low <= n <= high
 
@@ -75,7 +76,7 @@ def test_a_minimum_at_the_edge_is_refused_and_said() -> None:
         "concave"
     )
     assert made.derived["budgets"] == 5
-    assert {row["row"] for row in made.rows_excluded} == {f"r{i}" for i in range(35, 42)}
+    assert {row.row for row in made.rows_excluded} == {f"r{i}" for i in range(35, 42)}
     with pytest.raises(CannotFit, match="minima at two budgets"):
         isoflop.fit(parabolas(offset=3.0), choose(noise=1e-3))
 
@@ -95,7 +96,7 @@ def test_budgets_are_grouped_within_the_tolerance() -> None:
     few = observed(data.n[:16], data.d[:16], data.flops[:16], data.loss[:16], data.rows[:16])
     made = isoflop.fit(few, choose(noise=1e-3, replicates=20))
     assert made.flags == ["two_budgets"]
-    assert {row["reason"] for row in made.rows_excluded} == {
+    assert {row.reason for row in made.rows_excluded} == {
         "its budget was trained at 2 of the 3 sizes a parabola needs"
     }
 
@@ -135,7 +136,7 @@ def test_over_whatever_it_runs_a_symmetric_minimum_is_found(over: str, curve: di
     made = isoflop.fit(data, choose(over=over, noise=1e-5, replicates=20, **curve))  # type: ignore[arg-type]
     assert made.params["a"] == pytest.approx(0.53, abs=1e-6)
     assert made.params["b"] == pytest.approx(0.47, abs=1e-6)
-    found = isoflop.predict(made, {"flops": 1e22})
+    found = isoflop.predict(made, Target({"flops": 1e22}))
     assert found["n"].value == pytest.approx(1e22**0.53 / 1000, rel=1e-4)
     assert found["n"].value * found["d"].value == pytest.approx(1e22 / 6, rel=1e-4)
     assert found["tokens_per_parameter"].value == pytest.approx(found["d"].value / found["n"].value)
@@ -190,7 +191,7 @@ def test_one_row_a_size(kept: str, losses: list[float]) -> None:
     first = made.details["budgets"][0]
     there = [loss for n, loss in zip(first["n"], first["loss"], strict=True) if n == pytest.approx(data.n[3])]
     assert sorted(there) == pytest.approx(sorted(losses), abs=1e-3)
-    reasons = {row["row"]: row["reason"] for row in made.rows_excluded}
+    reasons = {row.row: row.reason for row in made.rows_excluded}
     assert set(reasons) == {"nearest": {"42", "43"}, "best": {"3", "43"}}.get(kept, set())
 
 
@@ -258,7 +259,7 @@ def test_units_change_factors_alone(tokens: float, flops: float, loss: float) ->
 def test_only_whole_budgets_can_be_held_out() -> None:
     data = parabolas()
     rows = hold_out(isoflop.LAW, data, choose(noise=1e-4, replicates=0), HoldOut("flops", 1))
-    assert len(rows) == 1 and abs(rows[0]["error"]) < 1e-3
+    assert len(rows) == 1 and abs(rows[0].error) < 1e-3
     with pytest.raises(CannotFit, match="only whole budgets can be held out"):
         hold_out(isoflop.LAW, data, choose(noise=1e-4, replicates=0), HoldOut("n", 1))
 
@@ -282,7 +283,7 @@ def test_the_cs336_runs() -> None:
     data = observed(n, flops / 6 / n, flops, rows["loss"], tuple(map(str, range(len(n)))))
     made = isoflop.fit(data, choose(noise=1e-3))
     assert made.params["a"] == pytest.approx(0.5146, abs=5e-4)
-    assert isoflop.predict(made, {"flops": 1e24})["n"].value == pytest.approx(2.981e11, rel=2e-3)
+    assert isoflop.predict(made, Target({"flops": 1e24}))["n"].value == pytest.approx(2.981e11, rel=2e-3)
     floored = isoflop.fit(data, Options(noise=1e-4, replicates=50))
     assert floored.params["a"] == made.params["a"]
     assert floored.params["E"] == pytest.approx(2.69, abs=0.005) and floored.flags == []
@@ -303,10 +304,10 @@ def test_a_floor_of_the_loss_is_found() -> None:
     true = 1.69 + 406.4 / n**0.34 + 410.7 / d**0.28
     made = isoflop.fit(hoffmann(), Options(noise=1e-4, replicates=50))
     assert made.params["E"] == pytest.approx(1.69, abs=0.02) and made.flags == []
-    assert isoflop.predict(made, {"flops": 1e23})["loss"].value == pytest.approx(true, rel=2e-3)
+    assert isoflop.predict(made, Target({"flops": 1e23}))["loss"].value == pytest.approx(true, rel=2e-3)
     bare = isoflop.fit(hoffmann(), Options(noise=1e-4, replicates=50, floor=0))
     assert "E" not in bare.params
-    assert isoflop.predict(bare, {"flops": 1e23})["loss"].value < 0.92 * true
+    assert isoflop.predict(bare, Target({"flops": 1e23}))["loss"].value < 0.92 * true
     with pytest.raises(CannotFit, match="is not below the least loss"):
         isoflop.fit(hoffmann(), Options(noise=1e-4, floor=3.0))
     few = isoflop.fit(hoffmann().keep(hoffmann().flops < 5e19, "large"), Options(noise=1e-4, replicates=5))

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from sweepctl.fitting.observations import TableReading, observations
 from sweepctl.fitting.saved import finite
 from sweepctl.laws import overtraining
-from sweepctl.laws.law import CannotFit, Observations
+from sweepctl.laws.fit import Target
+from sweepctl.laws.observations import CannotFit, Observations
 from sweepctl.laws.overtraining import Options
 
 C4 = {"E": 1.51, "a": 141.0, "b": 190.0, "eta": 0.121, "epsilon": 0.850, "k": 2.08, "gamma": 0.756}
@@ -45,7 +46,7 @@ def test_exact_runs_give_the_exact_law(places: Any, changed: dict[str, Any]) -> 
     assert made.objective < 1e-15
     best = (190 / 141) ** (1 / 0.242)
     assert made.derived["m_best"] == pytest.approx(best, rel=1e-3)
-    at = overtraining.predict(made, {"n": 6.9e9, "d": 1.38e11})
+    at = overtraining.predict(made, Target({"n": 6.9e9, "d": 1.38e11}))
     truth = overtraining.loss(C4, 6 * 6.9e9 * 1.38e11, 20)
     assert at["loss"].value == pytest.approx(truth, rel=1e-6)
     assert at["error"].value == pytest.approx(overtraining.error(C4, truth), rel=1e-5)
@@ -63,9 +64,9 @@ def test_targets_name_the_same_run_in_many_ways() -> None:
     for one in values[1:]:
         assert one.value == pytest.approx(values[0].value, rel=1e-12)
         assert one.interval == pytest.approx(values[0].interval, rel=1e-9)
-    best = overtraining.predict(made, {"flops": c})
+    best = overtraining.predict(made, Target({"flops": c}))
     assert best["loss"].value < min(
-        overtraining.predict(made, {"flops": c, "tokens_per_parameter": m})["loss"].value
+        overtraining.predict(made, Target({"flops": c, "tokens_per_parameter": m}))["loss"].value
         for m in (best["tokens_per_parameter"].value * share for share in (0.8, 1.25))
     )
     assert best["n"].value * best["d"].value * 6 == pytest.approx(c)
@@ -84,7 +85,7 @@ def test_intervals_cover() -> None:
         for name in C4:
             low, high = made.intervals[name]
             held.setdefault("parameters", []).append(low <= C4[name] <= high)
-        at = overtraining.predict(made, {"n": n, "d": n * m})
+        at = overtraining.predict(made, Target({"n": n, "d": n * m}))
         draw = np.random.default_rng(1000 + seed)
         loss = truth * np.exp(0.004 * draw.standard_normal())
         error = overtraining.error(C4, loss) + 0.004 * draw.standard_normal()
@@ -114,7 +115,7 @@ def test_runs_at_one_ratio_tell_only_about_that_ratio() -> None:
     made = overtraining.fit(runs(places, 0.0005), Options(replicates=100))
     assert {"not_identified:a", "not_identified:b"} <= set(made.flags)
     assert "not_identified:eta" not in made.flags and "not_identified:E" not in made.flags
-    at = overtraining.predict(made, {"n": 3e9, "tokens_per_parameter": 20})["loss"]
+    at = overtraining.predict(made, Target({"n": 3e9, "tokens_per_parameter": 20}))["loss"]
     assert at.value == pytest.approx(overtraining.loss(C4, 6 * 20 * 9e18, 20), rel=5e-3)
     for elsewhere in ({"n": 3e9, "tokens_per_parameter": 200}, {"flops": 1e21}):
         assert np.isnan(overtraining.predict(made, elsewhere)["loss"].value)
@@ -125,7 +126,7 @@ def test_rows_with_a_role_are_used_as_it_says() -> None:
     data = runs(places, role=["fit"] * 5 + ["task", "target", "target"])
     made = overtraining.fit(data, Options(replicates=20))
     assert len(made.rows_used) == 6 and len(made.details["errors"]["loss"]) == 6
-    assert [row["row"] for row in made.rows_excluded] == ["6", "7"]
+    assert [row.row for row in made.rows_excluded] == ["6", "7"]
     assert [row["quantity"] for row in made.details["targets"]] == [
         "loss", "error at the true loss", "chained error"
     ] * 2  # fmt: skip
@@ -194,7 +195,7 @@ def test_flags() -> None:
     rising = Observations.of(n=data.n, d=data.d, loss=2 + 0.1 * np.log(data.flops))
     made = overtraining.fit(rising, Options(replicates=5))
     assert "not_identified:eta" in made.flags and "m_best" not in made.derived
-    assert np.isnan(overtraining.predict(made, {"flops": 1e21})["n"].value)
+    assert np.isnan(overtraining.predict(made, Target({"flops": 1e21}))["n"].value)
     bound = overtraining.fit(rising, Options(replicates=5, bounds="nonnegative"))
     assert min(bound.params[name] for name in ("E", "a", "b")) >= 0
     assert any(flag.startswith("at_bound") for flag in bound.flags)

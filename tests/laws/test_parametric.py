@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from sweepctl.laws import parametric
-from sweepctl.laws.law import CannotFit, Observations
+from sweepctl.laws.observations import CannotFit, Observations
 from sweepctl.laws.parametric import Options, descent
 from sweepctl.laws.parametric.search import HOFFMANN, PARAMS, refit, solve
 from tests.laws.common import DATA, SHARED, needs, observed
@@ -46,7 +46,7 @@ def test_known_parameters_come_back_exactly(objective: Any, starts: Any) -> None
         assert made.params[name] == pytest.approx(value, rel=1e-5)
     assert made.objective < 1e-6 and made.flags == []
     if starts == "grid" and objective == "huber_log":
-        assert made.starts["agreeing"] == made.starts["tried"] == 49
+        assert made.starts.agreeing == made.starts.tried == 49
 
 
 @pytest.mark.parametrize("true", [{"alpha": 0.1, "beta": 0.9}, {"E": 0.01}, {"alpha": 1.2, "A": 1e8}])
@@ -59,7 +59,7 @@ def test_unlike_chinchilla_too(true: dict[str, float]) -> None:
 def test_the_published_starts_are_4500() -> None:
     assert len(set(HOFFMANN)) == len(HOFFMANN) == 4500
     made = parametric.fit(grid(0.004), Options(replicates=0, starts="hoffmann"))
-    assert made.starts["tried"] == 4500 and made.starts["agreeing"] > 4000
+    assert made.starts.tried == 4500 and made.starts.agreeing > 4000
     assert made.details["solved_for_on_the_way"] < 4500
     other = parametric.fit(grid(0.004), Options(replicates=0))
     assert made.objective == pytest.approx(other.objective, rel=1e-9)
@@ -362,7 +362,7 @@ def test_the_chinchilla_points(starts: Any) -> None:
     data = Observations.of(n=frame.n, d=frame.d, loss=frame.loss_nats)
     made = parametric.fit(data, Options(replicates=4000, starts=starts))
     assert made.objective <= 1.018275e-3
-    assert made.starts["agreeing"] == made.starts["tried"] == {"grid": 49, "hoffmann": 4500}[starts]
+    assert made.starts.agreeing == made.starts.tried == {"grid": 49, "hoffmann": 4500}[starts]
     for name, value, within in (("alpha", 0.347311, 2e-4), ("beta", 0.367172, 2e-4), ("E", 1.817218, 3e-4)):
         assert made.params[name] == pytest.approx(value, abs=within)
     assert made.params["A"] == pytest.approx(477.826, rel=2e-3)

@@ -13,7 +13,7 @@ from sweepctl.laws.registry import LAWS
 
 ROOT = Path(sweepctl.laws.__file__).parent
 DOCS = Path(__file__).parents[2] / "docs" / "laws"
-OF_ALL = {"law", "registry", "holdout", "numerics", "shared", "__init__"}
+OF_ALL = {"law", "fit", "observations", "registry", "holdout", "numerics", "shared", "__init__"}
 """What in `laws` is no law."""
 
 

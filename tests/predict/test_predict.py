@@ -7,7 +7,7 @@ import pytest
 
 from sweepctl.errors import DamagedFile, RequestError
 from sweepctl.laws import parametric
-from sweepctl.laws.law import Fit
+from sweepctl.laws.fit import Fit
 from sweepctl.predict.recipe import predict_target
 from sweepctl.predict.stage import predict_stage, score
 from sweepctl.store import attempts, predictions

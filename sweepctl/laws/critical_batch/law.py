@@ -22,20 +22,10 @@ from typing import Any, Literal
 import numpy as np
 
 from sweepctl.laws.critical_batch.steps import StepsFits, fit_steps, log_steps_at
-from sweepctl.laws.law import (
-    CannotFit,
-    Estimate,
-    Fit,
-    Floats,
-    Law,
-    Observations,
-    Resampling,
-    Target,
-    claim,
-    estimate,
-    option,
-)
+from sweepctl.laws.fit import Estimate, Fit, Target, claim, estimate
+from sweepctl.laws.law import Law, Resampling, option
 from sweepctl.laws.numerics.linear import collinear, power_law, r_squared
+from sweepctl.laws.observations import CannotFit, Floats, Observations
 from sweepctl.laws.shared.cells import Cell, cells_of, center
 
 NAME = "critical-batch"
@@ -276,7 +266,7 @@ def _power_laws(
         params |= of_definition
         samples |= drawn
         fitted = np.array(
-            [_at(of_definition, name, {r: predictors[r][i] for r in over}) for i in range(len(good))]
+            [_at(of_definition, name, Target({r: predictors[r][i] for r in over})) for i in range(len(good))]
         )
         explained = r_squared(np.log(fitted), np.log(values))
         derived |= {f"{name}_r2": explained} if np.isfinite(explained) else {}
@@ -361,7 +351,9 @@ def _fit_optimal(data: Observations, options: Options) -> Fit:
     predictors = {role: data[role] for role in over}
     params, samples, flags = _power(predictors, data["batch"], None, "batch", options)
     values = data["batch"]
-    fitted = np.array([_at(params, "batch", {r: predictors[r][i] for r in over}) for i in range(len(data))])
+    fitted = np.array(
+        [_at(params, "batch", Target({r: predictors[r][i] for r in over})) for i in range(len(data))]
+    )
     explained = r_squared(np.log(fitted), np.log(values))
     left = np.log(values) - np.log(fitted)
     flags = [flag.replace("B_crit", "batch") for flag in flags if "B_overhead" not in flag]

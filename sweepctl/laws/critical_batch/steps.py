@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sweepctl.laws.law import Floats
+from sweepctl.laws.observations import Floats
 
 REACH = np.log(1e4)
 """How far beyond the batches tried b / a is looked for."""

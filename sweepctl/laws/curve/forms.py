@@ -14,7 +14,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 from sweepctl.laws.curve.schedules import Falls
-from sweepctl.laws.law import Floats, Mask
+from sweepctl.laws.observations import Floats, Mask
 
 Values = tuple[Floats, Floats]
 """Predicted losses [rows, points] and their derivatives [rows, k, points]."""

@@ -19,21 +19,20 @@ from numpy.typing import NDArray
 
 from sweepctl.laws.curve.forms import LEAST, Design, Form, MultiPower, Tissue, refine
 from sweepctl.laws.curve.runs import Run, Sums, runs
-from sweepctl.laws.law import (
-    CannotFit,
+from sweepctl.laws.fit import (
+    NO_INTERVAL,
+    Answer,
     Estimate,
     Fit,
-    Floats,
-    Law,
-    Observations,
-    Resampling,
+    Prediction,
     Target,
     claim,
     misfit,
-    option,
     percentile_interval,
-)  # fmt: skip
+)
+from sweepctl.laws.law import Law, Resampling, option
 from sweepctl.laws.numerics import linear
+from sweepctl.laws.observations import CannotFit, Floats, Observations
 
 NAME = "curve"
 MOMENTA = (0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9998, 0.9999)
@@ -293,16 +292,13 @@ def _curves(
         samples = best.form.values(drawn, last)[0][:, 0] if len(drawn) else np.empty(0)
         value = float(shown["last"]["predicted"])
         at = {"run": run.name, "step": shown["last"]["step"]}
-        row: dict[str, Any] = {"at": at, "loss": value, "intervals": {}}
+        loss = Estimate(value, NO_INTERVAL)
         if len(samples):
-            row["intervals"] = {
-                "loss": list(percentile_interval(samples)),
-                "loss_of_a_run": list(percentile_interval((samples * np.exp(scatter)).ravel())),
-            }
-        if shown["last"]["measured"] is not None:
-            row |= {"measured": shown["last"]["measured"], "error": value / shown["last"]["measured"] - 1}
-            errors.append(row["error"])
-        fit.predictions.append(row)
+            of_a_run = percentile_interval((samples * np.exp(scatter)).ravel())
+            loss = Prediction(value, percentile_interval(samples), of_a_run)
+        answer = Answer(at, {"loss": loss}, shown["last"]["measured"])
+        fit.predictions.append(answer)
+        errors += [] if answer.error is None else [answer.error]
     fit.details["runs"] = details
     if errors:
         fit.derived["target_rms_error"] = float(np.sqrt(np.mean(np.square(errors))))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from sweepctl.laws.curve import schedules
 from sweepctl.laws.curve.forms import Design
 from sweepctl.laws.curve.schedules import Falls, RatePath
-from sweepctl.laws.law import CannotFit, Floats, Observations
+from sweepctl.laws.observations import CannotFit, Excluded, Floats, Observations
 
 ABSENT = ("", "nan", "none", "<na>")
 """What a column of names holds where a run has no parent."""
@@ -62,7 +62,7 @@ def runs(data: Observations, options: Any) -> tuple[list[Run], Observations, lis
     for run in all_runs:
         if run.target:
             gone[run.rows] = "its run is predicted, not fitted"
-    excluded = tuple((data.rows[i], str(gone[i])) for i in np.flatnonzero((gone != "") & measured))
+    excluded = tuple(Excluded(data.rows[i], str(gone[i])) for i in np.flatnonzero((gone != "") & measured))
     used = np.concatenate([run.rows for run in all_runs if not run.target] or [np.empty(0, dtype=np.int64)])
     kept = dataclasses.replace(data.take(used), excluded=(*data.excluded, *excluded))
     if not len(kept):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.signal import lfilter
 
-from sweepctl.laws.law import CannotFit, Floats
+from sweepctl.laws.observations import CannotFit, Floats
 from sweepctl.spec.learning_rate import rise
 
 LONGEST = 20_000_000

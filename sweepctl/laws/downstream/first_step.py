@@ -8,8 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sweepctl.laws.law import CannotFit, Floats
 from sweepctl.laws.numerics import linear, profile
+from sweepctl.laws.observations import CannotFit, Floats
 from sweepctl.laws.parametric import loss as loss_at
 from sweepctl.laws.parametric import search
 

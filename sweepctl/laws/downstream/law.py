@@ -17,21 +17,10 @@ from typing import Any, Literal
 import numpy as np
 
 from sweepctl.laws.downstream import first_step, sigmoid
-from sweepctl.laws.law import (
-    CannotFit,
-    Estimate,
-    Fit,
-    Floats,
-    Law,
-    Mask,
-    Observations,
-    Resampling,
-    Target,
-    claim,
-    misfit,
-    option,
-)  # fmt: skip
+from sweepctl.laws.fit import Estimate, Fit, Target, claim, misfit
+from sweepctl.laws.law import Law, Resampling, option
 from sweepctl.laws.numerics import linear, profile
+from sweepctl.laws.observations import CannotFit, Floats, Mask, Observations
 from sweepctl.laws.parametric.search import Objective
 from sweepctl.laws.shared import two_steps
 
@@ -278,7 +267,7 @@ def _flags(runs: LadderRuns, options: Options, params: dict[str, float], fit: Fi
     free = [i for i, name in enumerate(sigmoid.NAMES) if f"at_bound:{name}" not in flags]
     lost = profile.null_columns(slopes[0][free].T, 1e-4)
     flags += [f"not_identified:{sigmoid.NAMES[i]}" for i, gone in zip(free, lost, strict=True) if gone]
-    if fit.starts["agreeing"] < 2:
+    if fit.starts.agreeing < 2:
         flags.append("lonely_optimum")
     return flags
 

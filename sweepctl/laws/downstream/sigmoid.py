@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sweepctl.laws.law import Floats
+from sweepctl.laws.observations import Floats
 
 NAMES = ("a", "x0", "k", "b")
 LADDER = np.array([[-1.0, 0.0, 0.0, 0.0], [0.0, np.inf, np.inf, 1.0]])

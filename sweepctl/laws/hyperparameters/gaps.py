@@ -10,7 +10,7 @@ from scipy.interpolate import LinearNDInterpolator
 from scipy.spatial import QhullError
 
 from sweepctl.laws.hyperparameters.optima import swept
-from sweepctl.laws.law import Floats, Observations
+from sweepctl.laws.observations import Floats, Observations
 from sweepctl.laws.shared.cells import Cell, center
 
 Rule = tuple[float, Mapping[str, float]]

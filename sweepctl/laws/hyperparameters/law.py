@@ -14,23 +14,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from sweepctl.laws.fit import Estimate, Fit, Target, claim, estimate
 from sweepctl.laws.hyperparameters.gaps import gap, judged
 from sweepctl.laws.hyperparameters.optima import OptimumSearch, at_edge, optima, swept
 from sweepctl.laws.hyperparameters.powers import PowerLaw, power_at, through
-from sweepctl.laws.law import (
-    CannotFit,
-    Estimate,
-    Fit,
-    Floats,
-    Law,
-    Observations,
-    Resampling,
-    Target,
-    claim,
-    estimate,
-    option,
-)
+from sweepctl.laws.law import Law, Resampling, option
 from sweepctl.laws.numerics.linear import collinear
+from sweepctl.laws.observations import CannotFit, Floats, Observations
 from sweepctl.laws.shared.cells import Cell, cells_of, center
 
 NAME = "hyperparameters"

@@ -7,8 +7,8 @@ from typing import Literal
 
 import numpy as np
 
-from sweepctl.laws.law import Floats, Observations
 from sweepctl.laws.numerics.rounding import above_rounding
+from sweepctl.laws.observations import Floats, Observations
 from sweepctl.laws.shared.cells import Cell, Indices, center
 
 MIN_POINTS = 3

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from sweepctl.laws.fit import LEVEL
 from sweepctl.laws.hyperparameters.optima import Optima
-from sweepctl.laws.law import LEVEL, Floats, Resampling
+from sweepctl.laws.law import Resampling
 from sweepctl.laws.numerics.linear import power_law, resample, resample_groups, varies
+from sweepctl.laws.observations import Floats
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import numpy as np
 from scipy.interpolate import Akima1DInterpolator
 
 from sweepctl.laws.isoflop.options import Options
-from sweepctl.laws.law import Floats, Observations
 from sweepctl.laws.numerics import linear
+from sweepctl.laws.observations import Excluded, Floats, Observations
 
 MIN_POINTS = 3
 SAME = {"quadratic": 1e-9, "akima": 1e-3}
@@ -85,7 +85,7 @@ def read_off(at: Any, x: Floats, y: Floats) -> Any:
     return np.interp(at, places, mean) + slopes[0] * below + slopes[-1] * above
 
 
-def budgets(data: Observations, options: Options) -> tuple[list[BudgetRuns], list[tuple[str, str]]]:
+def budgets(data: Observations, options: Options) -> tuple[list[BudgetRuns], list[Excluded]]:
     """Budgets in rising order, and the rows that are in none: too far from a budget, not the row kept of
     their size, outside the window, or in a budget of fewer than three sizes."""
     kept, excluded = [], list(data.excluded)
@@ -101,15 +101,13 @@ def budgets(data: Observations, options: Options) -> tuple[list[BudgetRuns], lis
         sizes = len(np.unique(np.round(budget.x, 9)))
         if sizes < MIN_POINTS:
             reason = f"its budget was trained at {sizes} of the {MIN_POINTS} sizes a parabola needs"
-            excluded += [(row, reason) for row in budget.rows]
+            excluded += [Excluded(row, reason) for row in budget.rows]
             continue
         kept.append(budget)
     return kept, excluded
 
 
-def _grouped(
-    data: Observations, options: Options, excluded: list[tuple[str, str]]
-) -> list[tuple[float, list[int]]]:
+def _grouped(data: Observations, options: Options, excluded: list[Excluded]) -> list[tuple[float, list[int]]]:
     """FLOPs of each budget and its rows: the nearest of the budgets named, or rows within the tolerance of
     the least of their group, at their geometric mean."""
     if options.budgets:
@@ -118,7 +116,7 @@ def _grouped(
         place = off.argmin(1)
         near = off[np.arange(len(data)), place] <= options.tolerance
         excluded += [
-            (data.rows[i], f"no budget within {options.tolerance:.0%} of its FLOPs")
+            Excluded(data.rows[i], f"no budget within {options.tolerance:.0%} of its FLOPs")
             for i in np.flatnonzero(~near)
         ]
         groups = [np.flatnonzero(near & (place == k)).tolist() for k in range(len(nominal))]
@@ -140,7 +138,7 @@ def _pick(budget: BudgetRuns, keep: Any) -> BudgetRuns:
     return BudgetRuns(budget.flops, x, log_n, log_d, log_cost, budget.loss[keep], rows)
 
 
-def _one_a_size(budget: BudgetRuns, options: Options, excluded: list[tuple[str, str]]) -> BudgetRuns:
+def _one_a_size(budget: BudgetRuns, options: Options, excluded: list[Excluded]) -> BudgetRuns:
     """What `per_size` makes of several rows of one size."""
     starts = np.diff(budget.x, prepend=-np.inf) > SAME[options.curve]
     size = np.cumsum(starts) - 1
@@ -160,18 +158,18 @@ def _one_a_size(budget: BudgetRuns, options: Options, excluded: list[tuple[str, 
         return BudgetRuns(budget.flops, x, log_n, log_d, log_cost, loss, tuple(names))
     lost = sorted(set(range(len(budget.x))) - set(keep.tolist()))
     what = "nearer to its budget" if options.per_size == "nearest" else "lower"
-    excluded += [(budget.rows[i], f"another row of its size and budget is {what}") for i in lost]
+    excluded += [Excluded(budget.rows[i], f"another row of its size and budget is {what}") for i in lost]
     return _pick(budget, keep)
 
 
-def _windowed(budget: BudgetRuns, options: Options, excluded: list[tuple[str, str]]) -> BudgetRuns:
+def _windowed(budget: BudgetRuns, options: Options, excluded: list[Excluded]) -> BudgetRuns:
     """The sizes within the window around the least loss."""
     if options.window is None:
         return budget
     size = np.cumsum(np.diff(budget.x, prepend=-np.inf) > SAME[options.curve]) - 1
     inside = np.abs(size - size[int(budget.loss.argmin())]) <= options.window
     why = f"more than {options.window} sizes from the least loss of its budget"
-    excluded += [(budget.rows[i], why) for i in np.flatnonzero(~inside)]
+    excluded += [Excluded(budget.rows[i], why) for i in np.flatnonzero(~inside)]
     return _pick(budget, np.flatnonzero(inside))
 
 

@@ -18,21 +18,12 @@ from typing import Any
 import numpy as np
 
 from sweepctl.laws import compute, parametric
+from sweepctl.laws.fit import UNKNOWN, Estimate, Fit, Target, claim, short
 from sweepctl.laws.isoflop.budgets import MIN_POINTS, BudgetRuns, Vertices, budgets, drawn_curve, vertices
 from sweepctl.laws.isoflop.options import Options
-from sweepctl.laws.law import (
-    UNKNOWN,
-    CannotFit,
-    Estimate,
-    Fit,
-    Floats,
-    Law,
-    Observations,
-    Target,
-    claim,
-    short,
-)
+from sweepctl.laws.law import Law
 from sweepctl.laws.numerics.rounding import above_rounding
+from sweepctl.laws.observations import CannotFit, Excluded, Floats, Observations
 from sweepctl.laws.shared import compute_optimal
 
 NAME = "isoflop"
@@ -75,7 +66,7 @@ def fit(data: Observations, options: Options) -> Fit:
             reason = {"concave": "is concave", "edge": "lies outside the sizes trained"}.get(
                 problem, "is absent in half of its replicates"
             )
-            excluded += [(row, f"the minimum of its budget {reason}") for row in group.rows]
+            excluded += [Excluded(row, f"the minimum of its budget {reason}") for row in group.rows]
         else:
             kept.append(minimum)
         shown.append(_shown(group, whole, options, minimum is not None))
@@ -158,9 +149,7 @@ def _shown(group: BudgetRuns, whole: Vertices, options: Options, used: bool) -> 
     }  # fmt: skip
 
 
-def _assemble(
-    data: Observations, options: Options, kept: list[Minimum], excluded: list[tuple[str, str]]
-) -> Fit:
+def _assemble(data: Observations, options: Options, kept: list[Minimum], excluded: list[Excluded]) -> Fit:
     roles = ("n", "d", "loss", *(("m",) if options.over == "m" else ()))
     log_c = np.log([minimum.budget.flops for minimum in kept])
     spreads = np.array([minimum.spread for minimum in kept])
@@ -190,7 +179,7 @@ def _assemble(
         derived={"budgets": len(kept)}, details={"minima": minima},
     )  # fmt: skip
     fit.rows_used = rows
-    fit.rows_excluded = [{"row": row, "reason": reason} for row, reason in excluded]
+    fit.rows_excluded = excluded
     return fit
 
 
@@ -224,4 +213,5 @@ LAW = Law(
     predict=predict,
     targets=(("flops",),),
     held_out="best",
+    of_optima=True,
 )

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from sweepctl.laws.law import CannotFit, Resampling, option
+from sweepctl.laws.law import Resampling, option
+from sweepctl.laws.observations import CannotFit
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sweepctl.laws.law import Floats
 from sweepctl.laws.numerics.rounding import above_rounding
+from sweepctl.laws.observations import Floats
 
 
 def least_squares(columns: Floats, target: Floats, weights: Floats | None = None) -> Floats:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sweepctl.laws.law import Floats
+from sweepctl.laws.observations import Floats
 
 Objective = Callable[[Floats, NDArray[np.int64]], tuple[Floats, Floats]]
 """(points [m, k], their row numbers [m]) -> values [m], gradients [m, k]."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sweepctl.laws.law import Floats, Mask
+from sweepctl.laws.observations import Floats, Mask
 
 Columns = Callable[[Floats], Floats]
 """Values of the non-linear parameter [m] -> the columns of the linear ones [k, m, rows]."""

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sweepctl.laws.law import Floats, Mask
+from sweepctl.laws.observations import Floats, Mask
 
 CHUNK = 1 << 14
 """Numbers in an intermediate array: what stays in a core's cache."""

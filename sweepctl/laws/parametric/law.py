@@ -16,23 +16,21 @@ from typing import Any
 
 import numpy as np
 
-from sweepctl.laws.law import (
+from sweepctl.laws.fit import (
     UNKNOWN,
-    CannotFit,
     Estimate,
     Fit,
-    Floats,
-    Law,
-    Observations,
     Prediction,
     Target,
     claim,
     estimate,
     misfit,
     percentile_interval,
-)  # fmt: skip
+)
+from sweepctl.laws.law import Law
 from sweepctl.laws.numerics.linear import least_squares, resample, resample_groups
 from sweepctl.laws.numerics.rounding import above_rounding
+from sweepctl.laws.observations import CannotFit, Floats, Observations
 from sweepctl.laws.parametric.search import PARAMS, STEEPEST, Options, ParametricSolution, refit, solve
 
 NAME = "parametric"
@@ -235,7 +233,7 @@ def _flags(data: Observations, fit: Fit, whole: ParametricSolution) -> list[str]
     flags += [f"at_bound:{name}" for name in ("alpha", "beta") if not 0 < params[name] < STEEPEST]
     if fit.protocol["bounds"] == "nonnegative":
         flags += [f"at_bound:{name}" for name in ("A", "B") if params[name] <= 1 + 1e-9]
-    if fit.starts["agreeing"] < 2:
+    if fit.starts.agreeing < 2:
         flags.append("lonely_optimum")
     return flags
 
@@ -282,4 +280,5 @@ LAW = Law(
     fit=fit,
     predict=predict_target,
     targets=(("n", "d"), ("flops",)),
+    of_optima=True,
 )

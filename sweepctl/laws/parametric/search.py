@@ -16,7 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sweepctl.laws.law import CannotFit, Floats, Mask, Resampling, option
+from sweepctl.laws.law import Resampling, option
+from sweepctl.laws.observations import CannotFit, Floats, Mask
 from sweepctl.laws.parametric.descent import Bounds, Descended, LossRows, descend, linear
 
 PARAMS = ("E", "A", "B", "alpha", "beta")

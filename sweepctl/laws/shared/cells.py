@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sweepctl.laws.law import Floats, Observations
+from sweepctl.laws.observations import Floats, Observations
 from sweepctl.laws.shared.levels import levels
 
 Indices = NDArray[np.int64]

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from sweepctl.laws.law import Estimate, Fit, Floats, Target, estimate
+from sweepctl.laws.fit import Estimate, Fit, Target, estimate
+from sweepctl.laws.observations import Floats
 
 NAMES = {"n": ("a", "k_n"), "d": ("b", "k_d"), "loss": ("c", "k_l"), "m": ("a_m", "k_m")}
 """What is a power of C -> its exponent and its factor."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from sweepctl.laws.law import Floats
+from sweepctl.laws.observations import Floats
 
 
 def levels(values: Floats, tolerance: float) -> NDArray[np.int64]:

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from sweepctl.laws.law import CannotFit, Floats, Mask, Observations, Prediction, percentile_interval
+from sweepctl.laws.fit import Prediction, percentile_interval
+from sweepctl.laws.observations import CannotFit, Floats, Mask, Observations
 
 FIT, TASK, TARGET = "fit", "task", "target"
 ROLES = {

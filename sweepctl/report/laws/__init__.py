@@ -14,7 +14,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 from sweepctl.errors import RequestError
-from sweepctl.laws.law import Fit
+from sweepctl.laws.fit import Fit
 from sweepctl.report.laws.panel import Panel
 from sweepctl.store.files import storage
 

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from sweepctl.laws import compare
-from sweepctl.laws.law import Fit
+from sweepctl.laws.fit import Fit, Target
 from sweepctl.report.laws.panel import Panel, logarithmic
 
 
@@ -19,7 +19,7 @@ def panels(fit: Fit) -> list[Panel]:
         max(group["high"] for group in groups.values()),
     )
     grid = np.geomspace(low, high, 40)
-    answers = [compare.predict(fit, {"flops": flops}) for flops in grid]
+    answers = [compare.predict(fit, Target({"flops": flops})) for flops in grid]
     colors = dict(zip(groups, plt.get_cmap("tab10")(np.arange(len(groups)) % 10), strict=True))
 
     def losses(ax: Axes) -> None:

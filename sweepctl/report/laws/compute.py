@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from sweepctl.laws import compute
-from sweepctl.laws.law import Fit, Floats, percentile_interval
+from sweepctl.laws.fit import Fit, percentile_interval
+from sweepctl.laws.observations import Floats
 from sweepctl.report.laws.panel import Panel, logarithmic
 
 

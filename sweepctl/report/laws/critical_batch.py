@@ -10,11 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator
 
 from sweepctl.laws.critical_batch import DEFINITIONS, predict
-from sweepctl.laws.law import Fit
+from sweepctl.laws.fit import Fit, Target
 from sweepctl.report.laws.panel import Panel, logarithmic
 
 LABELS = {"loss": "loss (nats a token)", "n": "parameters N", "d": "tokens D"}
-TOLD = {"B_crit": "B_crit = E_min / S_min", "B_overhead": "B_overhead", "batch": "best batch"}
+TITLES = {"B_crit": "B_crit = E_min / S_min", "B_overhead": "B_overhead", "batch": "best batch"}
 COLORS = {"B_crit": "tab:red", "B_overhead": "tab:blue", "batch": "tab:red"}
 
 
@@ -41,7 +41,7 @@ def _steps(ax: Axes, fit: Fit) -> None:
                 at = curve["S_min"] + curve["E_min"] / curve[name]
                 ax.plot(curve[name], at, marker, ms=7, mfc="none", mec=COLORS[name])
     for name, marker in (("B_crit", "D"), ("B_overhead", "s")):
-        ax.plot([], [], marker, ms=7, mfc="none", mec=COLORS[name], ls="none", label=TOLD[name])
+        ax.plot([], [], marker, ms=7, mfc="none", mec=COLORS[name], ls="none", label=TITLES[name])
     logarithmic(ax, "x", "batch (tokens)")
     logarithmic(ax, "y", "steps to the target loss")
     ax.legend(fontsize=7, frameon=False)
@@ -57,7 +57,9 @@ def _growth(ax: Axes, fit: Fit) -> None:
     ] or _rows(fit)
     x = np.array([row[role] for row in rows])
     grid = np.geomspace(x.min() / 1.2, x.max() * 1.2, 40)
-    held = {role_: float(np.exp(np.mean([np.log(row[role_]) for row in rows]))) for role_ in over[1:]}
+    held = {
+        role_name: float(np.exp(np.mean([np.log(row[role_name]) for row in rows]))) for role_name in over[1:]
+    }
     for name in names:
         ends = [fit.intervals.get(f"{name}{row.get('suffix', '')}") for row in rows]
         y = np.array([row[name] for row in rows])
@@ -65,9 +67,11 @@ def _growth(ax: Axes, fit: Fit) -> None:
         for at, end in zip(x, ends, strict=True):
             if end is not None and len(names) > 1:
                 ax.plot([at, at], end, lw=1, color=COLORS[name])
-        estimates = [predict(fit, {role: float(value), **held})[name] for value in grid]
-        ax.plot(grid, [role_.value for role_ in estimates], lw=1.2, color=COLORS[name], label=TOLD[name])
-        low, high = np.array([role_.interval for role_ in estimates]).T
+        estimates = [predict(fit, Target({role: float(value), **held}))[name] for value in grid]
+        ax.plot(
+            grid, [estimate.value for estimate in estimates], lw=1.2, color=COLORS[name], label=TITLES[name]
+        )
+        low, high = np.array([estimate.interval for estimate in estimates]).T
         ax.fill_between(grid, low, high, color=COLORS[name], alpha=0.15, lw=0)
     logarithmic(ax, "x", LABELS[role])
     if role == "loss":

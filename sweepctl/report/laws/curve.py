@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from sweepctl.laws.law import Fit
+from sweepctl.laws.fit import Fit
 from sweepctl.report.laws.panel import Panel
 
 LEGEND = 10

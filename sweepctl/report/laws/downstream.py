@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from sweepctl.laws.downstream import first_step, sigmoid
-from sweepctl.laws.law import Fit
+from sweepctl.laws.fit import Fit
 from sweepctl.report.console import count
 from sweepctl.report.laws.panel import Panel, logarithmic, shades, spaced
 

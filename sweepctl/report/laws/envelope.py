@@ -8,7 +8,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from sweepctl.laws.law import Fit, Floats
+from sweepctl.laws.fit import Fit
+from sweepctl.laws.observations import Floats
 from sweepctl.report.laws.panel import Panel, logarithmic
 
 

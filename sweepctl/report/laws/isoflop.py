@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from sweepctl.laws.law import Fit
+from sweepctl.laws.fit import Fit
 from sweepctl.report.console import flops
 from sweepctl.report.laws.panel import Panel, logarithmic
 

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from sweepctl.laws.law import Floats
+from sweepctl.laws.observations import Floats
 from sweepctl.report.console import count
 
 Panel = Callable[[Axes], None]

@@ -9,7 +9,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 
 from sweepctl.laws import parametric
-from sweepctl.laws.law import Fit
+from sweepctl.laws.fit import Fit
 from sweepctl.report.console import count
 from sweepctl.report.laws.panel import Panel, logarithmic
 
