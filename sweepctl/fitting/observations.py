@@ -24,18 +24,19 @@ Reduction = Literal["best", "mean", "none"]
 
 @dataclass(frozen=True, slots=True)
 class TableReading:
-    """How a table is read.
-
-    `columns`: role -> column, or an expression of columns such as "batch_seqs * 2048"; a role that is not
-    named is the column of its own name. `row` names the rows. `reduce`: what becomes of runs that differ only
-    in learning rate, batch or other settings. `undecayed` lets losses through that were not annealed.
-    """
+    """How a table is read."""
 
     columns: Mapping[str, str] = field(default_factory=dict)
+    """Role -> column, or an expression of columns such as "batch_seqs * 2048"; a role that is not named is
+    the column of its own name."""
     row: str | None = None
+    """The column that names the rows; none: they are numbered."""
     reduce: Reduction = "best"
+    """What becomes of runs that differ only in learning rate, batch or other settings."""
     undecayed: bool = False
+    """Whether losses count that were not annealed."""
     accounting: Mapping[str, str] = field(default_factory=dict)
+    """How N, C and the loss are counted, where it is known."""
 
 
 def read_table(path: Path) -> pd.DataFrame:

@@ -39,11 +39,13 @@ class FitRequest:
     options: tuple[str, ...] = ()
     """key=value of the law's options."""
     reading: TableReading = TableReading()
+    """How the table is read."""
     where: str | None = None
     """A pandas query that rows must meet."""
     targets: tuple[str, ...] = ()
     """Where to predict: role=number, several with commas."""
     hold_out: HoldOut | None = None
+    """What is left out of a second fit, and predicted by it."""
     accounting: Accounting | None = None
     """How N and C are counted; none: as the study says, or as the columns do."""
     every_accounting: bool = False

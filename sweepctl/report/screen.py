@@ -24,11 +24,17 @@ class Findings:
     """Everything the screen shows."""
 
     sweep: Sweep
+    """The sweep."""
     plans: dict[str, Plan]
+    """Its plans by stage."""
     runs: pd.DataFrame
+    """Its table of runs."""
     fits: dict[str, Fit]
+    """Its fits by law."""
     scores: dict[str, list[Scored]]
+    """Its predictions by stage, with what was measured."""
     files: list[str]
+    """The files beside its plans."""
 
 
 def show_screen(out: Console, findings: Findings) -> None:
