@@ -57,14 +57,18 @@ class Options(Resampling):
 
 @dataclass(frozen=True)
 class GroupFit:
-    """One group's fit, with E, a and b of its L(C) = E + a C^-b among `params` and `samples` (name ->
-    [replicates]); `low` and `high` bound its FLOPs."""
+    """One group's fit."""
 
     fit: Fit
+    """Of the law that is compared."""
     params: dict[str, float]
+    """E, a and b of its L(C) = E + a C^-b."""
     samples: dict[str, Floats]
+    """The same of every replicate."""
     low: float
+    """FLOPs of its smallest run."""
     high: float
+    """FLOPs of its largest."""
 
 
 def fit(data: Observations, options: Options) -> Fit:

@@ -62,15 +62,20 @@ class Options(Resampling):
 
 @dataclass(frozen=True)
 class PowerFits:
-    """Minima of replicates, each [replicates]: E, log a, b, the objective; `agreeing` of `tried` starts of
-    the first end at its minimum."""
+    """Minima of replicates, each [replicates]."""
 
     floor: Floats
+    """E."""
     log_a: Floats
+    """log a."""
     b: Floats
+    """The exponent."""
     objective: Floats
+    """At the minimum."""
     tried: int
+    """Starts of the first."""
     agreeing: int
+    """Of them, those that end at its minimum."""
 
     def params(self) -> dict[str, Floats]:
         with np.errstate(over="ignore"):

@@ -59,18 +59,24 @@ class Options(Resampling):
 
 @dataclass(frozen=True)
 class StepFit:
-    """One of the two fits: its parameters at the optimum and of every replicate, `fitted` values [rows], the
-    scatter around them (of losses as a share) with draws of it, the minima of the profile, and the linear
-    parameters that the rows do not tell apart."""
+    """One of the two fits."""
 
     params: dict[str, float]
+    """At the optimum."""
     samples: dict[str, Floats]
+    """Of every replicate."""
     fitted: Floats
+    """Values of the law [rows]."""
     squares: float
+    """Sum of squares at the optimum."""
     scatter: float
+    """Of the rows around it, of losses as a share."""
     scatters: Floats
+    """Draws of it."""
     minima: int
+    """Of the profile."""
     lost: frozenset[str]
+    """Linear parameters that the rows do not tell apart."""
 
 
 def fit(data: Observations, options: Options) -> Fit:
@@ -126,7 +132,7 @@ def predict(fit: Fit, target: Target) -> dict[str, Estimate]:
         estimates["d"] = estimate(np.sqrt(c / factor * m), np.sqrt(c / factor * drawn_m))
     with np.errstate(all="ignore"):
         value, draws = loss(params, c, m), loss(drawn, c, drawn_m)
-        if not _known(fit, m):
+        if not _holds_at(fit, m):
             value, draws = np.nan, np.full(draws.shape, np.nan)
         draw = np.random.Generator(np.random.PCG64(fit.protocol["seed"] + 2))
         runs = draws * np.exp(drawn.get("noise", 0.0) * draw.standard_normal(draws.shape))
@@ -291,7 +297,7 @@ def _best(params: Any) -> Any:
         return ratio ** (1 / (2 * eta))
 
 
-def _known(fit: Fit, m: Any) -> Any:
+def _holds_at(fit: Fit, m: Any) -> Any:
     """Whether the law says anything at M: runs at one M tell nothing of others."""
     if not {"not_identified:a", "not_identified:b"} <= set(fit.flags) or "not_identified:E" in fit.flags:
         return True
@@ -355,7 +361,7 @@ def _check(fit: Fit, targets: Observations) -> list[two_steps.Checked]:
     for i, row in enumerate(targets.rows):
         n, d, measured = float(targets.n[i]), float(targets.d[i]), float(targets.loss[i])
         c = float(targets.flops[i]) if fit.protocol["compute"] == "column" else 6 * n * d
-        value = float(loss(fit.params, c, d / n)) if _known(fit, d / n) else float("nan")
+        value = float(loss(fit.params, c, d / n)) if _holds_at(fit, d / n) else float("nan")
         rows.append(two_steps.Checked(row, n, d, "loss", value, measured))
         if "gamma" in fit.params:
             actual = float(targets["error"][i])

@@ -77,13 +77,18 @@ class Options(Resampling):
 
 @dataclass(frozen=True)
 class StepsCurve:
-    """Steps against batch of one model and target loss: the fit, its copies, and what it does not say."""
+    """Steps against batch of one model and target loss."""
 
     cell: Cell
+    """Its rows."""
     name: str
+    """Of its parameters."""
     whole: StepsFits
+    """The fit."""
     copies: StepsFits
+    """The fits of its replicates."""
     unknown: tuple[str, ...]
+    """Parameters that its rows do not tell."""
 
 
 def fit(data: Observations, options: Options) -> Fit:

@@ -21,12 +21,16 @@ GOLDEN = (np.sqrt(5) - 1) / 2
 
 @dataclass(frozen=True)
 class StepsFits:
-    """Fits of copies: log a, log(b / a), the objective, and `bound`, -1 where b is 0, 1 where a is."""
+    """Fits of copies, [copies] each."""
 
     level: Floats
+    """log a."""
     ratio: Floats
+    """log(b / a)."""
     objective: Floats
+    """At the minimum."""
     bound: NDArray[np.int64]
+    """-1 where b is 0, 1 where a is."""
 
 
 def fit_steps(log_batch: Floats, log_steps: Floats, delta: float | None) -> StepsFits:

@@ -28,11 +28,14 @@ CHUNK = 2_000_000
 
 @dataclass(frozen=True)
 class Design:
-    """What the forms see of the points: S1 and S2 [points] and, for the multi-power law, the falls."""
+    """What the forms see of the points."""
 
     s1: Floats
+    """S1 [points]."""
     s2: Floats
+    """S2 [points]."""
     falls: Falls | None = None
+    """For the multi-power law."""
 
 
 class Form(Protocol):
@@ -61,15 +64,16 @@ def _linear(columns: Floats, loss: Floats) -> Floats:
 
 @dataclass
 class Tissue:
-    """L = L0 + A S1^-alpha - C S2 (Tissue et al. 2024, equation 2); where no rate falls, C stays out.
-
-    `scale` and `annealed` are the units of S1 and S2.
-    """
+    """L = L0 + A S1^-alpha - C S2 (Tissue et al. 2024, equation 2); where no rate falls, C stays out."""
 
     scale: float
+    """The unit of S1."""
     annealed: float
+    """The unit of S2."""
     exponents: tuple[float, ...] = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
+    """Of S1, from which fits start."""
     names: tuple[str, ...] = field(init=False)
+    """Of the parameters."""
 
     def __post_init__(self) -> None:
         self.names = ("L0", "A", "alpha", "C") if self.annealed > 0 else ("L0", "A", "alpha")
@@ -108,14 +112,18 @@ class Tissue:
 class MultiPower:
     """L = L0 + A S1^-alpha - B sum_k fall_k (1 - (1 + C eta_k^-gamma S_k)^-beta) (Luo et al. 2025, equation
     3), the sum over every fall of the learning rate, S_k the learning rates since. Where none falls, B, C,
-    beta and gamma stay out. `scale`, `fallen` and `rate` are the units of S1, of falls and of learning
-    rates."""
+    beta and gamma stay out."""
 
     scale: float
+    """The unit of S1."""
     fallen: float
+    """The unit of falls."""
     rate: float
+    """The unit of learning rates."""
     exponents: tuple[float, ...] = (0.25, 0.45, 0.8)
+    """Of S1, from which fits start."""
     names: tuple[str, ...] = field(init=False)
+    """Of the parameters."""
 
     def __post_init__(self) -> None:
         every = ("L0", "A", "alpha", "B", "C", "beta", "gamma")

@@ -20,15 +20,20 @@ ABSENT = ("", "nan", "none", "<na>")
 
 @dataclass(frozen=True)
 class Run:
-    """One run: `rows` [points] of the table that have a loss and count, in order of steps, and whether it is
-    only predicted. `last` is the step of its last row."""
+    """One run, or what is predicted of one."""
 
     name: str
+    """As the table names it."""
     path: RatePath
+    """Its learning rates."""
     target: bool
+    """Whether it is only predicted."""
     rows: NDArray[np.int64]
+    """Of the table that have a loss and count, in order of steps [points]."""
     steps: Floats
+    """At the rows [points]."""
     loss: Floats
+    """At the rows [points]."""
 
 
 def runs(data: Observations, options: Any) -> tuple[list[Run], Observations, list[str]]:
@@ -142,9 +147,13 @@ class Sums:
     """How S1, S2 and falls are taken of a path: the options that say so."""
 
     warmup: str
+    """How updates of the warmup count."""
     rise_counts: bool
+    """Whether the rise of warmup is a fall below 0."""
     momentum: float
+    """How fast a fall is forgotten in S2."""
     multipower: bool
+    """Whether falls are taken one by one."""
 
     def design(self, parts: list[tuple[RatePath, Floats]], bins: int) -> Design:
         """What the forms see of points at steps [points] of paths, one after another."""

@@ -23,14 +23,14 @@ LONGEST = 20_000_000
 
 @dataclass(frozen=True)
 class RatePath:
-    """The learning rate of every update of a run from its first to its last: `rates` [last - first + 1].
-
-    `warm` is the place in `rates` where warmup has ended: the first of the peak.
-    """
+    """The learning rate of every update of a run."""
 
     first: int
+    """Its first update."""
     rates: Floats
+    """From the first update to the last."""
     warm: int
+    """The place in them where warmup has ended: the first of the peak."""
 
     @property
     def last(self) -> int:
@@ -108,13 +108,16 @@ def annealing(fallen: Floats, momentum: float) -> Floats:
 
 @dataclass(frozen=True)
 class Falls:
-    """For every point the falls before it, gathered into bins: `fall`, `rate` (the learning rate there) and
-    `since` (S1 of the point minus S1 before the fall), each [pairs]; `point` [pairs] is in rising order."""
+    """For every point the falls before it, gathered into bins, [pairs] each."""
 
     fall: Floats
+    """How far the rate falls."""
     rate: Floats
+    """The learning rate there."""
     since: Floats
+    """S1 of the point minus S1 before the fall."""
     point: NDArray[np.int64]
+    """Whose it is, in rising order."""
 
 
 def gather(path: RatePath, fallen: Floats, sums: Floats, places: NDArray[np.int64], bins: int) -> Falls:

@@ -24,20 +24,29 @@ class Choice:
     """The options of the downstream law that are about this step."""
 
     form: Form
+    """What the task's loss goes by, and how."""
     objective: search.Objective
+    """What is least at the fit."""
     delta: float
+    """Of the Huber loss."""
     bounds: Literal["nonnegative", "none"]
+    """Of the parameters."""
 
 
 @dataclass(frozen=True)
 class FirstStep:
-    """Its parameters at the optimum and of every replicate, the objective there; starts tried, agreeing."""
+    """The fit of this step."""
 
     params: dict[str, float]
+    """At the optimum."""
     samples: dict[str, Floats]
+    """Of every replicate."""
     objective: float
+    """At the optimum."""
     starts: tuple[int, int]
+    """Tried, and agreeing with the best."""
     flags: list[str] = field(default_factory=list)
+    """What to beware of."""
 
 
 def value(form: str, params: Any, at: Mapping[str, Any]) -> Any:

@@ -62,19 +62,22 @@ class Options(Resampling):
 
 @dataclass(frozen=True)
 class LadderRuns:
-    """The runs of a table: their ends [runs], and the points of step 2 [points] with the run of each.
-
-    `ends` maps n, d, flops (those that the table has), task_loss and accuracy to values; `last` are the
-    points that end a run [runs].
-    """
+    """The runs of a table: their ends [runs], and the points of step 2 [points] with the run of each."""
 
     names: tuple[str, ...]
+    """Of the runs."""
     ends: dict[str, Floats]
+    """n, d, flops (those that the table has), task_loss and accuracy -> values."""
     task: Mask
+    """Whether a run is of the task only, and not of step 1 [runs]."""
     loss: Floats
+    """The task's, of every point."""
     accuracy: Floats
+    """On the task, of every point."""
     run: Any
+    """The number of the run of every point."""
     last: Any
+    """The points that end a run."""
 
 
 def fit(data: Observations, options: Options) -> Fit:

@@ -23,10 +23,12 @@ CHUNK = 1_500_000
 
 @dataclass(frozen=True)
 class Sigmoids:
-    """Sigmoids: parameters [m, 4] in the order of NAMES, sums of squares [m]."""
+    """Sigmoids that were fitted."""
 
     parameters: Floats
+    """[m, 4] in the order of NAMES."""
     squares: Floats
+    """Sums of squares [m]."""
 
 
 def value(params: Any, x: Any) -> Any:

@@ -25,7 +25,7 @@ from sweepctl.laws.shared.cells import Cell, cells_of, center
 
 NAME = "hyperparameters"
 ROLES: tuple[Literal["lr", "batch"], ...] = ("lr", "batch")
-TOLD = {"lr": "learning rate", "batch": "batch"}
+NAMES = {"lr": "learning rate", "batch": "batch"}
 COLLINEAR = 10.0
 """Condition number of centred, scaled logarithms; of two predictors, a correlation of 0.98."""
 
@@ -143,7 +143,7 @@ def _fit(
     over = options.over(role) or ()
     if not any(swept(data, cell, role) for cell in cells):
         raise CannotFit(
-            f"No cell of equal N and D was trained at two values of the {TOLD[role]}: no optimum shows."
+            f"No cell of equal N and D was trained at two values of the {NAMES[role]}: no optimum shows."
         )
     other = next((name for name in present if name != role), None)
     points = optima(data, cells, role, other, options.search())
@@ -151,8 +151,8 @@ def _fit(
     least = max(2, len(over) + 1)
     if with_optimum < least:
         raise CannotFit(
-            f"The law of the {TOLD[role]} over {', '.join(over) or 'nothing'} needs optima in {least} cells; "
-            f"{with_optimum} of {len(cells)} cells have one."
+            f"The law of the {NAMES[role]} over {', '.join(over) or 'nothing'} needs optima in {least} cells;"
+            f" {with_optimum} of {len(cells)} cells have one."
         )
     predictors = {name: np.array([center(data[name][rows]) for rows in points.rows]) for name in over}
     return through(role, points, predictors, options.weighting, options.resample, options)

@@ -19,19 +19,25 @@ class OptimumSearch:
     """How optima are looked for (the options of the same names)."""
 
     optimum: Literal["near", "argmin", "quadratic"]
+    """What an optimum is."""
     threshold: float
+    """Near: loss / least loss - 1 stays below this."""
     window: float
+    """The same, for the points of a parabola."""
     slices: Literal["best", "each"]
+    """Of which other hyperparameter a parabola is."""
 
 
 @dataclass(frozen=True)
 class Optima:
-    """The optima of one hyperparameter: `value` [points], the `cell` that each is of, and the `rows` of the
-    data that it stands on (one a point; of a vertex, all that its parabola went through)."""
+    """The optima of one hyperparameter."""
 
     value: Floats
+    """Its best values [points]."""
     cell: Indices
+    """Of which cell each is [points]."""
     rows: tuple[Indices, ...]
+    """Of the data that each stands on: one, or of a vertex all that its parabola went through."""
 
 
 def swept(data: Observations, cell: Cell, role: str) -> bool:

@@ -18,16 +18,24 @@ from sweepctl.laws.observations import Floats
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """One law: target = factor x product of predictor^exponent, through its optima; samples [replicates]."""
+    """One law: target = factor x product of predictor^exponent, through its optima."""
 
     role: str
+    """The target."""
     optima: Optima
+    """What it goes through."""
     predictors: dict[str, Floats]
+    """Role -> its values at the optima."""
     factor: float
+    """At the optimum."""
     exponents: dict[str, float]
+    """Predictor -> its exponent."""
     samples: dict[str, Floats]
+    """Of every replicate."""
     r2: tuple[float, Floats]
+    """The share of the scatter that it explains; of every replicate."""
     squares: float
+    """Sum of squares of the log residuals."""
 
     def params(self) -> dict[str, float]:
         """lr_factor, lr_n, ..."""

@@ -19,16 +19,22 @@ SAME = {"quadratic": 1e-9, "akima": 1e-3}
 
 @dataclass(frozen=True)
 class BudgetRuns:
-    """The runs of one FLOP budget of `flops` FLOPs. [points], in rising order of x: `x` is the log of what
-    the curve runs over, `log_n` and `log_d` of parameters and tokens, `log_cost` of FLOPs; `loss` in nats."""
+    """The runs of one FLOP budget, [points] in rising order of x."""
 
     flops: float
+    """The budget."""
     x: Floats
+    """The log of what the curve runs over."""
     log_n: Floats
+    """Of parameters."""
     log_d: Floats
+    """Of tokens."""
     log_cost: Floats
+    """Of FLOPs."""
     loss: Floats
+    """In nats."""
     rows: tuple[str, ...]
+    """Names of the rows."""
 
     def split(self, x: Any, over: str) -> dict[str, Any]:
         """log N, log D and log M (FLOPs a token) of a run at x that costs exactly the budget.
@@ -50,9 +56,13 @@ class Parabola:
     """bend (x - center)^2 + tilt (x - center) + level: the loss, or its log where that was fitted."""
 
     center: float
+    """Where x is measured from."""
     bend: float
+    """Of the square."""
     tilt: float
+    """Of x."""
     level: float
+    """At the center."""
 
     def at(self, x: Floats) -> Floats:
         """Its value at log sizes x."""

@@ -36,13 +36,16 @@ JUDGES = 200
 
 @dataclass(frozen=True)
 class Minimum:
-    """The minimum of a budget, in natural logarithms: role -> value, with role n, d, m or loss; the same of
-    its replicates [replicates], NaN where one has no minimum; and the s.d. of where it is."""
+    """The minimum of a budget, in natural logarithms."""
 
     budget: BudgetRuns
+    """Its runs."""
     logs: dict[str, float]
+    """n, d, m or loss -> value."""
     drawn: dict[str, Floats]
+    """The same of its replicates, NaN where one has no minimum."""
     spread: float
+    """Standard deviation of where it is."""
 
 
 def fit(data: Observations, options: Options) -> Fit:

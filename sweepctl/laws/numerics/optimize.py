@@ -16,11 +16,14 @@ Objective = Callable[[Floats, NDArray[np.int64]], tuple[Floats, Floats]]
 
 @dataclass(frozen=True)
 class Minimized:
-    """Where every start ended: x [rows, k], f [rows], and whether the gradient vanished there."""
+    """Where every start ended."""
 
     x: Floats
+    """[rows, k]."""
     f: Floats
+    """[rows]."""
     converged: NDArray[np.bool_]
+    """Whether the gradient vanished there [rows]."""
 
 
 def minimize(

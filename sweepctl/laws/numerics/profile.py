@@ -19,13 +19,16 @@ GOLDEN = (5**0.5 - 1) / 2
 
 @dataclass(frozen=True)
 class Profiled:
-    """The best of every replicate: theta [replicates], coefficients [replicates, k], the weighted sum of
-    squares there [replicates], and how many minima the profile of the first replicate has on the grid."""
+    """The best of every replicate."""
 
     theta: Floats
+    """[replicates]."""
     coefficients: Floats
+    """[replicates, k]."""
     squares: Floats
+    """The weighted sum of squares there [replicates]."""
     minima: int
+    """How many the profile of the first replicate has on the grid."""
 
 
 def search(

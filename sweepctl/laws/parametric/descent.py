@@ -28,25 +28,34 @@ READY = 1e-3
 
 @dataclass(frozen=True)
 class Bounds:
-    """Bounds of x, [5] each, and the shift of log N and log D that x is for."""
+    """Bounds of x."""
 
     low: Floats
+    """[5]."""
     high: Floats
+    """[5]."""
     shift: tuple[float, float]
+    """Of log N and log D, that x is for."""
 
 
 @dataclass(frozen=True)
 class LossRows:
-    """What is fitted: log N and log D less their shifts, and losses, [points] each. `kind` says what a
-    residual is: the logarithm of predicted over measured, or their difference."""
+    """What is fitted, [points] each."""
 
     n: Floats
+    """log N less its shift."""
     d: Floats
+    """log D less its shift."""
     loss: Floats
+    """In nats."""
     kind: Literal["log", "raw"] = "log"
+    """What a residual is: the logarithm of predicted over measured, or their difference."""
     by_n: Floats = field(init=False)
+    """1, log N and its square, by which sums over points are taken [points, 3]."""
     by_d: Floats = field(init=False)
+    """The same of log D."""
     by_both: Floats = field(init=False)
+    """1, log N, log D and their product [points, 4]."""
 
     def __post_init__(self) -> None:
         ones, n, d = np.ones_like(self.n), self.n, self.d
@@ -78,13 +87,16 @@ class LossRows:
 
 @dataclass
 class MisfitAt:
-    """The misfit around x: its values at two deltas [rows], and, at the second, the gradient [5, rows] and
-    the Hessian [5, 5, rows]."""
+    """The misfit around x, at two deltas."""
 
     at_old: Floats
+    """At the first delta [rows]."""
     at_new: Floats
+    """At the second [rows]."""
     gradient: Floats
+    """At the second [5, rows]."""
     hessian: Floats
+    """At the second [5, 5, rows]."""
 
 
 def local(
@@ -151,11 +163,14 @@ def _huber(residual: Floats, weights: Floats | None, delta: Floats) -> tuple[Flo
 
 @dataclass(frozen=True)
 class Descended:
-    """Where every row ended: x [rows, 5], the misfit there [rows], and whether no step would lower it."""
+    """Where every row ended."""
 
     x: Floats
+    """[rows, 5]."""
     f: Floats
+    """The misfit there [rows]."""
     converged: Mask
+    """Whether no step would lower it [rows]."""
 
 
 def descend(

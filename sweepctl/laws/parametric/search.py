@@ -63,20 +63,19 @@ class Options(Resampling):
 
 @dataclass(frozen=True)
 class ParametricSolution:
-    """Minima of the objective.
-
-    `parameters` [1 or replicates, 5] in the order of PARAMS; `objectives` [1 or replicates] there, sums in
-    the objective's own units; `starts` how many were tried and how many ended at the best minimum, to a
-    millionth of the objective; `restarted`, how many of those had to be solved for E, A, B on the way.
-    `spread` [5] are standard deviations of (log E, log A, log B, alpha, beta) by the curvature at the optimum
-    of all rows and the scatter around it (its median where the objective is robust), infinite where flat.
-    """
+    """Minima of the objective."""
 
     parameters: Floats
+    """[1 or replicates, 5] in the order of PARAMS."""
     objectives: Floats
+    """[1 or replicates] there, sums in the objective's own units."""
     starts: tuple[int, int]
+    """How many were tried, and how many ended at the best minimum, to a millionth of the objective."""
     restarted: int
+    """How many of those had to be solved for E, A, B on the way."""
     spread: Floats
+    """Standard deviations of (log E, log A, log B, alpha, beta) by the curvature at the optimum of all rows
+    and the scatter around it (its median where the objective is robust), infinite where flat [5]."""
 
 
 @np.errstate(all="ignore")

@@ -15,10 +15,12 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Cell:
-    """`rows` are the numbers of its rows; `name` is its group and, where that is not enough, its N, D."""
+    """Rows that belong together."""
 
     name: str
+    """The group and, where that is not enough, its N, D."""
     rows: Indices
+    """Their numbers."""
 
 
 def cells_of(data: Observations, roles: tuple[str, ...], tolerance: float) -> list[Cell]:

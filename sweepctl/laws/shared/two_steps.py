@@ -23,14 +23,20 @@ ROLES = {
 
 @dataclass(frozen=True)
 class Checked:
-    """One quantity of one row that the law was not fitted to: what it said, and what was measured."""
+    """One quantity of one row that the law was not fitted to."""
 
     row: str
+    """Its name."""
     n: float
+    """Parameters."""
     d: float
+    """Tokens."""
     quantity: str
+    """What is compared."""
     predicted: float
+    """What the law said."""
     actual: float
+    """What was measured."""
 
     def record(self) -> dict[str, Any]:
         """For a fit's details; `error` is predicted over actual, minus one (NaN where the latter is 0)."""
