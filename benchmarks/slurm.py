@@ -68,9 +68,11 @@ def branches(count: int = 24, tokens: float = 200_000) -> dict[str, Any]:
         budgets = ",".join(str(round(tokens * (i + 1))) for i in range(count))
         here.plan("tree", *SMALL, f"budget.tokens=[{budgets}]", "schedule.decay.fraction=0.01")
         here.launch("tree", BEGIN)
-        board = here.board("tree")
-        wanted = [entry for entry in board.entries.values() if entry.job.kind == "branch"]
-        until(lambda: all(entry.folder.has_result() for entry in wanted), 900)
+        sweep_jobs = here.sweep_jobs("tree")
+        wanted = [
+            planned_job for planned_job in sweep_jobs.by_id.values() if planned_job.job.kind == "branch"
+        ]
+        until(lambda: all(planned_job.folder.has_result() for planned_job in wanted), 900)
         here.drain()
         released = {
             task: at for at, name, rest in here.calls() if name == "scontrol" and rest.startswith("release")
@@ -78,11 +80,13 @@ def branches(count: int = 24, tokens: float = 200_000) -> dict[str, Any]:
         }  # fmt: skip
         tasks = {(f / "id").read_text().strip(): f / "tasks" for f in here.arrays("tree")}
         rows = []
-        for entry in wanted:
+        for planned_job in wanted:
             durable = (
-                (entry.trunk.checkpoints / f"step-{entry.job.cut:08d}" / "manifest.json").stat().st_mtime
+                (planned_job.trunk.checkpoints / f"step-{planned_job.job.cut:08d}" / "manifest.json")
+                .stat()
+                .st_mtime
             )
-            first = attempts.every(entry.folder)[0]
+            first = attempts.every(planned_job.folder)[0]
             array, _, index = first.record["scheduler_id"].partition("_")
             script = float((tasks[array] / f"{index}.script").read_text())
             rows.append(
@@ -141,10 +145,10 @@ def _one_run(here: Site, name: str, seed: int, tokens: float, often: bool) -> di
     (here.folder / "ends").unlink(missing_ok=True)
     pause = "execution.checkpoint_every_s=1" if often else "execution.checkpoint_every_s=300"
     here.launch(name, BEGIN, pause)
-    [entry] = here.board(name).entries.values()
+    [planned_job] = here.sweep_jobs(name).by_id.values()
     until((here.folder / "ends").exists)
     end = float((here.folder / "ends").read_text().split()[0])
-    [attempt] = attempts.every(entry.folder)
+    [attempt] = attempts.every(planned_job.folder)
     [folder] = here.arrays(name)
     record = attempt.record
     sbatch = next(at for at, command, _ in here.calls() if command == "sbatch")
@@ -172,17 +176,17 @@ def idle(seconds: float = 90.0) -> dict[str, Any]:
         budgets = ",".join(str(20_000_000 + 64_000 * i) for i in range(20))
         here.plan("calm", *SMALL, f"budget.tokens=[{budgets}]", "grid.axes.seed.init=[0,1]")
         here.launch("calm", "parallel=1")
-        board = here.board("calm")
-        trunks = [entry for entry in board.entries.values() if entry.job.kind == "trunk"]
-        until(lambda: any(board.state(entry).step for entry in trunks))
+        sweep_jobs = here.sweep_jobs("calm")
+        trunks = [planned_job for planned_job in sweep_jobs.by_id.values() if planned_job.job.kind == "trunk"]
+        until(lambda: any(sweep_jobs.state(planned_job).step for planned_job in trunks))
         states = Counter(here.ask("squeue", "-h", "-r", "-o", "%T %r").splitlines())
         here.ask("sdiag", "-r")
         here.forget()
-        before = {entry.job.id: board.state(entry).step for entry in trunks}
+        before = {planned_job.job.id: sweep_jobs.state(planned_job).step for planned_job in trunks}
         time.sleep(seconds)
         calls = here.calls()
         sdiag = here.ask("sdiag")
-        steps = sum(board.state(entry).step - before[entry.job.id] for entry in trunks)
+        steps = sum(sweep_jobs.state(planned_job).step - before[planned_job.job.id] for planned_job in trunks)
     if steps <= 0:
         raise SystemExit("nothing was trained meanwhile")
     return {

@@ -90,12 +90,12 @@ class Site:
         self.ask(sys.executable, "-m", "sweepctl", "launch", name, "--on", "slurm", *SITE, *words)
         return time.perf_counter() - began
 
-    def board(self, name: str) -> Any:
-        from sweepctl.store.board import Board
+    def sweep_jobs(self, name: str) -> Any:
+        from sweepctl.store.sweep_jobs import SweepJobs
         from sweepctl.store.workspace import Workspace
 
         sweep = Workspace(self.folder / "sweeps").sweep(name)
-        return Board(sweep, sweep.plans())
+        return SweepJobs(sweep, sweep.plans())
 
     def arrays(self, name: str) -> list[Path]:
         """Folders of what was submitted."""

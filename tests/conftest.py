@@ -23,9 +23,9 @@ from sweepctl.spec.execution import Execution
 from sweepctl.spec.optimizers.optimizer import Optimizer
 from sweepctl.spec.schedules.schedule import Schedule
 from sweepctl.spec.study import Study
-from sweepctl.store.board import Board, Entry
 from sweepctl.store.facts import Dispatch
 from sweepctl.store.manifest import Manifest
+from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 from sweepctl.store.workspace import Sweep, Workspace
 from tests.optimizers import VALUES
 
@@ -130,18 +130,18 @@ def workspace(tmp_path: Path, corpus_folder: Path, monkeypatch: pytest.MonkeyPat
     return Workspace(root)
 
 
-Planner = Callable[..., Board]
+Planner = Callable[..., SweepJobs]
 
 
 @pytest.fixture
 def planned(workspace: Workspace, facts: CorpusFacts) -> Planner:
-    """Plan the tiny study in the workspace: planned(name="x", **changes) -> its board."""
+    """Plan the tiny study in the workspace: planned(name="x", **changes) -> its jobs."""
 
-    def plan(**changes: Any) -> Board:
+    def plan(**changes: Any) -> SweepJobs:
         study = tiny(**changes)
         sweep = workspace.sweep(study.name)
         sweep.save({stage: expand(study, stage, facts) for stage in study.all_stages})
-        return Board(sweep, sweep.plans())
+        return SweepJobs(sweep, sweep.plans())
 
     return plan
 
@@ -149,15 +149,19 @@ def planned(workspace: Workspace, facts: CorpusFacts) -> Planner:
 EXECUTION = {"checkpoint_every_s": 1e9, "log_every_steps": 5, "curve_tokens": 512, "curve_per_octave": 2}
 
 
-def manifest(board: Board, entry: Entry, **execution: Any) -> Manifest:
-    return board.manifest(entry, Execution(**{**EXECUTION, **execution}), Dispatch(launcher="test"))
+def manifest(sweep_jobs: SweepJobs, planned_job: PlannedJob, **execution: Any) -> Manifest:
+    return sweep_jobs.manifest(
+        planned_job, Execution(**{**EXECUTION, **execution}), Dispatch(launcher="test")
+    )
 
 
-def run_job(board: Board, entry: Entry, stop: threading.Event | None = None, **execution: Any) -> Any:
+def run_job(
+    sweep_jobs: SweepJobs, planned_job: PlannedJob, stop: threading.Event | None = None, **execution: Any
+) -> Any:
     """Run one job in this process; its outcome."""
     from sweepctl.train.job import run
 
-    return run(manifest(board, entry, **execution), stop or threading.Event(), lambda event: None)
+    return run(manifest(sweep_jobs, planned_job, **execution), stop or threading.Event(), lambda event: None)
 
 
 class StopAfter(threading.Event):
@@ -172,12 +176,12 @@ class StopAfter(threading.Event):
         return self.looks < 0
 
 
-def run_all(board: Board, **execution: Any) -> None:
-    """Train everything a board lacks, trunks first."""
-    board.make_wishes(execution.get("keep", "all"))
-    for entry in sorted(board.unfinished(), key=lambda e: e.job.kind != "trunk"):
-        if not board.finished(entry):
-            run_job(board, entry, **execution)
+def run_all(sweep_jobs: SweepJobs, **execution: Any) -> None:
+    """Train everything a sweep lacks, trunks first."""
+    sweep_jobs.make_wishes(execution.get("keep", "all"))
+    for planned_job in sorted(sweep_jobs.unfinished(), key=lambda e: e.job.kind != "trunk"):
+        if not sweep_jobs.finished(planned_job):
+            run_job(sweep_jobs, planned_job, **execution)
 
 
 class Undisturbed:
@@ -186,20 +190,20 @@ class Undisturbed:
     def __init__(self, workspace: Workspace) -> None:
         self.workspace = workspace
 
-    def board(self, board: Board) -> Board:
-        """The same plans as this board's, trained and collected."""
+    def sweep_jobs(self, sweep_jobs: SweepJobs) -> SweepJobs:
+        """The same plans as these jobs, trained and collected."""
         from sweepctl.collect.tables import collect
 
-        sweep = self.workspace.sweep(board.sweep.name)
-        sweep.save(board.plans)
-        trained = Board(sweep, sweep.plans())
+        sweep = self.workspace.sweep(sweep_jobs.sweep.name)
+        sweep.save(sweep_jobs.plans)
+        trained = SweepJobs(sweep, sweep.plans())
         run_all(trained)
         collect(trained)
         return trained
 
-    def runs(self, board: Board) -> bytes:
+    def runs(self, sweep_jobs: SweepJobs) -> bytes:
         """The runs.parquet that these plans come to."""
-        return (self.board(board).sweep.folder / "runs.parquet").read_bytes()
+        return (self.sweep_jobs(sweep_jobs).sweep.folder / "runs.parquet").read_bytes()
 
 
 @pytest.fixture(scope="session")
@@ -209,8 +213,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, corpus_folder: Path) -
     return Undisturbed(workspace)
 
 
-def only(board: Board, kind: str) -> list[Entry]:
-    return [entry for entry in board.entries.values() if entry.job.kind == kind]
+def only(sweep_jobs: SweepJobs, kind: str) -> list[PlannedJob]:
+    return [planned_job for planned_job in sweep_jobs.by_id.values() if planned_job.job.kind == kind]
 
 
 def tree(folder: Path) -> dict[str, bytes]:

@@ -248,13 +248,13 @@ def test_what_the_parser_refuses_is_no_traceback_either(workspace: Workspace) ->
 def test_other_data_than_the_plans_is_refused_before_anything_trains(
     planned: Planner, workspace: Workspace
 ) -> None:
-    board = planned(name="ready")
+    sweep_jobs = planned(name="ready")
     shutil.rmtree(workspace.corpus("synthetic"))
     refused("launch", "ready", says="synthetic")
     made = call("data", "prepare", "synthetic", "--source", "synthetic")
     assert made.returncode == 0, made.stderr
     refused("launch", "ready", says="was made on")
-    assert not (workspace.root / "store").exists() and len(board.entries) == 6
+    assert not (workspace.root / "store").exists() and len(sweep_jobs.by_id) == 6
 
 
 def test_an_unreadable_shard_is_refused_before_anything_trains(
@@ -270,16 +270,16 @@ def test_an_unreadable_shard_is_refused_before_anything_trains(
 
 
 def test_a_foreign_checkpoint_is_refused(planned: Planner) -> None:
-    board = planned(name="ready")
-    run_all(board)
-    one, other = only(board, "trunk")
+    sweep_jobs = planned(name="ready")
+    run_all(sweep_jobs)
+    one, other = only(sweep_jobs, "trunk")
     shutil.rmtree(one.folder.checkpoints)
-    for branch in only(board, "branch"):
+    for branch in only(sweep_jobs, "branch"):
         (branch.folder.path / "result.json").unlink()
     shutil.copytree(other.folder.checkpoints, one.folder.checkpoints)
-    before = tree(board.sweep.workspace.root / "store")
+    before = tree(sweep_jobs.sweep.workspace.root / "store")
     refused("launch", "ready", says=f"of job {other.job.id}")
-    assert tree(board.sweep.workspace.root / "store") == before
+    assert tree(sweep_jobs.sweep.workspace.root / "store") == before
 
 
 def test_the_story_of_a_job_is_told(home: Path) -> None:
@@ -295,8 +295,17 @@ def test_the_story_of_a_job_is_told(home: Path) -> None:
 
 
 def test_a_followed_job_that_is_not_over_ends_with_ctrl_c(planned: Planner) -> None:
-    board = planned(name="ready", ladder__depths=[1])
-    command = [sys.executable, "-u", "-m", "sweepctl", "logs", "ready", only(board, "branch")[0].job.id, "-f"]
+    sweep_jobs = planned(name="ready", ladder__depths=[1])
+    command = [
+        sys.executable,
+        "-u",
+        "-m",
+        "sweepctl",
+        "logs",
+        "ready",
+        only(sweep_jobs, "branch")[0].job.id,
+        "-f",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() and process.stdout.readline().startswith("Not started: it waits for")
@@ -313,16 +322,16 @@ def test_status_is_watched_until_all_is_done_with_or_without_seconds(home: Path)
 
 
 def test_a_damaged_record_is_one_sentence(planned: Planner) -> None:
-    board = planned(name="ready")
-    board.sweep.pointer.write_text('{"stages": ')
+    sweep_jobs = planned(name="ready")
+    sweep_jobs.sweep.pointer.write_text('{"stages": ')
     done = call("status", "ready")
     assert done.returncode == 1 and "damaged" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_a_damaged_result_is_trained_again(planned: Planner) -> None:
-    board = planned(name="ready", ladder__depths=[1])
-    run_all(board)
-    branch = only(board, "branch")[0]
+    sweep_jobs = planned(name="ready", ladder__depths=[1])
+    run_all(sweep_jobs)
+    branch = only(sweep_jobs, "branch")[0]
     good = (branch.folder.path / "result.json").read_text()
     (branch.folder.path / "result.json").write_text(good[:20])
     done = call("launch", "ready", "workers=1")

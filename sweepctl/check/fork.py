@@ -26,12 +26,12 @@ from sweepctl.spec.execution import Execution
 from sweepctl.spec.grid import Grid
 from sweepctl.spec.study import Stage, Study
 from sweepctl.store import checkpoints
-from sweepctl.store.board import Board, Entry
 from sweepctl.store.ends import End
 from sweepctl.store.facts import Dispatch
 from sweepctl.store.files import storage
 from sweepctl.store.job import JobFolder
 from sweepctl.store.protocol import Progress, Saved
+from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 from sweepctl.store.workspace import Workspace
 from sweepctl.train.device import machine
 from sweepctl.train.job import run
@@ -220,16 +220,18 @@ class _TrialRuns:
         """Every job of the study, trunk first; the folder of the one that ends in a loss."""
         sweep = Workspace(self.folder / name).sweep("check")
         sweep.save({"all": expand(study, "all", self.corpus)})
-        board = Board(sweep, sweep.plans())
-        board.make_wishes()
-        entries = sorted(board.entries.values(), key=lambda entry: entry.job.kind != "trunk")
-        for entry in entries:
+        sweep_jobs = SweepJobs(sweep, sweep.plans())
+        sweep_jobs.make_wishes()
+        planned_jobs = sorted(
+            sweep_jobs.by_id.values(), key=lambda planned_job: planned_job.job.kind != "trunk"
+        )
+        for planned_job in planned_jobs:
             if interrupt:
-                self._run(name, board, entry, dying=True)
-            self._run(name, board, entry)
-        return next(entry.folder for entry in entries if entry.job.kind != "trunk")
+                self._run(name, sweep_jobs, planned_job, dying=True)
+            self._run(name, sweep_jobs, planned_job)
+        return next(planned_job.folder for planned_job in planned_jobs if planned_job.job.kind != "trunk")
 
-    def _run(self, name: str, board: Board, entry: Entry, dying: bool = False) -> None:
+    def _run(self, name: str, sweep_jobs: SweepJobs, planned_job: PlannedJob, dying: bool = False) -> None:
         """One attempt, through the trainer's own path; with `dying` it checkpoints every update, and dies
         after the first few."""
         execution = dataclasses.replace(self.execution, checkpoint_every_s=1e-9 if dying else 1e9)
@@ -237,19 +239,19 @@ class _TrialRuns:
 
         def report(event: Progress | Saved) -> None:
             nonlocal saved
-            self.say(f"{name}: {entry.job.kind}, step {event.step} of {entry.job.end}")
+            self.say(f"{name}: {planned_job.job.kind}, step {event.step} of {planned_job.job.end}")
             saved += isinstance(event, Saved)
             if dying and saved == INTERRUPT_AFTER:
                 raise _Interrupted
 
-        self.say(f"{name}: {entry.job.kind}")
-        manifest = board.manifest(entry, execution, Dispatch(launcher="check"))
+        self.say(f"{name}: {planned_job.job.kind}")
+        manifest = sweep_jobs.manifest(planned_job, execution, Dispatch(launcher="check"))
         manifest = dataclasses.replace(manifest, data=str(self.data), final_state=True)
         outcome = run(manifest, threading.Event(), report)
         died = dying and saved == INTERRUPT_AFTER
         if outcome.why is not End.DONE and not died:
             why = outcome.message.strip().splitlines()[-1:] or [outcome.why]
-            raise WorkFailed(f"The {entry.job.kind} of {name} ended as {outcome.why}: {why[0]}")
+            raise WorkFailed(f"The {planned_job.job.kind} of {name} ended as {outcome.why}: {why[0]}")
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from sweepctl.spec.corpus import CorpusFacts
 from sweepctl.spec.grid import Grid, axis_values
 from sweepctl.spec.science import Batch
 from sweepctl.spec.study import Stage, Study
-from sweepctl.store.board import Board
+from sweepctl.store.sweep_jobs import SweepJobs
 from sweepctl.store.workspace import Sweep, Workspace
 
 RATE = "optimizer.lr"
@@ -205,15 +205,15 @@ def left(planned: RowPlan) -> Cost:
     return sum_costs(compare(planned.sweep, plan).left for plan in planned.plans.values())
 
 
-def train(planned: RowPlan, config: LocalSettings, board: Board, watcher: Watcher) -> Report:
+def train(planned: RowPlan, config: LocalSettings, sweep_jobs: SweepJobs, watcher: Watcher) -> Report:
     """Train here what the row lacks."""
     planned.sweep.uncancel()
-    again = choose(board, ["failed"])
+    again = choose(sweep_jobs, ["failed"])
     again.apply()
-    return LocalLaunch(board, config, watcher, again).run()
+    return LocalLaunch(sweep_jobs, config, watcher, again).run()
 
 
-def board_of(planned: RowPlan) -> Board:
+def board_of(planned: RowPlan) -> SweepJobs:
     """The row's jobs, as a launch sees them; its plans have been saved.
 
     Raises:
@@ -258,22 +258,22 @@ class RowResult:
 
 def read_row(planned: RowPlan) -> RowResult:
     """The row's losses, and the verdict on them."""
-    board = Board(planned.sweep, planned.plans)
+    sweep_jobs = SweepJobs(planned.sweep, planned.plans)
     rungs, rates = planned.rungs, planned.rates
     losses = np.full((len(rungs), len(planned.plans), len(rates)), math.nan)
     for seed, plan in enumerate(planned.plans.values()):
         for job in plan.observations():
             rate = plan.point(job.point).optimizer.lr
-            losses[plan.points[job.point].rung, seed, rates.index(rate)] = _loss(board, job)
+            losses[plan.points[job.point].rung, seed, rates.index(rate)] = _loss(sweep_jobs, job)
     complete = not np.isnan(losses).any() and np.isfinite(losses.mean(axis=1)).any(axis=1).all()
     verdict = judge(np.log2(rates), losses) if complete else None
     return RowResult(planned.row, planned.sweep.name, rungs, tuple(rates), losses, verdict)
 
 
-def _loss(board: Board, job: Job) -> float:
-    entry = board.entries[job.id]
-    result = board.outcome(entry)
+def _loss(sweep_jobs: SweepJobs, job: Job) -> float:
+    planned_job = sweep_jobs.by_id[job.id]
+    result = sweep_jobs.outcome(planned_job)
     if result is None:
         return math.nan
-    loss = entry.plan.validation.loss(result.loss_nats)
+    loss = planned_job.plan.validation.loss(result.loss_nats)
     return math.inf if loss is None else loss

@@ -19,11 +19,11 @@ def collect(
     """Read the store into runs, curves and attempts: Parquet tables beside the plans."""
     from sweepctl.collect.tables import collect as collect_tables
     from sweepctl.report.console import console, many, place, show_json
-    from sweepctl.store.board import Board
+    from sweepctl.store.sweep_jobs import SweepJobs
     from sweepctl.store.workspace import Workspace
 
     the_sweep = Workspace.default().known_sweep(sweep)
-    frames = collect_tables(Board(the_sweep, the_sweep.plans()), csv)
+    frames = collect_tables(SweepJobs(the_sweep, the_sweep.plans()), csv)
     states = frames["runs"]["state"].value_counts().to_dict()
     if as_json:
         rows = {name: len(frame) for name, frame in frames.items()}
@@ -83,11 +83,11 @@ def report(sweep: SweepName, as_json: AsJson = False) -> None:
     from sweepctl.report.console import console, show_json
     from sweepctl.report.findings import gather
     from sweepctl.report.screen import screen_json, show_screen
-    from sweepctl.store.board import Board
+    from sweepctl.store.sweep_jobs import SweepJobs
     from sweepctl.store.workspace import Workspace
 
     the_sweep = Workspace.default().known_sweep(sweep)
     plans = the_sweep.plans()
-    frames = collect_tables(Board(the_sweep, plans))
+    frames = collect_tables(SweepJobs(the_sweep, plans))
     findings = gather(the_sweep, plans, frames["runs"], kept_or_fitted(the_sweep, plans, frames))
     show_json(screen_json(findings)) if as_json else show_screen(console(), findings)

@@ -45,22 +45,22 @@ def launch(
 
     planned = Workspace.default().known_sweep(sweep)
     launcher = read_launcher(on, compose_launcher(on, overrides or [], config_dir))
-    board, held_stages = launchable(planned, stage)
+    sweep_jobs, held_stages = launchable(planned, stage)
     if require_check:
         from sweepctl.check.verdicts import require
 
-        require(planned.workspace, board.plans.values())
-    request = LaunchRequest(board, held_stages, choose(board, retry or ["failed"]))
+        require(planned.workspace, sweep_jobs.plans.values())
+    request = LaunchRequest(sweep_jobs, held_stages, choose(sweep_jobs, retry or ["failed"]))
     out = console()
     if dry_run:
         rehearsal = launcher.rehearse(request)
         show_json(rehearsal_json(request, rehearsal)) if as_json else show_rehearsal(out, request, rehearsal)
         return
-    with LaunchView(board, None if as_json else out) as view:
+    with LaunchView(sweep_jobs, None if as_json else out) as view:
         outcome = launcher.launch(request, view)
     if not as_json:
         show_launched(out, request, outcome, stays=wait)
-    left = launcher.wait(board, Waiting(out, quiet=as_json)) if wait and outcome.goes_on else None
+    left = launcher.wait(sweep_jobs, Waiting(out, quiet=as_json)) if wait and outcome.goes_on else None
     if as_json:
         show_json(launched_json(request, outcome) | ({} if left is None else {"left": left}))
     elif left:
@@ -80,7 +80,7 @@ def status(
     from sweepctl.launch.status import full_status
     from sweepctl.report.console import console, show_json
     from sweepctl.report.status import show_status, status_json, watch_status
-    from sweepctl.store.board import Board
+    from sweepctl.store.sweep_jobs import SweepJobs
     from sweepctl.store.workspace import Workspace
 
     positive("--every", every)
@@ -88,9 +88,9 @@ def status(
         raise RequestError("--watch shows screen after screen and --json one document; ask for one of them.")
     planned = Workspace.default().known_sweep(sweep)
     if watch:
-        watch_status(console(), lambda: full_status(Board(planned, planned.plans())), every)
+        watch_status(console(), lambda: full_status(SweepJobs(planned, planned.plans())), every)
         return
-    now = full_status(Board(planned, planned.plans()))
+    now = full_status(SweepJobs(planned, planned.plans()))
     show_json(status_json(now)) if as_json else show_status(console(), now)
 
 
@@ -107,22 +107,22 @@ def logs(
     from sweepctl.launch.logs import find_job, read_job_log
     from sweepctl.report.console import console, show_json
     from sweepctl.report.logs import follow_job, job_log_json, show_job_log, show_process
-    from sweepctl.store.board import Board
+    from sweepctl.store.sweep_jobs import SweepJobs
     from sweepctl.store.workspace import Workspace
 
     planned = Workspace.default().known_sweep(sweep)
-    board = Board(planned, planned.plans())
-    entry = find_job(board, job)
+    sweep_jobs = SweepJobs(planned, planned.plans())
+    planned_job = find_job(sweep_jobs, job)
     if as_json:
         if follow or process:
             raise RequestError("--json prints attempts as they are now; -f and --process print text.")
-        show_json(job_log_json(read_job_log(board, entry, attempt)))
+        show_json(job_log_json(read_job_log(sweep_jobs, planned_job, attempt)))
     elif follow:
-        follow_job(console(), board, entry, attempt, process)
+        follow_job(console(), sweep_jobs, planned_job, attempt, process)
     elif process:
-        show_process(console(), read_job_log(board, entry, attempt))
+        show_process(console(), read_job_log(sweep_jobs, planned_job, attempt))
     else:
-        show_job_log(console(), read_job_log(board, entry, attempt))
+        show_job_log(console(), read_job_log(sweep_jobs, planned_job, attempt))
 
 
 @app.command()
@@ -137,12 +137,12 @@ def cancel(
     from sweepctl.launch.cancel import cancel as cancel_jobs
     from sweepctl.launch.cancel import choose
     from sweepctl.report.console import console, many, show_json
-    from sweepctl.store.board import Board
+    from sweepctl.store.sweep_jobs import SweepJobs
     from sweepctl.store.workspace import Workspace
 
     planned = Workspace.default().known_sweep(sweep)
-    board = Board(planned, planned.plans())
-    choice = choose(board, job, state)
+    sweep_jobs = SweepJobs(planned, planned.plans())
+    choice = choose(sweep_jobs, job, state)
     if as_json:
         show_json({"cancelled": choice.cancelled, "spared": choice.spared, "done": yes})
     jobs = many(len(choice.cancelled), "job")
@@ -154,7 +154,7 @@ def cancel(
             console().print("Nothing cancelled; --yes cancels.")
             return
     if yes:
-        cancel_jobs(board, choice)
+        cancel_jobs(sweep_jobs, choice)
     if not as_json:
         console().print(f"{jobs} cancelled{spared}. Their checkpoints stay.")
 

@@ -108,14 +108,14 @@ def _train_rows(planned: list[RowPlan], config: LocalSettings, quiet: bool) -> N
 
     out = console()
     for row_plan in planned:
-        board = board_of(row_plan)
-        if not any(board.unfinished()):
+        sweep_jobs = board_of(row_plan)
+        if not any(sweep_jobs.unfinished()):
             continue
         if not quiet:
             out.print(f"[bold]{row_plan.sweep.name}[/]")
-        with LaunchView(board, None if quiet else out) as view:
-            done = train(row_plan, config, board, view)
+        with LaunchView(sweep_jobs, None if quiet else out) as view:
+            done = train(row_plan, config, sweep_jobs, view)
         if not quiet and (done.stopped or done.failed or done.blocked or done.cancelled):
-            show_outcome(out, board, [], done)
+            show_outcome(out, sweep_jobs, [], done)
         if done.stopped:
             raise SystemExit(130)

@@ -20,9 +20,9 @@ from sweepctl.spec.build import plain
 from sweepctl.spec.science import Point
 from sweepctl.store import attempts, metrics
 from sweepctl.store.attempts import Attempt
-from sweepctl.store.board import Board, Entry
 from sweepctl.store.files import storage
 from sweepctl.store.job import JobFolder
+from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 
 TABLES = ("runs", "curves", "attempts")
 ATTEMPT_FIELDS = (
@@ -31,20 +31,20 @@ ATTEMPT_FIELDS = (
 )
 
 
-def collect(board: Board, csv: bool = False) -> dict[str, pd.DataFrame]:
+def collect(sweep_jobs: SweepJobs, csv: bool = False) -> dict[str, pd.DataFrame]:
     """Read the store and write the three tables beside the sweep's plans; the tables."""
     curves: list[dict[str, Any]] = []
     tried: list[dict[str, Any]] = []
-    for entry in board.entries.values():
-        history = attempts.every(entry.folder)
-        curves += _curves(entry, history)
-        tried += _attempts(entry, history)
-    rows = {"runs": _runs(board), "curves": curves, "attempts": tried}
+    for planned_job in sweep_jobs.by_id.values():
+        history = attempts.every(planned_job.folder)
+        curves += _curves(planned_job, history)
+        tried += _attempts(planned_job, history)
+    rows = {"runs": _runs(sweep_jobs), "curves": curves, "attempts": tried}
     frames = {name: pd.DataFrame(rows[name]) for name in TABLES}
     for name, frame in frames.items():
-        write_table(frame, board.sweep.folder / f"{name}.parquet")
+        write_table(frame, sweep_jobs.sweep.folder / f"{name}.parquet")
         if csv:
-            write_table(frame, board.sweep.folder / f"{name}.csv")
+            write_table(frame, sweep_jobs.sweep.folder / f"{name}.csv")
     return frames
 
 
@@ -63,10 +63,10 @@ def write_table(frame: pd.DataFrame, path: Path) -> None:
                 scratch.unlink()
 
 
-def _runs(board: Board) -> list[dict[str, Any]]:
+def _runs(sweep_jobs: SweepJobs) -> list[dict[str, Any]]:
     """One row an observation; one that several stages want is theirs together."""
     rows: dict[str, dict[str, Any]] = {}
-    for stage, plan in board.plans.items():
+    for stage, plan in sweep_jobs.plans.items():
         points: dict[int, dict[str, Any]] = {}
         for job in plan.observations():
             if job.id in rows:
@@ -75,10 +75,12 @@ def _runs(board: Board) -> list[dict[str, Any]]:
                 continue
             if job.point not in points:
                 points[job.point] = _point_columns(plan, job.point)
-            entry = board.entries[job.id]
+            planned_job = sweep_jobs.by_id[job.id]
             identity = {"job": job.id, "trunk": job.trunk, "stage": stage, "for_fit": plan.fit}
             identity["budget"] = job.label
-            rows[job.id] = identity | points[job.point] | _counts(plan, job) | _result_columns(board, entry)
+            rows[job.id] = (
+                identity | points[job.point] | _counts(plan, job) | _result_columns(sweep_jobs, planned_job)
+            )
     return list(rows.values())
 
 
@@ -122,13 +124,13 @@ def _point_columns(plan: Plan, index: int) -> dict[str, Any]:
     }
 
 
-def _result_columns(board: Board, entry: Entry) -> dict[str, Any]:
+def _result_columns(sweep_jobs: SweepJobs, planned_job: PlannedJob) -> dict[str, Any]:
     """State and losses; what was not measured is absent, never zero."""
-    result = board.outcome(entry)
+    result = sweep_jobs.outcome(planned_job)
     if result is None:
         return {"state": "missing"}
     row: dict[str, Any] = {"state": result.end.value, "reason": result.reason or None}
-    counted = entry.plan.validation.counted(result.loss_nats)
+    counted = planned_job.plan.validation.counted(result.loss_nats)
     if counted is not None and counted in result.loss_nats:
         row |= {"loss_nats": result.loss_nats[counted], "bits_per_byte": result.bits_per_byte.get(counted)}
     for name, loss in result.loss_nats.items():
@@ -136,11 +138,15 @@ def _result_columns(board: Board, entry: Entry) -> dict[str, Any]:
     return row
 
 
-def _attempts(entry: Entry, history: list[Attempt]) -> list[dict[str, Any]]:
+def _attempts(planned_job: PlannedJob, history: list[Attempt]) -> list[dict[str, Any]]:
     rows = []
     for attempt in history:
         facts, origin = attempt.facts, attempt.facts.started_from
-        row: dict[str, Any] = {"job": entry.job.id, "kind": entry.job.kind, "rung": _rung(entry)}
+        row: dict[str, Any] = {
+            "job": planned_job.job.id,
+            "kind": planned_job.job.kind,
+            "rung": _rung(planned_job),
+        }
         row |= {name: getattr(facts, name) for name in ATTEMPT_FIELDS}
         row |= {"from_job": origin.job if origin else None, "from_step": origin.step if origin else None}
         row |= {f"version_{k}": v for k, v in facts.versions.items()}
@@ -148,12 +154,12 @@ def _attempts(entry: Entry, history: list[Attempt]) -> list[dict[str, Any]]:
     return rows
 
 
-def _curves(entry: Entry, history: list[Attempt]) -> list[dict[str, Any]]:
+def _curves(planned_job: PlannedJob, history: list[Attempt]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
-    names = {"job": entry.job.id, "kind": entry.job.kind, "rung": _rung(entry)}
-    for line in lineage(entry.folder, history):
+    names = {"job": planned_job.job.id, "kind": planned_job.job.kind, "rung": _rung(planned_job)}
+    for line in lineage(planned_job.folder, history):
         losses = line.pop("loss_nats", {})
-        loss = entry.plan.validation.loss(losses)
+        loss = planned_job.plan.validation.loss(losses)
         rows.append(
             names
             | line
@@ -180,5 +186,5 @@ def lineage(folder: JobFolder, history: list[Attempt]) -> list[dict[str, Any]]:
     return [row for part in reversed(parts) for row in part]
 
 
-def _rung(entry: Entry) -> str:
-    return entry.plan.rung_of(entry.job).name
+def _rung(planned_job: PlannedJob) -> str:
+    return planned_job.plan.rung_of(planned_job.job).name

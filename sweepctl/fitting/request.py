@@ -24,7 +24,7 @@ from sweepctl.laws.observations import CannotFit, Observations
 from sweepctl.plan.plan import Plan
 from sweepctl.spec.accounting import Accounting
 from sweepctl.spec.build import build
-from sweepctl.store.board import Board
+from sweepctl.store.sweep_jobs import SweepJobs
 from sweepctl.store.workspace import Sweep, Workspace
 
 
@@ -76,7 +76,7 @@ class FitSource:
         else:
             self.sweep = Workspace.default().known_sweep(request.source)
             self._plans = self.sweep.plans()
-            self._frames = collect(Board(self.sweep, self._plans))
+            self._frames = collect(SweepJobs(self.sweep, self._plans))
 
     def observations(self, law: Law, accounting: Accounting | None = None) -> Observations:
         """The rows that the law is meant for, under an accounting or, without one, the study's own."""

@@ -9,7 +9,7 @@ from sweepctl.launch.launcher import launchers_of
 from sweepctl.launch.logs import find_job
 from sweepctl.launch.status import ORDER, full_status
 from sweepctl.store import checkpoints
-from sweepctl.store.board import Board
+from sweepctl.store.sweep_jobs import SweepJobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,9 @@ class Cancelled:
     """Jobs that go on for another sweep."""
 
 
-def choose(board: Board, jobs: list[str] | None = None, states: list[str] | None = None) -> Cancelled:
+def choose(
+    sweep_jobs: SweepJobs, jobs: list[str] | None = None, states: list[str] | None = None
+) -> Cancelled:
     """The sweep's unfinished jobs; with `jobs` only these, with `states` only those that are in one of them.
     A trunk takes its branches with it.
 
@@ -31,29 +33,31 @@ def choose(board: Board, jobs: list[str] | None = None, states: list[str] | None
     """
     only: set[str] | None = None
     if jobs:
-        only = {find_job(board, job).job.id for job in jobs}
+        only = {find_job(sweep_jobs, job).job.id for job in jobs}
     if states:
         for state in states:
             if state not in ORDER:
                 raise unknown_name("state", state, ORDER)
-        in_state = {entry.job.id for entry, _ in full_status(board).in_state(*states)}
+        in_state = {planned_job.job.id for planned_job, _ in full_status(sweep_jobs).in_state(*states)}
         only = in_state if only is None else only & in_state
-    elsewhere = board.sweep.workspace.wanted_elsewhere(board.sweep.name)
-    chosen = [e.job.id for e in board.unfinished() if only is None or e.job.id in only or e.job.trunk in only]
+    elsewhere = sweep_jobs.sweep.workspace.wanted_elsewhere(sweep_jobs.sweep.name)
+    chosen = [
+        e.job.id for e in sweep_jobs.unfinished() if only is None or e.job.id in only or e.job.trunk in only
+    ]
     return Cancelled([j for j in chosen if j not in elsewhere], [j for j in chosen if j in elsewhere])
 
 
-def cancel(board: Board, choice: Cancelled | None = None) -> Cancelled:
+def cancel(sweep_jobs: SweepJobs, choice: Cancelled | None = None) -> Cancelled:
     """Withdraw the sweep's wishes for these jobs, mark them as cancelled, and take back the tasks that wait
     for them; whoever trains one for this sweep saves its state and stops."""
-    choice = choice or choose(board)
-    board.sweep.mark_cancelled(choice.cancelled)
+    choice = choice or choose(sweep_jobs)
+    sweep_jobs.sweep.mark_cancelled(choice.cancelled)
     cancelled = set(choice.cancelled)
-    for trunk_id, branches in board.branches.items():
-        withdrawn = {entry.job.id for entry in branches} & cancelled
+    for trunk_id, branches in sweep_jobs.branches.items():
+        withdrawn = {planned_job.job.id for planned_job in branches} & cancelled
         if withdrawn:  # wishes for what is saved stay: they keep the checkpoints
-            trunk = board.entries[trunk_id].folder
-            trunk.withdraw(board.sweep.name, withdrawn, checkpoints.steps(trunk))
-    for launcher in launchers_of(board.sweep):
-        launcher.cancel(board.sweep, cancelled)
+            trunk = sweep_jobs.by_id[trunk_id].folder
+            trunk.withdraw(sweep_jobs.sweep.name, withdrawn, checkpoints.steps(trunk))
+    for launcher in launchers_of(sweep_jobs.sweep):
+        launcher.cancel(sweep_jobs.sweep, cancelled)
     return choice

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from sweepctl.errors import InvalidValue
 from sweepctl.store import attempts, checkpoints, retention
-from sweepctl.store.board import Board, Entry
 from sweepctl.store.ends import End
 from sweepctl.store.job import JobFolder
+from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 from sweepctl.store.workspace import Sweep
 
 
@@ -51,7 +51,7 @@ def find(sweep: Sweep, keep: str) -> Unwanted:
     if keep not in ("none", "last", "all"):
         raise InvalidValue("keep", keep, "none, last or all")
     unwanted = Unwanted(keep)
-    board = Board(sweep, sweep.plans())
+    sweep_jobs = SweepJobs(sweep, sweep.plans())
     elsewhere = sweep.workspace.wanted_elsewhere(sweep.name)
     past = {job.id for plan in sweep.past_plans() for job in plan.jobs}
     for job_id in sorted(past - sweep.job_ids() - elsewhere):
@@ -62,24 +62,31 @@ def find(sweep: Sweep, keep: str) -> Unwanted:
                 unwanted.busy.append(job_id)
             else:
                 unwanted.jobs[job_id] = (folder.path, _size(folder.path))
-    for entry in board.entries.values():
-        if not _alive(entry.folder):
-            unwanted.debris += [(path, _size(path)) for path in _debris(entry.folder)]
-            if entry.job.id not in elsewhere:
-                saved = (checkpoints.at(entry.folder, step) for step in _to_spare(board, entry, keep))
+    for planned_job in sweep_jobs.by_id.values():
+        if not _alive(planned_job.folder):
+            unwanted.debris += [(path, _size(path)) for path in _debris(planned_job.folder)]
+            if planned_job.job.id not in elsewhere:
+                saved = (
+                    checkpoints.at(planned_job.folder, step)
+                    for step in _to_spare(sweep_jobs, planned_job, keep)
+                )
                 unwanted.checkpoints += [(checkpoint, _size(checkpoint.path)) for checkpoint in saved]
     return unwanted
 
 
-def _to_spare(board: Board, entry: Entry, keep: str) -> list[int]:
+def _to_spare(sweep_jobs: SweepJobs, planned_job: PlannedJob, keep: str) -> list[int]:
     """Steps of a job's checkpoints that the policy gives up: of a trunk, none that a branch still needs."""
     if keep == "all":
         return []
-    if entry.job.kind != "trunk":
-        return checkpoints.steps(entry.folder) if keep == "none" and entry.folder.has_result() else []
-    branches = board.branches.get(entry.job.id, [])
-    needed = [branch.job.cut or 0 for branch in branches if not board.finished(branch)]
-    return retention.surplus(entry.folder, {keep}, needed)
+    if planned_job.job.kind != "trunk":
+        return (
+            checkpoints.steps(planned_job.folder)
+            if keep == "none" and planned_job.folder.has_result()
+            else []
+        )
+    branches = sweep_jobs.branches.get(planned_job.job.id, [])
+    needed = [branch.job.cut or 0 for branch in branches if not sweep_jobs.finished(branch)]
+    return retention.surplus(planned_job.folder, {keep}, needed)
 
 
 def delete(sweep: Sweep, unwanted: Unwanted) -> None:
@@ -92,19 +99,19 @@ def delete(sweep: Sweep, unwanted: Unwanted) -> None:
     for job_id in unwanted.jobs:
         if not wanted.by_anyone(job_id):
             _delete_job(workspace.job(job_id), lambda job_id=job_id: not wanted.by_anyone(job_id))  # type: ignore[misc]
-    board = Board(sweep, sweep.plans())
+    sweep_jobs = SweepJobs(sweep, sweep.plans())
     for checkpoint, _ in unwanted.checkpoints:
-        entry = board.entries.get(checkpoint.job)
-        if entry is None or _alive(entry.folder) or wanted.by_others(checkpoint.job):
+        planned_job = sweep_jobs.by_id.get(checkpoint.job)
+        if planned_job is None or _alive(planned_job.folder) or wanted.by_others(checkpoint.job):
             continue
-        if checkpoint.step in _to_spare(board, entry, unwanted.keep):
+        if checkpoint.step in _to_spare(sweep_jobs, planned_job, unwanted.keep):
             checkpoints.remove(checkpoint)
     for path, _ in unwanted.debris:
         if not _alive(JobFolder(path.parent.parent, path.parent.parent.name)):
             shutil.rmtree(path, ignore_errors=True)
     mine = sweep.job_ids()
-    for trunk_id in board.branches:
-        folder = board.entries[trunk_id].folder
+    for trunk_id in sweep_jobs.branches:
+        folder = sweep_jobs.by_id[trunk_id].folder
         stale = {w.branch for w in folder.wishes() if w.sweep == sweep.name} - mine
         folder.withdraw(sweep.name, stale)
 

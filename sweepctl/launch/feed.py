@@ -15,11 +15,11 @@ from sweepctl.errors import StorageError, WorkFailed
 from sweepctl.launch.retries import Retries, exhausted, tries_alike
 from sweepctl.store import attempts, checkpoints, retention
 from sweepctl.store.attempts import Attempt
-from sweepctl.store.board import Board, Entry
 from sweepctl.store.ends import End
 from sweepctl.store.facts import Dispatch
 from sweepctl.store.retention import Keep
 from sweepctl.store.state import State
+from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 
 ELSEWHERE_S = 2.0
 """How long a job that another process owns is left alone; each time twice as long as before."""
@@ -34,7 +34,7 @@ REST_MAX_S = 60.0
 class Decision:
     """What the feed has decided about a job."""
 
-    entry: Entry
+    planned_job: PlannedJob
     """The job."""
     state: State
     """Where it stands now: interrupted where it is taken up again, running where another process has it."""
@@ -53,18 +53,18 @@ class Decision:
 
 
 class Feed:
-    """The jobs of a board, the most urgent first, until nothing is left that can be trained.
+    """The jobs of a sweep, the most urgent first, until nothing is left that can be trained.
 
     `tell` is told every decision. `forgiven` says up to which number the attempts of a job do not count
     against its retries, `gone` of an owner whether its process has lost its place whatever its heartbeat
     says. With `for_all_sweeps` a trunk is trained as long as anybody's branch wants it further, else as long
-    as one of the board does.
+    as one of the sweep does.
     """
 
     def __init__(
         self,
-        board: Board,
-        jobs: Iterable[Entry],
+        sweep_jobs: SweepJobs,
+        jobs: Iterable[PlannedJob],
         retries: Retries,
         tell: Callable[[Decision], None],
         forgiven: Callable[[str], int] = lambda job: 0,
@@ -73,10 +73,13 @@ class Feed:
         for_all_sweeps: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.board, self.retries = board, retries
+        self.sweep_jobs, self.retries = sweep_jobs, retries
         self._tell, self._forgiven, self._gone = tell, forgiven, gone
         self._keep, self._for_all_sweeps, self._clock = keep, for_all_sweeps, clock
-        self.open = {entry.job.id: entry for entry in sorted(jobs, key=lambda e: -board.urgency(e))}
+        self.open = {
+            planned_job.job.id: planned_job
+            for planned_job in sorted(jobs, key=lambda e: -sweep_jobs.urgency(e))
+        }
         """Jobs that may have something left to train, the most urgent first."""
         self.in_hand: set[str] = set()
         """Jobs that were handed to workers."""
@@ -94,33 +97,39 @@ class Feed:
 
     # Which job
 
-    def next(self) -> Entry | None:
+    def next(self) -> PlannedJob | None:
         """The most urgent job that can start now."""
         return next(self.startable(), None)
 
-    def startable(self, fits: Callable[[Entry], bool] = lambda entry: True) -> Iterator[Entry]:
+    def startable(
+        self, fits: Callable[[PlannedJob], bool] = lambda planned_job: True
+    ) -> Iterator[PlannedJob]:
         """Jobs that can start now, the most urgent first, of those that fit."""
-        yield from (entry for entry in list(self.open.values()) if fits(entry) and self.can_start(entry))
+        yield from (
+            planned_job
+            for planned_job in list(self.open.values())
+            if fits(planned_job) and self.can_start(planned_job)
+        )
 
-    def can_start(self, entry: Entry) -> bool:
+    def can_start(self, planned_job: PlannedJob) -> bool:
         """Whether this job can start now."""
-        job = entry.job.id
+        job = planned_job.job.id
         if self.rest_s() > 0 or job in self.in_hand | self.cancelled | self.given_up:
             return False
         if job in self._elsewhere and self._clock() < self._elsewhere[job]:
             return False
         self._elsewhere.pop(job, None)
-        if not self._has_work(entry) or not self.board.can_start(entry):
+        if not self._has_work(planned_job) or not self.sweep_jobs.can_start(planned_job):
             return False
-        owner = attempts.newest(entry.folder)
+        owner = attempts.newest(planned_job.folder)
         if owner is not None and owner.alive() and not self._gone(owner.facts):
             self._elsewhere[job] = self._clock() + ELSEWHERE_S
             return False
-        return not self._is_exhausted(entry, owner)
+        return not self._is_exhausted(planned_job, owner)
 
-    def started(self, entry: Entry) -> None:
+    def started(self, planned_job: PlannedJob) -> None:
         """A worker has it in hand."""
-        self.in_hand.add(entry.job.id)
+        self.in_hand.add(planned_job.job.id)
 
     @property
     def elsewhere(self) -> int:
@@ -131,25 +140,25 @@ class Feed:
         """For how long nothing may be started."""
         return 0.0 if self._rests_until is None else max(0.0, self._rests_until - self._clock())
 
-    def _has_work(self, entry: Entry) -> bool:
-        if entry.job.kind == "trunk" and self._for_all_sweeps:
-            return _is_wished_for(entry)
-        if self.board.finished(entry):
-            self._finish(entry, None)
+    def _has_work(self, planned_job: PlannedJob) -> bool:
+        if planned_job.job.kind == "trunk" and self._for_all_sweeps:
+            return _is_wished_for(planned_job)
+        if self.sweep_jobs.finished(planned_job):
+            self._finish(planned_job, None)
             return False
         return True
 
-    def _is_exhausted(self, entry: Entry, last: Attempt | None) -> bool:
+    def _is_exhausted(self, planned_job: PlannedJob, last: Attempt | None) -> bool:
         """The number that is forgiven is asked for only where it matters: it may lie in a file."""
-        return exhausted(entry.folder, last, self.retries) and exhausted(
-            entry.folder, last, self.retries, self._forgiven(entry.job.id)
+        return exhausted(planned_job.folder, last, self.retries) and exhausted(
+            planned_job.folder, last, self.retries, self._forgiven(planned_job.job.id)
         )
 
     def look_for_cancels(self) -> None:
         """Give up what `sweepctl cancel` has named, and take up again what a launch has asked for anew."""
-        cancelled = self.board.sweep.cancelled()
+        cancelled = self.sweep_jobs.sweep.cancelled()
         new = cancelled - self.cancelled
-        self.cancelled, self.board.given_up = cancelled, cancelled
+        self.cancelled, self.sweep_jobs.given_up = cancelled, cancelled
         for job in new & self.open.keys():
             self._elsewhere.pop(job, None)
             self._tell(Decision(self.open[job], State.CANCELLED))
@@ -159,59 +168,61 @@ class Feed:
         started; False where there is none. Once a trunk."""
         left = self.open.keys() - self.cancelled
         trunks = {self.open[job].job.trunk for job in left} - {None} - self.open.keys() - self._reopened
-        lost = {trunk for trunk in trunks if trunk and not self.board.finished(self.board.entries[trunk])}
+        lost = {
+            trunk for trunk in trunks if trunk and not self.sweep_jobs.finished(self.sweep_jobs.by_id[trunk])
+        }
         self._reopened |= lost
-        self.open = {trunk: self.board.entries[trunk] for trunk in lost} | self.open
+        self.open = {trunk: self.sweep_jobs.by_id[trunk] for trunk in lost} | self.open
         if lost:
-            self.board.make_wishes(self._keep)
+            self.sweep_jobs.make_wishes(self._keep)
         return bool(lost)
 
     # How it ended
 
-    def ended(self, entry: Entry, end: End, message: str) -> None:
+    def ended(self, planned_job: PlannedJob, end: End, message: str) -> None:
         """A worker's attempt is over.
 
         Raises:
             StorageError: the file system has refused too often.
         """
-        self.in_hand.discard(entry.job.id)
+        self.in_hand.discard(planned_job.job.id)
         self._stillborn = 0
         match end:
             case End.DONE | End.DIVERGED:
                 self._refusals = 0
-                self._alone_for_s.pop(entry.job.id, None)
-                self._came_to_its_end(entry, end)
+                self._alone_for_s.pop(planned_job.job.id, None)
+                self._came_to_its_end(planned_job, end)
             case End.STOPPED:
-                self._tell(Decision(entry, State.INTERRUPTED, end, message))
+                self._tell(Decision(planned_job, State.INTERRUPTED, end, message))
             case End.SUPERSEDED | End.BUSY:
-                self._leave_alone(entry, end, message)
+                self._leave_alone(planned_job, end, message)
             case End.STORAGE:
-                self.refused(entry, message)
+                self.refused(planned_job, message)
             case End.INFRASTRUCTURE:
                 self._rests_until = self._clock() + REST_S
-                self._retry_or_fail(entry, end, message)
+                self._retry_or_fail(planned_job, end, message)
             case End.FAILED | End.REQUEST | End.OUT_OF_MEMORY | End.DIED:
-                self._retry_or_fail(entry, end, message)
+                self._retry_or_fail(planned_job, end, message)
             case _:
                 assert_never(end)
 
-    def died(self, entry: Entry, pid: int, reason: str, log: Path) -> None:
+    def died(self, planned_job: PlannedJob, pid: int, reason: str, log: Path) -> None:
         """A worker's process is gone with this job in hand: say so on its attempt, so that the job is taken
         up again, or given up where it keeps dying at one place. `log` is where it may have left word.
 
         Raises:
             WorkFailed: workers end again and again before they begin.
         """
-        self.in_hand.discard(entry.job.id)
-        last = attempts.newest(entry.folder)
+        self.in_hand.discard(planned_job.job.id)
+        last = attempts.newest(planned_job.folder)
         if last is None or last.ended or (last.facts.host, last.facts.pid) != (socket.gethostname(), pid):
-            self._tell(Decision(entry, State.INTERRUPTED, End.DIED, f"{reason}, before it began"))
+            self._tell(Decision(planned_job, State.INTERRUPTED, End.DIED, f"{reason}, before it began"))
             self.stillborn(log)
             return
         self._stillborn = 0
         with contextlib.suppress(StorageError):
             last.end(End.DIED, error=f"its process ended with {reason}")
-        self._retry_or_fail(entry, End.DIED, reason)
+        self._retry_or_fail(planned_job, End.DIED, reason)
 
     def stillborn(self, log: Path) -> None:
         """A worker's process is gone before it began anything.
@@ -223,7 +234,7 @@ class Feed:
         if self._stillborn > self.retries.died:
             raise WorkFailed(f"Workers end before they begin; {log} says why.")
 
-    def refused(self, entry: Entry, message: str) -> None:
+    def refused(self, planned_job: PlannedJob, message: str) -> None:
         """The file system would not have something written: rest, ever longer. What comes while it rests is
         of the same trouble.
 
@@ -236,73 +247,73 @@ class Feed:
                 raise StorageError(f"{message} It was tried {self._refusals} times.")
             self._rests_until = self._clock() + min(REST_MAX_S, 2.0 ** (self._refusals - 1))
         message = f"{message} Trying again in {self.rest_s():.0f} s."
-        self._tell(Decision(entry, State.INTERRUPTED, End.STORAGE, message))
+        self._tell(Decision(planned_job, State.INTERRUPTED, End.STORAGE, message))
 
-    def _leave_alone(self, entry: Entry, end: End, message: str) -> None:
-        job = entry.job.id
+    def _leave_alone(self, planned_job: PlannedJob, end: End, message: str) -> None:
+        job = planned_job.job.id
         pause_s = self._alone_for_s.get(job, ELSEWHERE_S)
         self._alone_for_s[job] = min(ELSEWHERE_MAX_S, 2 * pause_s)
         self._elsewhere[job] = self._clock() + pause_s
-        self._tell(Decision(entry, State.RUNNING, end, message))
+        self._tell(Decision(planned_job, State.RUNNING, end, message))
 
-    def _retry_or_fail(self, entry: Entry, end: End, message: str) -> None:
-        last = attempts.newest(entry.folder)
-        failed = self._is_exhausted(entry, last)
+    def _retry_or_fail(self, planned_job: PlannedJob, end: End, message: str) -> None:
+        last = attempts.newest(planned_job.folder)
+        failed = self._is_exhausted(planned_job, last)
         if end is End.DIED:
-            message = self._of_the_dead(entry, last, message, failed)
+            message = self._of_the_dead(planned_job, last, message, failed)
         elif not failed:
             half = " with half the micro-batch" if end is End.OUT_OF_MEMORY else ""
             message = f"{message.strip().rstrip('.')}; it is tried again{half}"
-        self._tell(Decision(entry, State.FAILED if failed else State.INTERRUPTED, end, message))
+        self._tell(Decision(planned_job, State.FAILED if failed else State.INTERRUPTED, end, message))
 
-    def _of_the_dead(self, entry: Entry, last: Attempt | None, reason: str, failed: bool) -> str:
+    def _of_the_dead(self, planned_job: PlannedJob, last: Attempt | None, reason: str, failed: bool) -> str:
         if not failed or last is None:
             return f"{reason}; it goes on from its last checkpoint"
-        times = tries_alike(entry.folder, last, self._forgiven(entry.job.id))
-        step = max(checkpoints.steps(entry.folder), default=0)
+        times = tries_alike(planned_job.folder, last, self._forgiven(planned_job.job.id))
+        step = max(checkpoints.steps(planned_job.folder), default=0)
         message = f"its process died {times} times at step {step} ({reason})"
         with contextlib.suppress(StorageError):
             last.update(out_of_retries=True, error=message)
         return message
 
-    def _came_to_its_end(self, entry: Entry, end: End) -> None:
+    def _came_to_its_end(self, planned_job: PlannedJob, end: End) -> None:
         """With a result, or, a trunk, at its last wish."""
-        if entry.job.kind == "trunk" and self._for_all_sweeps:
+        if planned_job.job.kind == "trunk" and self._for_all_sweeps:
             state = State.DIVERGED if end is End.DIVERGED else State.DONE
-            self._tell(Decision(entry, state, end))
-        elif self.board.finished(entry):
-            self._finish(entry, end)
+            self._tell(Decision(planned_job, state, end))
+        elif self.sweep_jobs.finished(planned_job):
+            self._finish(planned_job, end)
         else:
-            self._lacks_what_is_wanted(entry)
+            self._lacks_what_is_wanted(planned_job)
 
-    def _finish(self, entry: Entry, end: End | None) -> None:
-        self.open.pop(entry.job.id, None)
-        self._elsewhere.pop(entry.job.id, None)
-        result = self.board.outcome(entry)
+    def _finish(self, planned_job: PlannedJob, end: End | None) -> None:
+        self.open.pop(planned_job.job.id, None)
+        self._elsewhere.pop(planned_job.job.id, None)
+        result = self.sweep_jobs.outcome(planned_job)
         state = State.DONE if result is None or result.is_done else State.DIVERGED
-        self._tell(Decision(entry, state, end, result.reason if result else ""))
+        self._tell(Decision(planned_job, state, end, result.reason if result else ""))
 
-    def _lacks_what_is_wanted(self, entry: Entry) -> None:
+    def _lacks_what_is_wanted(self, planned_job: PlannedJob) -> None:
         """A trunk at its last wish, and yet a branch waits: somebody withdrew the wish meanwhile. Wish again,
         and take it up again where it then gets further."""
         self.look_for_cancels()
-        if self.board.finished(entry):
-            self._finish(entry, End.DONE)
+        if self.sweep_jobs.finished(planned_job):
+            self._finish(planned_job, End.DONE)
             return
-        job, step = entry.job.id, self.board.state(entry).step
+        job, step = planned_job.job.id, self.sweep_jobs.state(planned_job).step
         if step <= self._ended_at.get(job, -1):
             self.given_up.add(job)
             message = f"it ended at step {step} without what its branches want"
-            self._tell(Decision(entry, State.FAILED, End.FAILED, message))
+            self._tell(Decision(planned_job, State.FAILED, End.FAILED, message))
             return
         self._ended_at[job] = step
-        self.board.make_wishes(self._keep)
-        self._tell(Decision(entry, State.INTERRUPTED, End.STOPPED))
+        self.sweep_jobs.make_wishes(self._keep)
+        self._tell(Decision(planned_job, State.INTERRUPTED, End.STOPPED))
 
 
-def _is_wished_for(trunk: Entry) -> bool:
+def _is_wished_for(trunk: PlannedJob) -> bool:
     """Whether anybody's branch wants the trunk further than it is: the store knows of more sweeps and later
-    plans than the board."""
+    plans than this feed."""
     reached = max(checkpoints.steps(trunk.folder), default=0)
     wished = any(wish.step > reached for wish in retention.open_wishes(trunk.folder))
     return wished and trunk.folder.result() is None

@@ -20,7 +20,7 @@ from sweepctl.launch import backends
 from sweepctl.launch.defaults import build_settings
 from sweepctl.launch.tasks import Task
 from sweepctl.spec.execution import Execution
-from sweepctl.store.board import Board
+from sweepctl.store.sweep_jobs import SweepJobs
 from sweepctl.store.workspace import Sweep, Workspace
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ SettingsT = TypeVar("SettingsT", bound=Settings)
 class LaunchRequest:
     """What one launch is asked for."""
 
-    board: Board
+    sweep_jobs: SweepJobs
     """The jobs that may be trained now."""
     held_stages: list[str]
     """Stages that are held back until their prediction is written."""
@@ -60,7 +60,7 @@ class LaunchRequest:
 
     def begin(self) -> None:
         """Take back cancels, and set aside the results that are asked for anew."""
-        self.board.sweep.uncancel()
+        self.sweep_jobs.sweep.uncancel()
         self.retry.apply()
 
 
@@ -97,7 +97,7 @@ class Launcher(ABC, Generic[SettingsT]):
 
     @abstractmethod
     def launch(self, request: LaunchRequest, watcher: Watcher) -> Outcome:
-        """Train or submit what the board lacks; who trains in the foreground tells the watcher.
+        """Train or submit what the sweep lacks; who trains in the foreground tells the watcher.
 
         Raises:
             RequestError: the machine would not take these jobs.
@@ -112,14 +112,16 @@ class Launcher(ABC, Generic[SettingsT]):
         """What usually goes wrong here, the cheap checks first. With `job` a short job may be sent, which
         waits for its turn for `wait_min` at most; `say` takes lines on what is waited for."""
 
-    def wait(self, board: Board, progress: Callable[[int, int], None]) -> list[str]:
-        """Look every few seconds until nothing of the board is left, or nothing that is left runs or is about
+    def wait(self, sweep_jobs: SweepJobs, progress: Callable[[int, int], None]) -> list[str]:
+        """Look every few seconds until nothing of the sweep is left, or nothing that is left runs or is about
         to run; the jobs that are left then. `progress` is told how many are left, and how many tasks are in
         the queue."""
         while True:
             # The queue first: a task that ends between the two looks has finished its jobs by the second.
-            tasks = [task for of_job in self.tasks(board.sweep).values() for task in of_job if not task.held]
-            left = [entry.job.id for entry in board.unfinished()]
+            tasks = [
+                task for of_job in self.tasks(sweep_jobs.sweep).values() for task in of_job if not task.held
+            ]
+            left = [planned_job.job.id for planned_job in sweep_jobs.unfinished()]
             progress(len(left), len(tasks))
             if not left or not tasks:
                 return left

@@ -20,10 +20,10 @@ from sweepctl.launch.retries import Retries
 from sweepctl.launch.retry import Retry
 from sweepctl.launch.workers import Pool, Worker
 from sweepctl.spec.execution import Execution
-from sweepctl.store.board import Board, Entry
 from sweepctl.store.facts import Dispatch
 from sweepctl.store.protocol import Died, Ended, Event, Progress, Ready, Saved
 from sweepctl.store.state import State
+from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 
 POLL_S = 0.2
 CANCEL_S = 1.0
@@ -65,9 +65,9 @@ class Share:
 class Watcher(Protocol):
     """Somebody who is shown what happens."""
 
-    def started(self, entry: Entry, worker: int) -> None: ...
+    def started(self, planned_job: PlannedJob, worker: int) -> None: ...
 
-    def progress(self, entry: Entry, step: int) -> None: ...
+    def progress(self, planned_job: PlannedJob, step: int) -> None: ...
 
     def ended(self, decision: Decision) -> None: ...
 
@@ -103,22 +103,22 @@ class Report:
 
 
 class LocalLaunch:
-    """Trains what a board lacks until nothing can be started any more."""
+    """Trains what a sweep lacks until nothing can be started any more."""
 
     def __init__(
         self,
-        board: Board,
+        sweep_jobs: SweepJobs,
         settings: LocalSettings,
         watcher: Watcher,
         retry: Retry | None = None,
         share: Share = Share(),
     ) -> None:
-        self.board, self.settings, self.watcher, self.share = board, settings, watcher, share
+        self.sweep_jobs, self.settings, self.watcher, self.share = sweep_jobs, settings, watcher, share
         retry, rungs = retry or Retry(), share.rungs
         self.report = Report(failed=dict(retry.left))
         self.feed = Feed(
-            board,
-            (e for e in board.unfinished() if rungs is None or e.plan.rung_of(e.job).name in rungs),
+            sweep_jobs,
+            (e for e in sweep_jobs.unfinished() if rungs is None or e.plan.rung_of(e.job).name in rungs),
             settings.retries,
             tell=self._decided,
             forgiven=lambda job: retry.forgiven.get(job, 0),
@@ -137,7 +137,7 @@ class LocalLaunch:
             WorkFailed: workers end before they begin.
         """
         execution, feed = self.settings.execution, self.feed
-        self.board.make_wishes(execution.keep)
+        self.sweep_jobs.make_wishes(execution.keep)
         if not feed.open:
             return self.report
         gpus = visible_gpus() if execution.device != "cpu" else []
@@ -145,7 +145,7 @@ class LocalLaunch:
         if threading.current_thread() is threading.main_thread():
             # A batch system's notice ends a launch like Ctrl-C.
             signal.signal(signal.SIGTERM, signal.default_int_handler)
-        pool = Pool(count, execution.threads, gpus, self.share.logs or self.board.sweep.folder / "logs")
+        pool = Pool(count, execution.threads, gpus, self.share.logs or self.sweep_jobs.sweep.folder / "logs")
         self._workers = pool.workers
         try:
             while self._step(pool):
@@ -159,8 +159,8 @@ class LocalLaunch:
                 pool.kill()
         if not self.report.stopped:
             over = self.report.failed.keys() | feed.cancelled
-            left = (entry for job, entry in feed.open.items() if job not in over)
-            self.report.blocked = sorted(e.job.id for e in left if not self.board.finished(e))
+            left = (planned_job for job, planned_job in feed.open.items() if job not in over)
+            self.report.blocked = sorted(e.job.id for e in left if not self.sweep_jobs.finished(e))
         return self.report
 
     def _step(self, pool: Pool) -> bool:
@@ -168,10 +168,10 @@ class LocalLaunch:
         if self._cancels.is_due():
             self.feed.look_for_cancels()
         for worker in pool.free():
-            entry = self.feed.next()
-            if entry is None:
+            planned_job = self.feed.next()
+            if planned_job is None:
                 break
-            self._start(entry, worker)
+            self._start(planned_job, worker)
         if not self.feed.in_hand and not self.feed.elsewhere and not self.feed.rest_s():
             self.feed.look_for_cancels()  # whoever was cancelled last is told apart from who is blocked
             return self.feed.reopen()
@@ -184,36 +184,36 @@ class LocalLaunch:
         self.watcher.tick(self.feed.elsewhere)
         return True
 
-    def _start(self, entry: Entry, worker: Worker) -> None:
+    def _start(self, planned_job: PlannedJob, worker: Worker) -> None:
         dispatch = replace(self.share.dispatch, log=str(worker.log))
-        if worker.give(self.board.manifest(entry, self.settings.execution, dispatch)):
-            self.feed.started(entry)
-            self.watcher.started(entry, worker.number)
+        if worker.give(self.sweep_jobs.manifest(planned_job, self.settings.execution, dispatch)):
+            self.feed.started(planned_job)
+            self.watcher.started(planned_job, worker.number)
 
     def _handle(self, worker: Worker, event: Event | Died) -> None:
         match event:
             case Ready():
                 worker.ready = True
             case Progress(job, step) if job not in self.feed.cancelled:
-                self.watcher.progress(self.board.entries[job], step)
+                self.watcher.progress(self.sweep_jobs.by_id[job], step)
             case Progress() | Saved():
                 pass
             case Ended(job, end, message):
                 worker.job = None
-                self.feed.ended(self.board.entries[job], end, message)
+                self.feed.ended(self.sweep_jobs.by_id[job], end, message)
             case Died():
                 self._died(worker, event)
 
     def _died(self, worker: Worker, event: Died) -> None:
         if worker.job is not None:
-            entry = self.board.entries[worker.job]
-            self.feed.died(entry, worker.process.pid, event.reason, worker.log)
+            planned_job = self.sweep_jobs.by_id[worker.job]
+            self.feed.died(planned_job, worker.process.pid, event.reason, worker.log)
         elif not worker.ready:
             self.feed.stillborn(worker.log)
 
     def _decided(self, decision: Decision) -> None:
         """Keep what the feed says, and show it. Of a cancelled job nothing else counts."""
-        job = decision.entry.job.id
+        job = decision.planned_job.job.id
         if job in self.feed.cancelled and decision.state is not State.CANCELLED:
             return
         match decision.state:

@@ -13,8 +13,8 @@ from sweepctl.errors import RequestError, unknown_name
 from sweepctl.launch.speed import last_sign
 from sweepctl.store import attempts, metrics
 from sweepctl.store.attempts import Attempt
-from sweepctl.store.board import Board, Entry
 from sweepctl.store.state import JobState
+from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 
 POLL_S = 0.5
 PROCESS_BYTES = 1 << 16
@@ -27,7 +27,7 @@ PATIENCE_S = 3.0
 class JobLog:
     """A job, where it stands, and its attempts, one of them in full."""
 
-    entry: Entry
+    planned_job: PlannedJob
     """The job."""
     state: JobState
     """Where it stands."""
@@ -41,36 +41,43 @@ class JobLog:
     """Why a job without attempts has none."""
 
 
-def find_job(board: Board, name: str) -> Entry:
+def find_job(sweep_jobs: SweepJobs, name: str) -> PlannedJob:
     """The job of an id or of the beginning of one.
 
     Raises:
         RequestError: no job of the sweep begins so, or several do.
     """
-    jobs = [job for job in board.entries if job.startswith(name)]
+    jobs = [job for job in sweep_jobs.by_id if job.startswith(name)]
     if name in jobs or len(jobs) == 1:
-        return board.entries[name if name in jobs else jobs[0]]
+        return sweep_jobs.by_id[name if name in jobs else jobs[0]]
     if not jobs or not name:
-        raise unknown_name(f"job in sweep {board.sweep.name}", name, board.entries)
-    some = ", ".join(f"{job} ({board.entries[job].name})" for job in sorted(jobs)[:5])
+        raise unknown_name(f"job in sweep {sweep_jobs.sweep.name}", name, sweep_jobs.by_id)
+    some = ", ".join(f"{job} ({sweep_jobs.by_id[job].name})" for job in sorted(jobs)[:5])
     more = f" and {len(jobs) - 5} more" if len(jobs) > 5 else ""
     raise RequestError(f"{name!r} is the beginning of {len(jobs)} jobs: {some}{more}.")
 
 
-def read_job_log(board: Board, entry: Entry, number: int | None = None) -> JobLog:
+def read_job_log(sweep_jobs: SweepJobs, planned_job: PlannedJob, number: int | None = None) -> JobLog:
     """The job's attempts as they are now.
 
     Raises:
         RequestError: there is no attempt of this number.
     """
-    tries = attempts.every(entry.folder)
+    tries = attempts.every(planned_job.folder)
     chosen = next((attempt for attempt in reversed(tries) if number in (None, attempt.number)), None)
     if number is not None and chosen is None:
         numbers = ", ".join(str(attempt.number) for attempt in tries)
         there_are = f"its attempts are {numbers}" if tries else "it was never started"
-        raise RequestError(f"Job {entry.job.id} has no attempt {number}; {there_are}.")
+        raise RequestError(f"Job {planned_job.job.id} has no attempt {number}; {there_are}.")
     rows = metrics.read(chosen.metrics) if chosen else []
-    return JobLog(entry, board.state(entry), tries, chosen, rows, "" if tries else _waits(board, entry))
+    return JobLog(
+        planned_job,
+        sweep_jobs.state(planned_job),
+        tries,
+        chosen,
+        rows,
+        "" if tries else _waits(sweep_jobs, planned_job),
+    )
 
 
 def seconds(attempt: Attempt) -> float | None:
@@ -82,19 +89,17 @@ def seconds(attempt: Attempt) -> float | None:
     return max(0.0, (facts.ended or last) - facts.started)
 
 
-def _waits(board: Board, entry: Entry) -> str:
+def _waits(sweep_jobs: SweepJobs, planned_job: PlannedJob) -> str:
     """Why a job that was never tried was not."""
-    if board.outcome(entry) is not None:
+    if sweep_jobs.outcome(planned_job) is not None:
         return "its trunk diverged before the cut, and it with it"
-    if entry.job.id in board.sweep.cancelled():
+    if planned_job.job.id in sweep_jobs.sweep.cancelled():
         return "it was cancelled"
-    if board.can_start(entry) or entry.trunk is None:
+    if sweep_jobs.can_start(planned_job) or planned_job.trunk is None:
         return "it waits for a launch to take it up"
-    trunk = board.entries[entry.job.trunk or ""]
-    state = board.state(trunk)
-    return (
-        f"it waits for step {entry.job.cut} of its trunk {trunk.job.id}, {state.state} at step {state.step}"
-    )
+    trunk = sweep_jobs.by_id[planned_job.job.trunk or ""]
+    state, cut = sweep_jobs.state(trunk), planned_job.job.cut
+    return f"it waits for step {cut} of its trunk {trunk.job.id}, {state.state} at step {state.step}"
 
 
 class Tail:
@@ -135,7 +140,11 @@ class Event:
 
 
 def follow(
-    board: Board, entry: Entry, number: int | None = None, process: bool = False, poll_s: float = POLL_S
+    sweep_jobs: SweepJobs,
+    planned_job: PlannedJob,
+    number: int | None = None,
+    process: bool = False,
+    poll_s: float = POLL_S,
 ) -> Iterator[Event]:
     """What the job's newest attempt writes, as it comes, then that of the next one when there is one. Ends
     with the job, or when nobody trains it any more.
@@ -143,49 +152,49 @@ def follow(
     With `number` only that attempt is followed. With `process` the lines are its process's log, else its
     metrics.
     """
-    current = _attempt(entry, number)
+    current = _attempt(planned_job, number)
     if current is None:
         yield Event("untried")
     while current is None:
-        if board.outcome(entry) is not None:
+        if sweep_jobs.outcome(planned_job) is not None:
             return
         time.sleep(poll_s)
-        current = _attempt(entry, number)
+        current = _attempt(planned_job, number)
     while current is not None:
         yield Event("attempt", current)
         tail = Tail(log_of(current), PROCESS_BYTES) if process else Tail(current.metrics)
-        yield from _written(entry, current, tail, poll_s)
-        yield Event("ended", _attempt(entry, current.number))
-        current = _next(board, entry, current, poll_s) if number is None else None
+        yield from _written(planned_job, current, tail, poll_s)
+        yield Event("ended", _attempt(planned_job, current.number))
+        current = _next(sweep_jobs, planned_job, current, poll_s) if number is None else None
 
 
-def _written(entry: Entry, attempt: Attempt, tail: Tail, poll_s: float) -> Iterator[Event]:
+def _written(planned_job: PlannedJob, attempt: Attempt, tail: Tail, poll_s: float) -> Iterator[Event]:
     """Its lines until it has ended, is dead, or another attempt owns the job."""
     over = False
     while not over:
-        now = _attempt(entry, attempt.number) or attempt
-        over = now.ended or not now.alive() or attempts.superseded(entry.folder, attempt)
+        now = _attempt(planned_job, attempt.number) or attempt
+        over = now.ended or not now.alive() or attempts.superseded(planned_job.folder, attempt)
         if new := tail.lines(all_of_it=over):  # read last, so that what came before the end is not lost
             yield Event("lines", now, tuple(new))
         if not over:
             time.sleep(poll_s)
 
 
-def _next(board: Board, entry: Entry, last: Attempt, poll_s: float) -> Attempt | None:
+def _next(sweep_jobs: SweepJobs, planned_job: PlannedJob, last: Attempt, poll_s: float) -> Attempt | None:
     """The attempt after one that ended, None where the job is finished or nobody takes it up."""
     until = time.monotonic() + PATIENCE_S
     while True:
-        newest = attempts.newest(entry.folder)
+        newest = attempts.newest(planned_job.folder)
         if newest is not None and newest.number > last.number:
             return newest
-        if board.finished(entry) or time.monotonic() > until:
+        if sweep_jobs.finished(planned_job) or time.monotonic() > until:
             return None
         time.sleep(poll_s)
 
 
-def _attempt(entry: Entry, number: int | None) -> Attempt | None:
+def _attempt(planned_job: PlannedJob, number: int | None) -> Attempt | None:
     """The attempt of this number, else the newest, as it is now."""
-    tries = attempts.every(entry.folder)
+    tries = attempts.every(planned_job.folder)
     return next((attempt for attempt in reversed(tries) if number in (None, attempt.number)), None)
 
 

@@ -9,7 +9,7 @@ from sweepctl.launch.launcher import LaunchRequest
 from sweepctl.resources import code_version
 from sweepctl.spec import hashing
 from sweepctl.spec.build import plain
-from sweepctl.store.board import Board
+from sweepctl.store.sweep_jobs import SweepJobs
 from sweepctl.store.workspace import Sweep
 
 
@@ -29,9 +29,9 @@ class Order:
     @classmethod
     def of(cls, request: LaunchRequest, settings: Any) -> Self:
         """The order that a request comes to with a launcher's settings."""
-        board, held = request.board, request.held_stages
-        hashes = board.sweep.stage_hashes()
-        plans = {stage: plan.hash for stage, plan in board.plans.items()}
+        sweep_jobs, held = request.sweep_jobs, request.held_stages
+        hashes = sweep_jobs.sweep.stage_hashes()
+        plans = {stage: plan.hash for stage, plan in sweep_jobs.plans.items()}
         return cls(
             plans=plans | {stage: hashes[stage] for stage in held},
             held=tuple(held),
@@ -43,10 +43,12 @@ class Order:
     def hash(self) -> str:
         return hashing.digest(hashing.canonical(plain(self)))
 
-    def board(self, sweep: Sweep) -> Board:
+    def sweep_jobs(self, sweep: Sweep) -> SweepJobs:
         """The jobs of the order."""
         plans = {stage: sweep.plan(digest) for stage, digest in self.plans.items()}
-        board = Board(sweep, {stage: plan for stage, plan in plans.items() if stage not in self.held})
+        sweep_jobs = SweepJobs(
+            sweep, {stage: plan for stage, plan in plans.items() if stage not in self.held}
+        )
         for stage in self.held:
-            board.leave_out({job.id for job in plans[stage].observations()})
-        return board
+            sweep_jobs.leave_out({job.id for job in plans[stage].observations()})
+        return sweep_jobs

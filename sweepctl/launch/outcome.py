@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from sweepctl.launch.local import Report
-from sweepctl.store.board import Entry
+from sweepctl.store.sweep_jobs import PlannedJob
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Submission:
 class ToTrain:
     """What a launch in the foreground would train."""
 
-    jobs: list[Entry]
+    jobs: list[PlannedJob]
     """The jobs that are left."""
 
 

@@ -6,13 +6,13 @@ from sweepctl.data.shards import check_context, read_index, verify
 from sweepctl.errors import DamagedFile, RequestError, unknown_name
 from sweepctl.plan.plan import Plan
 from sweepctl.store import checkpoints
-from sweepctl.store.board import Board
 from sweepctl.store.predictions import unpredicted
+from sweepctl.store.sweep_jobs import SweepJobs
 from sweepctl.store.workspace import Sweep
 
 
-def launchable(sweep: Sweep, only: str | None = None) -> tuple[Board, list[str]]:
-    """The board of the stages that may be trained now, and the names of those held back until their
+def launchable(sweep: Sweep, only: str | None = None) -> tuple[SweepJobs, list[str]]:
+    """The jobs of the stages that may be trained now, and the names of those held back until their
     prediction is written.
 
     Raises:
@@ -29,17 +29,17 @@ def launchable(sweep: Sweep, only: str | None = None) -> tuple[Board, list[str]]
             raise unknown_name("planned stage", only, plans)
         plans = {only: plans[only]}
     held = [stage for stage, plan in plans.items() if plan.predict_first and unpredicted(sweep, plan)[0]]
-    board = Board(sweep, {stage: plan for stage, plan in plans.items() if stage not in held})
+    sweep_jobs = SweepJobs(sweep, {stage: plan for stage, plan in plans.items() if stage not in held})
     for stage in held:  # a job that a free stage wants too is held back all the same
-        board.leave_out({job.id for job in plans[stage].observations()})
-    for plan in board.plans.values():
+        sweep_jobs.leave_out({job.id for job in plans[stage].observations()})
+    for plan in sweep_jobs.plans.values():
         _check_data(sweep, plan)
-    sources = {entry.folder for entry in board.unfinished()}
-    sources |= {entry.trunk for entry in board.unfinished() if entry.trunk is not None}
+    sources = {planned_job.folder for planned_job in sweep_jobs.unfinished()}
+    sources |= {planned_job.trunk for planned_job in sweep_jobs.unfinished() if planned_job.trunk is not None}
     for folder in sources:
         for step in checkpoints.steps(folder):
             checkpoints.at(folder, step).check_owner()
-    return board, held
+    return sweep_jobs, held
 
 
 def _check_data(sweep: Sweep, plan: Plan) -> None:

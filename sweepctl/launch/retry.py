@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from sweepctl.errors import RequestError
 from sweepctl.launch.logs import find_job
 from sweepctl.store import attempts
-from sweepctl.store.board import Board, Entry
 from sweepctl.store.files import storage
+from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 
 WORDS = ("failed", "diverged", "none")
 
@@ -22,37 +22,37 @@ class Retry:
     """Failed jobs that get a new start -> the number of their last attempt."""
     left: dict[str, str] = field(default_factory=dict)
     """Failed jobs that are left alone -> what they failed of."""
-    diverged: list[Entry] = field(default_factory=list)
+    diverged: list[PlannedJob] = field(default_factory=list)
     """Those that are trained again."""
 
     def apply(self) -> None:
         """Set the results of diverged jobs aside, into the attempts that wrote them."""
-        for entry in self.diverged:
-            result = entry.folder.result()
+        for planned_job in self.diverged:
+            result = planned_job.folder.result()
             assert result is not None
-            folder = entry.folder.attempts / f"{result.attempt or 0:04d}"
+            folder = planned_job.folder.attempts / f"{result.attempt or 0:04d}"
             with storage(folder):
                 folder.mkdir(parents=True, exist_ok=True)
-                os.rename(entry.folder.path / "result.json", folder / "result.json")
+                os.rename(planned_job.folder.path / "result.json", folder / "result.json")
 
 
-def choose(board: Board, words: list[str]) -> Retry:
+def choose(sweep_jobs: SweepJobs, words: list[str]) -> Retry:
     """What `--retry` names: failed (the default), diverged, none, or jobs by id.
 
     Raises:
         RequestError: a word is none of these, or a job has nothing to retry.
     """
-    jobs = {find_job(board, word).job.id for word in words if word not in WORDS}
+    jobs = {find_job(sweep_jobs, word).job.id for word in words if word not in WORDS}
     retry = Retry()
-    for entry in board.entries.values():
-        job, result = entry.job.id, entry.folder.result()
+    for planned_job in sweep_jobs.by_id.values():
+        job, result = planned_job.job.id, planned_job.folder.result()
         if result is not None:
             if not result.is_done and (job in jobs or "diverged" in words):
-                retry.diverged.append(entry)
+                retry.diverged.append(planned_job)
             elif job in jobs:
                 raise RequestError(f"Job {job} is {result.end}: there is nothing to retry.")
             continue
-        last = attempts.newest(entry.folder)
+        last = attempts.newest(planned_job.folder)
         if last is None or last.facts.why is None or not last.facts.why.has_retries:
             continue
         if job in jobs or "failed" in words:

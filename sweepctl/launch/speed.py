@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sweepctl.store import metrics
 from sweepctl.store.attempts import Attempt
-from sweepctl.store.board import Entry
+from sweepctl.store.sweep_jobs import PlannedJob
 from sweepctl.store.throughput import devices
 
 SILENT_S = 120.0
@@ -19,7 +19,7 @@ they train, and may take a minute to start or to compile."""
 class Running:
     """An attempt that may be running."""
 
-    entry: Entry
+    planned_job: PlannedJob
     """The job."""
     step: int
     """How far it is."""
@@ -43,15 +43,15 @@ class Running:
         """0 where it is not known, or not believed any more."""
         if self.tokens_per_s is None or self.silent:
             return 0.0
-        return self.tokens_per_s * self.entry.plan.counts(self.entry.job).exact_flops_per_token
+        return self.tokens_per_s * self.planned_job.plan.counts(self.planned_job.job).exact_flops_per_token
 
 
-def running(entry: Entry, attempt: Attempt, step: int, flops_left: float, now: float) -> Running:
+def running(planned_job: PlannedJob, attempt: Attempt, step: int, flops_left: float, now: float) -> Running:
     """A running attempt, by its heartbeat and its newest metrics."""
     last = last_sign(attempt)
     rate = metrics.last_rate(attempt.metrics) or _mean_rate(attempt, last)
     host = attempt.facts.host or ""
-    return Running(entry, step, flops_left, rate, max(0.0, now - last), host, devices(attempt))
+    return Running(planned_job, step, flops_left, rate, max(0.0, now - last), host, devices(attempt))
 
 
 def last_sign(attempt: Attempt) -> float:
@@ -81,7 +81,9 @@ def time_left(now_running: Sequence[Running], flops_left: float, after: dict[str
     if not moving:
         return None
     together = flops_left / sum(attempt.flops_per_s for attempt in moving)
-    return max(together, *((r.flops_left + after.get(r.entry.job.id, 0.0)) / r.flops_per_s for r in moving))
+    return max(
+        together, *((r.flops_left + after.get(r.planned_job.job.id, 0.0)) / r.flops_per_s for r in moving)
+    )
 
 
 def mean_speed(now_running: Iterable[Running]) -> float | None:

@@ -15,10 +15,10 @@ from sweepctl.launch.speed import Running, last_sign, mean_speed, running, time_
 from sweepctl.launch.tasks import Task, furthest, with_task
 from sweepctl.store import attempts, metrics
 from sweepctl.store.attempts import Attempt
-from sweepctl.store.board import Board, Entry
 from sweepctl.store.ends import End
 from sweepctl.store.facts import Facts
 from sweepctl.store.state import JobFilesCache, JobState, State
+from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 from sweepctl.store.throughput import Speeds, devices
 
 ORDER = tuple(State)
@@ -63,7 +63,7 @@ class KindStatus:
 class Problem:
     """Something to look at."""
 
-    entry: Entry
+    planned_job: PlannedJob
     """The job."""
     what: Literal["failed", "silent"]
     """It failed, or runs and says nothing."""
@@ -89,7 +89,7 @@ class SweepStatus:
     """Rung by rung, a line for every stage."""
     kinds: dict[str, KindStatus] = field(default_factory=dict)
     """By trunks, branches and runs."""
-    jobs: list[tuple[Entry, JobState]] = field(default_factory=list)
+    jobs: list[tuple[PlannedJob, JobState]] = field(default_factory=list)
     """Every job and where it stands."""
     queue: Mapping[str, Task] = field(default_factory=dict)
     """Job -> the scheduler's task that is meant for it."""
@@ -116,40 +116,40 @@ class SweepStatus:
     notes: list[str] = field(default_factory=list)
     """Sentences worth showing."""
 
-    def in_state(self, *states: str) -> list[tuple[Entry, JobState]]:
-        return [(entry, state) for entry, state in self.jobs if state.state in states]
+    def in_state(self, *states: str) -> list[tuple[PlannedJob, JobState]]:
+        return [(planned_job, state) for planned_job, state in self.jobs if state.state in states]
 
     @property
     def complete(self) -> bool:
         return all(state.state.is_final for _, state in self.jobs)
 
 
-def status(board: Board, queue: Mapping[str, Task] | None = None) -> SweepStatus:
+def status(sweep_jobs: SweepJobs, queue: Mapping[str, Task] | None = None) -> SweepStatus:
     """Every job's state, and their sums. Writes nothing.
 
     `queue` has, by job id, the scheduler's task that is meant for a job.
     """
-    reader = _Reader(board, queue or {})
-    for entry in board.entries.values():
-        reader.read(entry)
+    reader = _Reader(sweep_jobs, queue or {})
+    for planned_job in sweep_jobs.by_id.values():
+        reader.read(planned_job)
     return reader.sums()
 
 
-def full_status(board: Board) -> SweepStatus:
+def full_status(sweep_jobs: SweepJobs) -> SweepStatus:
     """The same, with what the schedulers say that have tasks of the sweep. Changes nothing; where one does
     not answer, the files alone speak, and it says so."""
     tasks: dict[str, list[Task]] = {}
     notes = []
-    launchers = launchers_of(board.sweep)
+    launchers = launchers_of(sweep_jobs.sweep)
     for launcher in launchers:
         try:
-            for job, of_job in launcher.tasks(board.sweep).items():
+            for job, of_job in launcher.tasks(sweep_jobs.sweep).items():
                 tasks.setdefault(job, []).extend(of_job)
         except SchedulerError as error:
             scheduler = launcher.kind.capitalize()
             notes.append(f"{scheduler} does not answer, so this is from files alone. {error}")
-        notes += launcher.notes(board.sweep)
-    sweep = status(board, {job: furthest(of_job) for job, of_job in tasks.items()})
+        notes += launcher.notes(sweep_jobs.sweep)
+    sweep = status(sweep_jobs, {job: furthest(of_job) for job, of_job in tasks.items()})
     for launcher in launchers:
         _tell_ends(sweep, launcher)
     if sweep.other_code:
@@ -161,9 +161,9 @@ def full_status(board: Board) -> SweepStatus:
 def _tell_ends(sweep: SweepStatus, launcher: type[Launcher[Any]]) -> None:
     """Put the scheduler's word on jobs whose task ended without one of its own."""
     places: dict[int, str] = {}
-    for place, (entry, state) in enumerate(sweep.jobs):
+    for place, (planned_job, state) in enumerate(sweep.jobs):
         if state.state is State.INTERRUPTED and len(places) < ASKED:
-            last = attempts.newest(entry.folder)
+            last = attempts.newest(planned_job.folder)
             if last is None or last.ended or last.facts.launcher != launcher.kind:
                 continue
             if last.facts.scheduler_id is not None:
@@ -171,40 +171,40 @@ def _tell_ends(sweep: SweepStatus, launcher: type[Launcher[Any]]) -> None:
     ends = launcher.ended_as(places.values())
     for place, task in places.items():
         if task in ends:
-            entry, state = sweep.jobs[place]
+            planned_job, state = sweep.jobs[place]
             note = f"task {task} ended as {ends[task]}; {state.note}"
-            sweep.jobs[place] = (entry, dataclasses.replace(state, note=note))
+            sweep.jobs[place] = (planned_job, dataclasses.replace(state, note=note))
 
 
 class _Reader:
     """Reads one job after another, every file once."""
 
-    def __init__(self, board: Board, queue: Mapping[str, Task]) -> None:
-        self.board, self.queue = board, queue
+    def __init__(self, sweep_jobs: SweepJobs, queue: Mapping[str, Task]) -> None:
+        self.sweep_jobs, self.queue = sweep_jobs, queue
         self.now = time.time()
         self.cache = JobFilesCache()
-        self.speeds = Speeds(board.plans)
-        self.cancelled = board.sweep.cancelled()
-        self.sweep = SweepStatus(board.sweep.name, board.sweep.waiting_stages(), queue=queue)
-        self._left: list[tuple[Entry, JobState, float]] = []
+        self.speeds = Speeds(sweep_jobs.plans)
+        self.cancelled = sweep_jobs.sweep.cancelled()
+        self.sweep = SweepStatus(sweep_jobs.sweep.name, sweep_jobs.sweep.waiting_stages(), queue=queue)
+        self._left: list[tuple[PlannedJob, JobState, float]] = []
         self._rungs: dict[tuple[str, str], RungStatus] = {}
 
-    def read(self, entry: Entry) -> None:
+    def read(self, planned_job: PlannedJob) -> None:
         """Take up one job."""
-        state, sweep = self._state(entry), self.sweep
-        tries = self.cache.of(entry.folder).attempts
-        sweep.jobs.append((entry, state))
-        self._count(entry, state)
-        self.speeds.add(entry.plan, entry.job, tries)
+        state, sweep = self._state(planned_job), self.sweep
+        tries = self.cache.of(planned_job.folder).attempts
+        sweep.jobs.append((planned_job, state))
+        self._count(planned_job, state)
+        self.speeds.add(planned_job.plan, planned_job.job, tries)
         for attempt in tries:
             self._spent(attempt)
         if state.state is State.RUNNING and tries and not tries[-1].ended:
-            left = entry.flops * (1 - _share(entry, state))
-            sweep.running.append(running(entry, tries[-1], state.step, left, self.now))
+            left = planned_job.flops * (1 - _share(planned_job, state))
+            sweep.running.append(running(planned_job, tries[-1], state.step, left, self.now))
         sweep.other_code += bool(tries) and _by_other_code(tries[-1].facts)
         if state.state is State.FAILED:
-            sweep.problems.append(Problem(entry, "failed", state.failure, _why(state, tries[-1])))
-        self.cache.of(entry.folder).forget_attempts()
+            sweep.problems.append(Problem(planned_job, "failed", state.failure, _why(state, tries[-1])))
+        self.cache.of(planned_job.folder).forget_attempts()
 
     def sums(self) -> SweepStatus:
         """What takes all of the jobs to know."""
@@ -213,35 +213,42 @@ class _Reader:
         sweep.kinds = {kind: sweep.kinds[kind] for kind in KINDS if kind in sweep.kinds}
         waiting = Counter(e.job.trunk for e, state in sweep.jobs if state.state is State.WAITING)
         for place, problem in enumerate(sweep.problems):
-            number = waiting[problem.entry.job.id]
+            number = waiting[problem.planned_job.job.id]
             sweep.problems[place] = dataclasses.replace(problem, waiting=number)
         sweep.problems += [_silent(attempt) for attempt in sweep.running if attempt.silent]
         sweep.left_s = self._device_seconds_left()
         sweep.eta_s = self._eta()
         return sweep
 
-    def _state(self, entry: Entry) -> JobState:
-        state = self.board.state(entry, self.cache)
-        if entry.job.id in self.cancelled and state.state in (State.READY, State.INTERRUPTED, State.WAITING):
+    def _state(self, planned_job: PlannedJob) -> JobState:
+        state = self.sweep_jobs.state(planned_job, self.cache)
+        if planned_job.job.id in self.cancelled and state.state in (
+            State.READY,
+            State.INTERRUPTED,
+            State.WAITING,
+        ):
             return dataclasses.replace(state, state=State.CANCELLED)
-        return with_task(state, self.queue.get(entry.job.id))
+        return with_task(state, self.queue.get(planned_job.job.id))
 
-    def _count(self, entry: Entry, state: JobState) -> None:
-        sweep, share = self.sweep, _share(entry, state)
-        key = (entry.plan.stage, entry.plan.rung_of(entry.job).name)
-        flops, tokens = entry.flops, entry.steps_to_train * entry.plan.batch_tokens(entry.job)
+    def _count(self, planned_job: PlannedJob, state: JobState) -> None:
+        sweep, share = self.sweep, _share(planned_job, state)
+        key = (planned_job.plan.stage, planned_job.plan.rung_of(planned_job.job).name)
+        flops, tokens = (
+            planned_job.flops,
+            planned_job.steps_to_train * planned_job.plan.batch_tokens(planned_job.job),
+        )
         rung = self._rungs.setdefault(key, RungStatus(*key))
         rung.states[state.state] += 1
         rung.flops += flops
         rung.flops_done += flops * share
-        kind = sweep.kinds.setdefault(entry.job.kind, KindStatus())
+        kind = sweep.kinds.setdefault(planned_job.job.kind, KindStatus())
         kind.states[state.state] += 1
         if state.failure:
             kind.failures[state.failure] += 1
         sweep.tokens += tokens
         sweep.tokens_done += round(tokens * share)
         if share < 1:
-            self._left.append((entry, state, flops * (1 - share)))
+            self._left.append((planned_job, state, flops * (1 - share)))
 
     def _spent(self, attempt: Attempt) -> None:
         facts, sweep = attempt.facts, self.sweep
@@ -256,8 +263,8 @@ class _Reader:
         """By each rung's measured speed; where none was, at the mean pace of what runs now."""
         rates, pace = self.speeds.rates(), mean_speed(self.sweep.running)
         left = 0.0
-        for entry, _, flops in self._left:
-            rate = rates.get(entry.plan.rung_of(entry.job).name)
+        for planned_job, _, flops in self._left:
+            rate = rates.get(planned_job.plan.rung_of(planned_job.job).name)
             speed = rate.flops_per_s if rate is not None else pace
             if speed is None:
                 return None
@@ -267,17 +274,20 @@ class _Reader:
     def _eta(self) -> float | None:
         """Of what is under way or can be: not of what failed or was cancelled, nor of what waits for that."""
         stuck = {
-            entry.job.id for entry, state in self.sweep.jobs if state.state in (State.FAILED, State.CANCELLED)
+            planned_job.job.id
+            for planned_job, state in self.sweep.jobs
+            if state.state in (State.FAILED, State.CANCELLED)
         }
         coming = [
-            (entry, flops)
-            for entry, state, flops in self._left
-            if entry.job.id not in stuck and not (state.state is State.WAITING and entry.job.trunk in stuck)
+            (planned_job, flops)
+            for planned_job, state, flops in self._left
+            if planned_job.job.id not in stuck
+            and not (state.state is State.WAITING and planned_job.job.trunk in stuck)
         ]
         after: dict[str, float] = {}
-        for entry, flops in coming:
-            if entry.job.trunk is not None:
-                after[entry.job.trunk] = max(flops, after.get(entry.job.trunk, 0.0))
+        for planned_job, flops in coming:
+            if planned_job.job.trunk is not None:
+                after[planned_job.job.trunk] = max(flops, after.get(planned_job.job.trunk, 0.0))
         return time_left(self.sweep.running, sum(flops for _, flops in coming), after)
 
 
@@ -294,14 +304,16 @@ def _why(state: JobState, attempt: Attempt) -> str:
 
 
 def _silent(attempt: Running) -> Problem:
-    return Problem(attempt.entry, "silent", None, f"on {attempt.host or 'an unknown host'}", attempt.silent_s)
+    return Problem(
+        attempt.planned_job, "silent", None, f"on {attempt.host or 'an unknown host'}", attempt.silent_s
+    )
 
 
-def _share(entry: Entry, state: JobState) -> float:
+def _share(planned_job: PlannedJob, state: JobState) -> float:
     if state.state.is_final:
         return 1.0
-    first = (entry.job.cut or 0) if entry.job.kind == "branch" else 0
-    return min(1.0, max(0.0, (state.step - first) / max(1, entry.steps_to_train)))
+    first = (planned_job.job.cut or 0) if planned_job.job.kind == "branch" else 0
+    return min(1.0, max(0.0, (state.step - first) / max(1, planned_job.steps_to_train)))
 
 
 def _on_gpu(facts: Facts) -> bool:

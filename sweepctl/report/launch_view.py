@@ -13,8 +13,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from sweepctl.launch.feed import Decision
 from sweepctl.launch.local import Report
 from sweepctl.report.console import duration, flops, many, table
-from sweepctl.store.board import Board, Entry
 from sweepctl.store.state import State
+from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 from sweepctl.store.workspace import Sweep
 
 SHOWN = 40
@@ -26,14 +26,14 @@ LINE_S = 15.0
 class LaunchView:
     """Progress by exact training FLOPs, for every running job and in total, with the time that is left."""
 
-    def __init__(self, board: Board, console: Console | None) -> None:
-        self.board = board
+    def __init__(self, sweep_jobs: SweepJobs, console: Console | None) -> None:
+        self.sweep_jobs = sweep_jobs
         self.console = console or Console(quiet=True)
         self._ended = 0
         self._left: dict[str, float] = {}
         self._all: TaskID | None = None
         self._began = self._spoke = time.monotonic()
-        self._running: dict[str, tuple[Entry, TaskID | None]] = {}
+        self._running: dict[str, tuple[PlannedJob, TaskID | None]] = {}
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=28),
@@ -57,7 +57,7 @@ class LaunchView:
     @cached_property
     def _flops(self) -> dict[str, float]:
         """FLOPs of every job that is to be trained; read when the first one starts."""
-        return {entry.job.id: entry.flops for entry in self.board.unfinished()}
+        return {planned_job.job.id: planned_job.flops for planned_job in self.sweep_jobs.unfinished()}
 
     def _bar_of_all(self) -> TaskID:
         """The bar of all jobs, the topmost; the terminal is taken when it is first asked for."""
@@ -66,34 +66,36 @@ class LaunchView:
             self._all = self._bars.add_task("all jobs", total=max(sum(self._flops.values()), 1.0), note="")
         return self._all
 
-    def started(self, entry: Entry, worker: int) -> None:
+    def started(self, planned_job: PlannedJob, worker: int) -> None:
         task = None
         if self.console.is_terminal:
             self._bar_of_all()
             task = self._bars.add_task(
-                entry.name, total=max(1, entry.steps_to_train), note=f"worker {worker}"
+                planned_job.name, total=max(1, planned_job.steps_to_train), note=f"worker {worker}"
             )
-        self._running[entry.job.id] = (entry, task)
+        self._running[planned_job.job.id] = (planned_job, task)
 
-    def progress(self, entry: Entry, step: int) -> None:
-        first = (entry.job.cut or 0) if entry.job.kind == "branch" else 0
-        share = min(1.0, max(0.0, (step - first) / max(1, entry.steps_to_train)))
-        self._left[entry.job.id] = entry.flops * (1 - share)
-        _, task = self._running.get(entry.job.id, (entry, None))
+    def progress(self, planned_job: PlannedJob, step: int) -> None:
+        first = (planned_job.job.cut or 0) if planned_job.job.kind == "branch" else 0
+        share = min(1.0, max(0.0, (step - first) / max(1, planned_job.steps_to_train)))
+        self._left[planned_job.job.id] = planned_job.flops * (1 - share)
+        _, task = self._running.get(planned_job.job.id, (planned_job, None))
         if task is not None:
             self._bars.update(task, completed=max(0, step - first))
 
     def ended(self, decision: Decision) -> None:
-        entry = decision.entry
-        _, task = self._running.pop(entry.job.id, (entry, None))
+        planned_job = decision.planned_job
+        _, task = self._running.pop(planned_job.job.id, (planned_job, None))
         if task is not None:
             self._bars.remove_task(task)
         if decision.state.is_final:
-            self._left[entry.job.id] = 0.0
+            self._left[planned_job.job.id] = 0.0
             self._ended += 1
         troubled = decision.end is not None and decision.end.has_retries
         if troubled or decision.state in (State.FAILED, State.DIVERGED):
-            self.console.print(f"[yellow]{entry.name}[/] {entry.job.id}: ", end="", highlight=False)
+            self.console.print(
+                f"[yellow]{planned_job.name}[/] {planned_job.job.id}: ", end="", highlight=False
+            )
             self.console.print(decision.words, markup=False, highlight=False, soft_wrap=True)
 
     def tick(self, elsewhere: int) -> None:
@@ -117,22 +119,22 @@ class LaunchView:
         return f"{duration(elapsed * (total - done) / done)} left"
 
 
-def show_todo(out: Console, board: Board, held: list[str]) -> None:
+def show_todo(out: Console, sweep_jobs: SweepJobs, held: list[str]) -> None:
     """What a launch would train now, and what waits."""
-    entries = list(board.unfinished())
+    planned_jobs = list(sweep_jobs.unfinished())
     rows = [
-        [e.job.id, e.name, e.job.kind, "yes" if board.can_start(e) else "", flops(e.flops)]
-        for e in entries[:SHOWN]
+        [e.job.id, e.name, e.job.kind, "yes" if sweep_jobs.can_start(e) else "", flops(e.flops)]
+        for e in planned_jobs[:SHOWN]
     ]
     out.print(table("to train", ["job", "what", "kind", "can start", "FLOPs"], rows, left=3))
-    if len(entries) > SHOWN:
-        out.print(f"  and {len(entries) - SHOWN} more; --json lists them all")
-    show_held(out, board, held)
+    if len(planned_jobs) > SHOWN:
+        out.print(f"  and {len(planned_jobs) - SHOWN} more; --json lists them all")
+    show_held(out, sweep_jobs, held)
 
 
-def show_outcome(out: Console, board: Board, held: list[str], report: Report) -> None:
+def show_outcome(out: Console, sweep_jobs: SweepJobs, held: list[str], report: Report) -> None:
     """How a launch ended."""
-    name = board.sweep.name
+    name = sweep_jobs.sweep.name
     if report.stopped:
         out.print(f"Stopped; every running job saved its state. `sweepctl launch {name}` continues.")
     elif report.cancelled:
@@ -142,7 +144,9 @@ def show_outcome(out: Console, board: Board, held: list[str], report: Report) ->
     elif report.failed:
         for job, message in report.failed.items():
             lines = [line for line in message.splitlines() if line.strip()] or [""]
-            out.print(f"[red]failed[/] {job} {board.entries[job].name}: {lines[-1].strip()}", soft_wrap=True)
+            out.print(
+                f"[red]failed[/] {job} {sweep_jobs.by_id[job].name}: {lines[-1].strip()}", soft_wrap=True
+            )
         waiting = len(set(report.blocked) - set(report.failed))
         if waiting:
             out.print(f"Waiting for a failed one: {many(waiting, 'job')}.")
@@ -158,8 +162,8 @@ def show_outcome(out: Console, board: Board, held: list[str], report: Report) ->
             f"Trained {many(len(report.finished), 'job')}{diverged}; everything these stages want is there."
         )
     if not report.stopped:
-        show_held(out, board, held)
-        show_waiting(out, board.sweep)
+        show_held(out, sweep_jobs, held)
+        show_waiting(out, sweep_jobs.sweep)
 
 
 def show_waiting(out: Console, sweep: Sweep) -> None:
@@ -171,21 +175,21 @@ def show_waiting(out: Console, sweep: Sweep) -> None:
         )
 
 
-def show_held(out: Console, board: Board, held: list[str]) -> None:
+def show_held(out: Console, sweep_jobs: SweepJobs, held: list[str]) -> None:
     for stage in held:
         out.print(
             f"Stage {stage} is held back until its prediction is written: "
-            f"`sweepctl predict {board.sweep.name} --stage {stage}`."
+            f"`sweepctl predict {sweep_jobs.sweep.name} --stage {stage}`."
         )
 
 
-def launch_json(board: Board, held: list[str], report: Report | None = None) -> dict[str, Any]:
+def launch_json(sweep_jobs: SweepJobs, held: list[str], report: Report | None = None) -> dict[str, Any]:
     """What a launch did, or would do."""
-    facts: dict[str, Any] = {"sweep": board.sweep.name, "held": held}
+    facts: dict[str, Any] = {"sweep": sweep_jobs.sweep.name, "held": held}
     if report is None:
         todo = [
-            {"id": e.job.id, "kind": e.job.kind, "what": e.name, "can_start": board.can_start(e)}
-            for e in board.unfinished()
+            {"id": e.job.id, "kind": e.job.kind, "what": e.name, "can_start": sweep_jobs.can_start(e)}
+            for e in sweep_jobs.unfinished()
         ]
         return {**facts, "to_train": todo}
     return {

@@ -17,33 +17,33 @@ def show_launched(out: Console, request: LaunchRequest, outcome: Outcome, stays:
     """How it ended, or what was submitted; `stays` where the command waits for the end."""
     match outcome:
         case Report():
-            show_outcome(out, request.board, request.held_stages, outcome)
+            show_outcome(out, request.sweep_jobs, request.held_stages, outcome)
         case Submitted():
-            show_submitted(out, request.board, request.held_stages, outcome, stays)
+            show_submitted(out, request.sweep_jobs, request.held_stages, outcome, stays)
 
 
 def launched_json(request: LaunchRequest, outcome: Outcome) -> dict[str, Any]:
     """The same facts."""
     match outcome:
         case Report():
-            return launch_json(request.board, request.held_stages, outcome)
+            return launch_json(request.sweep_jobs, request.held_stages, outcome)
         case Submitted():
-            return submitted_json(request.board, request.held_stages, outcome)
+            return submitted_json(request.sweep_jobs, request.held_stages, outcome)
 
 
 def show_rehearsal(out: Console, request: LaunchRequest, rehearsal: Rehearsal) -> None:
     """The jobs that would be trained, or the scripts that would be submitted."""
     match rehearsal:
         case ToTrain():
-            show_todo(out, request.board, request.held_stages)
+            show_todo(out, request.sweep_jobs, request.held_stages)
         case ToSubmit():
-            show_scripts(out, request.board, rehearsal)
+            show_scripts(out, request.sweep_jobs, rehearsal)
 
 
 def rehearsal_json(request: LaunchRequest, rehearsal: Rehearsal) -> dict[str, Any]:
     """The same facts."""
     match rehearsal:
         case ToTrain():
-            return launch_json(request.board, request.held_stages)
+            return launch_json(request.sweep_jobs, request.held_stages)
         case ToSubmit():
             return scripts_json(rehearsal)

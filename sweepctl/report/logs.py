@@ -11,7 +11,7 @@ from sweepctl.launch.logs import PROCESS_BYTES, JobLog, Tail, follow, log_of, re
 from sweepctl.report.console import count, duration, place
 from sweepctl.store import metrics
 from sweepctl.store.attempts import Attempt
-from sweepctl.store.board import Board, Entry
+from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 
 ERROR_LINES = 12
 HEADING = f"{'step':>8}  {'tokens':>7}  {'train loss':>10}  {'lr':>9}  {'tokens/s':>8}"
@@ -41,11 +41,13 @@ def show_process(out: Console, log: JobLog) -> None:
             _print(out, line)
 
 
-def follow_job(out: Console, board: Board, entry: Entry, number: int | None, process: bool) -> None:
+def follow_job(
+    out: Console, sweep_jobs: SweepJobs, planned_job: PlannedJob, number: int | None, process: bool
+) -> None:
     """Show the job as it goes on, until it is over."""
-    log = read_job_log(board, entry, number)
+    log = read_job_log(sweep_jobs, planned_job, number)
     _show_job(out, log, header_too=False)
-    for event in follow(board, entry, number, process):
+    for event in follow(sweep_jobs, planned_job, number, process):
         if event.attempt is None:
             continue
         if event.what == "attempt":
@@ -95,12 +97,12 @@ def row_line(row: dict[str, Any]) -> str:
 def job_log_json(log: JobLog) -> dict[str, Any]:
     """The attempts with their records; metrics rows of each, or of the chosen one alone."""
     return {
-        "id": log.entry.job.id,
-        "name": log.entry.name,
-        "kind": log.entry.job.kind,
+        "id": log.planned_job.job.id,
+        "name": log.planned_job.name,
+        "kind": log.planned_job.job.kind,
         "state": log.state.state,
         "step": log.state.step,
-        "end_step": log.entry.job.end,
+        "end_step": log.planned_job.job.end,
         "waits": log.waits or None,
         "attempts": [
             {
@@ -116,8 +118,9 @@ def job_log_json(log: JobLog) -> dict[str, Any]:
 
 
 def _show_job(out: Console, log: JobLog, header_too: bool = True) -> None:
-    entry, state = log.entry, log.state
-    _print(out, f"{entry.job.id}  {entry.name}: {state.state}, step {state.step} of {entry.job.end}")
+    planned_job, state = log.planned_job, log.state
+    progress = f"{state.state}, step {state.step} of {planned_job.job.end}"
+    _print(out, f"{planned_job.job.id}  {planned_job.name}: {progress}")
     if log.waits:
         _print(out, f"Not started: {log.waits}.")
     for attempt in log.attempts:

@@ -16,9 +16,9 @@ from sweepctl.launch.speed import Running
 from sweepctl.launch.status import ORDER, KindStatus, Problem, RungStatus, SweepStatus
 from sweepctl.launch.tasks import Task
 from sweepctl.report.console import count, duration, flops, table
-from sweepctl.store.board import Entry
 from sweepctl.store.ends import End
 from sweepctl.store.state import JobState
+from sweepctl.store.sweep_jobs import PlannedJob
 
 RUNGS, RUNNING, DIVERGED, SILENT, FAILED = 12, 5, 4, 4, 10
 """How many of each one screen shows."""
@@ -164,21 +164,23 @@ def _job(word: str, style: str, job: str, name: str, text: str) -> Text:
     return Text().append(f"  {word:8}", style).append(f"  {job}  {name}: {text}")
 
 
-def _diverged(job: tuple[Entry, JobState]) -> Text:
-    entry, state = job
-    return _job("diverged", "yellow", entry.job.id, entry.name, state.note)
+def _diverged(job: tuple[PlannedJob, JobState]) -> Text:
+    planned_job, state = job
+    return _job("diverged", "yellow", planned_job.job.id, planned_job.name, state.note)
 
 
 def _running(attempt: Running) -> Text:
-    text = f"step {attempt.step} of {attempt.entry.job.end}"
+    text = f"step {attempt.step} of {attempt.planned_job.job.end}"
     if attempt.tokens_per_s is not None:
         text += f", {count(attempt.tokens_per_s)} tokens/s"
-    return _job("running", "", attempt.entry.job.id, attempt.entry.name, f"{text}, on {attempt.host}")
+    return _job(
+        "running", "", attempt.planned_job.job.id, attempt.planned_job.name, f"{text}, on {attempt.host}"
+    )
 
 
 def _silent(problem: Problem) -> Text:
     text = f"no sign of life for {duration(problem.silent_s or 0.0)}, {problem.line}"
-    return _job("silent", "yellow", problem.entry.job.id, problem.entry.name, text)
+    return _job("silent", "yellow", problem.planned_job.job.id, problem.planned_job.name, text)
 
 
 def _failed(problem: Problem) -> Text:
@@ -186,7 +188,7 @@ def _failed(problem: Problem) -> Text:
     text += problem.line or "no reason recorded"
     if problem.waiting:
         text = f"({problem.waiting} branch{'es' if problem.waiting > 1 else ''} waiting for it) {text}"
-    return _job("failed", "red", problem.entry.job.id, problem.entry.name, text)
+    return _job("failed", "red", problem.planned_job.job.id, problem.planned_job.name, text)
 
 
 def _next(sweep: SweepStatus) -> str:
@@ -223,14 +225,17 @@ def status_json(sweep: SweepStatus) -> dict[str, Any]:
             for row in sweep.rungs
         ],
         "wrong": [_problem_json(problem) for problem in sweep.problems],
-        "jobs": [_job_json(entry, state, sweep.queue.get(entry.job.id)) for entry, state in sweep.jobs],
+        "jobs": [
+            _job_json(planned_job, state, sweep.queue.get(planned_job.job.id))
+            for planned_job, state in sweep.jobs
+        ],
         "waiting_stages": sweep.waiting_stages,
     }
 
 
 def _problem_json(problem: Problem) -> dict[str, Any]:
     return {
-        "id": problem.entry.job.id,
+        "id": problem.planned_job.job.id,
         "what": problem.what,
         "failure": problem.failure or None,
         "line": problem.line,
@@ -239,15 +244,15 @@ def _problem_json(problem: Problem) -> dict[str, Any]:
     }
 
 
-def _job_json(entry: Entry, state: JobState, task: Task | None) -> dict[str, Any]:
+def _job_json(planned_job: PlannedJob, state: JobState, task: Task | None) -> dict[str, Any]:
     return {
-        "id": entry.job.id,
-        "kind": entry.job.kind,
-        "stage": entry.plan.stage,
-        "rung": entry.plan.rung_of(entry.job).name,
+        "id": planned_job.job.id,
+        "kind": planned_job.job.kind,
+        "stage": planned_job.plan.stage,
+        "rung": planned_job.plan.rung_of(planned_job.job).name,
         "state": state.state,
         "step": state.step,
-        "end_step": entry.job.end,
+        "end_step": planned_job.job.end,
         "attempts": state.attempts,
         "note": state.note or None,
         "failure": state.failure or None,

@@ -10,18 +10,18 @@ from rich.console import Console
 from sweepctl.launch.outcome import Submission, Submitted, ToSubmit
 from sweepctl.report.console import many, table
 from sweepctl.report.launch_view import LINE_S, show_held, show_waiting
-from sweepctl.store.board import Board
+from sweepctl.store.sweep_jobs import SweepJobs
 
 LISTED = 12
 """Jobs of an array that a rehearsal lists."""
 
 
 def show_submitted(
-    out: Console, board: Board, held_stages: list[str], outcome: Submitted, stays: bool = False
+    out: Console, sweep_jobs: SweepJobs, held_stages: list[str], outcome: Submitted, stays: bool = False
 ) -> None:
     """What was submitted, what already was, and what the scheduler would not take. `stays` where the launch
     itself waits for the end."""
-    name = board.sweep.name
+    name = sweep_jobs.sweep.name
     written = [array for array in outcome.submissions if array.by_hand]
     waits = {True: "held until its checkpoint", False: ""}
     rows = [
@@ -60,8 +60,8 @@ def show_submitted(
         )
     for pattern in outcome.idle_patterns:
         out.print(f"[yellow]rungs.{pattern} of the launcher matches no rung of this sweep.[/]")
-    show_held(out, board, held_stages)
-    show_waiting(out, board.sweep)
+    show_held(out, sweep_jobs, held_stages)
+    show_waiting(out, sweep_jobs.sweep)
     if not stays and (outcome.submitted or outcome.queued):
         out.print(f"Nothing has to stay open here. `sweepctl status {name}` says how it goes.")
 
@@ -86,10 +86,10 @@ class Waiting:
         self._out.print(f"{many(left, 'job')} left, {many(tasks, 'task')} in the queue" if left else "Done.")
 
 
-def submitted_json(board: Board, held_stages: list[str], outcome: Submitted) -> dict[str, Any]:
+def submitted_json(sweep_jobs: SweepJobs, held_stages: list[str], outcome: Submitted) -> dict[str, Any]:
     """The same facts."""
     return {
-        "sweep": board.sweep.name,
+        "sweep": sweep_jobs.sweep.name,
         "held": held_stages,
         "arrays": [{"id": array.id, **_submission_json(array)} for array in outcome.submissions],
         "submitted": outcome.submitted,
@@ -103,14 +103,14 @@ def submitted_json(board: Board, held_stages: list[str], outcome: Submitted) -> 
     }
 
 
-def show_scripts(out: Console, board: Board, rehearsal: ToSubmit) -> None:
+def show_scripts(out: Console, sweep_jobs: SweepJobs, rehearsal: ToSubmit) -> None:
     """The scripts, whole, and what their tasks are meant for."""
     for array in rehearsal.submissions:
         out.rule(
             f"{many(len(array.jobs), 'job')}, {array.place}{', held' if array.held else ''}", align="left"
         )
         out.print(array.script, markup=False, soft_wrap=True)
-        shown = [f"{i}: {board.entries[job].name} ({job})" for i, job in enumerate(array.jobs[:LISTED])]
+        shown = [f"{i}: {sweep_jobs.by_id[job].name} ({job})" for i, job in enumerate(array.jobs[:LISTED])]
         rest = len(array.jobs) - LISTED
         more = [f"and {rest} more; --json lists them all"] if rest > 0 else []
         out.print("\n".join(["task", *shown, *more]), markup=False, soft_wrap=True)

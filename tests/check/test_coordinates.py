@@ -215,8 +215,8 @@ def test_the_command_prints_keeps_and_draws(
 
 
 def test_the_gate_refuses_names_and_lets_pass(planned: Planner, workspace: Workspace) -> None:
-    board = planned(grid={"axes": {"optimizer.lr": [0.01, 0.02], "optimizer.beta2": [0.95, 0.99]}})
-    plans = list(board.plans.values())
+    sweep_jobs = planned(grid={"axes": {"optimizer.lr": [0.01, 0.02], "optimizer.beta2": [0.95, 0.99]}})
+    plans = list(sweep_jobs.plans.values())
     with pytest.raises(RequestError, match=r"sweepctl check coordinates .* optimizer\.beta2=0\.95`"):
         require(workspace, plans)
     base = plans[0].base

@@ -12,37 +12,37 @@ from sweepctl.launch.stages import plan_stages
 from sweepctl.spec.accounting import FLOP_COUNTS, PARAMETER_COUNTS
 from sweepctl.spec.build import build
 from sweepctl.store import attempts
-from sweepctl.store.board import Board
 from sweepctl.store.files import read_json, write_json
+from sweepctl.store.sweep_jobs import SweepJobs
 from sweepctl.store.workspace import Workspace
 from tests.conftest import Planner, StopAfter, only, run_all, run_job, tiny, tree
 
 
 def test_the_same_science_gives_the_same_bytes_however_it_ran(planned: Planner) -> None:
     """Two runs that differ in everything but science: micro-batches of the same size, kept, logged, named."""
-    board = planned(name="one")
-    run_all(board, keep="none", log_every_steps=1)
-    collect(board)
+    sweep_jobs = planned(name="one")
+    run_all(sweep_jobs, keep="none", log_every_steps=1)
+    collect(sweep_jobs)
     other = planned(name="two")
-    for entry in other.entries.values():
-        for path in sorted(entry.folder.path.rglob("*"), reverse=True):
+    for planned_job in other.by_id.values():
+        for path in sorted(planned_job.folder.path.rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
     run_all(other, log_every_steps=7, checkpoint_every_s=0.01)
     collect(other)
-    one, two = board.sweep.folder / "runs.parquet", other.sweep.folder / "runs.parquet"
+    one, two = sweep_jobs.sweep.folder / "runs.parquet", other.sweep.folder / "runs.parquet"
     assert one.read_bytes() == two.read_bytes()
     facts = {"host", "started", "ended", "device", "pid", "path", "folder", "attempt", "attempts"}
     assert not facts & set(pd.read_parquet(one).columns)
 
 
 def test_every_count_of_n_and_c_is_a_column(planned: Planner) -> None:
-    board = planned()
-    run_all(board)
-    runs = collect(board)["runs"]
+    sweep_jobs = planned()
+    run_all(sweep_jobs)
+    runs = collect(sweep_jobs)["runs"]
     assert {f"n_{name}" for name in PARAMETER_COUNTS} <= set(runs) >= {f"flops_{n}" for n in FLOP_COUNTS}
     assert (runs["state"] == "done").all() and runs["job"].is_unique
     for row in runs.itertuples():
-        result = board.entries[row.job].folder.result()
+        result = sweep_jobs.by_id[row.job].folder.result()
         assert result is not None and row.loss_nats == result.loss_nats["validation"]
         assert row.loss_nats_validation == row.loss_nats
         assert row.tokens == row.steps * 64 == result.tokens
@@ -52,13 +52,13 @@ def test_every_count_of_n_and_c_is_a_column(planned: Planner) -> None:
 
 def test_what_was_not_measured_is_missing_never_zero(planned: Planner) -> None:
     wild = {"parametrization__name": "standard", "parametrization__zero_head": False}
-    board = planned(grid={"axes": {"optimizer.lr": [0.02, 1e30]}}, ladder__depths=[1], **wild)
-    [trunk, *_] = only(board, "trunk")
-    board.make_wishes()
-    for entry in only(board, "trunk"):
-        run_job(board, entry)
-    run_job(board, next(e for e in only(board, "branch") if e.job.trunk == trunk.job.id))
-    runs = collect(board)["runs"]
+    sweep_jobs = planned(grid={"axes": {"optimizer.lr": [0.02, 1e30]}}, ladder__depths=[1], **wild)
+    [trunk, *_] = only(sweep_jobs, "trunk")
+    sweep_jobs.make_wishes()
+    for planned_job in only(sweep_jobs, "trunk"):
+        run_job(sweep_jobs, planned_job)
+    run_job(sweep_jobs, next(e for e in only(sweep_jobs, "branch") if e.job.trunk == trunk.job.id))
+    runs = collect(sweep_jobs)["runs"]
     assert sorted(runs["state"]) == ["diverged", "diverged", "done", "missing"]
     absent = runs[runs["state"] != "done"]
     assert absent["loss_nats"].isna().all() and absent["bits_per_byte"].isna().all()
@@ -84,8 +84,8 @@ def test_the_loss_is_that_of_the_set_which_the_study_names(workspace: Workspace)
     sweep = workspace.sweep(study.name)
     for _ in study.stages:
         sweep.save(plan_stages(workspace, study, read_index(file.parent).facts)[0])
-        run_all(Board(sweep, sweep.plans()))
-    frames = collect(Board(sweep, sweep.plans()))
+        run_all(SweepJobs(sweep, sweep.plans()))
+    frames = collect(SweepJobs(sweep, sweep.plans()))
     chosen = frames["runs"][frames["runs"]["stage"].str.startswith("lr")]
     assert sorted(sweep.plans()["rest"].taken[0].losses.values()) == sorted(chosen["loss_nats_code"])
     assert (chosen["bits_per_byte"] == chosen["bits_per_byte_code"]).all()
@@ -97,35 +97,35 @@ def test_the_loss_is_that_of_the_set_which_the_study_names(workspace: Workspace)
 def test_curves_follow_one_lineage_across_attempts(planned: Planner, monkeypatch) -> None:
     """Every step once, in order, and the same losses as of a run that was left alone."""
     monkeypatch.setattr("sweepctl.train.loop.GLANCE_S", 0.0)
-    board = planned(ladder__depths=[1])
-    board.make_wishes()
-    [trunk] = only(board, "trunk")
+    sweep_jobs = planned(ladder__depths=[1])
+    sweep_jobs.make_wishes()
+    [trunk] = only(sweep_jobs, "trunk")
     for _ in range(2):
-        assert run_job(board, trunk, StopAfter(7), log_every_steps=1).why == "stopped"
+        assert run_job(sweep_jobs, trunk, StopAfter(7), log_every_steps=1).why == "stopped"
     last = attempts.every(trunk.folder)[-1]
     # A killed writer's rows beyond its checkpoint, and half a line.
     with open(last.metrics, "a") as file:
         file.write(
             json.dumps({"step": last.record["end_step"] + 1, "train_loss_nats": 99.0}) + '\n{"step": 3'
         )
-    run_all(board, log_every_steps=1)
-    curve = collect(board)["curves"]
+    run_all(sweep_jobs, log_every_steps=1)
+    curve = collect(sweep_jobs)["curves"]
     of_trunk = curve[(curve["job"] == trunk.job.id) & curve["train_loss_nats"].notna()]
     assert of_trunk["step"].tolist() == list(range(1, trunk.job.end + 1))
     assert (of_trunk["train_loss_nats"] < 99).all()
 
 
 def test_csv_says_the_same(planned: Planner) -> None:
-    board = planned()
-    run_all(board)
-    runs = collect(board, csv=True)["runs"]
-    read = pd.read_csv(board.sweep.folder / "runs.csv")
+    sweep_jobs = planned()
+    run_all(sweep_jobs)
+    runs = collect(sweep_jobs, csv=True)["runs"]
+    read = pd.read_csv(sweep_jobs.sweep.folder / "runs.csv")
     assert read["loss_nats"].tolist() == runs["loss_nats"].tolist() and list(read) == list(runs)
 
 
 def test_collecting_changes_nothing_in_the_store(planned: Planner) -> None:
-    board = planned()
-    run_all(board)
-    before = tree(board.sweep.workspace.root / "store")
-    collect(board)
-    assert tree(board.sweep.workspace.root / "store") == before
+    sweep_jobs = planned()
+    run_all(sweep_jobs)
+    before = tree(sweep_jobs.sweep.workspace.root / "store")
+    collect(sweep_jobs)
+    assert tree(sweep_jobs.sweep.workspace.root / "store") == before

@@ -77,9 +77,11 @@ def test_what_cannot_be_fitted_is_one_sentence(act, message: str) -> None:
 
 def test_runs_say_their_schedule_and_how_they_came_down(planned: Planner) -> None:
     kinds = ["wsd", "multistep", "cosine", "constant", "wsd-s"]
-    board = planned(grid={"axes": {"schedule.kind": kinds}}, ladder__depths=[1], budget__tokens=[1280, 2560])
-    run_all(board)
-    frames = collect(board)
+    sweep_jobs = planned(
+        grid={"axes": {"schedule.kind": kinds}}, ladder__depths=[1], budget__tokens=[1280, 2560]
+    )
+    run_all(sweep_jobs)
+    frames = collect(sweep_jobs)
     runs = frames["runs"]
     assert (runs["state"] == "done").all()
     found = runs.set_index(["schedule", "steps"])
@@ -91,7 +93,7 @@ def test_runs_say_their_schedule_and_how_they_came_down(planned: Planner) -> Non
     assert runs[runs["schedule"] != "multistep"]["drops"].isna().all()
     assert found["end_lr_share"].eq(1.0).sum() == 2
 
-    reading = sweep_reading(board.plans["all"].accounting)
+    reading = sweep_reading(sweep_jobs.plans["all"].accounting)
     with pytest.raises(RequestError, match="wsd-s goes on from decayed weights, which is another law"):
         observations(runs, PARAMETRIC, reading)
     for where, rows in (("schedule == 'wsd-s'", 2), ("schedule == 'wsd'", 2), ("schedule != 'wsd-s'", 2)):
@@ -110,9 +112,9 @@ def test_runs_say_their_schedule_and_how_they_came_down(planned: Planner) -> Non
 @pytest.mark.parametrize("kind", ["multistep", "constant", "wsd-s"])
 def test_the_paths_of_every_schedule_are_those_that_were_trained(planned: Planner, kind: str) -> None:
     changes = {"schedule__kind": kind, "schedule__rewarm_steps": 2, "ladder__depths": [1]}
-    board = planned(**changes, budget__tokens=[1280, 2560])
-    run_all(board, log_every_steps=1)
-    frames = collect(board)
+    sweep_jobs = planned(**changes, budget__tokens=[1280, 2560])
+    run_all(sweep_jobs, log_every_steps=1)
+    frames = collect(sweep_jobs)
     curves = with_paths(frames["curves"].iloc[:0], frames["runs"])
     trained = frames["curves"].dropna(subset=["lr"]).set_index(["job", "step"])["lr"]
     for run in frames["runs"].itertuples():
@@ -142,10 +144,10 @@ def test_a_path_has_both_sides_of_every_drop() -> None:
 def test_a_law_of_wsd_s_says_so(planned: Planner) -> None:
     shape = {"schedule__warmup_steps": 1, "ladder__depths": [1, 2, 3], "budget__tokens": [640, 1280, 2560]}
     for kind, flagged in (("wsd-s", True), ("wsd", False)):
-        board = planned(name=kind, schedule__kind=kind, **shape)
-        runs = collect(board)["runs"]
+        sweep_jobs = planned(name=kind, schedule__kind=kind, **shape)
+        runs = collect(sweep_jobs)["runs"]
         runs["state"], runs["loss_nats"] = "done", 1.0 + 100 / runs["n_total"] + 1000 / runs["tokens"]
-        reading = sweep_reading(board.plans["all"].accounting)
+        reading = sweep_reading(sweep_jobs.plans["all"].accounting)
         found = observations(runs, PARAMETRIC, reading)
         fit = fit_law(PARAMETRIC, found, PARAMETRIC.options(replicates=0))
         assert ("schedule:wsd-s" in fit.flags) == flagged

@@ -21,7 +21,7 @@ from sweepctl.launch.launcher import LaunchRequest, launchers_of, read_launcher
 from sweepctl.launch.retry import choose
 from sweepctl.spec.compose import compose_launcher
 from sweepctl.store import attempts
-from sweepctl.store.board import Board
+from sweepctl.store.sweep_jobs import SweepJobs
 from tests.conftest import Planner, Undisturbed, only, tree
 from tests.launch.test_local import LONG
 
@@ -56,20 +56,20 @@ def ended(task: subprocess.Popen[str], code: int = 0) -> str:
     return out
 
 
-def trained(board: Board) -> list[int]:
+def trained(sweep_jobs: SweepJobs) -> list[int]:
     """How often each job was trained."""
-    every = (attempts.every(entry.folder) for entry in board.entries.values())
+    every = (attempts.every(planned_job.folder) for planned_job in sweep_jobs.by_id.values())
     return [sum(bool(attempt.record.get("trained_tokens")) for attempt in of_job) for of_job in every]
 
 
-def rungs_of(board: Board, jobs: Iterable[str]) -> set[str]:
-    entries = (board.entries[job] for job in jobs)
-    return {entry.plan.rung_of(entry.job).name for entry in entries}
+def rungs_of(sweep_jobs: SweepJobs, jobs: Iterable[str]) -> set[str]:
+    planned_jobs = (sweep_jobs.by_id[job] for job in jobs)
+    return {planned_job.plan.rung_of(planned_job.job).name for planned_job in planned_jobs}
 
 
-def in_training(board: Board) -> int:
+def in_training(sweep_jobs: SweepJobs) -> int:
     """Wait until the first trunk is past its fiftieth step; that attempt's process."""
-    [trunk] = only(board, "trunk")
+    [trunk] = only(sweep_jobs, "trunk")
     while True:
         newest = attempts.newest(trunk.folder)
         if newest is not None and newest.alive() and newest.progress().get("step", 0) > 50:
@@ -78,36 +78,36 @@ def in_training(board: Board) -> int:
 
 
 def test_two_tasks_side_by_side_train_everything_once(planned: Planner, undisturbed: Undisturbed) -> None:
-    board = planned(name="pair", budget__tokens=[6_400, 12_800])
+    sweep_jobs = planned(name="pair", budget__tokens=[6_400, 12_800])
     [array] = launch("pair")["arrays"]
-    assert sorted(array["jobs"]) == sorted(board.entries)
+    assert sorted(array["jobs"]) == sorted(sweep_jobs.by_id)
     assert array["submit"][0] == f"PBS:          qsub -J 0-1 {array['id']}"
     tasks = [start(array["id"], PBS_ARRAY_INDEX="0"), start(array["id"], "1")]
     for task in tasks:
         assert "nothing left for this task" in ended(task)
-    assert trained(board) == [1] * len(board.entries)
-    collect(board)
-    assert (board.sweep.folder / "runs.parquet").read_bytes() == undisturbed.runs(board)
+    assert trained(sweep_jobs) == [1] * len(sweep_jobs.by_id)
+    collect(sweep_jobs)
+    assert (sweep_jobs.sweep.folder / "runs.parquet").read_bytes() == undisturbed.runs(sweep_jobs)
     names = [path.name for path in sorted((Path(array["id"]).parent / "tasks").iterdir())]
     assert names == ["0", "1"]
-    before = tree(board.sweep.workspace.root / "store")
+    before = tree(sweep_jobs.sweep.workspace.root / "store")
     assert launch("pair")["arrays"] == []
     ended(start(array["id"]))
-    assert tree(board.sweep.workspace.root / "store") == before
+    assert tree(sweep_jobs.sweep.workspace.root / "store") == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_task_that_is_killed_is_run_again_and_goes_on(
     planned: Planner, undisturbed: Undisturbed, number: signal.Signals
 ) -> None:
-    board = planned(name="killed", ladder__depths=[1], **LONG)
+    sweep_jobs = planned(name="killed", ladder__depths=[1], **LONG)
     [array] = launch("killed", "execution.checkpoint_every_s=0.2")["arrays"]
     task = start(array["id"], "7")
-    worker = in_training(board)
+    worker = in_training(sweep_jobs)
     assert '"state": "running"' in sweepctl("status", "killed", "--json")
-    [backend] = launchers_of(board.sweep)
-    [trunk] = only(board, "trunk")
-    [running] = backend.tasks(board.sweep)[trunk.job.id]
+    [backend] = launchers_of(sweep_jobs.sweep)
+    [trunk] = only(sweep_jobs, "trunk")
+    [running] = backend.tasks(sweep_jobs.sweep)[trunk.job.id]
     assert backend is BatchLauncher and running.name == "7" and running.alive
     descriptor = os.pidfd_open(worker)
     task.send_signal(number)
@@ -115,47 +115,47 @@ def test_a_task_that_is_killed_is_run_again_and_goes_on(
     assert number is signal.SIGKILL or "saved, with work left" in out
     assert select.select([descriptor], [], [], 60)[0]
     os.close(descriptor)
-    assert not any(task.alive for tasks in backend.tasks(board.sweep).values() for task in tasks)
+    assert not any(task.alive for tasks in backend.tasks(sweep_jobs.sweep).values() for task in tasks)
     assert launch("killed", "execution.checkpoint_every_s=0.2")["arrays"] == [array]
     ended(start(array["id"], "7"))
     first, second = attempts.every(trunk.folder)
     assert second.record["start_step"] == first.record["end_step"] > 50
-    collect(board)
-    assert (board.sweep.folder / "runs.parquet").read_bytes() == undisturbed.runs(board)
+    collect(sweep_jobs)
+    assert (sweep_jobs.sweep.folder / "runs.parquet").read_bytes() == undisturbed.runs(sweep_jobs)
 
 
 def test_it_saves_ahead_of_the_time_limit(planned: Planner) -> None:
-    board = planned(name="limited", ladder__depths=[1], **LONG)
+    sweep_jobs = planned(name="limited", ladder__depths=[1], **LONG)
     [array] = launch("limited", "time_min=1", "save_ahead_s=55")["arrays"]
     assert "saved, with work left" in ended(start(array["id"]), UNFINISHED)
-    for of_job in (attempts.every(entry.folder) for entry in board.entries.values()):
+    for of_job in (attempts.every(planned_job.folder) for planned_job in sweep_jobs.by_id.values()):
         assert all(attempt.ended and attempt.record["why"] in ("done", "stopped") for attempt in of_job)
 
 
 def test_a_cancel_is_seen(planned: Planner) -> None:
-    board = planned(name="stopped", ladder__depths=[1], **LONG)
+    sweep_jobs = planned(name="stopped", ladder__depths=[1], **LONG)
     [array] = launch("stopped")["arrays"]
     task = start(array["id"])
-    in_training(board)
+    in_training(sweep_jobs)
     sweepctl("cancel", "stopped", "--yes")
     assert "cancelled" in ended(task)
-    assert not any(entry.folder.has_result() for entry in board.entries.values())
+    assert not any(planned_job.folder.has_result() for planned_job in sweep_jobs.by_id.values())
 
 
 def test_rungs_that_differ_have_a_script_each(planned: Planner) -> None:
-    board = planned(name="classes")
+    sweep_jobs = planned(name="classes")
     settings = ["header=['#PBS -l select=1']", "rungs.16x2.header=['#PBS -l select=2']", "rungs.7x*.tasks=2"]
     launcher = read_launcher("batch", compose_launcher("batch", settings))
-    request = LaunchRequest(board, [], choose(board, ["none"]))
+    request = LaunchRequest(sweep_jobs, [], choose(sweep_jobs, ["none"]))
     small, large = launcher.rehearse(request).submissions
     assert "\n#PBS -l select=1\n" in small.script and "\n#PBS -l select=2\n" in large.script
-    assert [rungs_of(board, script.jobs) for script in (small, large)] == [{"8x1"}, {"16x2"}]
-    assert not (board.sweep.folder / "batch").exists()
+    assert [rungs_of(sweep_jobs, script.jobs) for script in (small, large)] == [{"8x1"}, {"16x2"}]
+    assert not (sweep_jobs.sweep.folder / "batch").exists()
     outcome = launcher.launch(request, None)
     assert [script.id for script in outcome.submissions] == [small.id, large.id]
     assert outcome.idle_patterns == ["7x*"] and Path(small.id).read_text() == small.script
     ended(start(small.id))
-    assert rungs_of(board, [entry.job.id for entry in board.unfinished()]) == {"16x2"}
+    assert rungs_of(sweep_jobs, [planned_job.job.id for planned_job in sweep_jobs.unfinished()]) == {"16x2"}
 
 
 @pytest.mark.parametrize(
@@ -169,9 +169,9 @@ def test_rungs_that_differ_have_a_script_each(planned: Planner) -> None:
     ],
 )
 def test_a_tasks_number(planned: Planner, variables: dict[str, str], argument: str, number: str) -> None:
-    board = planned(name="number")
+    sweep_jobs = planned(name="number")
     launcher = read_launcher("batch", compose_launcher("batch", ["python=echo"]))
-    request = LaunchRequest(board, [], choose(board, ["none"]))
+    request = LaunchRequest(sweep_jobs, [], choose(sweep_jobs, ["none"]))
     script = launcher.launch(request, None).submissions[0].id
     words = ended(start(script, *([argument] if argument else []), **variables)).split()
     assert words[-1] == (number or str(Path(script).parent))

@@ -69,7 +69,7 @@ def launch(name: str, faults: Path) -> int:
 def test_killed_anywhere_ends_the_same(
     planned: Planner, tmp_path: Path, workspace: Workspace, undisturbed: Undisturbed
 ) -> None:
-    board = planned(name="chaos", **STUDY)
+    sweep_jobs = planned(name="chaos", **STUDY)
     faults = tmp_path / "faults"
     fates(faults, seed=7)
     ends = [launch("chaos", faults)]
@@ -80,6 +80,6 @@ def test_killed_anywhere_ends_the_same(
     dead = met(faults)
     assert dead.total() >= 15 and all(dead[window] for window in KILLS), dead
     assert ends.count(-9) == dead["launcher"] > 0
-    collect(board)
-    assert (board.sweep.folder / "runs.parquet").read_bytes() == undisturbed.runs(board)
+    collect(sweep_jobs)
+    assert (sweep_jobs.sweep.folder / "runs.parquet").read_bytes() == undisturbed.runs(sweep_jobs)
     assert not [path for path in workspace.root.rglob(".*") if path.name.startswith((".claim", ".step"))]

@@ -25,10 +25,10 @@ from sweepctl.launch.workers import Pool, Worker
 from sweepctl.spec.build import plain
 from sweepctl.spec.execution import Execution
 from sweepctl.store import attempts
-from sweepctl.store.board import Board, Entry
 from sweepctl.store.ends import End
 from sweepctl.store.protocol import Died, Event, Progress
 from sweepctl.store.state import State
+from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 from tests.conftest import Planner, only
 from tests.launch.settings import local, retries, slurm
 
@@ -47,9 +47,9 @@ class Bench(ABC):
         self.words = ""
         self.act: Callable[[], None] | None = None
 
-    def plan(self, **study: Any) -> Entry:
-        self.board: Board = self._planned(name="ends", ladder__depths=[1], **study)
-        [trunk] = only(self.board, "trunk")
+    def plan(self, **study: Any) -> PlannedJob:
+        self.sweep_jobs: SweepJobs = self._planned(name="ends", ladder__depths=[1], **study)
+        [trunk] = only(self.sweep_jobs, "trunk")
         return trunk
 
     def trouble(self, end: End, times: int) -> None:
@@ -66,7 +66,9 @@ class Bench(ABC):
         """Somebody wants this launch to end."""
 
     def all_are(self, state: State) -> bool:
-        return {self.board.state(entry).state for entry in self.board.entries.values()} == {state}
+        return {
+            self.sweep_jobs.state(planned_job).state for planned_job in self.sweep_jobs.by_id.values()
+        } == {state}
 
     def has_progressed(self) -> None:
         if self.act is not None:
@@ -79,14 +81,14 @@ class OnThisMachine(Bench):
 
     def launch(self, budgets: Retries = DEFAULT, **execution: Any) -> int:
         settings = local(workers=1, retries=budgets, **execution)
-        return LocalLaunch(self.board, settings, self).run().exit_code
+        return LocalLaunch(self.sweep_jobs, settings, self).run().exit_code
 
     def tell_to_stop(self) -> None:
         raise KeyboardInterrupt
 
-    def started(self, entry: Entry, worker: int) -> None: ...
+    def started(self, planned_job: PlannedJob, worker: int) -> None: ...
 
-    def progress(self, entry: Entry, step: int) -> None:
+    def progress(self, planned_job: PlannedJob, step: int) -> None:
         if step > 20:
             self.has_progressed()
 
@@ -108,12 +110,12 @@ class InATask(Bench):
             save_ahead_s=1,
             execution=plain(Execution(**execution)),
         )
-        sweep = self.board.sweep
+        sweep = self.sweep_jobs.sweep
         records, order = Records(sweep), SlurmOrder(sweep.stage_hashes(), (), plain(settings), "")
-        [trunk] = only(self.board, "trunk")
+        [trunk] = only(self.sweep_jobs, "trunk")
         array = Array("a1", order.hash, "ends.a1", "cluster", (trunk.job.id,), settings.resources)
         process = TaskProcess(records.intend(array), "7", 0, 0, 0, 1, time.time() + 3600)
-        self.board.make_wishes()
+        self.sweep_jobs.make_wishes()
         Watched.bench = self
         supervisor = Watched(process, records, array, order)
         self._monkeypatch.setattr("sweepctl.launch.slurm.supervisor.LINGER_S", 0.0)
@@ -135,8 +137,8 @@ class Watched(Supervisor):
     def say(self, text: str) -> None:
         self.bench.words += text + "\n"
 
-    def _handle(self, entry: Entry, worker: Worker, event: Event | Died, pool: Pool) -> None:
-        super()._handle(entry, worker, event, pool)
+    def _handle(self, planned_job: PlannedJob, worker: Worker, event: Event | Died, pool: Pool) -> None:
+        super()._handle(planned_job, worker, event, pool)
         if isinstance(event, Progress) and event.step > 20:
             self.bench.has_progressed()
 
@@ -147,7 +149,7 @@ def bench(request: pytest.FixtureRequest, planned: Planner, monkeypatch: pytest.
     return kind(planned, monkeypatch)
 
 
-def ends(trunk: Entry) -> list[End | None]:
+def ends(trunk: PlannedJob) -> list[End | None]:
     return [attempt.facts.why for attempt in attempts.every(trunk.folder)]
 
 
@@ -165,7 +167,7 @@ def stopped(bench: Bench) -> None:
     trunk = bench.plan(**SECONDS)
     bench.act = bench.tell_to_stop
     assert bench.launch() != 0 and ends(trunk) == [End.STOPPED]
-    state = bench.board.state(trunk)
+    state = bench.sweep_jobs.state(trunk)
     assert state.state is State.INTERRUPTED and state.step >= 20
 
 

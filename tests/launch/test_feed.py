@@ -14,10 +14,10 @@ from sweepctl.errors import StorageError, WorkFailed
 from sweepctl.launch.due import Due
 from sweepctl.launch.feed import ELSEWHERE_MAX_S, ELSEWHERE_S, REST_S, Decision, Feed
 from sweepctl.store import attempts, checkpoints
-from sweepctl.store.board import Board, Entry
 from sweepctl.store.ends import End
 from sweepctl.store.result import Result
 from sweepctl.store.state import State
+from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 from tests.conftest import Planner, only, run_job
 from tests.launch.settings import retries
 
@@ -26,7 +26,7 @@ from tests.launch.settings import retries
 class Desk:
     """A feed, its clock, and what it has decided. Attempts are made as workers would make them."""
 
-    board: Board
+    sweep_jobs: SweepJobs
     feed: Feed
     decisions: list[Decision]
     now: list[float] = field(default_factory=lambda: [100.0])
@@ -34,18 +34,20 @@ class Desk:
     def later(self, seconds: float) -> None:
         self.now[0] += seconds
 
-    def attempt(self, entry: Entry, end: End, start_step: int = 0, message: str = "as it was") -> None:
+    def attempt(
+        self, planned_job: PlannedJob, end: End, start_step: int = 0, message: str = "as it was"
+    ) -> None:
         """A worker takes the job, and this comes of it."""
-        self.feed.started(entry)
+        self.feed.started(planned_job)
         if end is not End.BUSY:
-            attempt = attempts.claim(entry.folder, {"start_step": start_step})
+            attempt = attempts.claim(planned_job.folder, {"start_step": start_step})
             assert attempt is not None
             if end is not End.DIED:
                 attempt.end(end, error=message)
         if end is End.DIED:
-            self.feed.died(entry, os.getpid(), message, Path("log"))
+            self.feed.died(planned_job, os.getpid(), message, Path("log"))
         else:
-            self.feed.ended(entry, end, message)
+            self.feed.ended(planned_job, end, message)
 
     @property
     def last(self) -> tuple[State, End | None]:
@@ -58,42 +60,42 @@ def desk(planned: Planner, request: pytest.FixtureRequest) -> Desk:
     return a_desk(planned(ladder__depths=[1]), for_all_sweeps=request.param)
 
 
-def a_desk(board: Board, **settings: Any) -> Desk:
-    board.make_wishes()
+def a_desk(sweep_jobs: SweepJobs, **settings: Any) -> Desk:
+    sweep_jobs.make_wishes()
     decisions: list[Decision] = []
     now = [100.0]
-    jobs = board.entries.values() if settings.get("for_all_sweeps") else board.unfinished()
+    jobs = sweep_jobs.by_id.values() if settings.get("for_all_sweeps") else sweep_jobs.unfinished()
     settings = {"retries": retries(), "clock": lambda: now[0], **settings}
-    return Desk(board, Feed(board, jobs, tell=decisions.append, **settings), decisions, now)
+    return Desk(sweep_jobs, Feed(sweep_jobs, jobs, tell=decisions.append, **settings), decisions, now)
 
 
-def succeeds(desk: Desk, trunk: Entry) -> None:
-    run_job(desk.board, trunk)
+def succeeds(desk: Desk, trunk: PlannedJob) -> None:
+    run_job(desk.sweep_jobs, trunk)
     desk.feed.ended(trunk, End.DONE, "")
     assert desk.last == (State.DONE, End.DONE)
-    assert desk.feed.next() in only(desk.board, "branch")
+    assert desk.feed.next() in only(desk.sweep_jobs, "branch")
 
 
-def diverges(desk: Desk, trunk: Entry) -> None:
+def diverges(desk: Desk, trunk: PlannedJob) -> None:
     trunk.folder.write_result(Result(End.DIVERGED, 3, attempt=1, reason="the loss is not finite"))
     desk.attempt(trunk, End.DIVERGED)
     assert desk.last == (State.DIVERGED, End.DIVERGED)
     assert desk.feed.next() is None and not desk.feed.elsewhere
-    assert {d.state for d in desk.decisions if d.entry.job.kind == "branch"} == {State.DIVERGED}
+    assert {d.state for d in desk.decisions if d.planned_job.job.kind == "branch"} == {State.DIVERGED}
 
 
-def goes_on(end: End) -> Callable[[Desk, Entry], None]:
-    def check(desk: Desk, trunk: Entry) -> None:
+def goes_on(end: End) -> Callable[[Desk, PlannedJob], None]:
+    def check(desk: Desk, trunk: PlannedJob) -> None:
         desk.attempt(trunk, end)
         assert desk.last == (State.INTERRUPTED, end) and desk.feed.next() is trunk
 
     return check
 
 
-def is_elsewhere(end: End) -> Callable[[Desk, Entry], None]:
+def is_elsewhere(end: End) -> Callable[[Desk, PlannedJob], None]:
     """Left alone for longer and longer, and not for ever."""
 
-    def check(desk: Desk, trunk: Entry) -> None:
+    def check(desk: Desk, trunk: PlannedJob) -> None:
         for pause_s in (ELSEWHERE_S, 2 * ELSEWHERE_S, 4 * ELSEWHERE_S, 8 * ELSEWHERE_S, ELSEWHERE_MAX_S):
             desk.attempt(trunk, end)
             assert desk.last == (State.RUNNING, end) and desk.feed.elsewhere == 1
@@ -105,10 +107,10 @@ def is_elsewhere(end: End) -> Callable[[Desk, Entry], None]:
     return check
 
 
-def has_a_budget(end: End) -> Callable[[Desk, Entry], None]:
+def has_a_budget(end: End) -> Callable[[Desk, PlannedJob], None]:
     """It is taken up again as often as its class allows, and the last message says what it failed of."""
 
-    def check(desk: Desk, trunk: Entry) -> None:
+    def check(desk: Desk, trunk: PlannedJob) -> None:
         for _ in range(retries().of(end)):
             desk.attempt(trunk, end, message="it broke.")
             assert desk.last == (State.INTERRUPTED, end)
@@ -119,12 +121,14 @@ def has_a_budget(end: End) -> Callable[[Desk, Entry], None]:
         desk.later(REST_S)
         assert desk.last == (State.FAILED, end) and desk.feed.next() is None
         assert "it broke" in desk.decisions[-1].message and "again" not in desk.decisions[-1].message
-        assert desk.board.state(trunk).state is State.FAILED and desk.board.state(trunk).failure is end
+        assert (
+            desk.sweep_jobs.state(trunk).state is State.FAILED and desk.sweep_jobs.state(trunk).failure is end
+        )
 
     return check
 
 
-def rests(desk: Desk, trunk: Entry) -> None:
+def rests(desk: Desk, trunk: PlannedJob) -> None:
     """The pauses grow; what fails within one is of the same trouble; with the budget the feed gives up."""
     for refusal in range(retries().storage):
         desk.attempt(trunk, End.STORAGE, message="The disk is full.")
@@ -139,7 +143,7 @@ def rests(desk: Desk, trunk: Entry) -> None:
         desk.attempt(trunk, End.STORAGE, message="The disk is full.")
 
 
-EXPECTED: dict[End, Callable[[Desk, Entry], None]] = {
+EXPECTED: dict[End, Callable[[Desk, PlannedJob], None]] = {
     End.DONE: succeeds,
     End.DIVERGED: diverges,
     End.STOPPED: goes_on(End.STOPPED),
@@ -165,7 +169,7 @@ def test_every_end_has_its_consequence(desk: Desk, end: End) -> None:
 def test_only_tries_at_one_place_count_and_those_of_now(planned: Planner, end: End) -> None:
     forgiven = {"number": 0}
     desk = a_desk(planned(ladder__depths=[1]), forgiven=lambda job: forgiven["number"])
-    [trunk] = only(desk.board, "trunk")
+    [trunk] = only(desk.sweep_jobs, "trunk")
     for step in range(0, 50, 10):
         desk.attempt(trunk, end, start_step=step)
         desk.later(REST_S)
@@ -180,7 +184,7 @@ def test_only_tries_at_one_place_count_and_those_of_now(planned: Planner, end: E
 
 
 def test_after_want_of_memory_people_hear_of_half_the_micro_batch(desk: Desk) -> None:
-    [trunk] = only(desk.board, "trunk")
+    [trunk] = only(desk.sweep_jobs, "trunk")
     desk.attempt(trunk, End.OUT_OF_MEMORY, message="No 3 GB.")
     assert desk.decisions[-1].words == "out of memory. No 3 GB; it is tried again with half the micro-batch"
     desk.attempt(trunk, End.OUT_OF_MEMORY, message="No 2 GB.")
@@ -188,7 +192,7 @@ def test_after_want_of_memory_people_hear_of_half_the_micro_batch(desk: Desk) ->
 
 
 def test_workers_that_end_before_they_begin_are_no_fault_of_the_job(desk: Desk) -> None:
-    [trunk] = only(desk.board, "trunk")
+    [trunk] = only(desk.sweep_jobs, "trunk")
     for _ in range(retries().died):
         desk.feed.started(trunk)
         desk.feed.died(trunk, os.getpid(), "exit code 1", Path("/log"))
@@ -200,7 +204,7 @@ def test_workers_that_end_before_they_begin_are_no_fault_of_the_job(desk: Desk) 
 
 
 def test_what_died_is_said_on_the_attempt_of_that_process_alone(desk: Desk) -> None:
-    [trunk] = only(desk.board, "trunk")
+    [trunk] = only(desk.sweep_jobs, "trunk")
     theirs = attempts.claim(trunk.folder, {})
     assert theirs is not None
     desk.feed.died(trunk, os.getpid() + 1, "signal 9", Path("log"))
@@ -210,7 +214,7 @@ def test_what_died_is_said_on_the_attempt_of_that_process_alone(desk: Desk) -> N
 
 
 def test_what_others_have_is_left_alone_until_they_give_it_up(desk: Desk) -> None:
-    [trunk] = only(desk.board, "trunk")
+    [trunk] = only(desk.sweep_jobs, "trunk")
     theirs = attempts.claim(trunk.folder, {})
     assert theirs is not None and desk.feed.next() is None and desk.feed.elsewhere == 1
     theirs.end(End.STOPPED)
@@ -221,36 +225,36 @@ def test_what_others_have_is_left_alone_until_they_give_it_up(desk: Desk) -> Non
 
 def test_a_lost_place_is_taken_over(planned: Planner) -> None:
     desk = a_desk(planned(ladder__depths=[1]), gone=lambda owner: owner.scheduler_id == "7_1")
-    [trunk] = only(desk.board, "trunk")
+    [trunk] = only(desk.sweep_jobs, "trunk")
     attempts.claim(trunk.folder, {"scheduler_id": "7_1"})
     assert desk.feed.next() is trunk
 
 
 def test_cancelled_jobs_are_told_once_and_come_back_with_a_launch(desk: Desk) -> None:
-    [trunk] = only(desk.board, "trunk")
-    desk.board.sweep.mark_cancelled([trunk.job.id])
+    [trunk] = only(desk.sweep_jobs, "trunk")
+    desk.sweep_jobs.sweep.mark_cancelled([trunk.job.id])
     desk.feed.look_for_cancels()
     desk.feed.look_for_cancels()
     assert [d.state for d in desk.decisions] == [State.CANCELLED] and desk.feed.next() is None
-    desk.board.sweep.uncancel()
+    desk.sweep_jobs.sweep.uncancel()
     desk.feed.look_for_cancels()
     assert desk.feed.next() is trunk
 
 
 def test_the_most_urgent_comes_first_and_nothing_twice(planned: Planner) -> None:
     desk = a_desk(planned())
-    longer, shorter = sorted(only(desk.board, "trunk"), key=lambda e: -desk.board.urgency(e))
+    longer, shorter = sorted(only(desk.sweep_jobs, "trunk"), key=lambda e: -desk.sweep_jobs.urgency(e))
     assert desk.feed.next() is longer
     desk.feed.started(longer)
     assert desk.feed.next() is shorter
-    assert list(desk.feed.startable(lambda entry: entry is longer)) == []
+    assert list(desk.feed.startable(lambda planned_job: planned_job is longer)) == []
 
 
 def test_a_trunk_whose_wish_was_withdrawn_is_wished_for_again_and_not_for_ever(planned: Planner) -> None:
     desk = a_desk(planned(ladder__depths=[1]))
-    [trunk] = only(desk.board, "trunk")
-    branches = {branch.job.id for branch in only(desk.board, "branch")}
-    trunk.folder.withdraw(desk.board.sweep.name, branches)
+    [trunk] = only(desk.sweep_jobs, "trunk")
+    branches = {branch.job.id for branch in only(desk.sweep_jobs, "branch")}
+    trunk.folder.withdraw(desk.sweep_jobs.sweep.name, branches)
     desk.attempt(trunk, End.DONE)
     assert desk.last == (State.INTERRUPTED, End.STOPPED)
     assert {wish.branch for wish in trunk.folder.wishes()} == branches and desk.feed.next() is trunk
@@ -261,8 +265,8 @@ def test_a_trunk_whose_wish_was_withdrawn_is_wished_for_again_and_not_for_ever(p
 
 def test_a_cancel_that_was_not_looked_at_yet_is_no_lack(planned: Planner) -> None:
     desk = a_desk(planned(ladder__depths=[1]))
-    [trunk] = only(desk.board, "trunk")
-    desk.board.sweep.mark_cancelled([branch.job.id for branch in only(desk.board, "branch")])
+    [trunk] = only(desk.sweep_jobs, "trunk")
+    desk.sweep_jobs.sweep.mark_cancelled([branch.job.id for branch in only(desk.sweep_jobs, "branch")])
     desk.attempt(trunk, End.DONE)
     assert desk.last == (State.DONE, End.DONE)
     assert [d.state for d in desk.decisions].count(State.CANCELLED) == 2
@@ -270,8 +274,8 @@ def test_a_cancel_that_was_not_looked_at_yet_is_no_lack(planned: Planner) -> Non
 
 def test_lost_checkpoints_open_their_trunk_once(planned: Planner) -> None:
     desk = a_desk(planned(ladder__depths=[1]))
-    [trunk] = only(desk.board, "trunk")
-    run_job(desk.board, trunk)
+    [trunk] = only(desk.sweep_jobs, "trunk")
+    run_job(desk.sweep_jobs, trunk)
     desk.feed.ended(trunk, End.DONE, "")
     assert not desk.feed.reopen()
     for step in checkpoints.steps(trunk.folder):

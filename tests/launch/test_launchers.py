@@ -70,23 +70,23 @@ def loaded(sweep: str) -> set[str]:
 
 
 def test_a_local_sweep_never_enters_slurms_code(planned: Planner) -> None:
-    board = planned(name="here")
+    sweep_jobs = planned(name="here")
     modules = loaded("here")
     assert "sweepctl.launch.backends.local" in modules
     assert not {name for name in modules if name.startswith(("sweepctl.launch.slurm", "submitit", "torch"))}
     assert "sweepctl.launch.backends.slurm" not in modules
-    assert launchers_of(board.sweep) == []
+    assert launchers_of(sweep_jobs.sweep) == []
 
 
 def test_who_left_records_is_asked(planned: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
-    board = planned(name="there")
-    (board.sweep.folder / "slurm").mkdir()
-    assert launchers_of(board.sweep) == [launcher_class("slurm")]
+    sweep_jobs = planned(name="there")
+    (sweep_jobs.sweep.folder / "slurm").mkdir()
+    assert launchers_of(sweep_jobs.sweep) == [launcher_class("slurm")]
     from sweepctl.launch.slurm.commands import as_task
 
-    [trunk, *_] = only(board, "trunk")
+    [trunk, *_] = only(sweep_jobs, "trunk")
     tasks = {trunk.job.id: [as_task("7_1", "PENDING", "JobHeldUser"), as_task("8_1", "PENDING", "Priority")]}
     monkeypatch.setattr(launcher_class("slurm"), "tasks", lambda sweep: tasks)
-    [(entry, state)] = full_status(board).in_state("queued")
-    assert entry is trunk and state.note == "Priority"
-    assert full_status(board).queue[trunk.job.id].state is TaskState.PENDING
+    [(planned_job, state)] = full_status(sweep_jobs).in_state("queued")
+    assert planned_job is trunk and state.note == "Priority"
+    assert full_status(sweep_jobs).queue[trunk.job.id].state is TaskState.PENDING

@@ -18,7 +18,7 @@ from sweepctl.collect.tables import collect
 from sweepctl.launch.feed import Decision
 from sweepctl.launch.local import LocalLaunch, LocalSettings, visible_gpus, worker_count
 from sweepctl.store import attempts, checkpoints
-from sweepctl.store.board import Board
+from sweepctl.store.sweep_jobs import SweepJobs
 from tests.conftest import Planner, Undisturbed, only, run_all, run_job, tree
 from tests.launch.settings import local, retries
 
@@ -34,10 +34,10 @@ class Seen:
         self.decisions: list[Decision] = []
         self.act = act
 
-    def started(self, entry: Any, worker: int) -> None:
-        self.order.append(entry.job.id)
+    def started(self, planned_job: Any, worker: int) -> None:
+        self.order.append(planned_job.job.id)
 
-    def progress(self, entry: Any, step: int) -> None:
+    def progress(self, planned_job: Any, step: int) -> None:
         if self.act is not None and step > 20:
             self.act()
             self.act = None
@@ -71,45 +71,47 @@ def gone(pid: int, patience_s: float) -> bool:
 def test_everything_is_trained_once_and_asking_again_trains_nothing(
     planned: Planner, undisturbed: Undisturbed
 ) -> None:
-    board = planned(name="once")
-    report = LocalLaunch(board, launcher(), Seen()).run()
-    assert sorted(report.finished) == sorted(board.entries) and not report.failed
-    collect(board)
-    assert (board.sweep.folder / "runs.parquet").read_bytes() == undisturbed.runs(board)
-    before = tree(board.sweep.workspace.root / "store")
-    again = LocalLaunch(board, launcher(), Seen()).run()
-    assert again.finished == [] and tree(board.sweep.workspace.root / "store") == before
+    sweep_jobs = planned(name="once")
+    report = LocalLaunch(sweep_jobs, launcher(), Seen()).run()
+    assert sorted(report.finished) == sorted(sweep_jobs.by_id) and not report.failed
+    collect(sweep_jobs)
+    assert (sweep_jobs.sweep.folder / "runs.parquet").read_bytes() == undisturbed.runs(sweep_jobs)
+    before = tree(sweep_jobs.sweep.workspace.root / "store")
+    again = LocalLaunch(sweep_jobs, launcher(), Seen()).run()
+    assert again.finished == [] and tree(sweep_jobs.sweep.workspace.root / "store") == before
 
 
 def test_a_branch_starts_while_its_trunk_trains_on(planned: Planner) -> None:
-    board = planned(name="early", ladder__depths=[1], budget__tokens=[640, 200_000])
+    sweep_jobs = planned(name="early", ladder__depths=[1], budget__tokens=[640, 200_000])
     seen = Seen()
-    LocalLaunch(board, launcher(), seen).run()
-    [trunk], branches = only(board, "trunk"), only(board, "branch")
+    LocalLaunch(sweep_jobs, launcher(), seen).run()
+    [trunk], branches = only(sweep_jobs, "trunk"), only(sweep_jobs, "branch")
     first = min(branches, key=lambda e: e.job.end)
     began = attempts.every(first.folder)[0].record["started"]
     assert began < attempts.every(trunk.folder)[0].record["ended"]
 
 
 def test_two_launches_at_once_train_each_job_once(planned: Planner) -> None:
-    board = planned(name="twice", budget__tokens=[12_800, 25_600], grid={"axes": {"seed.init": {"seeds": 3}}})
+    sweep_jobs = planned(
+        name="twice", budget__tokens=[12_800, 25_600], grid={"axes": {"seed.init": {"seeds": 3}}}
+    )
     pair = [subprocess.Popen(command("twice"), stdout=subprocess.DEVNULL) for _ in range(2)]
     assert [process.wait() for process in pair] == [0, 0]
-    for entry in board.entries.values():
-        trained = [a.record.get("trained_tokens") or 0 for a in attempts.every(entry.folder)]
-        assert sum(map(bool, trained)) == 1, (entry.name, trained)
-        assert sum(trained) == entry.steps_to_train * 64
+    for planned_job in sweep_jobs.by_id.values():
+        trained = [a.record.get("trained_tokens") or 0 for a in attempts.every(planned_job.folder)]
+        assert sum(map(bool, trained)) == 1, (planned_job.name, trained)
+        assert sum(trained) == planned_job.steps_to_train * 64
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_launcher_that_is_stopped_leaves_no_worker_and_a_saved_state(
     planned: Planner, number: signal.Signals
 ) -> None:
-    board = planned(name="stopped", ladder__depths=[1], **LONG)
+    sweep_jobs = planned(name="stopped", ladder__depths=[1], **LONG)
     process = subprocess.Popen(
         command("stopped", "--json"), stdout=subprocess.PIPE, text=True, start_new_session=True
     )
-    [trunk] = only(board, "trunk")
+    [trunk] = only(sweep_jobs, "trunk")
     while not (
         attempts.newest(trunk.folder) and attempts.newest(trunk.folder).progress().get("step", 0) > 50
     ):  # type: ignore[union-attr]
@@ -122,10 +124,10 @@ def test_a_launcher_that_is_stopped_leaves_no_worker_and_a_saved_state(
     [attempt] = attempts.every(trunk.folder)
     assert attempt.record["why"] == "stopped"
     reached = attempt.record["end_step"]
-    assert reached > 50 and board.state(board.entries[trunk.job.id]).step == reached
+    assert reached > 50 and sweep_jobs.state(sweep_jobs.by_id[trunk.job.id]).step == reached
     if number != signal.SIGKILL:
         assert process.returncode == 130 and json.loads(out)["stopped"]
-    LocalLaunch(board, launcher(), Seen()).run()
+    LocalLaunch(sweep_jobs, launcher(), Seen()).run()
     again = attempts.every(trunk.folder)[1].record
     assert again["start_step"] == reached and again["why"] == "done"
 
@@ -133,15 +135,15 @@ def test_a_launcher_that_is_stopped_leaves_no_worker_and_a_saved_state(
 def test_cancelling_stops_what_runs_and_a_launch_takes_it_up_again(planned: Planner) -> None:
     from sweepctl.launch.cancel import cancel
 
-    board = planned(name="cancelled", ladder__depths=[1], **LONG)
-    report = LocalLaunch(board, launcher(), Seen(lambda: cancel(board))).run()
-    assert sorted(report.cancelled) == sorted(board.entries) and not report.finished
-    [trunk] = only(board, "trunk")
+    sweep_jobs = planned(name="cancelled", ladder__depths=[1], **LONG)
+    report = LocalLaunch(sweep_jobs, launcher(), Seen(lambda: cancel(sweep_jobs))).run()
+    assert sorted(report.cancelled) == sorted(sweep_jobs.by_id) and not report.finished
+    [trunk] = only(sweep_jobs, "trunk")
     reached = attempts.every(trunk.folder)[0].record["end_step"]
     assert trunk.folder.wishes() == [] and checkpoints.steps(trunk.folder) == [reached]
-    board.sweep.uncancel()
-    board = Board(board.sweep, board.plans)
-    assert sorted(LocalLaunch(board, launcher(), Seen()).run().finished) == sorted(board.entries)
+    sweep_jobs.sweep.uncancel()
+    sweep_jobs = SweepJobs(sweep_jobs.sweep, sweep_jobs.plans)
+    assert sorted(LocalLaunch(sweep_jobs, launcher(), Seen()).run().finished) == sorted(sweep_jobs.by_id)
     assert attempts.every(trunk.folder)[1].record["start_step"] == reached > 20
 
 
@@ -152,12 +154,14 @@ def test_a_cancelled_branch_does_not_keep_its_trunk_busy(planned: Planner, share
 
     if shared:
         run_all(planned(name="theirs", ladder__depths=[1], budget__tokens=[12_800]))
-    board = planned(name="mine", ladder__depths=[1], budget__tokens=[12_800, *LONG["budget__tokens"]])
-    longest = max(only(board, "branch"), key=lambda e: e.job.end)
+    sweep_jobs = planned(name="mine", ladder__depths=[1], budget__tokens=[12_800, *LONG["budget__tokens"]])
+    longest = max(only(sweep_jobs, "branch"), key=lambda e: e.job.end)
     report = LocalLaunch(
-        board, launcher(), Seen(lambda: cancel(board, choose(board, None if shared else [longest.job.id])))
+        sweep_jobs,
+        launcher(),
+        Seen(lambda: cancel(sweep_jobs, choose(sweep_jobs, None if shared else [longest.job.id]))),
     ).run()
-    [trunk] = only(board, "trunk")
+    [trunk] = only(sweep_jobs, "trunk")
     assert longest.job.id in report.cancelled and longest.job.id not in report.finished
     assert len(attempts.every(trunk.folder)) <= 3
 
@@ -166,63 +170,65 @@ def test_a_job_is_cancelled_before_its_worker_has_begun_it(planned: Planner) -> 
     """The worker still imports torch when it is told to stop."""
     from sweepctl.launch.cancel import cancel
 
-    board = planned(name="soon", ladder__depths=[1], **LONG)
+    sweep_jobs = planned(name="soon", ladder__depths=[1], **LONG)
 
     class Early(Seen):
-        def started(self, entry: Any, worker: int) -> None:
-            cancel(board)
+        def started(self, planned_job: Any, worker: int) -> None:
+            cancel(sweep_jobs)
             launch._cancels.hasten()
 
-    launch = LocalLaunch(board, launcher(), Early())
+    launch = LocalLaunch(sweep_jobs, launcher(), Early())
     report = launch.run()
-    [trunk] = only(board, "trunk")
+    [trunk] = only(sweep_jobs, "trunk")
     trained = [a.record.get("trained_tokens") or 0 for a in attempts.every(trunk.folder)]
-    assert sorted(report.cancelled) == sorted(board.entries) and sum(trained) == 0
+    assert sorted(report.cancelled) == sorted(sweep_jobs.by_id) and sum(trained) == 0
 
 
 def test_checkpoints_that_are_gone_are_trained_again(planned: Planner) -> None:
-    board = planned(name="gone", ladder__depths=[1])
-    board.make_wishes()
-    [trunk] = only(board, "trunk")
-    LocalLaunch(Board(board.sweep, {}), launcher(), Seen()).run()
-    run_job(board, trunk)
+    sweep_jobs = planned(name="gone", ladder__depths=[1])
+    sweep_jobs.make_wishes()
+    [trunk] = only(sweep_jobs, "trunk")
+    LocalLaunch(SweepJobs(sweep_jobs.sweep, {}), launcher(), Seen()).run()
+    run_job(sweep_jobs, trunk)
 
     class Thief(Seen):
-        def started(self, entry: Any, worker: int) -> None:
-            if entry.job.kind == "branch" and len(self.order) == 0:
+        def started(self, planned_job: Any, worker: int) -> None:
+            if planned_job.job.kind == "branch" and len(self.order) == 0:
                 for step in checkpoints.steps(trunk.folder):
                     checkpoints.remove(checkpoints.at(trunk.folder, step))
-            super().started(entry, worker)
+            super().started(planned_job, worker)
 
-    report = LocalLaunch(board, local(workers=1), Thief()).run()
+    report = LocalLaunch(sweep_jobs, local(workers=1), Thief()).run()
     assert not report.blocked and not report.failed
-    assert {e.job.id for e in only(board, "branch")} <= set(report.finished)
+    assert {e.job.id for e in only(sweep_jobs, "branch")} <= set(report.finished)
 
 
 def test_a_job_that_cannot_work_fails_once_and_others_go_on(planned: Planner, tmp_path: Path) -> None:
-    board = planned(name="broken", budget__tokens=[1280])
-    spoiled, other = only(board, "trunk")
+    sweep_jobs = planned(name="broken", budget__tokens=[1280])
+    spoiled, other = only(sweep_jobs, "trunk")
     spoiled.folder.path.mkdir(parents=True)
     (spoiled.folder.path / "job.json").write_text('{"kind": "trunk"}')
-    report = LocalLaunch(board, launcher(), Seen()).run()
+    report = LocalLaunch(sweep_jobs, launcher(), Seen()).run()
     assert list(report.failed) == [spoiled.job.id] and "is not the science" in report.failed[spoiled.job.id]
     assert other.job.id in report.finished
-    assert {e.job.id for e in only(board, "branch") if e.job.trunk == spoiled.job.id} <= set(report.blocked)
+    assert {e.job.id for e in only(sweep_jobs, "branch") if e.job.trunk == spoiled.job.id} <= set(
+        report.blocked
+    )
     assert len(attempts.every(spoiled.folder)) == 1
 
 
 def test_a_job_that_always_kills_its_process_is_given_up(planned: Planner, monkeypatch: Any) -> None:
     """The process dies right after its claim, every time."""
-    board = planned(name="dying", ladder__depths=[1], budget__tokens=[1280])
-    faults = board.sweep.workspace.root / "faults"
+    sweep_jobs = planned(name="dying", ladder__depths=[1], budget__tokens=[1280])
+    faults = sweep_jobs.sweep.workspace.root / "faults"
     for name in ("taken", "dead"):
         (faults / name).mkdir(parents=True)
     for i in range(9):
         (faults / f"worker-{i}").write_text("started 0")
     monkeypatch.setenv("FAULTS", str(faults))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "faults"))
-    report = LocalLaunch(board, local(workers=1, retries=retries(died=2)), Seen()).run()
-    [trunk] = only(board, "trunk")
+    report = LocalLaunch(sweep_jobs, local(workers=1, retries=retries(died=2)), Seen()).run()
+    [trunk] = only(sweep_jobs, "trunk")
     assert "died 3 times" in report.failed[trunk.job.id] and "signal 9" in report.failed[trunk.job.id]
 
 
@@ -240,18 +246,18 @@ def test_workers_by_cores_or_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_status_changes_nothing_and_doubts_nobody(planned: Planner) -> None:
     from sweepctl.launch.status import status
 
-    board = planned(name="watched")
-    board.make_wishes()
-    before = tree(board.sweep.workspace.root)
-    assert {state.state for _, state in status(board).jobs} == {"ready", "waiting"}
-    run_all(board)
-    [one, *_] = only(board, "branch")
+    sweep_jobs = planned(name="watched")
+    sweep_jobs.make_wishes()
+    before = tree(sweep_jobs.sweep.workspace.root)
+    assert {state.state for _, state in status(sweep_jobs).jobs} == {"ready", "waiting"}
+    run_all(sweep_jobs)
+    [one, *_] = only(sweep_jobs, "branch")
     (one.folder.path / "result.json").unlink()
     last = attempts.newest(one.folder)
     assert last is not None
     del last.record["why"]
     last.update(host="another-host", boot="another-boot")
-    after = tree(board.sweep.workspace.root)
-    found = status(board)
+    after = tree(sweep_jobs.sweep.workspace.root)
+    found = status(sweep_jobs)
     assert [e.job.id for e, _ in found.in_state("running")] == [one.job.id]
-    assert tree(board.sweep.workspace.root) == after != before
+    assert tree(sweep_jobs.sweep.workspace.root) == after != before

@@ -27,8 +27,8 @@ from sweepctl.spec.build import build, plain
 from sweepctl.spec.compose import compose_launcher
 from sweepctl.spec.execution import Execution
 from sweepctl.store import attempts
-from sweepctl.store.board import Board
 from sweepctl.store.facts import Dispatch
+from sweepctl.store.sweep_jobs import SweepJobs
 from tests.conftest import Planner, only, run_job
 from tests.launch.settings import resources, retries, slurm
 
@@ -133,9 +133,9 @@ def test_a_surrounding_job_is_forgotten_and_comes_back(monkeypatch: pytest.Monke
     assert os.environ["SLURM_JOB_ID"] == "x"
 
 
-def failing(board: Board, *whys: tuple[str, int]) -> Any:
+def failing(sweep_jobs: SweepJobs, *whys: tuple[str, int]) -> Any:
     """Attempts of the first trunk that ended so, each started at a step."""
-    folder = only(board, "trunk")[0].folder
+    folder = only(sweep_jobs, "trunk")[0].folder
     for why, step in whys:
         attempt = attempts.claim(folder, {"start_step": step})
         assert attempt is not None
@@ -166,70 +166,73 @@ def test_each_class_has_its_budget(planned: Planner, whys: list[tuple[str, int]]
 
 
 def test_a_launch_forgives_what_it_is_told_to(planned: Planner) -> None:
-    board = planned()
-    failing(board, ("failed", 0))
-    trunk = only(board, "trunk")[0].job.id
-    assert choose(board, ["failed"]).forgiven == {trunk: 1}
-    assert choose(board, [trunk[:6]]).forgiven == {trunk: 1}
-    assert choose(board, ["none"]).left == {trunk: "x"} and not choose(board, ["diverged"]).forgiven
+    sweep_jobs = planned()
+    failing(sweep_jobs, ("failed", 0))
+    trunk = only(sweep_jobs, "trunk")[0].job.id
+    assert choose(sweep_jobs, ["failed"]).forgiven == {trunk: 1}
+    assert choose(sweep_jobs, [trunk[:6]]).forgiven == {trunk: 1}
+    assert choose(sweep_jobs, ["none"]).left == {trunk: "x"} and not choose(sweep_jobs, ["diverged"]).forgiven
     with pytest.raises(RequestError, match="nosuch"):
-        choose(board, ["nosuch"])
+        choose(sweep_jobs, ["nosuch"])
 
 
-def an_order(board: Board, **settings: Any) -> SlurmOrder:
-    hashes = {stage: plan.hash for stage, plan in board.plans.items()}
+def an_order(sweep_jobs: SweepJobs, **settings: Any) -> SlurmOrder:
+    hashes = {stage: plan.hash for stage, plan in sweep_jobs.plans.items()}
     return SlurmOrder(hashes, (), plain(slurm(**settings)), "code")
 
 
 def test_what_has_a_task_needs_none(planned: Planner) -> None:
-    board = planned()
-    trunks, branches = only(board, "trunk"), only(board, "branch")
-    needed = tasks_needed(board, an_order(board), {})
+    sweep_jobs = planned()
+    trunks, branches = only(sweep_jobs, "trunk"), only(sweep_jobs, "branch")
+    needed = tasks_needed(sweep_jobs, an_order(sweep_jobs), {})
     assert {e.job.id for e in needed.now} == {e.job.id for e in trunks}
     assert {e.job.id for e in needed.later} == {e.job.id for e in branches}
     queue = {e.job.id: [as_task(f"1_{i}", "PENDING", "Priority")] for i, e in enumerate(trunks + branches)}
-    assert tasks_needed(board, an_order(board), queue).queued == len(board.entries)
+    assert tasks_needed(sweep_jobs, an_order(sweep_jobs), queue).queued == len(sweep_jobs.by_id)
     ending = {trunks[0].job.id: [as_task("1_0", "COMPLETING")]}  # perhaps it is being requeued
-    assert trunks[0] not in tasks_needed(board, an_order(board), ending).now
+    assert trunks[0] not in tasks_needed(sweep_jobs, an_order(sweep_jobs), ending).now
     blind = {e.job.id: [as_task("1_0", "PENDING", "JobHeldUser")] for e in branches}
-    needed = tasks_needed(board, an_order(board, commands_on_nodes=False), blind)
+    needed = tasks_needed(sweep_jobs, an_order(sweep_jobs, commands_on_nodes=False), blind)
     assert len(needed.surplus) == len(needed.later) == len(branches)
 
 
 def test_a_held_task_whose_checkpoint_is_there_is_released(planned: Planner) -> None:
-    board = planned(ladder__depths=[1])
-    board.make_wishes()
-    [trunk] = only(board, "trunk")
-    branch = only(board, "branch")[0]
+    sweep_jobs = planned(ladder__depths=[1])
+    sweep_jobs.make_wishes()
+    [trunk] = only(sweep_jobs, "trunk")
+    branch = only(sweep_jobs, "branch")[0]
     held = {branch.job.id: [as_task("7_3", "PENDING", "JobHeldUser")]}
-    assert tasks_needed(board, an_order(board), held).release == []
-    run_job(board, trunk)
-    assert tasks_needed(board, an_order(board), held).release == ["7_3"]
-    run_job(board, branch)
-    assert tasks_needed(board, an_order(board), held).surplus == ["7_3"]
+    assert tasks_needed(sweep_jobs, an_order(sweep_jobs), held).release == []
+    run_job(sweep_jobs, trunk)
+    assert tasks_needed(sweep_jobs, an_order(sweep_jobs), held).release == ["7_3"]
+    run_job(sweep_jobs, branch)
+    assert tasks_needed(sweep_jobs, an_order(sweep_jobs), held).surplus == ["7_3"]
 
 
 def test_a_task_that_runs_and_has_given_its_job_up_does_not_count(planned: Planner) -> None:
-    board = planned()
-    folder = failing(board)
+    sweep_jobs = planned()
+    folder = failing(sweep_jobs)
     attempt = attempts.claim(folder, {"scheduler_id": "7_3"})
     assert attempt is not None
     attempt.end("failed", error="x")
-    [trunk, *_] = only(board, "trunk")
+    [trunk, *_] = only(sweep_jobs, "trunk")
     queue = {trunk.job.id: [as_task("7_3", "RUNNING")]}
-    order, forgiven = an_order(board), {trunk.job.id: 1}
-    assert trunk in tasks_needed(board, order, queue, forgiven).now
-    assert trunk not in tasks_needed(board, order, {trunk.job.id: [as_task("8_3", "RUNNING")]}, forgiven).now
-    assert trunk.job.id in tasks_needed(board, an_order(board), queue).exhausted
+    order, forgiven = an_order(sweep_jobs), {trunk.job.id: 1}
+    assert trunk in tasks_needed(sweep_jobs, order, queue, forgiven).now
+    assert (
+        trunk
+        not in tasks_needed(sweep_jobs, order, {trunk.job.id: [as_task("8_3", "RUNNING")]}, forgiven).now
+    )
+    assert trunk.job.id in tasks_needed(sweep_jobs, an_order(sweep_jobs), queue).exhausted
 
 
 def test_records_are_found_again(planned: Planner) -> None:
-    board = planned()
-    records = Records(board.sweep)
-    order = an_order(board)
+    sweep_jobs = planned()
+    records = Records(sweep_jobs.sweep)
+    order = an_order(sweep_jobs)
     records.write_order(order)
     assert records.order(order.hash) == order == records.newest_order()
-    jobs = tuple(board.entries)
+    jobs = tuple(sweep_jobs.by_id)
     for token, held in (("a1", False), ("b2", True)):
         records.intend(an_array(token=token, jobs=jobs, held=held))
     assert records.held_tasks(set(jobs), "c") == []
@@ -250,17 +253,17 @@ def test_records_are_found_again(planned: Planner) -> None:
 
 
 def test_an_order_is_the_plans_it_was_given(planned: Planner) -> None:
-    board = planned(name="frozen")
-    order = an_order(board)
+    sweep_jobs = planned(name="frozen")
+    order = an_order(sweep_jobs)
     later = planned(name="frozen", optimizer__lr=0.01)
-    assert set(order.board(board.sweep).entries) == set(board.entries) != set(later.entries)
+    assert set(order.sweep_jobs(sweep_jobs.sweep).by_id) == set(sweep_jobs.by_id) != set(later.by_id)
 
 
 def test_only_ones_own_earlier_restart_is_taken_over(planned: Planner) -> None:
-    board = planned()
-    entry = only(board, "trunk")[0]
+    sweep_jobs = planned()
+    planned_job = only(sweep_jobs, "trunk")[0]
     here = Dispatch(scheduler_id="7_3", cluster="c", array="t", restart=1)
-    manifest = board.manifest(entry, Execution(), here, gone=("9_9",))
+    manifest = sweep_jobs.manifest(planned_job, Execution(), here, gone=("9_9",))
     before = replace(here, restart=0)
     assert manifest.was_given_up(before)
     assert not manifest.was_given_up(replace(before, restart=2))
@@ -269,7 +272,7 @@ def test_only_ones_own_earlier_restart_is_taken_over(planned: Planner) -> None:
     assert manifest.was_given_up(replace(before, scheduler_id="9_9"))
     assert not manifest.was_given_up(replace(before, scheduler_id="9_9", cluster="d"))
     assert not manifest.was_given_up(Dispatch())
-    mine = attempts.claim(entry.folder, before.record())
-    assert mine is not None and attempts.claim(entry.folder, here.record()) is None
-    after = attempts.claim(entry.folder, here.record(), manifest.was_given_up)
-    assert after is not None and attempts.superseded(entry.folder, mine)
+    mine = attempts.claim(planned_job.folder, before.record())
+    assert mine is not None and attempts.claim(planned_job.folder, here.record()) is None
+    after = attempts.claim(planned_job.folder, here.record(), manifest.was_given_up)
+    assert after is not None and attempts.superseded(planned_job.folder, mine)

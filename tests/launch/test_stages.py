@@ -15,9 +15,9 @@ from sweepctl.launch.stage_values import MissingResults, parabola_minimum
 from sweepctl.launch.stages import plan_stages
 from sweepctl.spec.corpus import CorpusFacts
 from sweepctl.store import attempts, checkpoints
-from sweepctl.store.board import Board
 from sweepctl.store.ends import End
 from sweepctl.store.result import Result
+from sweepctl.store.sweep_jobs import SweepJobs
 from sweepctl.store.throughput import Rate, measured
 from sweepctl.store.workspace import Workspace
 from tests.conftest import Planner, only, run_all, tiny, tree
@@ -35,34 +35,36 @@ STAGES: dict[str, Any] = {
 
 def staged(
     workspace: Workspace, facts: CorpusFacts, study_changes: dict[str, Any] | None = None, **stages: Any
-) -> tuple[Board, dict[str, MissingResults]]:
+) -> tuple[SweepJobs, dict[str, MissingResults]]:
     study = tiny(name="staged", stages={**STAGES, **stages}, **(study_changes or {}))
     plans, waiting = plan_stages(workspace, study, facts)
     sweep = workspace.sweep("staged")
     sweep.save(plans)
-    return Board(sweep, plans), waiting
+    return SweepJobs(sweep, plans), waiting
 
 
 def test_a_stage_waits_for_what_it_takes_and_then_freezes_it(
     workspace: Workspace, facts: CorpusFacts
 ) -> None:
-    board, waiting = staged(workspace, facts)
-    assert set(board.plans) == {"lr", "top"}
+    sweep_jobs, waiting = staged(workspace, facts)
+    assert set(sweep_jobs.plans) == {"lr", "top"}
     assert waiting == {"all": MissingResults("lr", "optimizer.lr", 3, 3)}
-    run_all(Board(board.sweep, {"lr": board.plans["lr"]}))
-    board, waiting = staged(workspace, facts)
+    run_all(SweepJobs(sweep_jobs.sweep, {"lr": sweep_jobs.plans["lr"]}))
+    sweep_jobs, waiting = staged(workspace, facts)
     assert not waiting
-    [taken] = board.plans["all"].taken
+    [taken] = sweep_jobs.plans["all"].taken
     losses = {
         e.plan.points[e.job.point].settings["optimizer.lr"]: e.folder.result().loss_nats  # type: ignore[index]
-        for e in only(board, "branch")
+        for e in only(sweep_jobs, "branch")
         if e.plan.stage == "lr"
     }
     means = {lr: next(iter(loss.values())) for lr, loss in losses.items()}
     assert taken.value == min(means, key=means.__getitem__)
     assert taken.losses == {repr(lr): loss for lr, loss in means.items()}
-    assert taken.plan == board.plans["lr"].hash
-    assert {board.plans["all"].point(j.point).optimizer.lr for j in board.plans["all"].jobs} == {taken.value}
+    assert taken.plan == sweep_jobs.plans["lr"].hash
+    assert {sweep_jobs.plans["all"].point(j.point).optimizer.lr for j in sweep_jobs.plans["all"].jobs} == {
+        taken.value
+    }
 
 
 def test_the_best_over_other_axes_and_the_mean_over_seeds_count(
@@ -76,15 +78,15 @@ def test_the_best_over_other_axes_and_the_mean_over_seeds_count(
         (0.02, 0.2): (1.9, 2.9),
     }
     stages = {"lr": {**STAGES["lr"], "grid": {"axes": axes}}}
-    board, _ = staged(workspace, facts, **stages)
-    for job in board.plans["lr"].observations():
-        point = board.plans["lr"].point(job.point)
+    sweep_jobs, _ = staged(workspace, facts, **stages)
+    for job in sweep_jobs.plans["lr"].observations():
+        point = sweep_jobs.plans["lr"].point(job.point)
         loss = losses[point.optimizer.lr, point.optimizer.weight_decay][point.seed.init]
         folder = workspace.job(job.id)
         folder.path.mkdir(parents=True)
         folder.write_result(Result(End.DONE, job.end, loss_nats={"validation": loss}))
-    board, _ = staged(workspace, facts, **stages)
-    [taken] = board.plans["all"].taken
+    sweep_jobs, _ = staged(workspace, facts, **stages)
+    [taken] = sweep_jobs.plans["all"].taken
     assert taken.value == 0.01 and taken.losses == {"0.01": 2.1, "0.02": 2.4}
 
 
@@ -94,10 +96,10 @@ def test_a_word_can_be_taken_too(workspace: Workspace, facts: CorpusFacts) -> No
         "lr": {**STAGES["lr"], "grid": {"axes": axes}},
         "all": {"take": {"model.activation": {"stage": "lr"}}},
     }
-    board, _ = staged(workspace, facts, **stages)
-    run_all(Board(board.sweep, {"lr": board.plans["lr"]}))
-    board, _ = staged(workspace, facts, **stages)
-    [taken] = board.plans["all"].taken
+    sweep_jobs, _ = staged(workspace, facts, **stages)
+    run_all(SweepJobs(sweep_jobs.sweep, {"lr": sweep_jobs.plans["lr"]}))
+    sweep_jobs, _ = staged(workspace, facts, **stages)
+    [taken] = sweep_jobs.plans["all"].taken
     assert taken.value in axes["model.activation"] and not taken.at_edge
     stages["all"]["take"]["model.activation"]["rule"] = "parabola"  # type: ignore[index]
     with pytest.raises(RequestError, match="needs numbers above 0"):
@@ -110,16 +112,16 @@ def test_a_stage_of_several_rungs_chooses_nothing(workspace: Workspace, facts: C
 
 
 def test_a_stage_that_waits_again_stays_wanted(workspace: Workspace, facts: CorpusFacts) -> None:
-    board, _ = staged(workspace, facts)
-    run_all(Board(board.sweep, {"lr": board.plans["lr"]}))
-    board, _ = staged(workspace, facts)
+    sweep_jobs, _ = staged(workspace, facts)
+    run_all(SweepJobs(sweep_jobs.sweep, {"lr": sweep_jobs.plans["lr"]}))
+    sweep_jobs, _ = staged(workspace, facts)
     wider = {**STAGES["lr"], "grid": {"axes": {"optimizer.lr": [0.001, 0.01, 0.1, 0.3]}}}
     study = tiny(name="staged", stages={**STAGES, "lr": wider})
     plans, waiting = plan_stages(workspace, study, facts)
-    board.sweep.save(plans, waiting)
-    assert set(waiting) == {"all"} and "all" not in board.sweep.plans()
-    assert set(board.plans["all"].by_id) <= board.sweep.job_ids()
-    assert not set(clean.find(board.sweep, "all").jobs) & set(board.plans["all"].by_id)
+    sweep_jobs.sweep.save(plans, waiting)
+    assert set(waiting) == {"all"} and "all" not in sweep_jobs.sweep.plans()
+    assert set(sweep_jobs.plans["all"].by_id) <= sweep_jobs.sweep.job_ids()
+    assert not set(clean.find(sweep_jobs.sweep, "all").jobs) & set(sweep_jobs.plans["all"].by_id)
 
 
 def test_a_parabola_finds_the_vertex() -> None:
@@ -131,11 +133,11 @@ def test_a_parabola_finds_the_vertex() -> None:
 def test_a_grid_that_all_diverged_is_one_sentence(workspace: Workspace, facts: CorpusFacts) -> None:
     huge = {"lr": {**STAGES["lr"], "grid": {"axes": {"optimizer.lr": [1e6, 1e7]}}}}
     wild = {"parametrization__name": "standard", "parametrization__zero_head": False}
-    board, _ = staged(workspace, facts, wild, **huge)
-    run_all(Board(board.sweep, {"lr": board.plans["lr"]}))
+    sweep_jobs, _ = staged(workspace, facts, wild, **huge)
+    run_all(SweepJobs(sweep_jobs.sweep, {"lr": sweep_jobs.plans["lr"]}))
     with pytest.raises(RequestError, match="all diverged"):
         staged(workspace, facts, wild, **huge)
-    assert compare(board.sweep, board.plans["lr"]).left.jobs == 0
+    assert compare(sweep_jobs.sweep, sweep_jobs.plans["lr"]).left.jobs == 0
 
 
 def test_a_value_must_be_an_axis_of_the_stage_it_comes_from(workspace: Workspace, facts: CorpusFacts) -> None:
@@ -149,33 +151,35 @@ def test_a_stage_is_held_back_until_its_prediction_is_written(
 ) -> None:
     from sweepctl.store import predictions
 
-    board, _ = staged(workspace, facts)
-    free, held = launchable(board.sweep)
+    sweep_jobs, _ = staged(workspace, facts)
+    free, held = launchable(sweep_jobs.sweep)
     assert held == ["top"] and set(free.plans) == {"lr"}
-    top = board.plans["top"]
+    top = sweep_jobs.plans["top"]
     rows = [{"job": job.id} for job in top.observations()]
-    predictions.write(board.sweep, {"prior": False, "observations": rows})
-    predictions.write(board.sweep, {"prior": True, "observations": rows[1:]})
-    assert launchable(board.sweep)[1] == ["top"]
-    predictions.write(board.sweep, {"prior": True, "observations": rows})
-    assert launchable(board.sweep)[1] == []
+    predictions.write(sweep_jobs.sweep, {"prior": False, "observations": rows})
+    predictions.write(sweep_jobs.sweep, {"prior": True, "observations": rows[1:]})
+    assert launchable(sweep_jobs.sweep)[1] == ["top"]
+    predictions.write(sweep_jobs.sweep, {"prior": True, "observations": rows})
+    assert launchable(sweep_jobs.sweep)[1] == []
 
 
 def test_what_exists_is_new_and_is_unwanted(planned: Planner) -> None:
-    board = planned(name="grows", ladder__depths=[1])
-    [plan] = board.plans.values()
-    first = compare(board.sweep, plan)
+    sweep_jobs = planned(name="grows", ladder__depths=[1])
+    [plan] = sweep_jobs.plans.values()
+    first = compare(sweep_jobs.sweep, plan)
     assert (first.exists, first.begun, first.new, first.diff) == (0, 0, 3, None)
-    run_all(board)
-    assert compare(board.sweep, plan).left.jobs == 0
+    run_all(sweep_jobs)
+    assert compare(sweep_jobs.sweep, plan).left.jobs == 0
     from sweepctl.plan.expand import expand
 
     corpus = plan.base.corpus
     facts = CorpusFacts(corpus.hash, corpus.vocab_size, plan.corpus_tokens, ("validation",))
     longer = expand(
-        tiny(name="grows", ladder__depths=[1], budget__tokens=[2560, 5120]), next(iter(board.plans)), facts
+        tiny(name="grows", ladder__depths=[1], budget__tokens=[2560, 5120]),
+        next(iter(sweep_jobs.plans)),
+        facts,
     )
-    found = compare(board.sweep, longer)
+    found = compare(sweep_jobs.sweep, longer)
     assert (found.exists, found.begun, found.new) == (1, 1, 1)
     assert found.diff is not None and found.diff.added == 1 and len(found.unwanted) == 1
     steps = longer.jobs[0].end - plan.jobs[0].end
@@ -187,45 +191,49 @@ def test_cleaning_deletes_only_what_nobody_wants(planned: Planner) -> None:
     both, mine = {"budget__tokens": [1280, 2560]}, {"budget__tokens": [1280, 2560, 5120]}
     run_all(planned(name="theirs", **both))
     run_all(planned(name="mine", **mine))
-    board = planned(name="mine", budget__tokens=[1280], optimizer__lr=0.03)
-    run_all(board)
-    found = clean.find(board.sweep, "all")
-    store = board.sweep.workspace.root / "store"
+    sweep_jobs = planned(name="mine", budget__tokens=[1280], optimizer__lr=0.03)
+    run_all(sweep_jobs)
+    found = clean.find(sweep_jobs.sweep, "all")
+    store = sweep_jobs.sweep.workspace.root / "store"
     before = tree(store)
-    theirs = Board(board.sweep.workspace.sweep("theirs"), board.sweep.workspace.sweep("theirs").plans())
-    assert len(found.jobs) == 2 and not set(found.jobs) & set(theirs.entries)
-    clean.delete(board.sweep, found)
+    theirs = SweepJobs(
+        sweep_jobs.sweep.workspace.sweep("theirs"), sweep_jobs.sweep.workspace.sweep("theirs").plans()
+    )
+    assert len(found.jobs) == 2 and not set(found.jobs) & set(theirs.by_id)
+    clean.delete(sweep_jobs.sweep, found)
     gone = set(before) - set(tree(store))
     assert gone and all(path.split("/")[1] in found.jobs for path in gone)
-    assert all(theirs.finished(entry) for entry in theirs.entries.values())
-    assert clean.find(board.sweep, "all").empty
+    assert all(theirs.finished(planned_job) for planned_job in theirs.by_id.values())
+    assert clean.find(sweep_jobs.sweep, "all").empty
 
 
 def test_cleaning_spares_what_came_to_be_wanted_meanwhile(planned: Planner) -> None:
     run_all(planned(name="mine"))
-    board = planned(name="mine", optimizer__lr=0.03)
-    found = clean.find(board.sweep, "all")
+    sweep_jobs = planned(name="mine", optimizer__lr=0.03)
+    found = clean.find(sweep_jobs.sweep, "all")
     other = planned(name="theirs")
-    clean.delete(board.sweep, found)
-    assert len(found.jobs) == len(other.entries) and all(other.finished(e) for e in other.entries.values())
+    clean.delete(sweep_jobs.sweep, found)
+    assert len(found.jobs) == len(other.by_id) and all(other.finished(e) for e in other.by_id.values())
 
 
 def test_a_policy_deletes_checkpoints_but_no_result(planned: Planner) -> None:
-    board = planned(name="mine")
-    run_all(board)
-    found = clean.find(board.sweep, "none")
-    clean.delete(board.sweep, found)
-    assert found.bytes > 0 and all(board.finished(entry) for entry in only(board, "branch"))
-    assert not any(checkpoints.steps(entry.folder) for entry in board.entries.values())
-    assert [e.name for e in board.unfinished()] == []
+    sweep_jobs = planned(name="mine")
+    run_all(sweep_jobs)
+    found = clean.find(sweep_jobs.sweep, "none")
+    clean.delete(sweep_jobs.sweep, found)
+    assert found.bytes > 0 and all(
+        sweep_jobs.finished(planned_job) for planned_job in only(sweep_jobs, "branch")
+    )
+    assert not any(checkpoints.steps(planned_job.folder) for planned_job in sweep_jobs.by_id.values())
+    assert [e.name for e in sweep_jobs.unfinished()] == []
 
 
 def test_a_rate_is_measured_or_said_to_be_a_bound(planned: Planner) -> None:
-    board = planned(name="rates")
-    assert measured(board.sweep.workspace, board.plans) == {}
-    small = [e for e in only(board, "trunk") if e.plan.rung_of(e.job).name == "8x1"]
+    sweep_jobs = planned(name="rates")
+    assert measured(sweep_jobs.sweep.workspace, sweep_jobs.plans) == {}
+    small = [e for e in only(sweep_jobs, "trunk") if e.plan.rung_of(e.job).name == "8x1"]
     run_all(planned(name="rates", ladder__depths=[1]))
-    rates = measured(board.sweep.workspace, board.plans)
+    rates = measured(sweep_jobs.sweep.workspace, sweep_jobs.plans)
     record = attempts.every(small[0].folder)[0].record
     assert rates["8x1"].flops_per_s == pytest.approx(
         small[0].plan.counts(small[0].job).exact_flops_per_token * record["tokens_per_s"]

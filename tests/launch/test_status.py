@@ -12,37 +12,37 @@ import pytest
 from sweepctl.launch.slurm.commands import as_task
 from sweepctl.launch.status import SweepStatus, status
 from sweepctl.store import attempts
-from sweepctl.store.board import Board, Entry
 from sweepctl.store.ends import End
 from sweepctl.store.result import Result
+from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 from tests.conftest import Planner, only, tree
 
 
-def begin(entry: Entry, **facts: Any) -> attempts.Attempt:
-    attempt = attempts.claim(entry.folder, {"launcher": "test", **facts})
+def begin(planned_job: PlannedJob, **facts: Any) -> attempts.Attempt:
+    attempt = attempts.claim(planned_job.folder, {"launcher": "test", **facts})
     assert attempt is not None
     return attempt
 
 
-def finish(entry: Entry, tokens: int = 1000, seconds: float = 36.0) -> None:
-    begin(entry).end("done", trained_tokens=tokens, train_s=seconds)
-    entry.folder.write_result(Result(End.DONE, entry.job.end))
+def finish(planned_job: PlannedJob, tokens: int = 1000, seconds: float = 36.0) -> None:
+    begin(planned_job).end("done", trained_tokens=tokens, train_s=seconds)
+    planned_job.folder.write_result(Result(End.DONE, planned_job.job.end))
 
 
-def reach(trunk: Entry, step: int) -> None:
+def reach(trunk: PlannedJob, step: int) -> None:
     (trunk.folder.checkpoints / f"step-{step:08d}").mkdir(parents=True)
 
 
-def state_of(found: SweepStatus, entry: Entry) -> str:
-    return next(state.state for one, state in found.jobs if one is entry)
+def state_of(found: SweepStatus, planned_job: PlannedJob) -> str:
+    return next(state.state for one, state in found.jobs if one is planned_job)
 
 
 @pytest.fixture
-def midway(planned: Planner, tmp_path: Path) -> tuple[Board, list[Entry], list[Entry]]:
+def midway(planned: Planner, tmp_path: Path) -> tuple[SweepJobs, list[PlannedJob], list[PlannedJob]]:
     """The first trunk is done, one of its branches too, the other failed with nothing but a log; the second
     trunk runs."""
-    board = planned(name="midway")
-    (first, second), branches = only(board, "trunk"), only(board, "branch")
+    sweep_jobs = planned(name="midway")
+    (first, second), branches = only(sweep_jobs, "trunk"), only(sweep_jobs, "branch")
     done, failed = (b for b in branches if b.job.trunk == first.job.id)
     begin(first).end("done", trained_tokens=1000, train_s=36.0)
     reach(first, first.job.end)
@@ -54,18 +54,18 @@ def midway(planned: Planner, tmp_path: Path) -> tuple[Board, list[Entry], list[E
     running.update(start_tokens=0)
     running.beat(10, 640)
     running.metrics.write_text('{"step": 10, "tokens_per_s": 64}\n')
-    return board, [first, second], [done, failed, *(b for b in branches if b.job.trunk == second.job.id)]
+    return sweep_jobs, [first, second], [done, failed, *(b for b in branches if b.job.trunk == second.job.id)]
 
 
 def test_everything_is_counted(midway: Any) -> None:
-    board, (first, second), (done, failed, *others) = midway
-    found = status(board)
+    sweep_jobs, (first, second), (done, failed, *others) = midway
+    found = status(sweep_jobs)
     assert {kind: dict(row.states) for kind, row in found.kinds.items()} == {
         "trunk": {"done": 1, "running": 1},
         "branch": {"done": 1, "failed": 1, "waiting": 2},
     }
     assert found.kinds["branch"].failures == {"out_of_memory": 1} and not found.complete
-    wanted = sum(e.steps_to_train for e in board.entries.values()) * 64
+    wanted = sum(e.steps_to_train for e in sweep_jobs.by_id.values()) * 64
     assert found.tokens == wanted
     assert found.tokens_done == (first.job.end + done.steps_to_train + 10) * 64
     assert found.train_s == 72 and 72 < found.spent_s < 90
@@ -74,79 +74,79 @@ def test_everything_is_counted(midway: Any) -> None:
     assert found.eta_s == pytest.approx((left + sum(e.flops for e in others)) / speed)
     assert found.left_s is not None and found.left_s > 0
     [problems] = found.problems
-    assert (problems.entry, problems.failure, problems.waiting) == (failed, "out_of_memory", 0)
+    assert (problems.planned_job, problems.failure, problems.waiting) == (failed, "out_of_memory", 0)
     assert problems.line == "slurmstepd: error: Detected 1 oom_kill event"
 
 
 def test_a_running_attempt_that_says_nothing_is_told(midway: Any) -> None:
-    board, (_, second), _ = midway
+    sweep_jobs, (_, second), _ = midway
     heartbeat = second.folder.attempts / "0001" / "heartbeat.json"
     os.utime(heartbeat, (time.time() - 600, time.time() - 600))
-    found = status(board)
+    found = status(sweep_jobs)
     assert state_of(found, second) == "running" and found.eta_s is None
-    assert [(one.what, one.entry) for one in found.problems] == [
-        ("failed", found.problems[0].entry),
+    assert [(one.what, one.planned_job) for one in found.problems] == [
+        ("failed", found.problems[0].planned_job),
         ("silent", second),
     ]
     assert found.problems[1].silent_s == pytest.approx(600, abs=30)
 
 
 def test_branches_that_wait_for_a_failed_trunk_are_counted_and_not_awaited(planned: Planner) -> None:
-    board = planned(name="stuck", ladder__depths=[1])
-    [trunk] = only(board, "trunk")
+    sweep_jobs = planned(name="stuck", ladder__depths=[1])
+    [trunk] = only(sweep_jobs, "trunk")
     begin(trunk).end("failed", error="Traceback\n  ValueError: no\n")
-    found = status(board)
+    found = status(sweep_jobs)
     [problems] = found.problems
     assert (problems.waiting, problems.line, problems.failure) == (2, "ValueError: no", "failed")
     assert found.eta_s is None and found.left_s is None
 
 
 def test_the_queue_is_told_and_nothing_is_written(midway: Any) -> None:
-    board, (_, second), (_, failed, *others) = midway
+    sweep_jobs, (_, second), (_, failed, *others) = midway
     tasks = {
         failed.job.id: as_task("7_1", "PENDING", "Resources"),
         second.job.id: as_task("7_2", "RUNNING"),
         others[0].job.id: as_task("7_3", "PENDING", "JobHeldUser"),
     }
-    before = tree(board.sweep.workspace.root)
-    found = status(board, tasks)
+    before = tree(sweep_jobs.sweep.workspace.root)
+    found = status(sweep_jobs, tasks)
     assert state_of(found, failed) == "queued" and found.kinds["branch"].states["queued"] == 1
     assert state_of(found, second) == "running" and state_of(found, others[0]) == "waiting"
     assert not found.problems and found.queue == tasks
-    assert tree(board.sweep.workspace.root) == before
+    assert tree(sweep_jobs.sweep.workspace.root) == before
 
 
 def test_a_task_that_runs_vouches_for_an_attempt_that_looks_dead(midway: Any) -> None:
-    board, (_, second), _ = midway
+    sweep_jobs, (_, second), _ = midway
     attempts.newest(second.folder).update(host="elsewhere", boot="other")
     for file in (second.folder.attempts / "0001").iterdir():
         os.utime(file, (time.time() - 4000, time.time() - 4000))
-    assert state_of(status(board), second) == "interrupted"
-    assert state_of(status(board, {second.job.id: as_task("7_2", "A_NEW_STATE")}), second) == "running"
+    assert state_of(status(sweep_jobs), second) == "interrupted"
+    assert state_of(status(sweep_jobs, {second.job.id: as_task("7_2", "A_NEW_STATE")}), second) == "running"
 
 
 def test_a_cancelled_job_is_cancelled_whatever_is_queued(planned: Planner) -> None:
-    board = planned(name="ended")
-    [first, second] = only(board, "trunk")
-    board.sweep.mark_cancelled([first.job.id, second.job.id])
-    found = status(board, {first.job.id: as_task("7_1", "PENDING")})
+    sweep_jobs = planned(name="ended")
+    [first, second] = only(sweep_jobs, "trunk")
+    sweep_jobs.sweep.mark_cancelled([first.job.id, second.job.id])
+    found = status(sweep_jobs, {first.job.id: as_task("7_1", "PENDING")})
     assert found.kinds["trunk"].states == {"cancelled": 2} and found.eta_s is None
 
 
 def test_a_device_that_is_a_gpu_is_called_one(planned: Planner) -> None:
-    board = planned(name="device")
-    [first, _] = only(board, "trunk")
+    sweep_jobs = planned(name="device")
+    [first, _] = only(sweep_jobs, "trunk")
     begin(first).end("stopped", device="AMD EPYC", train_s=1.0)
-    assert not status(board).on_gpus
+    assert not status(sweep_jobs).on_gpus
     begin(first).end("stopped", device="NVIDIA H100 80GB HBM3", train_s=1.0, world_size=8)
-    found = status(board)
+    found = status(sweep_jobs)
     assert found.on_gpus and found.train_s == 2 and found.spent_s == 9
 
 
 def test_the_kind_of_a_device_is_what_its_attempt_says_whatever_the_name(planned: Planner) -> None:
-    board = planned(name="device")
-    [first, _] = only(board, "trunk")
+    sweep_jobs = planned(name="device")
+    [first, _] = only(sweep_jobs, "trunk")
     begin(first).end("stopped", device="NVIDIA Grace", device_kind="cpu")
-    assert not status(board).on_gpus
+    assert not status(sweep_jobs).on_gpus
     begin(first).end("stopped", device="Some accelerator", device_kind="rocm")
-    assert status(board).on_gpus
+    assert status(sweep_jobs).on_gpus

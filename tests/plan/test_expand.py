@@ -113,15 +113,15 @@ def test_the_disk_a_plan_needs_is_what_training_writes(planned) -> None:
     from sweepctl.store import checkpoints
     from tests.conftest import one_plan, run_all
 
-    board = planned()
-    run_all(board)
+    sweep_jobs = planned()
+    run_all(sweep_jobs)
     written = sum(
-        checkpoints.at(entry.folder, step).bytes
-        for entry in board.entries.values()
-        for step in checkpoints.steps(entry.folder)
+        checkpoints.at(planned_job.folder, step).bytes
+        for planned_job in sweep_jobs.by_id.values()
+        for step in checkpoints.steps(planned_job.folder)
     )
-    assert written == pytest.approx(total(one_plan(board.sweep)).disk_all, rel=0.35)
-    assert written > total(one_plan(board.sweep)).disk_all
+    assert written == pytest.approx(total(one_plan(sweep_jobs.sweep)).disk_all, rel=0.35)
+    assert written > total(one_plan(sweep_jobs.sweep)).disk_all
 
 
 def test_a_plan_that_repeats_its_data_says_so() -> None:

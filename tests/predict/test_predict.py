@@ -27,52 +27,52 @@ def law() -> Fit:
 
 
 def test_a_prediction_made_before_is_prior_and_is_kept(planned: Planner, law: Fit) -> None:
-    board = planned(name="told")
-    stage = next(iter(board.plans))
-    first, new = predict_stage(board.sweep, stage, law, post_hoc=False)
+    sweep_jobs = planned(name="told")
+    stage = next(iter(sweep_jobs.plans))
+    first, new = predict_stage(sweep_jobs.sweep, stage, law, post_hoc=False)
     assert new and first["prior"] and len(first["observations"]) == 4
-    files = tree(predictions.folder(board.sweep))
-    again, new = predict_stage(board.sweep, stage, law, post_hoc=False)
+    files = tree(predictions.folder(sweep_jobs.sweep))
+    again, new = predict_stage(sweep_jobs.sweep, stage, law, post_hoc=False)
     assert not new and again["observations"] == first["observations"]
-    run_all(board)
-    after, new = predict_stage(board.sweep, stage, law, post_hoc=False)
+    run_all(sweep_jobs)
+    after, new = predict_stage(sweep_jobs.sweep, stage, law, post_hoc=False)
     assert not new and after["observations"] == first["observations"]
-    assert tree(predictions.folder(board.sweep)) == files
+    assert tree(predictions.folder(sweep_jobs.sweep)) == files
 
 
 def test_an_attempt_makes_a_prior_prediction_impossible(planned: Planner, law: Fit) -> None:
-    board = planned(name="late")
-    stage = next(iter(board.plans))
-    run_all(board)
+    sweep_jobs = planned(name="late")
+    stage = next(iter(sweep_jobs.plans))
+    run_all(sweep_jobs)
     with pytest.raises(RequestError, match="has begun"):
-        predict_stage(board.sweep, stage, law, post_hoc=False)
-    assert not predictions.folder(board.sweep).exists()
-    told, new = predict_stage(board.sweep, stage, law, post_hoc=True)
+        predict_stage(sweep_jobs.sweep, stage, law, post_hoc=False)
+    assert not predictions.folder(sweep_jobs.sweep).exists()
+    told, new = predict_stage(sweep_jobs.sweep, stage, law, post_hoc=True)
     assert new and not told["prior"]
     with pytest.raises(RequestError, match="No stage"):
-        score(board.sweep)
+        score(sweep_jobs.sweep)
 
 
 def test_one_begun_run_is_enough_to_refuse_and_the_rest_is_told_apart(planned: Planner, law: Fit) -> None:
-    board = planned(name="partly")
-    stage = next(iter(board.plans))
-    first, *rest = board.plans[stage].observations()
-    attempts.claim(board.sweep.workspace.job(first.id), {})
+    sweep_jobs = planned(name="partly")
+    stage = next(iter(sweep_jobs.plans))
+    first, *rest = sweep_jobs.plans[stage].observations()
+    attempts.claim(sweep_jobs.sweep.workspace.job(first.id), {})
     with pytest.raises(RequestError, match=f"has begun.*{first.id}"):
-        predict_stage(board.sweep, stage, law, post_hoc=False)
-    assert not predictions.folder(board.sweep).exists()
-    told, _ = predict_stage(board.sweep, stage, law, post_hoc=True)
+        predict_stage(sweep_jobs.sweep, stage, law, post_hoc=False)
+    assert not predictions.folder(sweep_jobs.sweep).exists()
+    told, _ = predict_stage(sweep_jobs.sweep, stage, law, post_hoc=True)
     assert not told["prior"] and len(told["observations"]) == 4
-    assert set(predictions.prior(board.sweep)) == {job.id for job in rest}
+    assert set(predictions.prior(sweep_jobs.sweep)) == {job.id for job in rest}
 
 
 def test_a_score_holds_what_was_measured_against_what_was_written(planned: Planner, law: Fit) -> None:
-    board = planned(name="scored")
-    stage = next(iter(board.plans))
-    predict_stage(board.sweep, stage, law, post_hoc=False)
-    assert all(s.measured is None and s.error is None for s in score(board.sweep)[stage])
-    run_all(board)
-    for scored in score(board.sweep)[stage]:
+    sweep_jobs = planned(name="scored")
+    stage = next(iter(sweep_jobs.plans))
+    predict_stage(sweep_jobs.sweep, stage, law, post_hoc=False)
+    assert all(s.measured is None and s.error is None for s in score(sweep_jobs.sweep)[stage])
+    run_all(sweep_jobs)
+    for scored in score(sweep_jobs.sweep)[stage]:
         assert scored.measured is not None and scored.error == scored.predicted / scored.measured - 1
         assert scored.predicted == pytest.approx(parametric.loss(law.params, scored.n, scored.d))
         assert scored.low < scored.predicted < scored.high
@@ -80,49 +80,49 @@ def test_a_score_holds_what_was_measured_against_what_was_written(planned: Plann
 
 
 def test_another_plan_needs_its_own_prediction(planned: Planner, law: Fit) -> None:
-    board = planned(name="moved")
-    stage = next(iter(board.plans))
-    predict_stage(board.sweep, stage, law, post_hoc=False)
-    board = planned(name="moved", optimizer__lr=0.03)
-    fresh, late = predictions.unpredicted(board.sweep, board.plans[stage])
+    sweep_jobs = planned(name="moved")
+    stage = next(iter(sweep_jobs.plans))
+    predict_stage(sweep_jobs.sweep, stage, law, post_hoc=False)
+    sweep_jobs = planned(name="moved", optimizer__lr=0.03)
+    fresh, late = predictions.unpredicted(sweep_jobs.sweep, sweep_jobs.plans[stage])
     assert len(fresh) == 4 and not late
 
 
 def test_a_longer_budget_needs_a_prediction_of_its_own_alone(planned: Planner, law: Fit) -> None:
-    board = planned(name="grows", ladder__depths=[1])
-    stage = next(iter(board.plans))
-    first, _ = predict_stage(board.sweep, stage, law, post_hoc=False)
-    run_all(board)
-    board = planned(name="grows", ladder__depths=[1], budget__tokens=[1280, 2560, 5120])
-    assert len(score(board.sweep)[stage]) == 2
-    fresh, late = predictions.unpredicted(board.sweep, board.plans[stage])
+    sweep_jobs = planned(name="grows", ladder__depths=[1])
+    stage = next(iter(sweep_jobs.plans))
+    first, _ = predict_stage(sweep_jobs.sweep, stage, law, post_hoc=False)
+    run_all(sweep_jobs)
+    sweep_jobs = planned(name="grows", ladder__depths=[1], budget__tokens=[1280, 2560, 5120])
+    assert len(score(sweep_jobs.sweep)[stage]) == 2
+    fresh, late = predictions.unpredicted(sweep_jobs.sweep, sweep_jobs.plans[stage])
     assert [job.label for job in fresh] == ["5.12k tokens"] and not late
-    whole, new = predict_stage(board.sweep, stage, law, post_hoc=False)
+    whole, new = predict_stage(sweep_jobs.sweep, stage, law, post_hoc=False)
     assert new and whole["prior"] and whole["observations"][:2] == first["observations"]
-    assert predictions.unpredicted(board.sweep, board.plans[stage]) == ([], [])
+    assert predictions.unpredicted(sweep_jobs.sweep, sweep_jobs.plans[stage]) == ([], [])
 
 
 def test_a_prediction_that_was_edited_is_not_believed(planned: Planner, law: Fit) -> None:
-    board = planned(name="edited")
-    predict_stage(board.sweep, next(iter(board.plans)), law, post_hoc=False)
-    [path] = predictions.folder(board.sweep).iterdir()
+    sweep_jobs = planned(name="edited")
+    predict_stage(sweep_jobs.sweep, next(iter(sweep_jobs.plans)), law, post_hoc=False)
+    [path] = predictions.folder(sweep_jobs.sweep).iterdir()
     path.write_text(path.read_text().replace('"loss_nats": ', '"loss_nats": 1'))
     with pytest.raises(DamagedFile, match="is not the prediction that was written down"):
-        score(board.sweep)
+        score(sweep_jobs.sweep)
 
 
 def test_a_recipe_for_a_budget_is_on_the_ladder_and_at_the_optimum(planned: Planner, law: Fit) -> None:
-    board = planned(name="recipe")
-    found = predict_target(board.sweep, law, flops=1e12, n=None, d=None, rate=1e9)
+    sweep_jobs = planned(name="recipe")
+    found = predict_target(sweep_jobs.sweep, law, flops=1e12, n=None, d=None, rate=1e9)
     assert found.optimum is not None
     best = found.optimum["n"].value
     assert found.shape.d_model == 8 * found.shape.n_layers and 0.5 < found.n / best < 2
     assert found.d == found.steps * 64 and found.flops == pytest.approx(1e12, rel=0.01)
     assert found.device_hours == pytest.approx(found.flops_exact / 1e9 / 3600)
     assert found.loss_nats.value == pytest.approx(parametric.loss(law.params, found.n, found.d))
-    larger = predict_target(board.sweep, law, None, 10 * best, 1e6, None)
+    larger = predict_target(sweep_jobs.sweep, law, None, 10 * best, 1e6, None)
     assert larger.loss_nats.interval[0] < larger.loss_nats.value < larger.loss_nats.interval[1]
-    assert larger.device_hours is None and len(tree(predictions.folder(board.sweep))) == 2
+    assert larger.device_hours is None and len(tree(predictions.folder(sweep_jobs.sweep))) == 2
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_a_recipe_for_a_budget_is_on_the_ladder_and_at_the_optimum(planned: Plan
     ],
 )
 def test_half_a_target_is_refused(planned: Planner, law: Fit, asked) -> None:
-    board = planned(name="half")
+    sweep_jobs = planned(name="half")
     with pytest.raises(RequestError):
-        predict_target(board.sweep, law, *asked, None)
-    assert not predictions.folder(board.sweep).exists()
+        predict_target(sweep_jobs.sweep, law, *asked, None)
+    assert not predictions.folder(sweep_jobs.sweep).exists()

@@ -13,7 +13,7 @@ from sweepctl.launch import logs
 from sweepctl.launch.logs import read_job_log
 from sweepctl.report.logs import follow_job, job_log_json, row_line, show_job_log, show_process
 from sweepctl.store import attempts
-from sweepctl.store.board import Board, Entry
+from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 from tests.conftest import Planner, only
 
 
@@ -29,10 +29,10 @@ class Page(Console):
 
 
 @pytest.fixture
-def tried(planned: Planner, tmp_path: Path) -> tuple[Board, Entry]:
+def tried(planned: Planner, tmp_path: Path) -> tuple[SweepJobs, PlannedJob]:
     """A trunk that was stopped once and then failed."""
-    board = planned(name="tried", ladder__depths=[1])
-    [trunk] = only(board, "trunk")
+    sweep_jobs = planned(name="tried", ladder__depths=[1])
+    [trunk] = only(sweep_jobs, "trunk")
     first = attempts.claim(trunk.folder, {"launcher": "local", "log": str(tmp_path / "log")})
     assert first is not None
     first.metrics.write_text('{"step": 3, "train_loss_nats": 4.0}\n')
@@ -44,7 +44,7 @@ def tried(planned: Planner, tmp_path: Path) -> tuple[Board, Entry]:
     point = {"step": 16, "tokens": 1024, "loss_nats": {"validation": 3.0}}
     second.metrics.write_text(json.dumps(row) + "\n" + json.dumps(point) + "\n")
     second.end("out_of_memory", error="Traceback\n  [line]\nOutOfMemoryError: no", trained_tokens=640)
-    return board, trunk
+    return sweep_jobs, trunk
 
 
 def test_rows_are_a_line_each() -> None:
@@ -55,7 +55,9 @@ def test_rows_are_a_line_each() -> None:
     assert row_line({"step": 2, "loss_nats": {}}).endswith("not finite")
 
 
-def test_the_newest_attempt_is_told_in_full_and_older_ones_in_a_line(tried: tuple[Board, Entry]) -> None:
+def test_the_newest_attempt_is_told_in_full_and_older_ones_in_a_line(
+    tried: tuple[SweepJobs, PlannedJob],
+) -> None:
     page = Page()
     show_job_log(page, read_job_log(*tried))
     title, first, second, heading, row, point, ended, *error = page.lines()
@@ -67,7 +69,7 @@ def test_the_newest_attempt_is_told_in_full_and_older_ones_in_a_line(tried: tupl
     assert error[1].strip() == "[line]"  # no markup
 
 
-def test_an_older_attempt_and_its_process_can_be_asked_for(tried: tuple[Board, Entry]) -> None:
+def test_an_older_attempt_and_its_process_can_be_asked_for(tried: tuple[SweepJobs, PlannedJob]) -> None:
     page = Page()
     show_job_log(page, read_job_log(*tried, 1))
     assert "4.0000" in page.text.getvalue() and "3.2500" not in page.text.getvalue()
@@ -79,7 +81,9 @@ def test_an_older_attempt_and_its_process_can_be_asked_for(tried: tuple[Board, E
     assert page.lines()[-1] == "This attempt named no log."
 
 
-def test_following_prints_each_line_once(tried: tuple[Board, Entry], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_following_prints_each_line_once(
+    tried: tuple[SweepJobs, PlannedJob], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(logs, "PATIENCE_S", 0.05)
     page = Page()
     follow_job(page, *tried, None, False)
@@ -88,13 +92,13 @@ def test_following_prints_each_line_once(tried: tuple[Board, Entry], monkeypatch
 
 
 def test_a_job_that_never_started_says_so(planned: Planner) -> None:
-    board = planned(name="new", ladder__depths=[1])
+    sweep_jobs = planned(name="new", ladder__depths=[1])
     page = Page()
-    show_job_log(page, read_job_log(board, only(board, "branch")[0]))
+    show_job_log(page, read_job_log(sweep_jobs, only(sweep_jobs, "branch")[0]))
     assert len(page.lines()) == 2 and page.lines()[1].startswith("Not started: it waits for step ")
 
 
-def test_json_has_records_and_rows(tried: tuple[Board, Entry]) -> None:
+def test_json_has_records_and_rows(tried: tuple[SweepJobs, PlannedJob]) -> None:
     told = json.loads(json.dumps(job_log_json(read_job_log(*tried))))
     assert [one["record"]["why"] for one in told["attempts"]] == ["stopped", "out_of_memory"]
     assert told["attempts"][1]["metrics"][0]["tokens_per_s"] == 12345 and told["state"] == "failed"

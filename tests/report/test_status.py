@@ -16,7 +16,7 @@ from sweepctl.launch.status import RungStatus, status
 from sweepctl.report import status as view
 from sweepctl.report.status import screen, show_status, status_json, watch_status
 from sweepctl.store import attempts
-from sweepctl.store.board import Board
+from sweepctl.store.sweep_jobs import SweepJobs
 from tests.conftest import Planner, only, run_all
 
 
@@ -27,17 +27,17 @@ def printed(found: object, width: int = 120) -> str:
 
 
 @pytest.fixture
-def troubled(planned: Planner) -> Board:
+def troubled(planned: Planner) -> SweepJobs:
     """Thirty trunks that failed and as many that wait to be started."""
-    board = planned(name="troubled", ladder__depths=[1, 2], grid={"axes": {"seed.init": {"seeds": 30}}})
-    for number, trunk in enumerate(only(board, "trunk")[:30]):
+    sweep_jobs = planned(name="troubled", ladder__depths=[1, 2], grid={"axes": {"seed.init": {"seeds": 30}}})
+    for number, trunk in enumerate(only(sweep_jobs, "trunk")[:30]):
         attempt = attempts.claim(trunk.folder, {})
         assert attempt is not None
         attempt.end("failed" if number else "infrastructure", error=f"Traceback\nerror [{number}] here")
-    return board
+    return sweep_jobs
 
 
-def test_what_is_wrong_is_shown_up_to_a_limit(troubled: Board) -> None:
+def test_what_is_wrong_is_shown_up_to_a_limit(troubled: SweepJobs) -> None:
     text = printed(screen(status(troubled)))
     assert text.count("here") == view.FAILED and "and 20 more" in text
     assert "infrastructure: error [0] here" in text and "(2 branches waiting for it) error [1] here" in text
@@ -45,7 +45,7 @@ def test_what_is_wrong_is_shown_up_to_a_limit(troubled: Board) -> None:
     assert "0 device-hours spent, unknown left" in text and "`sweepctl logs troubled JOB`" in text
 
 
-def test_a_sweep_of_many_rungs_is_one_screen(troubled: Board) -> None:
+def test_a_sweep_of_many_rungs_is_one_screen(troubled: SweepJobs) -> None:
     found = status(troubled)
     found.rungs = [
         RungStatus("all", f"rung{i}", Counter(done=3) if i % 5 else Counter(failed=2), i, 100.0)
@@ -60,7 +60,7 @@ def test_a_sweep_of_many_rungs_is_one_screen(troubled: Board) -> None:
     assert len(printed(screen(found)).splitlines()) < 60
 
 
-def test_a_long_line_is_whole_where_it_can_be_scrolled_and_cut_where_not(troubled: Board) -> None:
+def test_a_long_line_is_whole_where_it_can_be_scrolled_and_cut_where_not(troubled: SweepJobs) -> None:
     found = status(troubled)
     out = io.StringIO()
     show_status(Console(file=out, width=70, highlight=False), found)
@@ -69,7 +69,7 @@ def test_a_long_line_is_whole_where_it_can_be_scrolled_and_cut_where_not(trouble
     assert "here" not in cut and "…" in cut and max(map(len, cut.splitlines())) <= 70
 
 
-def test_queued_jobs_say_why(troubled: Board) -> None:
+def test_queued_jobs_say_why(troubled: SweepJobs) -> None:
     trunks = only(troubled, "trunk")
     tasks = {e.job.id: as_task(f"9_{i}", "PENDING", "Priority") for i, e in enumerate(trunks[30:])}
     found = status(troubled, tasks)
@@ -87,18 +87,18 @@ def test_queued_jobs_say_why(troubled: Board) -> None:
 def test_watching_goes_on_until_everything_is_there(
     planned: Planner, terminal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    board = planned(name="watched", ladder__depths=[1], budget__tokens=[1280])
+    sweep_jobs = planned(name="watched", ladder__depths=[1], budget__tokens=[1280])
     looked: list[float] = []
-    monkeypatch.setattr(view.time, "sleep", lambda s: (looked.append(s), run_all(board)))
+    monkeypatch.setattr(view.time, "sleep", lambda s: (looked.append(s), run_all(sweep_jobs)))
     out = io.StringIO()
     console = Console(file=out, width=120, height=50, force_terminal=terminal)
-    watch_status(console, lambda: status(board), 7.0)
+    watch_status(console, lambda: status(sweep_jobs), 7.0)
     assert looked == [7.0] and "Everything the plans want is there." in out.getvalue()
     if not terminal:
         first, second = out.getvalue().split("\n\nsweep watched")[-2:]
         assert "unknown left" in first and "100%" in second
     again = io.StringIO()
-    show_status(Console(file=again, width=120), status(board))
+    show_status(Console(file=again, width=120), status(sweep_jobs))
     assert "Everything the plans want is there." in again.getvalue()
 
 

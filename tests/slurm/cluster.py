@@ -14,7 +14,7 @@ from typing import Any
 from sweepctl.collect.tables import collect
 from sweepctl.launch.slurm.records import Records
 from sweepctl.store import attempts
-from sweepctl.store.board import Board, Entry
+from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 from tests.conftest import Undisturbed
 
 SETTINGS = {
@@ -47,11 +47,11 @@ def waits_for(file: Path) -> dict[str, Any]:
 class OnSlurm:
     """One sweep, its settings as overrides (`a__b=1` sets a.b), and the box that it runs on."""
 
-    def __init__(self, box: Any, board: Board, undisturbed: Undisturbed, **settings: Any) -> None:
-        self.box, self.board, self.undisturbed = box, board, undisturbed
+    def __init__(self, box: Any, sweep_jobs: SweepJobs, undisturbed: Undisturbed, **settings: Any) -> None:
+        self.box, self.sweep_jobs, self.undisturbed = box, sweep_jobs, undisturbed
         self.settings = SETTINGS | {key.replace("__", "."): value for key, value in settings.items()}
         self.environment = {**box.environment(), "OMP_NUM_THREADS": "1"}
-        self.records = Records(board.sweep)
+        self.records = Records(sweep_jobs.sweep)
 
     def command(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run sweepctl as a user would."""
@@ -65,7 +65,7 @@ class OnSlurm:
 
     def launch_command(self, *extra: str) -> list[str]:
         settings = [f"{key}={value}" for key, value in self.settings.items()]
-        return ["launch", self.board.sweep.name, "--on", "slurm", "--json", *settings, *extra]
+        return ["launch", self.sweep_jobs.sweep.name, "--on", "slurm", "--json", *settings, *extra]
 
     def launch(self, *extra: str, **environment: str) -> dict[str, Any]:
         done = self.command(*self.launch_command(*extra), **environment)
@@ -82,7 +82,7 @@ class OnSlurm:
         found = {}
         for line in self.ask("squeue", "-h", "-r", "-o", "%i|%T|%r|%j").splitlines():
             task, state, reason, name = line.split("|")
-            if name.startswith(f"{self.board.sweep.name}."):
+            if name.startswith(f"{self.sweep_jobs.sweep.name}."):
                 found[task] = (state, reason)
         return found
 
@@ -90,7 +90,7 @@ class OnSlurm:
         return [task for task, (state, _) in self.tasks().items() if state == "RUNNING"]
 
     def finished(self) -> bool:
-        return not list(Board(self.board.sweep, self.board.plans).unfinished())
+        return not list(SweepJobs(self.sweep_jobs.sweep, self.sweep_jobs.plans).unfinished())
 
     def quiet(self) -> bool:
         """Nothing of the sweep runs or is about to."""
@@ -107,13 +107,15 @@ class OnSlurm:
         raise AssertionError(f"it does not end: {self.story()}")
 
     def same_as_undisturbed(self) -> bool:
-        collect(self.board)
-        return (self.board.sweep.folder / "runs.parquet").read_bytes() == self.undisturbed.runs(self.board)
+        collect(self.sweep_jobs)
+        return (self.sweep_jobs.sweep.folder / "runs.parquet").read_bytes() == self.undisturbed.runs(
+            self.sweep_jobs
+        )
 
-    def records_of(self, entry: Entry) -> list[dict[str, Any]]:
+    def records_of(self, entry: PlannedJob) -> list[dict[str, Any]]:
         return [attempt.record for attempt in attempts.every(entry.folder)]
 
-    def reached(self, entry: Entry, step: int) -> bool:
+    def reached(self, entry: PlannedJob, step: int) -> bool:
         """Whether the job's newest attempt lives and is past a step."""
         last = attempts.newest(entry.folder)
         return last is not None and last.alive() and int(last.progress().get("step", 0)) > step

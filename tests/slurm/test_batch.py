@@ -22,28 +22,28 @@ def test_the_same_line_submitted_twice_and_requeued_trains_each_job_once(
     undisturbed: Undisturbed,
 ) -> None:
     seeds = {"axes": {"seed.init": [0, 1]}}
-    board = planned(name="batch", ladder__depths=[1], budget__tokens=[64_000, 128_000], grid=seeds)
+    sweep_jobs = planned(name="batch", ladder__depths=[1], budget__tokens=[64_000, 128_000], grid=seeds)
     first = submit(box, tmp_path, LINE, "--partition=preempt", "--requeue", "--nodelist=node1")
     second = submit(box, tmp_path, LINE, "--partition=preempt", "--requeue", "--nodelist=node2")
-    until(lambda: any(attempts.newest(entry.folder) for entry in only(board, "trunk")))
+    until(lambda: any(attempts.newest(planned_job.folder) for planned_job in only(sweep_jobs, "trunk")))
     ask(box, "scontrol", "requeue", first)
     for job in (first, second):
         until(lambda job=job: state(box, job) in ("COMPLETED", "FAILED", ""), 600)
-    collect(board)
-    assert (board.sweep.folder / "runs.parquet").read_bytes() == undisturbed.runs(board)
-    for entry in board.entries.values():
-        trained = sum(a.record.get("trained_tokens") or 0 for a in attempts.every(entry.folder))
-        assert trained == entry.steps_to_train * 64, entry.name
+    collect(sweep_jobs)
+    assert (sweep_jobs.sweep.folder / "runs.parquet").read_bytes() == undisturbed.runs(sweep_jobs)
+    for planned_job in sweep_jobs.by_id.values():
+        trained = sum(a.record.get("trained_tokens") or 0 for a in attempts.every(planned_job.folder))
+        assert trained == planned_job.steps_to_train * 64, planned_job.name
 
 
 def test_a_job_that_is_told_to_end_saves_its_state(box: Any, planned: Planner, tmp_path: Path) -> None:
     """SIGTERM to the batch script, as at a time limit or by scancel --batch."""
-    board = planned(name="batch", ladder__depths=[1], budget__tokens=[6_400_000])
-    [trunk] = only(board, "trunk")
+    sweep_jobs = planned(name="batch", ladder__depths=[1], budget__tokens=[6_400_000])
+    [trunk] = only(sweep_jobs, "trunk")
     job = submit(box, tmp_path, LINE)
     until(lambda: (last := attempts.newest(trunk.folder)) and last.progress().get("step", 0) > 50)
     ask(box, "scancel", "--batch", "--signal=TERM", job)
     until(lambda: state(box, job) in ("COMPLETED", "FAILED", "CANCELLED", ""))
     [attempt] = attempts.every(trunk.folder)
     assert attempt.record["why"] == "stopped"
-    assert board.state(board.entries[trunk.job.id]).step == attempt.record["end_step"] > 50
+    assert sweep_jobs.state(sweep_jobs.by_id[trunk.job.id]).step == attempt.record["end_step"] > 50

@@ -51,7 +51,7 @@ class Chaos:
         self.done: Counter[str] = Counter()
 
     def steps(self) -> int:
-        newest = (attempts.newest(entry.folder) for entry in self.sweep.board.entries.values())
+        newest = (attempts.newest(planned_job.folder) for planned_job in self.sweep.sweep_jobs.by_id.values())
         return sum(int(last.progress().get("step", 0)) for last in newest if last is not None)
 
     def target(self) -> str:
@@ -67,10 +67,12 @@ class Chaos:
                 self.sweep.command(*self.sweep.launch_command())
             if self.sweep.finished():  # a machine faster than the faults
                 self.budgets = [*self.budgets, self.budgets[-1] + MORE]
-                self.sweep.board = self.planned(name="chaos", **study(self.budgets))
+                self.sweep.sweep_jobs = self.planned(name="chaos", **study(self.budgets))
                 self.sweep.command(*self.sweep.launch_command())
             running = sorted(self.sweep.running())
-            newest = (attempts.newest(entry.folder) for entry in self.sweep.board.entries.values())
+            newest = (
+                attempts.newest(planned_job.folder) for planned_job in self.sweep.sweep_jobs.by_id.values()
+            )
             alive = {last.record.get("scheduler_id") for last in newest if last is not None and last.alive()}
             return [task for task in running if task in alive] or (running if tries > 20 else [])
 
@@ -82,7 +84,7 @@ class Chaos:
         return Counter(path.name.rpartition("-")[0] for path in (faults / "dead").iterdir())
 
     def trains(self) -> bool:
-        newest = (attempts.newest(entry.folder) for entry in self.sweep.board.entries.values())
+        newest = (attempts.newest(planned_job.folder) for planned_job in self.sweep.sweep_jobs.by_id.values())
         return bool(self.sweep.running()) or any(last is not None and last.alive() for last in newest)
 
     def node_of(self, task: str) -> str:
@@ -111,8 +113,8 @@ class Chaos:
             os.kill(pid, signal.SIGKILL)
 
     def _kill_worker(self, task: str) -> None:
-        for entry in self.sweep.board.entries.values():
-            last = attempts.newest(entry.folder)
+        for planned_job in self.sweep.sweep_jobs.by_id.values():
+            last = attempts.newest(planned_job.folder)
             if last is not None and not last.ended and last.alive():
                 os.kill(int(last.record["pid"]), signal.SIGKILL)
                 return
@@ -135,7 +137,7 @@ class Chaos:
         self.sweep.box.up()
 
     def _torn(self, task: str) -> None:
-        trunks = [e for e in only(self.sweep.board, "trunk") if checkpoints.steps(e.folder)]
+        trunks = [e for e in only(self.sweep.sweep_jobs, "trunk") if checkpoints.steps(e.folder)]
         if not trunks:
             return
         trunk = self.draw.choice(trunks)

@@ -26,14 +26,14 @@ GRID = {"grid": {"axes": {"seed.init": [0, 1]}}}
 def test_a_sweep_runs_to_its_end_by_itself(on_slurm: Any) -> None:
     sweep = on_slurm(name="plain", **GRID)
     told = sweep.launch()
-    assert told["submitted"] == len(sweep.board.entries)
+    assert told["submitted"] == len(sweep.sweep_jobs.by_id)
     held = [array for array in told["arrays"] if array["held"]]
     assert len(told["arrays"]) == 2 and len(held) == 1
-    assert set(held[0]["jobs"]) == {e.job.id for e in only(sweep.board, "branch")}
+    assert set(held[0]["jobs"]) == {e.job.id for e in only(sweep.sweep_jobs, "branch")}
     assert sweep.finish(launches=0) == 0
     assert sweep.same_as_undisturbed()
-    for entry in sweep.board.entries.values():
-        [record] = sweep.records_of(entry)
+    for planned_job in sweep.sweep_jobs.by_id.values():
+        [record] = sweep.records_of(planned_job)
         assert record["scheduler_id"] and record["cluster"] == "slurmbox" and record["launcher"] == "slurm"
     again = sweep.launch()
     assert again["submitted"] == again["already_queued"] == 0
@@ -42,8 +42,8 @@ def test_a_sweep_runs_to_its_end_by_itself(on_slurm: Any) -> None:
 def test_a_branch_starts_while_its_trunk_trains_on(on_slurm: Any) -> None:
     sweep = on_slurm(name="early", ladder__depths=[1], budget__tokens=[12_800, 6_400_000])
     sweep.launch()
-    [trunk] = only(sweep.board, "trunk")
-    early = min(only(sweep.board, "branch"), key=lambda e: e.job.end)
+    [trunk] = only(sweep.sweep_jobs, "trunk")
+    early = min(only(sweep.sweep_jobs, "branch"), key=lambda e: e.job.end)
     until(early.folder.has_result, why=sweep.story)
     assert not sweep.finished() and attempts.newest(trunk.folder).alive()
     sweep.ask("scancel", *sweep.tasks())
@@ -59,7 +59,7 @@ def test_two_launches_at_once_submit_each_job_once(on_slurm: Any) -> None:
         for _ in range(3)
     ]  # fmt: skip
     told = [json.loads(one.communicate(timeout=120)[0]) for one in both]
-    assert sum(one["submitted"] for one in told) == len(sweep.tasks()) == len(sweep.board.entries)
+    assert sum(one["submitted"] for one in told) == len(sweep.tasks()) == len(sweep.sweep_jobs.by_id)
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
@@ -78,7 +78,7 @@ def test_a_launch_killed_around_sbatch_leaves_no_orphan(on_slurm: Any, tmp_path:
     assert (submitted > 0) == (moment == "after")
     told = sweep.launch()
     assert told["already_queued"] == submitted
-    assert len(sweep.tasks()) == len(sweep.board.entries)
+    assert len(sweep.tasks()) == len(sweep.sweep_jobs.by_id)
     assert sweep.launch()["submitted"] == 0
 
 
@@ -88,7 +88,7 @@ def test_an_array_id_that_was_given_out_anew_is_not_ours(on_slurm: Any, tmp_path
     other = sweep.ask(
         "sbatch", "--parsable", "--hold", "--array=0-3", f"--output={tmp_path}/x", "--wrap", "true"
     )
-    jobs = tuple(sweep.board.entries)
+    jobs = tuple(sweep.sweep_jobs.by_id)
     array = Array(new_token(), "x", "reset.gone", "slurmbox", jobs, resources(), by=author())
     sweep.records.intend(array)
     sweep.records.write_id(array.token, other)
@@ -99,13 +99,13 @@ def test_an_array_id_that_was_given_out_anew_is_not_ours(on_slurm: Any, tmp_path
 
 def test_a_dry_run_shows_the_scripts_and_does_nothing(on_slurm: Any) -> None:
     sweep = on_slurm({"environment.WORD": '"a $HOME `id` b"'}, name="dry")
-    before = sorted(path for path in sweep.board.sweep.folder.rglob("*") if "verified" not in path.name)
+    before = sorted(path for path in sweep.sweep_jobs.sweep.folder.rglob("*") if "verified" not in path.name)
     shown = sweep.launch("--dry-run")["would_submit"]
     assert [len(one["jobs"]) for one in shown] == [2, 4]
     assert "#SBATCH --array=0-1%2" in shown[0]["script"] and "#SBATCH --hold" in shown[1]["script"]
     assert "#SBATCH --requeue" in shown[0]["script"] and "#SBATCH --time=10" in shown[0]["script"]
     assert "export WORD='a $HOME `id` b'" in shown[0]["script"]
-    assert sorted(path for path in sweep.board.sweep.folder.rglob("*")) == before
+    assert sorted(path for path in sweep.sweep_jobs.sweep.folder.rglob("*")) == before
     assert not sweep.tasks()
     text = sweep.command(*[word for word in sweep.launch_command("--dry-run") if word != "--json"]).stdout
     assert "#SBATCH --hold" in text and "Nothing was submitted" in text
@@ -113,7 +113,7 @@ def test_a_dry_run_shows_the_scripts_and_does_nothing(on_slurm: Any) -> None:
 
 def test_resources_by_rung_make_arrays_of_their_own(on_slurm: Any) -> None:
     sweep = on_slurm({"sbatch.begin": "now+1hour"}, name="classes")
-    rungs = [rung.name for rung in sweep.board.plans["all"].rungs]
+    rungs = [rung.name for rung in sweep.sweep_jobs.plans["all"].rungs]
     told = sweep.launch(f"rungs.{rungs[0]}.time_min=3", f"rungs.{rungs[0]}.cpus_per_task=2")
     assert {(a["resources"]["time_min"], a["held"]) for a in told["arrays"]} == {
         (3, False), (3, True), (10, False), (10, True)
@@ -152,7 +152,7 @@ def test_what_slurm_refuses_is_one_sentence(on_slurm: Any) -> None:
 def test_what_is_over_the_limit_is_submitted_by_tasks_that_end(on_slurm: Any) -> None:
     sweep = on_slurm({"max_submitted": 3}, name="limited", **GRID)
     told = sweep.launch()
-    assert told["submitted"] == 3 and told["unsubmitted"] == len(sweep.board.entries) - 3
+    assert told["submitted"] == 3 and told["unsubmitted"] == len(sweep.sweep_jobs.by_id) - 3
     assert "max_submitted" in told["why"]
     assert sweep.finish(launches=0) == 0
     assert sweep.same_as_undisturbed()
@@ -180,13 +180,13 @@ def test_a_changed_plan_does_not_change_what_is_queued(
     on_slurm: Any, planned: Planner, tmp_path: Path
 ) -> None:
     sweep = on_slurm(waits_for(tmp_path / "open"), name="frozen", ladder__depths=[1])
-    first = set(sweep.board.entries)
+    first = set(sweep.sweep_jobs.by_id)
     sweep.launch("resources.time_min=7")
     later = planned(name="frozen", ladder__depths=[1], optimizer__lr=0.01)
     (tmp_path / "open").touch()
-    until(lambda: all(sweep.board.finished(e) for e in sweep.board.entries.values()), why=sweep.story)
-    assert not first & set(later.entries)
-    assert not any(checkpoints.steps(e.folder) for e in later.entries.values())
+    until(lambda: all(sweep.sweep_jobs.finished(e) for e in sweep.sweep_jobs.by_id.values()), why=sweep.story)
+    assert not first & set(later.by_id)
+    assert not any(checkpoints.steps(e.folder) for e in later.by_id.values())
 
 
 def test_ids_and_names_are_asked_for_not_users(on_slurm: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,7 +88,7 @@ def test_a_cancelled_task_is_explained_by_the_accounting(
         accounting_box, planned(name="ended", ladder__depths=[1], budget__tokens=[640_000]), undisturbed
     )
     sweep.launch()
-    [run] = only(sweep.board, "trunk")
+    [run] = only(sweep.sweep_jobs, "trunk")
     until(lambda: sweep.reached(run, 100), why=sweep.story)
     for pid in (*sweep.task_pids(attempts.newest(run.folder).record["scheduler_id"]),
                 int(attempts.newest(run.folder).record["pid"])):  # fmt: skip

@@ -17,7 +17,7 @@ import pytest
 from sweepctl.collect.tables import collect
 from sweepctl.launch.status import status
 from sweepctl.store import attempts, checkpoints
-from sweepctl.store.board import Board, Entry
+from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 from tests.conftest import only
 from tests.store.test_storage import fill
 
@@ -29,12 +29,12 @@ LONG = {"ladder__depths": [1], "budget__tokens": [128_000, 512_000]}
 FAULTS = Path(__file__).parent.parent / "launch" / "faults"
 
 
-def trunk_of(sweep: OnSlurm) -> Entry:
-    [trunk] = only(sweep.board, "trunk")
+def trunk_of(sweep: OnSlurm) -> PlannedJob:
+    [trunk] = only(sweep.sweep_jobs, "trunk")
     return trunk
 
 
-def begun(sweep: OnSlurm, step: int = 300) -> Entry:
+def begun(sweep: OnSlurm, step: int = 300) -> PlannedJob:
     """Launch, and wait until the trunk is well under way."""
     sweep.launch()
     trunk = trunk_of(sweep)
@@ -44,7 +44,8 @@ def begun(sweep: OnSlurm, step: int = 300) -> Entry:
 
 def states(sweep: OnSlurm) -> dict[str, str]:
     return {
-        entry.job.id: state.state for entry, state in status(Board(sweep.board.sweep, sweep.board.plans)).jobs
+        planned_job.job.id: state.state
+        for planned_job, state in status(SweepJobs(sweep.sweep_jobs.sweep, sweep.sweep_jobs.plans)).jobs
     }
 
 
@@ -86,7 +87,7 @@ def test_a_run_longer_than_three_time_limits(on_slurm: Any) -> None:
     )  # fmt: skip
     sweep.launch()
     sweep.finish(launches=0, patience_s=600)
-    [trunk] = only(sweep.board, "trunk")
+    [trunk] = only(sweep.sweep_jobs, "trunk")
     records = sweep.records_of(trunk)
     assert [r["why"] for r in records] == ["stopped"] * (len(records) - 1) + ["done"]
     assert records[-1]["restart"] >= 3
@@ -136,7 +137,7 @@ def test_a_controller_that_is_away(on_slurm: Any, box: Any) -> None:
     sweep = on_slurm(name="controller", **LONG)
     trunk = begun(sweep, 100)
     box.kill("slurmctld", signal.SIGTERM)  # it writes its state down; one that crashes forgets young jobs
-    first = min(e.job.cut for e in only(sweep.board, "branch"))
+    first = min(e.job.cut for e in only(sweep.sweep_jobs, "branch"))
     until(lambda: any(step >= first for step in checkpoints.steps(trunk.folder)), why=sweep.story)
     box.up()
     assert sweep.finish(launches=0) == 0
@@ -166,19 +167,19 @@ def test_out_of_memory(on_slurm: Any, tmp_path: Path) -> None:
     assert sweep.finish(launches=0) == 0
     rows = 131_072 // 16
     whys = []
-    for entry in sweep.board.entries.values():
-        records = sweep.records_of(entry)
+    for planned_job in sweep.sweep_jobs.by_id.values():
+        records = sweep.records_of(planned_job)
         whys += [record["why"] for record in records]
         for before, after in pairwise(records):
             assert before["why"] == "out_of_memory" and before["micro_batch_rows"] == rows
             assert after["micro_batch_rows"] == rows // 2
     assert "out_of_memory" in whys and set(whys) == {"out_of_memory", "done"}
-    collect(sweep.board)
+    collect(sweep.sweep_jobs)
     import pandas as pd
 
-    got = pd.read_parquet(sweep.board.sweep.folder / "runs.parquet")
+    got = pd.read_parquet(sweep.sweep_jobs.sweep.folder / "runs.parquet")
     assert (got.state == "done").all()
-    other = pd.read_parquet(sweep.undisturbed.board(sweep.board).sweep.folder / "runs.parquet")
+    other = pd.read_parquet(sweep.undisturbed.sweep_jobs(sweep.sweep_jobs).sweep.folder / "runs.parquet")
     assert (
         got.drop(columns=["loss_nats", "bits_per_byte"])
         .filter(regex="^(?!loss|bits)")
@@ -195,21 +196,21 @@ def between(sweep: OnSlurm, tmp_path: Path) -> int:
         code = f"""
 import threading, sys
 from pathlib import Path
-from sweepctl.store.board import Board
+from sweepctl.store.sweep_jobs import SweepJobs
 from sweepctl.store.workspace import Workspace
 from tests.conftest import manifest
 from sweepctl.train.job import run
 sweep = Workspace(Path({str(tmp_path)!r}) / "probe{rows}").sweep("memory")
-board = Board(sweep, sweep.plans())
-board.make_wishes()
-[trunk] = [e for e in board.entries.values() if e.job.kind == "trunk"]
-print(run(manifest(board, trunk, micro_batch_rows={rows}, device="cpu"), threading.Event(), lambda e: None),
-      file=sys.stderr)
+sweep_jobs = SweepJobs(sweep, sweep.plans())
+sweep_jobs.make_wishes()
+[trunk] = [e for e in sweep_jobs.by_id.values() if e.job.kind == "trunk"]
+job = manifest(sweep_jobs, trunk, micro_batch_rows={rows}, device="cpu")
+print(run(job, threading.Event(), lambda e: None), file=sys.stderr)
 print(next(l for l in open("/proc/self/status") if l.startswith("VmPeak")).split()[1])
 """
         import shutil
 
-        root = sweep.board.sweep.workspace.root
+        root = sweep.sweep_jobs.sweep.workspace.root
         shutil.copytree(root, tmp_path / f"probe{rows}")
         done = subprocess.run(
             [sys.executable, "-c", code], env=sweep.environment, capture_output=True, text=True, timeout=300

@@ -12,7 +12,7 @@ import pytest
 
 from sweepctl.collect.tables import collect, lineage
 from sweepctl.store import attempts
-from sweepctl.store.board import Board
+from sweepctl.store.sweep_jobs import SweepJobs
 from tests.conftest import only, run_all
 
 from .cluster import OnSlurm, until
@@ -21,26 +21,26 @@ TWO_BY_TWO = {"resources.nodes": 2, "resources.tasks_per_node": 2}
 
 
 def losses(sweep: OnSlurm) -> pd.Series[float]:
-    collect(sweep.board)
-    return pd.read_parquet(sweep.board.sweep.folder / "runs.parquet").loss_nats
+    collect(sweep.sweep_jobs)
+    return pd.read_parquet(sweep.sweep_jobs.sweep.folder / "runs.parquet").loss_nats
 
 
-def undisturbed_losses(sweep: OnSlurm) -> tuple[pd.Series[float], Board]:
+def undisturbed_losses(sweep: OnSlurm) -> tuple[pd.Series[float], SweepJobs]:
     """The same sweep trained by one process."""
-    board = sweep.undisturbed.board(sweep.board)
-    return pd.read_parquet(board.sweep.folder / "runs.parquet").loss_nats, board
+    sweep_jobs = sweep.undisturbed.sweep_jobs(sweep.sweep_jobs)
+    return pd.read_parquet(sweep_jobs.sweep.folder / "runs.parquet").loss_nats, sweep_jobs
 
 
 def test_two_nodes_train_what_one_process_trains(on_slurm: Callable[..., OnSlurm]) -> None:
     sweep = on_slurm(TWO_BY_TWO, name="team", ladder__depths=[1], budget__tokens=[12_800, 25_600])
     sweep.launch()
     sweep.finish(launches=0)
-    one, board = undisturbed_losses(sweep)
+    one, sweep_jobs = undisturbed_losses(sweep)
     assert losses(sweep).to_numpy() == pytest.approx(one.to_numpy(), rel=1e-5)
-    for entry in sweep.board.entries.values():
+    for entry in sweep.sweep_jobs.by_id.values():
         [record] = sweep.records_of(entry)
         assert record["world_size"] == 4 and record["micro_batch_rows"] == 1
-        other_folder = board.entries[entry.job.id].folder
+        other_folder = sweep_jobs.by_id[entry.job.id].folder
         mine = {row["step"]: row for row in lineage(entry.folder, attempts.every(entry.folder))}
         other = {row["step"]: row for row in lineage(other_folder, attempts.every(other_folder))}
         assert mine.keys() == other.keys() != set()
@@ -56,7 +56,7 @@ def test_a_run_moves_between_world_sizes(on_slurm: Callable[..., OnSlurm]) -> No
     # a small learning rate: at a large one rounding grows to percents over two thousand steps
     sweep = on_slurm({**TWO_BY_TWO, "parallel": 1}, name="moving", optimizer__lr=0.001, **study)
     sweep.launch()
-    [trunk] = only(sweep.board, "trunk")
+    [trunk] = only(sweep.sweep_jobs, "trunk")
     until(lambda: sweep.reached(trunk, 100), why=sweep.story)
     worker = int(attempts.newest(trunk.folder).record["pid"])
     for pid in followers(worker):
@@ -104,8 +104,8 @@ def test_rows_that_three_processes_cannot_share(on_slurm: Callable[..., OnSlurm]
     sweep = on_slurm({"resources.tasks_per_node": 3}, name="uneven", ladder__depths=[1])
     sweep.launch()
     until(sweep.quiet, why=sweep.story)
-    [trunk] = only(sweep.board, "trunk")
+    [trunk] = only(sweep.sweep_jobs, "trunk")
     [record] = sweep.records_of(trunk)
     assert record["why"] == "request" and "3" in record["error"] and len(record["error"].splitlines()) == 1
-    run_all(sweep.board)
+    run_all(sweep.sweep_jobs)
     assert sweep.finished()

@@ -21,7 +21,7 @@ def test_a_trunk_goes_on_for_another_sweep_after_a_requeue(on_slurm: Callable[..
     it."""
     first = on_slurm(name="first", budget__tokens=[512_000], **ONE)
     first.launch()
-    [trunk] = only(first.board, "trunk")
+    [trunk] = only(first.sweep_jobs, "trunk")
     until(lambda: first.reached(trunk, 20), why=first.story)
     second = on_slurm(name="second", budget__tokens=[512_000, 1_280_000], **ONE)
     assert second.launch()["already_queued"] >= 1
@@ -44,7 +44,7 @@ def test_a_failed_job_whose_task_still_waits_is_taken_up(
     sweep.launch()
 
     def failed() -> list[Any]:
-        return [e for e in only(sweep.board, "trunk") if sweep.records_of(e)[-1:] and
+        return [e for e in only(sweep.sweep_jobs, "trunk") if sweep.records_of(e)[-1:] and
                 sweep.records_of(e)[-1].get("why") == "failed"]  # fmt: skip
 
     until(failed, why=sweep.story)
@@ -55,12 +55,12 @@ def test_a_failed_job_whose_task_still_waits_is_taken_up(
 
 def test_tasks_take_jobs_of_their_own_class(on_slurm: Callable[..., OnSlurm]) -> None:
     sweep = on_slurm(name="apart", budget__tokens=[6_400, 12_800])
-    large = sweep.board.plans["all"].rungs[-1].name
+    large = sweep.sweep_jobs.plans["all"].rungs[-1].name
     sweep.launch(f"rungs.{large}.tasks_per_node=2")
     assert sweep.finish(launches=0) == 0
-    for entry in sweep.board.entries.values():
-        size = 2 if entry.plan.rung_of(entry.job).name == large else 1
-        assert {record["world_size"] for record in sweep.records_of(entry)} == {size}
+    for planned_job in sweep.sweep_jobs.by_id.values():
+        size = 2 if planned_job.plan.rung_of(planned_job.job).name == large else 1
+        assert {record["world_size"] for record in sweep.records_of(planned_job)} == {size}
 
 
 def test_no_progress_before_the_time_limit_is_a_failure(on_slurm: Callable[..., OnSlurm]) -> None:
@@ -69,7 +69,7 @@ def test_no_progress_before_the_time_limit_is_a_failure(on_slurm: Callable[..., 
         {"resources.time_min": 1, "save_ahead_s": 59}, name="standstill", budget__tokens=[6_400_000], **ONE
     )  # fmt: skip
     sweep.launch()
-    [trunk] = only(sweep.board, "trunk")
+    [trunk] = only(sweep.sweep_jobs, "trunk")
     until(lambda: sweep.quiet() and len(sweep.records_of(trunk)) >= 3, why=sweep.story)
     last = sweep.records_of(trunk)[-1]
     assert last["why"] == "request" and "time_min" in last["error"]
@@ -82,11 +82,13 @@ def test_what_no_plan_wants_any_more_leaves_the_queue(
     sweep = on_slurm(later, name="fewer", budget__tokens=[6_400, 12_800], **ONE)
     sweep.launch()
     before = set(sweep.tasks())
-    board = planned(name="fewer", budget__tokens=[12_800], **ONE)
-    again = OnSlurm(sweep.box, board, undisturbed, **{k.replace(".", "__"): v for k, v in later.items()})
+    sweep_jobs = planned(name="fewer", budget__tokens=[12_800], **ONE)
+    again = OnSlurm(sweep.box, sweep_jobs, undisturbed, **{k.replace(".", "__"): v for k, v in later.items()})
     told = again.launch()
     gone = before - set(again.tasks())
-    assert set(told["cancelled"]) == gone and len(gone) == len(set(sweep.board.entries) - set(board.entries))
+    assert set(told["cancelled"]) == gone and len(gone) == len(
+        set(sweep.sweep_jobs.by_id) - set(sweep_jobs.by_id)
+    )
     assert again.command("cancel", "fewer", "--yes").returncode == 0
     until(lambda: not again.tasks(), why=again.story)
-    assert Records(board.sweep).forgiven() == {}
+    assert Records(sweep_jobs.sweep).forgiven() == {}

@@ -103,26 +103,26 @@ def test_a_complete_checkpoint_stays_and_a_damaged_one_is_replaced(folder: JobFo
 
 
 def test_a_damaged_trunk_checkpoint_costs_only_the_piece_before_it(planned: Planner) -> None:
-    board = planned(budget__tokens=[1280, 2560])
-    board.make_wishes()
-    trunk = only(board, "trunk")[0]
-    run_job(board, trunk)
+    sweep_jobs = planned(budget__tokens=[1280, 2560])
+    sweep_jobs.make_wishes()
+    trunk = only(sweep_jobs, "trunk")[0]
+    run_job(sweep_jobs, trunk)
     weights = checkpoints.at(trunk.folder, 30).path / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    run_all(board)
+    run_all(sweep_jobs)
     straight = planned(name="straight", schedule__fork=False)
     run_all(straight)
-    branch = next(b for b in board.branches[trunk.job.id] if b.job.cut == 30)
+    branch = next(b for b in sweep_jobs.branches[trunk.job.id] if b.job.cut == 30)
     assert attempts.newest(branch.folder).record["start_step"] == 15
-    losses = [e.folder.result().loss_nats for e in only(board, "branch")]
+    losses = [e.folder.result().loss_nats for e in only(sweep_jobs, "branch")]
     assert losses == [e.folder.result().loss_nats for e in only(straight, "run")]
 
 
 def test_a_checkpoint_of_another_model_is_refused_in_one_sentence(planned: Planner) -> None:
-    board = planned(budget__tokens=[1280])
-    board.make_wishes()
-    small, large = only(board, "trunk")
-    run_job(board, small)
+    sweep_jobs = planned(budget__tokens=[1280])
+    sweep_jobs.make_wishes()
+    small, large = only(sweep_jobs, "trunk")
+    run_job(sweep_jobs, small)
     source = checkpoints.at(small.folder, 15).path
     target = checkpoints.at(large.folder, 15).path
     target.mkdir(parents=True)
@@ -130,7 +130,7 @@ def test_a_checkpoint_of_another_model_is_refused_in_one_sentence(planned: Plann
         (target / file.name).write_bytes(file.read_bytes())
     manifest = json.loads((target / "manifest.json").read_text())
     (target / "manifest.json").write_text(json.dumps({**manifest, "job": large.job.id}))
-    branch = board.branches[large.job.id][0]
-    outcome = run_job(board, branch)
+    branch = sweep_jobs.branches[large.job.id][0]
+    outcome = run_job(sweep_jobs, branch)
     assert outcome.why == "request" and "holds another model" in outcome.message
     assert "\n" not in outcome.message

@@ -50,12 +50,12 @@ def test_a_result_that_comes_later_is_found_and_one_that_is_there_read_once(plan
 
 
 def test_a_board_reads_no_file_twice(planned: Planner, monkeypatch: pytest.MonkeyPatch) -> None:
-    board = planned()
-    for entry in only(board, "branch"):
-        attempt = attempts.claim(entry.folder, {})
+    sweep_jobs = planned()
+    for planned_job in only(sweep_jobs, "branch"):
+        attempt = attempts.claim(planned_job.folder, {})
         assert attempt is not None
         attempt.end("done")
-        entry.folder.write_result(Result(End.DONE, entry.job.end))
+        planned_job.folder.write_result(Result(End.DONE, planned_job.job.end))
     read: Counter[str] = Counter()
     whole = files.read_json
 
@@ -67,5 +67,7 @@ def test_a_board_reads_no_file_twice(planned: Planner, monkeypatch: pytest.Monke
     for module in ("job", "attempts"):
         monkeypatch.setattr(f"sweepctl.store.{module}.read_json", counted)
     cache = JobFilesCache()
-    assert {board.state(entry, cache).state for entry in board.entries.values()} == {"done"}
-    assert set(read.values()) == {1} and len(read) == 2 * len(only(board, "branch"))
+    assert {sweep_jobs.state(planned_job, cache).state for planned_job in sweep_jobs.by_id.values()} == {
+        "done"
+    }
+    assert set(read.values()) == {1} and len(read) == 2 * len(only(sweep_jobs, "branch"))

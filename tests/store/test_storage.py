@@ -50,21 +50,21 @@ def on_small(small: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_full_disk_is_one_sentence_and_the_job_goes_on_later(on_small: Path, planned: Planner) -> None:
-    board = planned()
-    board.make_wishes()
-    trunk = only(board, "trunk")[0]
-    run_job(board, trunk)
+    sweep_jobs = planned()
+    sweep_jobs.make_wishes()
+    trunk = only(sweep_jobs, "trunk")[0]
+    run_job(sweep_jobs, trunk)
     saved = checkpoints.steps(trunk.folder)
     ballast = fill(on_small, 40_000)
-    branch = board.branches[trunk.job.id][0]
-    outcome = run_job(board, branch)
+    branch = sweep_jobs.branches[trunk.job.id][0]
+    outcome = run_job(sweep_jobs, branch)
     assert outcome.why == "storage"
     assert "the disk is full" in outcome.message and "intact" in outcome.message
     assert checkpoints.steps(trunk.folder) == saved
     assert not branch.folder.has_result()
     checkpoints.newest(trunk.folder).verify()
     ballast.unlink()
-    run_all(board)
+    run_all(sweep_jobs)
     shutil.rmtree(on_small, ignore_errors=True)
 
 
@@ -79,11 +79,11 @@ def test_nothing_half_written_remains(on_small: Path) -> None:
 
 
 def test_a_read_only_folder_is_one_sentence(on_small: Path, planned: Planner) -> None:
-    board = planned()
+    sweep_jobs = planned()
     subprocess.run(["mount", "-o", "remount,ro", str(on_small)], check=True)
     with pytest.raises(StorageError, match="read-only"):
-        board.make_wishes()
+        sweep_jobs.make_wishes()
     from sweepctl.store.attempts import claim
 
     with pytest.raises(StorageError, match="read-only"):
-        claim(only(board, "trunk")[0].folder, {})
+        claim(only(sweep_jobs, "trunk")[0].folder, {})

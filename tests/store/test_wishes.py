@@ -15,10 +15,10 @@ def test_a_wish_made_while_the_trunk_finishes_is_kept(
 ) -> None:
     """Another sweep asks for more in the moment before ownership is given up: it sees a living owner and
     starts nobody, so the trunk must look again."""
-    board = planned(budget__tokens=[1280])
-    board.make_wishes()
+    sweep_jobs = planned(budget__tokens=[1280])
+    sweep_jobs.make_wishes()
     longer = planned(name="longer", budget__tokens=[5120])
-    trunk = only(board, "trunk")[0]
+    trunk = only(sweep_jobs, "trunk")[0]
     end = Attempt.end
 
     def late_wish(self: Attempt, why: str, **facts: object) -> None:
@@ -29,7 +29,7 @@ def test_a_wish_made_while_the_trunk_finishes_is_kept(
         end(self, why, **facts)
 
     monkeypatch.setattr(Attempt, "end", late_wish)
-    assert run_job(board, trunk).why == "done"
+    assert run_job(sweep_jobs, trunk).why == "done"
     assert checkpoints.steps(trunk.folder) == [15, 60]
 
 
@@ -39,10 +39,10 @@ def test_a_wish_made_while_the_trunk_trains_is_seen(
     from sweepctl.train import loop
 
     monkeypatch.setattr(loop, "GLANCE_S", 0.0)
-    board = planned(budget__tokens=[5120])
-    board.make_wishes()
+    sweep_jobs = planned(budget__tokens=[5120])
+    sweep_jobs.make_wishes()
     earlier = planned(name="earlier", budget__tokens=[2560])
-    trunk = only(board, "trunk")[0]
+    trunk = only(sweep_jobs, "trunk")[0]
     beat = Attempt.beat
 
     def late_wish(self: Attempt, step: int, tokens: int) -> None:
@@ -51,7 +51,7 @@ def test_a_wish_made_while_the_trunk_trains_is_seen(
         beat(self, step, tokens)
 
     monkeypatch.setattr(Attempt, "beat", late_wish)
-    run_job(board, trunk)
+    run_job(sweep_jobs, trunk)
     assert checkpoints.steps(trunk.folder) == [30, 60]
 
 
@@ -66,7 +66,7 @@ def test_two_sweeps_share_a_trunk_and_one_can_leave(planned: Planner, workspace)
     trunk = only(one, "trunk")[0]
     assert {w.sweep for w in trunk.folder.wishes()} == {"one", "two"}
     done = cancel(one)
-    shared = {e.job.id for e in one.entries.values()} & {e.job.id for e in two.entries.values()}
+    shared = {e.job.id for e in one.by_id.values()} & {e.job.id for e in two.by_id.values()}
     assert set(done.spared) == shared and not set(done.cancelled) & shared
     assert {w.step for w in trunk.folder.wishes()} == {30, 60}
     run_all(two)
@@ -74,7 +74,7 @@ def test_two_sweeps_share_a_trunk_and_one_can_leave(planned: Planner, workspace)
     planned(name="one", budget__tokens=[320])
     delete(workspace.sweep("one"), find(workspace.sweep("one"), "none"))
     assert before == {e.job.id: e.folder.result() for e in only(two, "branch")}
-    assert all(two.finished(entry) for entry in two.entries.values())
+    assert all(two.finished(planned_job) for planned_job in two.by_id.values())
 
 
 def test_withdrawing_takes_only_the_sweeps_own(planned: Planner) -> None:

@@ -8,17 +8,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sweepctl.store import checkpoints
-from sweepctl.store.board import Board, Entry
+from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 from tests.conftest import Planner, StopAfter, only, run_all, run_job
 
 
-def final_weights(entry: Entry) -> dict[str, Tensor]:
+def final_weights(planned_job: PlannedJob) -> dict[str, Tensor]:
     """What a finished job saved at its end."""
-    steps = checkpoints.steps(entry.folder)
-    return load_file(checkpoints.at(entry.folder, steps[-1]).path / "weights.safetensors")
+    steps = checkpoints.steps(planned_job.folder)
+    return load_file(checkpoints.at(planned_job.folder, steps[-1]).path / "weights.safetensors")
 
 
-def assert_same_results(forked: Board, straight: Board) -> list[dict[str, Tensor]]:
+def assert_same_results(forked: SweepJobs, straight: SweepJobs) -> list[dict[str, Tensor]]:
     """Branches have the losses and weights of the runs of their budgets, bit for bit; the weights."""
     runs = {(e.plan.rung_of(e.job).name, e.job.end): e for e in only(straight, "run")}
     branches = {(e.plan.rung_of(e.job).name, e.job.end): e for e in only(forked, "branch")}
@@ -45,7 +45,7 @@ def assert_forks_are_straight(planned: Planner, **changes: object) -> list[dict[
 
 def assert_stops_do_not_matter(
     planned: Planner, monkeypatch: pytest.MonkeyPatch, looks: int, **changes: object
-) -> Entry:
+) -> PlannedJob:
     """Train a study whose last trunk stops after so many looks, and one undisturbed; that trunk."""
     stopped = planned(name="stopped", **changes)
     stopped.make_wishes()

@@ -192,13 +192,13 @@ def test_a_branch_is_the_straight_run_with_every_tensor_there_is(planned: Planne
     model |= {"activation": "gelu", "queries_per_kv": 2, "qk_norm": True, "tied": True}
     losses = []
     for fork in (True, False):
-        board = planned(
+        sweep_jobs = planned(
             name=f"fork_{fork}", ladder__head_size=4, budget__tokens=[1280], schedule__fork=fork,
             **{f"model__{key}": value for key, value in model.items()},
         )  # fmt: skip
-        run_all(board)
-        ends = only(board, "branch" if fork else "run")
-        losses.append([entry.folder.result().loss_nats for entry in ends])
+        run_all(sweep_jobs)
+        ends = only(sweep_jobs, "branch" if fork else "run")
+        losses.append([planned_job.folder.result().loss_nats for planned_job in ends])
     assert len(losses[0]) == 2 and losses[0] == losses[1]
 
 

@@ -20,7 +20,7 @@ import pytest
 from safetensors.torch import load_file
 
 from sweepctl.store import attempts, checkpoints
-from sweepctl.store.board import Board, Entry
+from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 from sweepctl.train.processes import BROKEN
 from tests.conftest import Planner, manifest, only, run_all, run_job
 
@@ -61,8 +61,8 @@ class Team:
         self.processes[0].stdin.write(json.dumps(command) + "\n")
         self.processes[0].stdin.flush()
 
-    def begin(self, board: Board, entry: Entry, **execution: Any) -> None:
-        self.tell({"run": dataclasses.asdict(manifest(board, entry, **execution))})
+    def begin(self, sweep_jobs: SweepJobs, planned_job: PlannedJob, **execution: Any) -> None:
+        self.tell({"run": dataclasses.asdict(manifest(sweep_jobs, planned_job, **execution))})
 
     def until(self, event: str) -> dict[str, Any]:
         """What rank 0 says of the next such event."""
@@ -71,14 +71,14 @@ class Team:
                 return said
         raise AssertionError(self.logs[0].read_text())
 
-    def run(self, board: Board, entry: Entry, **execution: Any) -> dict[str, Any]:
-        self.begin(board, entry, **execution)
+    def run(self, sweep_jobs: SweepJobs, planned_job: PlannedJob, **execution: Any) -> dict[str, Any]:
+        self.begin(sweep_jobs, planned_job, **execution)
         return self.until("end")
 
-    def run_all(self, board: Board, **execution: Any) -> None:
-        board.make_wishes()
-        for entry in [*only(board, "trunk"), *only(board, "branch")]:
-            assert self.run(board, entry, **execution)["why"] == "done"
+    def run_all(self, sweep_jobs: SweepJobs, **execution: Any) -> None:
+        sweep_jobs.make_wishes()
+        for planned_job in [*only(sweep_jobs, "trunk"), *only(sweep_jobs, "branch")]:
+            assert self.run(sweep_jobs, planned_job, **execution)["why"] == "done"
 
     def codes(self, patience_s: float = 20.0) -> list[int]:
         """Exit codes, by rank, of processes that must end by themselves."""
@@ -117,22 +117,24 @@ def pair(tmp_path: Path) -> Iterator[Team]:
     team.kill()
 
 
-def losses(board: Board) -> list[dict[str, float]]:
-    return [entry.folder.result().loss_nats for entry in only(board, "branch")]
+def losses(sweep_jobs: SweepJobs) -> list[dict[str, float]]:
+    return [planned_job.folder.result().loss_nats for planned_job in only(sweep_jobs, "branch")]
 
 
-def curve(entry: Entry) -> list[float]:
+def curve(planned_job: PlannedJob) -> list[float]:
     """Every loss that the job's attempts logged, training and held out."""
-    rows = [json.loads(r) for a in attempts.every(entry.folder) for r in a.metrics.read_text().splitlines()]
+    rows = [
+        json.loads(r) for a in attempts.every(planned_job.folder) for r in a.metrics.read_text().splitlines()
+    ]
     return [row.get("train_loss_nats") or row["loss_nats"]["validation"] for row in rows]
 
 
-def wipe(board: Board) -> None:
-    for entry in board.entries.values():
-        shutil.rmtree(entry.folder.path)
+def wipe(sweep_jobs: SweepJobs) -> None:
+    for planned_job in sweep_jobs.by_id.values():
+        shutil.rmtree(planned_job.folder.path)
 
 
-def same(ours: Board, expected: list[dict[str, float]]) -> None:
+def same(ours: SweepJobs, expected: list[dict[str, float]]) -> None:
     for loss, other in zip(losses(ours), expected, strict=True):
         assert loss == pytest.approx(other, rel=NOISE)
 
@@ -148,43 +150,45 @@ def same(ours: Board, expected: list[dict[str, float]]) -> None:
 def test_several_processes_train_what_one_trains(
     planned: Planner, teams: dict[int, Team], size: int, changes: dict[str, Any]
 ) -> None:
-    board = planned(**{**ONE, **changes, "validation__tokens": 40_000})
-    run_all(board)
-    expected, curves = losses(board), [curve(entry) for entry in board.entries.values()]
-    weights = load_file(checkpoints.newest(only(board, "branch")[0].folder).path / "weights.safetensors")
-    wipe(board)
-    teams[size].run_all(board)
-    same(board, expected)
-    for entry, before in zip(board.entries.values(), curves, strict=True):
-        assert len(before) > 1 and curve(entry) == pytest.approx(before, rel=NOISE)
-        [attempt] = attempts.every(entry.folder)
+    sweep_jobs = planned(**{**ONE, **changes, "validation__tokens": 40_000})
+    run_all(sweep_jobs)
+    expected, curves = losses(sweep_jobs), [curve(planned_job) for planned_job in sweep_jobs.by_id.values()]
+    weights = load_file(checkpoints.newest(only(sweep_jobs, "branch")[0].folder).path / "weights.safetensors")
+    wipe(sweep_jobs)
+    teams[size].run_all(sweep_jobs)
+    same(sweep_jobs, expected)
+    for planned_job, before in zip(sweep_jobs.by_id.values(), curves, strict=True):
+        assert len(before) > 1 and curve(planned_job) == pytest.approx(before, rel=NOISE)
+        [attempt] = attempts.every(planned_job.folder)
         assert attempt.record["world_size"] == size
         assert attempt.record["hosts"] == [socket.gethostname()] * size
-    ours = load_file(checkpoints.newest(only(board, "branch")[0].folder).path / "weights.safetensors")
+    ours = load_file(checkpoints.newest(only(sweep_jobs, "branch")[0].folder).path / "weights.safetensors")
     assert ours.keys() == weights.keys()
     biases = [name for name in weights if name.endswith("selection_bias")]
     assert all(weights[name].any() and ours[name].equal(weights[name]) for name in biases)
 
 
 def test_checkpoints_move_between_world_sizes(planned: Planner, teams: dict[int, Team]) -> None:
-    board = planned(ladder__depths=[1], budget__tokens=[1280, 2560, 5120])
-    run_all(board)
-    expected = losses(board)
-    wipe(board)
+    sweep_jobs = planned(ladder__depths=[1], budget__tokens=[1280, 2560, 5120])
+    run_all(sweep_jobs)
+    expected = losses(sweep_jobs)
+    wipe(sweep_jobs)
 
     def train(size: int, budgets: list[int]) -> None:
         part = planned(ladder__depths=[1], budget__tokens=budgets)
         part.make_wishes()
-        for entry in [*only(part, "trunk"), *only(part, "branch")]:
-            if not part.finished(entry):
-                done = run_job(part, entry).why if size == 1 else teams[size].run(part, entry)["why"]
+        for planned_job in [*only(part, "trunk"), *only(part, "branch")]:
+            if not part.finished(planned_job):
+                done = (
+                    run_job(part, planned_job).why if size == 1 else teams[size].run(part, planned_job)["why"]
+                )
                 assert done == "done"
 
     train(2, [1280])
     train(1, [1280, 2560])
     train(4, [1280, 2560, 5120])
-    same(board, expected)
-    [trunk] = only(board, "trunk")
+    same(sweep_jobs, expected)
+    [trunk] = only(sweep_jobs, "trunk")
     records = [attempt.record for attempt in attempts.every(trunk.folder)]
     assert [record["world_size"] for record in records] == [2, 1, 4]
     assert [record["start_step"] for record in records] == [0, 15, 30]
@@ -194,23 +198,23 @@ def test_checkpoints_move_between_world_sizes(planned: Planner, teams: dict[int,
 def test_accumulation_on_several_processes_changes_nothing(
     planned: Planner, teams: dict[int, Team], rows: int
 ) -> None:
-    board = planned(**{**ONE, "batch__tokens": 128, "budget__tokens": [5120]})
-    run_all(board)
-    expected = losses(board)
-    wipe(board)
-    teams[2].run_all(board, micro_batch_rows=rows)
-    same(board, expected)
+    sweep_jobs = planned(**{**ONE, "batch__tokens": 128, "budget__tokens": [5120]})
+    run_all(sweep_jobs)
+    expected = losses(sweep_jobs)
+    wipe(sweep_jobs)
+    teams[2].run_all(sweep_jobs, micro_batch_rows=rows)
+    same(sweep_jobs, expected)
 
 
 def test_the_compiled_model_is_shared_too(planned: Planner, pair: Team) -> None:
     if shutil.which("g++") is None:
         pytest.skip("torch.compile needs a compiler")
-    board = planned(**{**ONE, "ladder__depths": [1], "budget__tokens": [1280]})
-    run_all(board)
-    expected = losses(board)
-    wipe(board)
-    pair.run_all(board, compile=True, micro_batch_rows=1)
-    same(board, expected)
+    sweep_jobs = planned(**{**ONE, "ladder__depths": [1], "budget__tokens": [1280]})
+    run_all(sweep_jobs)
+    expected = losses(sweep_jobs)
+    wipe(sweep_jobs)
+    pair.run_all(sweep_jobs, compile=True, micro_batch_rows=1)
+    same(sweep_jobs, expected)
 
 
 @pytest.mark.parametrize(
@@ -223,9 +227,9 @@ def test_the_compiled_model_is_shared_too(planned: Planner, pair: Team) -> None:
 def test_rows_that_cannot_be_shared_are_one_sentence_and_harm_nobody(
     planned: Planner, teams: dict[int, Team], size: int, execution: dict[str, Any], says: str
 ) -> None:
-    board = planned(ladder__depths=[1], batch__tokens=96, budget__tokens=[1920])
-    board.make_wishes()
-    ended = teams[size].run(board, only(board, "trunk")[0], **execution)
+    sweep_jobs = planned(ladder__depths=[1], batch__tokens=96, budget__tokens=[1920])
+    sweep_jobs.make_wishes()
+    ended = teams[size].run(sweep_jobs, only(sweep_jobs, "trunk")[0], **execution)
     assert ended["why"] == "request" and says in ended["message"] and "\n" not in ended["message"]
     next_one = planned(ladder__depths=[1], name="next", budget__tokens=[1280])
     teams[size].run_all(next_one)
@@ -235,14 +239,14 @@ def test_rows_that_cannot_be_shared_are_one_sentence_and_harm_nobody(
 def test_a_stopped_team_saves_and_resumes(
     planned: Planner, teams: dict[int, Team], request: pytest.FixtureRequest, how: str
 ) -> None:
-    board = planned(**LONG)
-    run_all(board)
-    expected = losses(board)
-    wipe(board)
-    board.make_wishes()
-    [trunk] = only(board, "trunk")
+    sweep_jobs = planned(**LONG)
+    run_all(sweep_jobs)
+    expected = losses(sweep_jobs)
+    wipe(sweep_jobs)
+    sweep_jobs.make_wishes()
+    [trunk] = only(sweep_jobs, "trunk")
     team = teams[2] if how == "command" else request.getfixturevalue("pair")
-    team.begin(board, trunk, **SLOWLY)
+    team.begin(sweep_jobs, trunk, **SLOWLY)
     team.until("checkpoint")
     if how == "command":
         team.tell({"stop": trunk.job.id})
@@ -253,20 +257,20 @@ def test_a_stopped_team_saves_and_resumes(
     if how == "signal":
         assert team.codes() == [0, 0]
     assert 0 < checkpoints.steps(trunk.folder)[-1] < 120
-    teams[2].run_all(board)
-    same(board, expected)
+    teams[2].run_all(sweep_jobs)
+    same(sweep_jobs, expected)
 
 
 def test_a_killed_follower_fails_the_attempt_and_a_fresh_team_goes_on(
     planned: Planner, teams: dict[int, Team], pair: Team
 ) -> None:
-    board = planned(**LONG)
-    run_all(board)
-    expected = losses(board)
-    wipe(board)
-    board.make_wishes()
-    [trunk] = only(board, "trunk")
-    pair.begin(board, trunk, **SLOWLY)
+    sweep_jobs = planned(**LONG)
+    run_all(sweep_jobs)
+    expected = losses(sweep_jobs)
+    wipe(sweep_jobs)
+    sweep_jobs.make_wishes()
+    [trunk] = only(sweep_jobs, "trunk")
+    pair.begin(sweep_jobs, trunk, **SLOWLY)
     pair.until("checkpoint")
     pair.processes[1].kill()
     ended = pair.until("end")
@@ -275,19 +279,19 @@ def test_a_killed_follower_fails_the_attempt_and_a_fresh_team_goes_on(
     assert pair.codes() == [BROKEN, -signal.SIGKILL]
     record = attempts.newest(trunk.folder).record
     assert record["why"] == "infrastructure" and record["error"] == ended["message"]
-    assert board.state(trunk).failure == "infrastructure"
-    teams[2].run_all(board)
+    assert sweep_jobs.state(trunk).failure == "infrastructure"
+    teams[2].run_all(sweep_jobs)
     assert attempts.newest(trunk.folder).record["start_step"] > 0
-    same(board, expected)
+    same(sweep_jobs, expected)
 
 
 @pytest.mark.parametrize("idle", [True, False])
 def test_the_others_end_when_rank_0_is_killed(planned: Planner, pair: Team, idle: bool) -> None:
-    board = planned(**LONG)
-    board.make_wishes()
+    sweep_jobs = planned(**LONG)
+    sweep_jobs.make_wishes()
     pair.until("ready")
     if not idle:
-        pair.begin(board, only(board, "trunk")[0], **SLOWLY)
+        pair.begin(sweep_jobs, only(sweep_jobs, "trunk")[0], **SLOWLY)
         pair.until("checkpoint")
     pair.processes[0].kill()
     assert pair.codes() == [-signal.SIGKILL, BROKEN]
@@ -296,12 +300,12 @@ def test_the_others_end_when_rank_0_is_killed(planned: Planner, pair: Team, idle
 
 def test_a_follower_that_fails_says_why(planned: Planner, pair: Team, workspace, tmp_path: Path) -> None:
     """Its word reaches rank 0, which does not wait for it; here its checkpoint is gone before it looks."""
-    board = planned(**ONE)
-    board.make_wishes()
-    [trunk] = only(board, "trunk")
+    sweep_jobs = planned(**ONE)
+    sweep_jobs.make_wishes()
+    [trunk] = only(sweep_jobs, "trunk")
     pair.until("ready")
     pair.processes[1].send_signal(signal.SIGSTOP)
-    pair.begin(board, trunk)
+    pair.begin(sweep_jobs, trunk)
     while not attempts.every(trunk.folder) or "world_size" not in attempts.newest(trunk.folder).record:
         time.sleep(0.01)
     (workspace.corpus("synthetic") / "train-00000.bin").rename(tmp_path / "gone.bin")

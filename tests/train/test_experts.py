@@ -314,10 +314,10 @@ def test_a_stopped_job_goes_on_where_it_was(planned: Planner, monkeypatch: pytes
     assert_stops_do_not_matter(planned, monkeypatch, 7, **MOE)
 
 
-def trainer(board, data: Path, **execution) -> tuple[BuiltinTrainer, object]:
+def trainer(sweep_jobs, data: Path, **execution) -> tuple[BuiltinTrainer, object]:
     """The largest trunk's trainer and curve."""
-    entry = only(board, "trunk")[-1]
-    science, how = entry.plan.science(entry.job), Execution(device="cpu", **execution)
+    planned_job = only(sweep_jobs, "trunk")[-1]
+    science, how = planned_job.plan.science(planned_job.job), Execution(device="cpu", **execution)
     own = BuiltinTrainer(science.point, Batches(data, science.point), machine(how, "fp32"), how)
     return own, science.curve()
 
@@ -328,10 +328,10 @@ def state(trainer: BuiltinTrainer) -> dict[str, Tensor]:
 
 def test_micro_batches_balance_the_whole_batch(planned: Planner, corpus_folder: Path) -> None:
     """The biases are the same to the bit, since loads are whole numbers; all else to rounding."""
-    board = planned(**MOE)
+    sweep_jobs = planned(**MOE)
     (whole, curve), (cut, _) = (
-        trainer(board, corpus_folder),
-        trainer(board, corpus_folder, micro_batch_rows=1),
+        trainer(sweep_jobs, corpus_folder),
+        trainer(sweep_jobs, corpus_folder, micro_batch_rows=1),
     )
     for _ in range(8):
         single, many = whole.update(curve), cut.update(curve)
@@ -347,16 +347,16 @@ def test_micro_batches_balance_the_whole_batch(planned: Planner, corpus_folder: 
 
 
 def test_the_penalty_is_in_the_gradient_and_in_no_loss(planned: Planner, corpus_folder: Path) -> None:
-    boards = [planned(model__experts={**BALANCED, "balance_loss": loss}) for loss in (0.0, 10.0)]
-    (free, curve), (bound, _) = (trainer(board, corpus_folder) for board in boards)
+    sweeps_jobs = [planned(model__experts={**BALANCED, "balance_loss": loss}) for loss in (0.0, 10.0)]
+    (free, curve), (bound, _) = (trainer(sweep_jobs, corpus_folder) for sweep_jobs in sweeps_jobs)
     assert free.evaluate("validation", 512) == bound.evaluate("validation", 512)
     assert free.update(curve).loss == bound.update(curve).loss
     assert not torch.equal(state(free)["blocks.0.router"], state(bound)["blocks.0.router"])
 
 
 def test_evaluation_moves_no_bias(planned: Planner, corpus_folder: Path) -> None:
-    board = planned(**MOE)
-    (first, curve), (other, _) = trainer(board, corpus_folder), trainer(board, corpus_folder)
+    sweep_jobs = planned(**MOE)
+    (first, curve), (other, _) = trainer(sweep_jobs, corpus_folder), trainer(sweep_jobs, corpus_folder)
     for _ in range(3):
         first.update(curve)
         other.evaluate("validation", 512)
@@ -365,7 +365,7 @@ def test_evaluation_moves_no_bias(planned: Planner, corpus_folder: Path) -> None
 
 
 def test_metrics_tell_the_largest_load(planned: Planner) -> None:
-    board = planned(**MOE)
-    run_all(board)
-    text = next(only(board, "trunk")[0].folder.path.rglob("metrics.jsonl")).read_text()
+    sweep_jobs = planned(**MOE)
+    run_all(sweep_jobs)
+    text = next(only(sweep_jobs, "trunk")[0].folder.path.rglob("metrics.jsonl")).read_text()
     assert '"expert_load_max": 1.' in text

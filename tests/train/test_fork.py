@@ -18,12 +18,16 @@ def test_a_branch_is_the_straight_run_bit_for_bit(planned: Planner, shape: str, 
 
 
 def test_a_branch_says_where_it_started(planned: Planner) -> None:
-    board = planned()
-    run_all(board)
-    for entry in only(board, "branch"):
-        record = attempts.newest(entry.folder).record
-        assert record["started_from"] == {"job": entry.job.trunk, "step": entry.job.cut, "attempt": 1}
-        assert record["start_tokens"] == entry.job.cut * 64
+    sweep_jobs = planned()
+    run_all(sweep_jobs)
+    for planned_job in only(sweep_jobs, "branch"):
+        record = attempts.newest(planned_job.folder).record
+        assert record["started_from"] == {
+            "job": planned_job.job.trunk,
+            "step": planned_job.job.cut,
+            "attempt": 1,
+        }
+        assert record["start_tokens"] == planned_job.job.cut * 64
         assert record["start_lr"] == pytest.approx(0.02)
 
 
@@ -43,23 +47,23 @@ def test_an_extended_trunk_gives_the_losses_of_one_trained_at_once(planned: Plan
     extended = planned(budget__tokens=[1280, 5120])
     run_all(extended)
     losses = {e.job.id: e.folder.result().loss_nats for e in only(extended, "branch")}
-    for entry in extended.entries.values():
-        for path in sorted(entry.folder.path.rglob("*"), reverse=True):
+    for planned_job in extended.by_id.values():
+        for path in sorted(planned_job.folder.path.rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
-        entry.folder.path.rmdir()
+        planned_job.folder.path.rmdir()
     run_all(extended)
     assert losses == {e.job.id: e.folder.result().loss_nats for e in only(extended, "branch")}
 
 
 def test_a_budget_in_between_leaves_the_trunk_as_it_was(planned: Planner) -> None:
-    board = planned(name="ends", budget__tokens=[1280, 5120])
-    run_all(board)
-    before = {t.job.id: tree(t.folder.path) for t in only(board, "trunk")}
+    sweep_jobs = planned(name="ends", budget__tokens=[1280, 5120])
+    run_all(sweep_jobs)
+    before = {t.job.id: tree(t.folder.path) for t in only(sweep_jobs, "trunk")}
     between = planned(name="between", budget__tokens=[2560])
     run_all(between)
     straight = planned(name="straight", budget__tokens=[2560], schedule__fork=False)
     run_all(straight)
-    assert before == {t.job.id: tree(t.folder.path) for t in only(board, "trunk")}
+    assert before == {t.job.id: tree(t.folder.path) for t in only(sweep_jobs, "trunk")}
     for branch, run in zip(only(between, "branch"), only(straight, "run"), strict=True):
         record = attempts.newest(branch.folder).record
         assert (record["start_step"], branch.job.cut, record["end_step"]) == (15, 30, 40)
@@ -69,18 +73,18 @@ def test_a_budget_in_between_leaves_the_trunk_as_it_was(planned: Planner) -> Non
 @pytest.mark.parametrize("kind", ["trunk", "branch"])
 def test_a_stopped_job_goes_on_where_it_was(planned: Planner, monkeypatch, kind: str) -> None:
     monkeypatch.setattr("sweepctl.train.loop.GLANCE_S", 0.0)
-    board = planned()
-    board.make_wishes()
-    for entry in only(board, "trunk") if kind == "branch" else []:
-        run_job(board, entry)
-    job = only(board, kind)[-1]
-    assert run_job(board, job, StopAfter(5)).why == "stopped"
+    sweep_jobs = planned()
+    sweep_jobs.make_wishes()
+    for planned_job in only(sweep_jobs, "trunk") if kind == "branch" else []:
+        run_job(sweep_jobs, planned_job)
+    job = only(sweep_jobs, kind)[-1]
+    assert run_job(sweep_jobs, job, StopAfter(5)).why == "stopped"
     [attempt] = attempts.every(job.folder)
     assert attempt.record["end_step"] == (job.job.cut or 0 if kind == "branch" else 0) + 5
     undisturbed = planned(name="undisturbed", schedule__fork=False)
-    run_all(board)
+    run_all(sweep_jobs)
     run_all(undisturbed)
-    for branch, run in zip(only(board, "branch"), only(undisturbed, "run"), strict=True):
+    for branch, run in zip(only(sweep_jobs, "branch"), only(undisturbed, "run"), strict=True):
         assert branch.folder.result().loss_nats == run.folder.result().loss_nats
 
 
@@ -112,10 +116,10 @@ def test_the_fork_needs_everything_it_restores(
 
 
 def test_two_decays_share_one_trunk(planned: Planner) -> None:
-    board = planned(grid={"axes": {"schedule.decay.shape": ["linear", "1-sqrt"]}})
-    assert len(only(board, "trunk")) == 2 and len(only(board, "branch")) == 8
-    run_all(board)
-    assert all(board.finished(entry) for entry in board.entries.values())
+    sweep_jobs = planned(grid={"axes": {"schedule.decay.shape": ["linear", "1-sqrt"]}})
+    assert len(only(sweep_jobs, "trunk")) == 2 and len(only(sweep_jobs, "branch")) == 8
+    run_all(sweep_jobs)
+    assert all(sweep_jobs.finished(planned_job) for planned_job in sweep_jobs.by_id.values())
 
 
 KINDS = {
@@ -141,21 +145,21 @@ def test_a_wsd_s_trunk_that_stops_in_a_decay_goes_on_bit_for_bit(planned: Planne
     """Stopped in its second decay, and again while it warms up after it."""
     monkeypatch.setattr("sweepctl.train.loop.GLANCE_S", 0.0)
     changes = KINDS["wsd-s"] | {"ladder__depths": [1], "budget__tokens": [1280, 2560, 3840]}
-    board = planned(name="stopped", **changes)
-    [trunk] = only(board, "trunk")
+    sweep_jobs = planned(name="stopped", **changes)
+    [trunk] = only(sweep_jobs, "trunk")
     curve = trunk.plan.science(trunk.job).curve()
     assert curve.cycles is not None and curve.cycles.decays == ((15, 20), (35, 40), (55, 60))
-    board.make_wishes()
+    sweep_jobs.make_wishes()
     ends = []
     for looks in (37, 4):
-        assert run_job(board, trunk, StopAfter(looks)).why == "stopped"
+        assert run_job(sweep_jobs, trunk, StopAfter(looks)).why == "stopped"
         ends.append(attempts.newest(trunk.folder).record["end_step"])
     assert ends == [37, 41] and curve.at(37) == pytest.approx(0.64) and curve.at(41) == 1.0
     assert curve.at(40) == pytest.approx(0.55)
-    run_all(board)
+    run_all(sweep_jobs)
     straight = planned(name="straight", schedule__fork=False, **changes)
     run_all(straight)
-    for branch, run in zip(only(board, "branch"), only(straight, "run"), strict=True):
+    for branch, run in zip(only(sweep_jobs, "branch"), only(straight, "run"), strict=True):
         assert branch.folder.result().loss_nats == run.folder.result().loss_nats
 
 
@@ -163,16 +167,16 @@ def test_going_on_from_decayed_weights_is_not_the_decay_of_the_plateau(planned: 
     """The first budget is the same run under both laws, the second is not."""
     by_kind = {}
     for kind in ("wsd", "wsd-s"):
-        board = planned(name=kind, schedule__kind=kind, ladder__depths=[1])
-        run_all(board)
-        by_kind[kind] = [entry.folder.result().loss_nats for entry in only(board, "branch")]
+        sweep_jobs = planned(name=kind, schedule__kind=kind, ladder__depths=[1])
+        run_all(sweep_jobs)
+        by_kind[kind] = [planned_job.folder.result().loss_nats for planned_job in only(sweep_jobs, "branch")]
     assert by_kind["wsd"][0] == by_kind["wsd-s"][0] and by_kind["wsd"][1] != by_kind["wsd-s"][1]
 
 
 def test_a_multistep_trunk_is_the_one_of_wsd(planned: Planner) -> None:
     """Nothing of the plateau is trained again for another way down."""
     run_all(planned(name="wsd"))
-    board = planned(name="steps", schedule__kind="multistep", schedule__drops=[[0.75, 0.2]])
-    run_all(board)
-    assert [len(attempts.every(trunk.folder)) for trunk in only(board, "trunk")] == [1, 1]
-    assert all(board.finished(entry) for entry in board.entries.values())
+    sweep_jobs = planned(name="steps", schedule__kind="multistep", schedule__drops=[[0.75, 0.2]])
+    run_all(sweep_jobs)
+    assert [len(attempts.every(trunk.folder)) for trunk in only(sweep_jobs, "trunk")] == [1, 1]
+    assert all(sweep_jobs.finished(planned_job) for planned_job in sweep_jobs.by_id.values())

@@ -13,8 +13,8 @@ from sweepctl.errors import InvalidValue, RequestError
 from sweepctl.spec import study
 from sweepctl.spec.learning_rate import LearningRateCurve
 from sweepctl.store import attempts, checkpoints
-from sweepctl.store.board import Board
 from sweepctl.store.ends import End
+from sweepctl.store.sweep_jobs import SweepJobs
 from sweepctl.train import registry
 from sweepctl.train.interface import Assignment, Update
 from tests.conftest import Planner, StopAfter, manifest, only, run_all, run_job, tiny
@@ -29,52 +29,56 @@ def least_squares(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study, "TRAINERS", ("builtin", "least_squares"))
 
 
-def results(board: Board, kind: str) -> list[object]:
-    return [(entry.job.end, entry.folder.result().loss_nats) for entry in only(board, kind)]
+def results(sweep_jobs: SweepJobs, kind: str) -> list[object]:
+    return [
+        (planned_job.job.end, planned_job.folder.result().loss_nats) for planned_job in only(sweep_jobs, kind)
+    ]
 
 
 @pytest.fixture
-def straight(planned: Planner) -> Board:
+def straight(planned: Planner) -> SweepJobs:
     """Every budget trained from its first step, in one go."""
-    board = planned(name="straight", schedule__fork=False, **STUDY)
-    run_all(board)
-    return board
+    sweep_jobs = planned(name="straight", schedule__fork=False, **STUDY)
+    run_all(sweep_jobs)
+    return sweep_jobs
 
 
-def test_it_forks_and_ends_in_results_of_its_own(planned: Planner, straight: Board) -> None:
+def test_it_forks_and_ends_in_results_of_its_own(planned: Planner, straight: SweepJobs) -> None:
     """Branches, started from files, are the straight runs, bit for bit."""
-    board = planned(name="forked", **STUDY)
-    run_all(board)
-    assert results(board, "branch") == results(straight, "run") and len(results(board, "branch")) == 4
-    for entry in only(board, "branch"):
-        result = entry.folder.result()
+    sweep_jobs = planned(name="forked", **STUDY)
+    run_all(sweep_jobs)
+    assert (
+        results(sweep_jobs, "branch") == results(straight, "run") and len(results(sweep_jobs, "branch")) == 4
+    )
+    for planned_job in only(sweep_jobs, "branch"):
+        result = planned_job.folder.result()
         assert result.loss_nats.keys() == {"validation", "other"}
         assert result.bits_per_byte.keys() == {"validation"}
         assert result.loss_nats["validation"] < 1
 
 
 def test_it_is_stopped_and_resumed_as_if_nothing_had_been(
-    planned: Planner, straight: Board, monkeypatch: pytest.MonkeyPatch
+    planned: Planner, straight: SweepJobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    board = planned(name="stopped", **STUDY)
-    board.make_wishes()
-    trunk = only(board, "trunk")[-1]
+    sweep_jobs = planned(name="stopped", **STUDY)
+    sweep_jobs.make_wishes()
+    trunk = only(sweep_jobs, "trunk")[-1]
     with monkeypatch.context() as patch:
         patch.setattr("sweepctl.train.loop.GLANCE_S", 0.0)
-        assert run_job(board, trunk, StopAfter(7)).why is End.STOPPED
+        assert run_job(sweep_jobs, trunk, StopAfter(7)).why is End.STOPPED
     assert checkpoints.steps(trunk.folder) == [7]
-    run_all(board)
+    run_all(sweep_jobs)
     assert [attempt.facts.start_step for attempt in attempts.every(trunk.folder)] == [0, 7]
-    assert results(board, "branch") == results(straight, "run")
+    assert results(sweep_jobs, "branch") == results(straight, "run")
 
 
 def test_one_that_was_killed_goes_on_from_its_last_checkpoint(
-    planned: Planner, straight: Board, monkeypatch: pytest.MonkeyPatch
+    planned: Planner, straight: SweepJobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between two updates, with a checkpoint at every one of them."""
-    board = planned(name="killed", **STUDY)
-    board.make_wishes()
-    trunk = only(board, "trunk")[-1]
+    sweep_jobs = planned(name="killed", **STUDY)
+    sweep_jobs.make_wishes()
+    trunk = only(sweep_jobs, "trunk")[-1]
     update = LeastSquares.update
 
     class Killed(BaseException):
@@ -87,19 +91,19 @@ def test_one_that_was_killed_goes_on_from_its_last_checkpoint(
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(LeastSquares, "update", dying)
-        run_job(board, trunk, checkpoint_every_s=1e-9)
+        run_job(sweep_jobs, trunk, checkpoint_every_s=1e-9)
     died = attempts.newest(trunk.folder)
     assert died is not None and not died.ended
     died.end(End.DIED)  # as its launcher would: this process lives on
-    run_all(board)
+    run_all(sweep_jobs)
     assert attempts.every(trunk.folder)[-1].facts.start_step == 12
-    assert results(board, "branch") == results(straight, "run")
+    assert results(sweep_jobs, "branch") == results(straight, "run")
 
 
 def test_its_own_facts_and_measurements_are_recorded(planned: Planner) -> None:
-    board = planned(ladder__depths=[1], **STUDY)
-    run_all(board)
-    trunk = only(board, "trunk")[0]
+    sweep_jobs = planned(ladder__depths=[1], **STUDY)
+    run_all(sweep_jobs)
+    trunk = only(sweep_jobs, "trunk")[0]
     attempt = attempts.newest(trunk.folder)
     assert attempt is not None
     facts = attempt.facts
@@ -109,26 +113,26 @@ def test_its_own_facts_and_measurements_are_recorded(planned: Planner) -> None:
     logged = [row for row in rows if "train_loss_nats" in row]
     assert all("largest_weight" in row and "grad_norm" not in row for row in logged)
     assert logged[-1]["flops_per_s"] == pytest.approx(logged[-1]["tokens_per_s"] * 48, rel=0.01)
-    branch = attempts.newest(only(board, "branch")[-1].folder)
+    branch = attempts.newest(only(sweep_jobs, "branch")[-1].folder)
     assert branch is not None
     points = [json.loads(line) for line in branch.metrics.read_text().splitlines() if '"loss_nats"' in line]
     assert points and all(point["loss_nats"].keys() == {"validation", "other"} for point in points)
 
 
 def test_it_diverges_by_the_jobs_rule_not_its_own(planned: Planner) -> None:
-    board = planned(ladder__depths=[1], **{**STUDY, "optimizer__lr": 5.0})
-    run_all(board)
-    result = only(board, "trunk")[0].folder.result()
+    sweep_jobs = planned(ladder__depths=[1], **{**STUDY, "optimizer__lr": 5.0})
+    run_all(sweep_jobs)
+    result = only(sweep_jobs, "trunk")[0].folder.result()
     assert result is not None and result.end is End.DIVERGED and "the loss is above" in result.reason
 
 
 def test_a_damaged_checkpoint_of_its_own_is_refused_in_its_words(planned: Planner) -> None:
-    board = planned(ladder__depths=[1], **STUDY)
-    board.make_wishes()
-    [trunk] = only(board, "trunk")
-    run_job(board, trunk)
+    sweep_jobs = planned(ladder__depths=[1], **STUDY)
+    sweep_jobs.make_wishes()
+    [trunk] = only(sweep_jobs, "trunk")
+    run_job(sweep_jobs, trunk)
     folder = checkpoints.at(trunk.folder, 30).path
-    own = manifest(board, trunk)
+    own = manifest(sweep_jobs, trunk)
     other = LeastSquares(Assignment(own.job_science(), Path(own.data), own.execution))
     other.load(folder, 30)
     other.weights.append(0.0)

@@ -21,8 +21,8 @@ from sweepctl.train.job import run
 from tests.conftest import Planner, manifest, only, run_all, run_job, tiny
 
 
-def losses(board) -> list[float]:
-    return [entry.folder.result().loss_nats["validation"] for entry in only(board, "branch")]
+def losses(sweep_jobs) -> list[float]:
+    return [planned_job.folder.result().loss_nats["validation"] for planned_job in only(sweep_jobs, "branch")]
 
 
 def poison(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
@@ -40,33 +40,33 @@ def poison(monkeypatch: pytest.MonkeyPatch, at: int) -> None:
 
 def test_the_reference_loss_has_not_moved(planned: Planner) -> None:
     """Raise NUMERICS when this fails on purpose: results made before then keep their ids and meaning."""
-    board = planned(ladder__depths=[2], budget__tokens=[2560])
-    run_all(board, gemm="torch")
+    sweep_jobs = planned(ladder__depths=[2], budget__tokens=[2560])
+    run_all(sweep_jobs, gemm="torch")
     assert NUMERICS == 1
-    assert losses(board) == pytest.approx([2.87432], abs=2e-4)
+    assert losses(sweep_jobs) == pytest.approx([2.87432], abs=2e-4)
 
 
 @pytest.mark.parametrize("lr", [1e4, 1e30])
 def test_a_diverged_run_is_a_result(planned: Planner, lr: float) -> None:
-    board = planned(optimizer__lr=lr, parametrization__name="standard", parametrization__zero_head=False)
-    run_all(board)
-    for trunk in only(board, "trunk"):
+    sweep_jobs = planned(optimizer__lr=lr, parametrization__name="standard", parametrization__zero_head=False)
+    run_all(sweep_jobs)
+    for trunk in only(sweep_jobs, "trunk"):
         result = trunk.folder.result()
         assert result.end is End.DIVERGED and result.step < 30
         assert "loss" in result.reason and "loss_nats" not in result.record()
-    for branch in only(board, "branch"):
-        state = board.state(branch)
-        assert state.state == "diverged" and board.finished(branch)
+    for branch in only(sweep_jobs, "branch"):
+        state = sweep_jobs.state(branch)
+        assert state.state == "diverged" and sweep_jobs.finished(branch)
 
 
 def test_a_branch_whose_checkpoint_came_before_the_divergence_lives(planned: Planner, monkeypatch) -> None:
     poison(monkeypatch, 20)
-    board = planned(ladder__depths=[1])
-    run_all(board)
-    early, late = only(board, "branch")
+    sweep_jobs = planned(ladder__depths=[1])
+    run_all(sweep_jobs)
+    early, late = only(sweep_jobs, "branch")
     assert early.folder.result().is_done
-    assert board.state(late).state == "diverged" and not late.folder.has_result()
-    assert board.finished(late)
+    assert sweep_jobs.state(late).state == "diverged" and not late.folder.has_result()
+    assert sweep_jobs.finished(late)
 
 
 @pytest.mark.parametrize("rows", [1, 2])
@@ -74,17 +74,17 @@ def test_accumulation_changes_nothing_but_rounding(planned: Planner, rows: int) 
     whole, pieces = planned(name="whole"), planned(name="pieces", seed__data=0)
     run_all(whole)
     expected = losses(whole)
-    for entry in whole.entries.values():
-        for path in sorted(entry.folder.path.rglob("*"), reverse=True):
+    for planned_job in whole.by_id.values():
+        for path in sorted(planned_job.folder.path.rglob("*"), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
     run_all(pieces, micro_batch_rows=rows)
     assert losses(pieces) == pytest.approx(expected, rel=1e-4)
 
 
 def test_a_micro_batch_that_does_not_fit_is_one_sentence(planned: Planner) -> None:
-    board = planned()
-    board.make_wishes()
-    outcome = run_job(board, only(board, "trunk")[0], micro_batch_rows=3)
+    sweep_jobs = planned()
+    sweep_jobs.make_wishes()
+    outcome = run_job(sweep_jobs, only(sweep_jobs, "trunk")[0], micro_batch_rows=3)
     assert outcome.why == "request" and "does not divide the 4 rows" in outcome.message
 
 
@@ -104,24 +104,24 @@ def test_other_data_than_the_plans_is_refused(planned: Planner, workspace) -> No
 
     from sweepctl.data.corpora import prepare_synthetic
 
-    board = planned()
-    board.make_wishes()
+    sweep_jobs = planned()
+    sweep_jobs.make_wishes()
     shutil.rmtree(workspace.corpus("synthetic"))
     prepare_synthetic(workspace.corpus("synthetic"), seed=9, train_tokens=70_000, validation_tokens=66_000)
-    outcome = run_job(board, only(board, "trunk")[0])
+    outcome = run_job(sweep_jobs, only(sweep_jobs, "trunk")[0])
     assert outcome.why == "request" and "the plan was made on" in outcome.message
 
 
 @pytest.mark.parametrize("damage", ["missing", "short"])
 def test_an_unreadable_shard_is_one_sentence(planned: Planner, workspace, damage: str) -> None:
-    board = planned()
-    board.make_wishes()
+    sweep_jobs = planned()
+    sweep_jobs.make_wishes()
     shard = workspace.corpus("synthetic") / "train-00000.bin"
     if damage == "missing":
         shard.unlink()
     else:
         shard.write_bytes(shard.read_bytes()[:-1])
-    outcome = run_job(board, only(board, "trunk")[0])
+    outcome = run_job(sweep_jobs, only(sweep_jobs, "trunk")[0])
     assert outcome.why == "failed" and "prepare the data again" in outcome.message
     assert "\n" not in outcome.message
 
@@ -171,9 +171,9 @@ def test_curve_points_lie_at_the_same_tokens_for_every_batch_size() -> None:
 
 
 def test_what_an_attempt_says_of_itself(planned: Planner) -> None:
-    board = planned(ladder__depths=[1])
-    run_all(board)
-    record = attempts.newest(only(board, "trunk")[0].folder).record
+    sweep_jobs = planned(ladder__depths=[1])
+    run_all(sweep_jobs)
+    record = attempts.newest(only(sweep_jobs, "trunk")[0].folder).record
     assert record["why"] == "done" and record["started"] <= record["ended"]
     assert record["trained_tokens"] == 30 * 64 and record["tokens_per_s"] > 0
     assert record["mfu"] is None  # no peak is known for a CPU, so none is guessed
@@ -189,22 +189,22 @@ def test_what_an_attempt_says_of_itself(planned: Planner) -> None:
 
 
 def test_an_unexpected_error_is_recorded_with_its_last_lines(planned: Planner, monkeypatch) -> None:
-    board = planned(ladder__depths=[1])
-    board.make_wishes()
-    trunk = only(board, "trunk")[0]
+    sweep_jobs = planned(ladder__depths=[1])
+    sweep_jobs.make_wishes()
+    trunk = only(sweep_jobs, "trunk")[0]
     with monkeypatch.context() as patch:
         patch.setattr(BuiltinTrainer, "update", lambda *_: 1 / 0)
-        assert run_job(board, trunk).why == "failed"
+        assert run_job(sweep_jobs, trunk).why == "failed"
     record = attempts.newest(trunk.folder).record
     assert record["why"] == "failed" and "ZeroDivisionError" in record["error"]
-    assert board.state(trunk).state == "failed"
-    assert run_job(board, trunk).why == "done"
+    assert sweep_jobs.state(trunk).state == "failed"
+    assert run_job(sweep_jobs, trunk).why == "done"
 
 
 def test_resume_checkpoints_roll(planned: Planner) -> None:
-    board = planned(ladder__depths=[1], budget__tokens=[2560])
-    board.make_wishes()
-    trunk = only(board, "trunk")[0]
+    sweep_jobs = planned(ladder__depths=[1], budget__tokens=[2560])
+    sweep_jobs.make_wishes()
+    trunk = only(sweep_jobs, "trunk")[0]
     kept = []
 
     from sweepctl.store import retention
@@ -217,7 +217,7 @@ def test_resume_checkpoints_roll(planned: Planner) -> None:
 
     retention.roll = watched
     try:
-        run_job(board, trunk, checkpoint_every_s=1e-9)
+        run_job(sweep_jobs, trunk, checkpoint_every_s=1e-9)
     finally:
         retention.roll = roll
     assert max(map(len, kept)) == 2 and len(kept) > 20
@@ -230,23 +230,23 @@ def test_resume_checkpoints_roll(planned: Planner) -> None:
 def test_what_is_kept_when_all_is_done(
     planned: Planner, keep: str, trunk_steps: list[int], final: bool
 ) -> None:
-    board = planned(ladder__depths=[1])
-    run_all(board, keep=keep)
-    assert checkpoints.steps(only(board, "trunk")[0].folder) == trunk_steps
-    for branch in only(board, "branch"):
+    sweep_jobs = planned(ladder__depths=[1])
+    run_all(sweep_jobs, keep=keep)
+    assert checkpoints.steps(only(sweep_jobs, "trunk")[0].folder) == trunk_steps
+    for branch in only(sweep_jobs, "branch"):
         assert bool(checkpoints.steps(branch.folder)) == final
-    assert all(board.finished(entry) for entry in board.entries.values())
+    assert all(sweep_jobs.finished(planned_job) for planned_job in sweep_jobs.by_id.values())
 
 
 def test_a_checkpoint_a_branch_still_needs_is_kept(planned: Planner) -> None:
-    board = planned(ladder__depths=[1])
-    board.make_wishes("none")
-    trunk = only(board, "trunk")[0]
-    run_job(board, trunk, keep="none")
-    first, second = only(board, "branch")
-    run_job(board, first, keep="none")
+    sweep_jobs = planned(ladder__depths=[1])
+    sweep_jobs.make_wishes("none")
+    trunk = only(sweep_jobs, "trunk")[0]
+    run_job(sweep_jobs, trunk, keep="none")
+    first, second = only(sweep_jobs, "branch")
+    run_job(sweep_jobs, first, keep="none")
     assert checkpoints.steps(trunk.folder) == [30]
-    run_job(board, second, keep="none")
+    run_job(sweep_jobs, second, keep="none")
     assert checkpoints.steps(trunk.folder) == []
 
 
@@ -283,19 +283,19 @@ def test_mfu_is_of_the_devices_own_peak_or_not_at_all(name: str, peak: float | N
 
 
 def test_a_job_without_its_folder_says_nothing_twice(planned: Planner, tmp_path: Path) -> None:
-    board = planned(ladder__depths=[1])
-    run_all(board)
-    branch = only(board, "branch")[0]
+    sweep_jobs = planned(ladder__depths=[1])
+    run_all(sweep_jobs)
+    branch = only(sweep_jobs, "branch")[0]
     before = attempts.newest(branch.folder).number
-    assert run_job(board, branch).why == "done"
+    assert run_job(sweep_jobs, branch).why == "done"
     assert attempts.newest(branch.folder).number == before
 
 
 def test_another_science_under_a_jobs_name_is_refused(planned: Planner) -> None:
-    board = planned(ladder__depths=[1])
-    [trunk] = only(board, "trunk")
-    board.make_wishes()
-    told = manifest(board, trunk)
+    sweep_jobs = planned(ladder__depths=[1])
+    [trunk] = only(sweep_jobs, "trunk")
+    sweep_jobs.make_wishes()
+    told = manifest(sweep_jobs, trunk)
     changed = {**told.science, "optimizer": {**told.science["optimizer"], "lr": 0.5}}
     outcome = run(dataclasses.replace(told, science=changed), threading.Event(), lambda event: None)
     assert outcome.why == "request" and "was given the science of" in outcome.message
@@ -303,18 +303,18 @@ def test_another_science_under_a_jobs_name_is_refused(planned: Planner) -> None:
 
 
 def test_older_numerics_are_refused(planned: Planner, monkeypatch) -> None:
-    board = planned(ladder__depths=[1])
-    board.make_wishes()
+    sweep_jobs = planned(ladder__depths=[1])
+    sweep_jobs.make_wishes()
     monkeypatch.setattr("sweepctl.train.job.NUMERICS", 99)
-    outcome = run_job(board, only(board, "trunk")[0])
+    outcome = run_job(sweep_jobs, only(sweep_jobs, "trunk")[0])
     assert outcome.why == "request" and "planned for numerics 1" in outcome.message
 
 
 def test_what_another_process_finished_meanwhile_is_not_trained_again(planned: Planner, monkeypatch) -> None:
-    board = planned(ladder__depths=[1])
-    run_all(board)
-    branch = only(board, "branch")[0]
-    told, looks = manifest(board, branch), iter([None, branch.folder.result()])
+    sweep_jobs = planned(ladder__depths=[1])
+    run_all(sweep_jobs)
+    branch = only(sweep_jobs, "branch")[0]
+    told, looks = manifest(sweep_jobs, branch), iter([None, branch.folder.result()])
     monkeypatch.setattr(JobFolder, "result", lambda self: next(looks))
     assert run(told, threading.Event(), lambda event: None).why == "done"
     monkeypatch.undo()
@@ -327,7 +327,7 @@ def test_the_step_of_a_divergence_alone_decides_which_branches_live(planned: Pla
     budgets = {"budget__tokens": [1280, 2560, 5120], "ladder__depths": [1]}
     late = planned(name="late", **{**budgets, "budget__tokens": [5120]})
     run_all(late)
-    board = planned(name="late", **budgets)
-    run_all(board)
-    states = [board.state(entry).state for entry in only(board, "branch")]
+    sweep_jobs = planned(name="late", **budgets)
+    run_all(sweep_jobs)
+    states = [sweep_jobs.state(planned_job).state for planned_job in only(sweep_jobs, "branch")]
     assert sorted(states) == ["diverged", "done", "done"]

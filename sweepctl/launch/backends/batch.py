@@ -41,11 +41,11 @@ from sweepctl.spec import hashing
 from sweepctl.spec.build import build, plain
 from sweepctl.spec.execution import Execution
 from sweepctl.store import attempts
-from sweepctl.store.board import Board, Entry
 from sweepctl.store.ends import End
 from sweepctl.store.facts import Dispatch
 from sweepctl.store.files import read_json, storage, write_json, write_text
 from sweepctl.store.job import JobFolder
+from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 from sweepctl.store.workspace import Sweep, Workspace
 
 MODULE = "sweepctl.launch.backends.batch"
@@ -187,42 +187,46 @@ class BatchLauncher(Launcher[BatchSettings], kind="batch", settings=BatchSetting
 
     def launch(self, request: LaunchRequest, watcher: Watcher) -> Submitted:
         request.begin()
-        request.board.make_wishes(self.execution.keep)
-        sweep = request.board.sweep
+        request.sweep_jobs.make_wishes(self.execution.keep)
+        sweep = request.sweep_jobs.sweep
         scripts = self._scripts(request)
         for script, _ in scripts:
             script.write(sweep)
         return Submitted(
-            [_submission(sweep, script, entries) for script, entries in scripts],
-            queued=sum(_is_trained(entry) for _, entries in scripts for entry in entries),
+            [_submission(sweep, script, planned_jobs) for script, planned_jobs in scripts],
+            queued=sum(
+                _is_trained(planned_job) for _, planned_jobs in scripts for planned_job in planned_jobs
+            ),
             exhausted=list(request.retry.left),
-            idle_patterns=idle_patterns(self.settings.rungs, _rungs(request.board)),
+            idle_patterns=idle_patterns(self.settings.rungs, _rungs(request.sweep_jobs)),
         )
 
     def rehearse(self, request: LaunchRequest) -> ToSubmit:
-        sweep, scripts = request.board.sweep, self._scripts(request)
+        sweep, scripts = request.sweep_jobs.sweep, self._scripts(request)
         return ToSubmit(
-            [_submission(sweep, script, entries) for script, entries in scripts],
-            queued=sum(_is_trained(entry) for _, entries in scripts for entry in entries),
+            [_submission(sweep, script, planned_jobs) for script, planned_jobs in scripts],
+            queued=sum(
+                _is_trained(planned_job) for _, planned_jobs in scripts for planned_job in planned_jobs
+            ),
             exhausted=list(request.retry.left),
         )
 
-    def _scripts(self, request: LaunchRequest) -> list[tuple[Script, list[Entry]]]:
+    def _scripts(self, request: LaunchRequest) -> list[tuple[Script, list[PlannedJob]]]:
         """A script for every class of rungs, with the jobs that are left in it."""
         order, retry = Order.of(request, self.settings), request.retry
         classes: dict[TaskSettings, list[str]] = {}
-        for rung in _rungs(request.board):
+        for rung in _rungs(request.sweep_jobs):
             settings = for_rung(self.settings.of_tasks, self.settings.rungs, rung)
             classes.setdefault(settings, []).append(rung)
-        left: dict[str, list[Entry]] = {}
-        for entry in request.board.unfinished():
-            if entry.job.id not in retry.left:
-                left.setdefault(entry.plan.rung_of(entry.job).name, []).append(entry)
+        left: dict[str, list[PlannedJob]] = {}
+        for planned_job in request.sweep_jobs.unfinished():
+            if planned_job.job.id not in retry.left:
+                left.setdefault(planned_job.plan.rung_of(planned_job.job).name, []).append(planned_job)
         scripts = []
         for settings, rungs in classes.items():
-            if entries := [entry for rung in rungs for entry in left.get(rung, [])]:
+            if planned_jobs := [planned_job for rung in rungs for planned_job in left.get(rung, [])]:
                 script = Script(order, tuple(rungs), settings, retry.left, retry.forgiven)
-                scripts.append((script, entries))
+                scripts.append((script, planned_jobs))
         return scripts
 
     def examine(self, workspace: Workspace, say: Say, job: bool, wait_min: float) -> Iterator[Finding]:
@@ -251,20 +255,20 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _rungs(board: Board) -> list[str]:
-    return list(dict.fromkeys(rung.name for plan in board.plans.values() for rung in plan.rungs))
+def _rungs(sweep_jobs: SweepJobs) -> list[str]:
+    return list(dict.fromkeys(rung.name for plan in sweep_jobs.plans.values() for rung in plan.rungs))
 
 
-def _is_trained(entry: Entry) -> bool:
-    newest = attempts.newest(entry.folder)
+def _is_trained(planned_job: PlannedJob) -> bool:
+    newest = attempts.newest(planned_job.folder)
     return newest is not None and newest.alive()
 
 
-def _submission(sweep: Sweep, script: Script, entries: list[Entry]) -> Submission:
+def _submission(sweep: Sweep, script: Script, planned_jobs: list[PlannedJob]) -> Submission:
     path = script.folder(sweep) / "run.sh"
-    startable = sum(entry.trunk is None for entry in entries) or len(entries)
+    startable = sum(planned_job.trunk is None for planned_job in planned_jobs) or len(planned_jobs)
     tasks = script.task.tasks or startable
-    jobs = tuple(entry.job.id for entry in entries)
+    jobs = tuple(planned_job.job.id for planned_job in planned_jobs)
     return Submission(
         id=str(path),
         jobs=jobs,
@@ -304,14 +308,14 @@ class TaskLog:
     def say(self, text: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
-    def started(self, entry: Entry, worker: int) -> None:
-        self.say(f"{entry.name} {entry.job.id}")
-        write_text(self._hand, entry.job.id)
+    def started(self, planned_job: PlannedJob, worker: int) -> None:
+        self.say(f"{planned_job.name} {planned_job.job.id}")
+        write_text(self._hand, planned_job.job.id)
 
-    def progress(self, entry: Entry, step: int) -> None: ...
+    def progress(self, planned_job: PlannedJob, step: int) -> None: ...
 
     def ended(self, decision: Decision) -> None:
-        self.say(f"{decision.entry.name} {decision.entry.job.id}: {decision.words}")
+        self.say(f"{decision.planned_job.name} {decision.planned_job.job.id}: {decision.words}")
         write_text(self._hand, "")
 
     def tick(self, elsewhere: int) -> None:
@@ -338,7 +342,7 @@ def run_task(folder: Path, index: str) -> int:
     pool = LocalSettings("local", 1, settings.retries, settings.execution)
     log = TaskLog(start)
     retry = Retry(forgiven=script.forgiven, left=script.left_alone)
-    report = LocalLaunch(script.order.board(sweep), pool, log, retry, share).run()
+    report = LocalLaunch(script.order.sweep_jobs(sweep), pool, log, retry, share).run()
     start.end(End.STOPPED if report.stopped else End.DONE)
     log.say("saved, with work left" if report.stopped else "nothing left for this task")
     return UNFINISHED if report.stopped else int(bool(report.failed))

@@ -17,10 +17,10 @@ class LocalLauncher(Launcher[LocalSettings], kind="local", settings=LocalSetting
 
     def launch(self, request: LaunchRequest, watcher: Watcher) -> Report:
         request.begin()
-        return LocalLaunch(request.board, self.settings, watcher, request.retry).run()
+        return LocalLaunch(request.sweep_jobs, self.settings, watcher, request.retry).run()
 
     def rehearse(self, request: LaunchRequest) -> ToTrain:
-        return ToTrain(list(request.board.unfinished()))
+        return ToTrain(list(request.sweep_jobs.unfinished()))
 
     def examine(self, workspace: Workspace, say: Say, job: bool, wait_min: float) -> Iterator[Finding]:
         torch_works = True

@@ -25,24 +25,24 @@ class SlurmLauncher(Launcher[SlurmSettings], kind="slurm", settings=SlurmSetting
 
         order = self._order(request)
         request.begin()
-        request.board.make_wishes(self.execution.keep)
-        records = Records(request.board.sweep)
+        request.sweep_jobs.make_wishes(self.execution.keep)
+        records = Records(request.sweep_jobs.sweep)
         records.write_order(order)
         records.forgive(request.retry.forgiven)
-        return dispatch(records, order, request.board)
+        return dispatch(records, order, request.sweep_jobs)
 
     def rehearse(self, request: LaunchRequest) -> ToSubmit:
         from sweepctl.launch.slurm.dispatch import rehearse
 
-        return rehearse(Records(request.board.sweep), self._order(request), request.board)
+        return rehearse(Records(request.sweep_jobs.sweep), self._order(request), request.sweep_jobs)
 
     def _order(self, request: LaunchRequest) -> SlurmOrder:
-        """The board's plans and these settings, frozen.
+        """The sweep's plans and these settings, frozen.
 
         Raises:
             RequestError: Slurm would not write logs into this workspace.
         """
-        folder = request.board.sweep.folder
+        folder = request.sweep_jobs.sweep.folder
         if "%" in str(folder) or "\\" in str(folder):
             pattern = "a character of Slurm's file patterns (% or \\)"
             raise RequestError(f"{folder} holds {pattern}; move the workspace.")

@@ -27,9 +27,9 @@ from sweepctl.launch.slurm.settings import Resources, SlurmSettings
 from sweepctl.launch.tasks import Task
 from sweepctl.spec.build import plain
 from sweepctl.store import attempts
-from sweepctl.store.board import Board, Entry
 from sweepctl.store.ends import End
 from sweepctl.store.job import JobFolder
+from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 
 TURN_S = attempts.LEASE_S + 30
 _OVER_LIMIT = re.compile(r"SubmitJob|temporarily una")
@@ -37,11 +37,11 @@ _OVER_LIMIT = re.compile(r"SubmitJob|temporarily una")
 
 @dataclass(slots=True)
 class TasksNeeded:
-    """What the jobs of a board lack in the queue."""
+    """What the jobs of a sweep lack in the queue."""
 
-    now: list[Entry] = field(default_factory=list)
+    now: list[PlannedJob] = field(default_factory=list)
     """Jobs without a task that can start."""
-    later: list[Entry] = field(default_factory=list)
+    later: list[PlannedJob] = field(default_factory=list)
     """Jobs without a task that wait for a trunk."""
     release: list[str] = field(default_factory=list)
     """Held tasks whose job can start."""
@@ -55,7 +55,7 @@ class TasksNeeded:
     """Jobs that failed and have no retry left."""
 
 
-def dispatch(records: Records, order: SlurmOrder, board: Board, ending: int = 0) -> Submitted:
+def dispatch(records: Records, order: SlurmOrder, sweep_jobs: SweepJobs, ending: int = 0) -> Submitted:
     """Submit what has no task yet, release what can start, cancel what has become superfluous. `ending` tasks
     that are still in the queue make room in a moment.
 
@@ -66,8 +66,8 @@ def dispatch(records: Records, order: SlurmOrder, board: Board, ending: int = 0)
     launcher = order.settings
     with _turn(records):
         queue = read_queue(records, adopt=True)
-        needed = tasks_needed(board, order, queue, records.forgiven())
-        needed.surplus += _of_no_plan(records, board, queue)
+        needed = tasks_needed(sweep_jobs, order, queue, records.forgiven())
+        needed.surplus += _of_no_plan(records, sweep_jobs, queue)
         done = Submitted(queued=needed.queued, exhausted=needed.exhausted)
         if needed.release:
             commands.release(needed.release)
@@ -80,28 +80,28 @@ def dispatch(records: Records, order: SlurmOrder, board: Board, ending: int = 0)
             if limits.room is not None:
                 limits = replace(limits, room=limits.room + ending)
             _submit_all(records, order, needed, limits, done, _arrays_of_trunks(needed, queue))
-            _release_what_came_meanwhile(board, done)
-        rungs = {rung.name for plan in board.plans.values() for rung in plan.rungs}
+            _release_what_came_meanwhile(sweep_jobs, done)
+        rungs = {rung.name for plan in sweep_jobs.plans.values() for rung in plan.rungs}
         done.idle_patterns = idle_patterns(launcher.rungs, rungs)
         records.note_unsubmitted(done.unsubmitted, done.why)
     return done
 
 
-def _of_no_plan(records: Records, board: Board, queue: dict[str, list[Task]]) -> list[str]:
+def _of_no_plan(records: Records, sweep_jobs: SweepJobs, queue: dict[str, list[Task]]) -> list[str]:
     """Pending tasks that are meant for jobs which no current plan of the sweep wants."""
-    strange = set(queue) - set(board.entries)
+    strange = set(queue) - set(sweep_jobs.by_id)
     strange -= records.sweep.job_ids() if strange else set()
     return [q.name for job in strange for q in queue[job] if q.word == "PENDING"]
 
 
-def _release_what_came_meanwhile(board: Board, done: Submitted) -> None:
+def _release_what_came_meanwhile(sweep_jobs: SweepJobs, done: Submitted) -> None:
     """A trunk may have reached a cut after we looked and before its branch's task was on record."""
     ready = [
         f"{array.id}_{index}"
         for array in done.submissions
         if array.held
         for index, job in enumerate(array.jobs)
-        if board.can_start(board.entries[job])
+        if sweep_jobs.can_start(sweep_jobs.by_id[job])
     ]
     if ready:
         commands.release(ready)
@@ -110,7 +110,11 @@ def _release_what_came_meanwhile(board: Board, done: Submitted) -> None:
 
 def _arrays_of_trunks(needed: TasksNeeded, queue: dict[str, list[Task]]) -> list[str]:
     """Arrays in the queue that train what the waiting branches wait for."""
-    trunks = {entry.job.trunk: entry.trunk for entry in needed.later if entry.job.trunk and entry.trunk}
+    trunks = {
+        planned_job.job.trunk: planned_job.trunk
+        for planned_job in needed.later
+        if planned_job.job.trunk and planned_job.trunk
+    }
     tasks = {q.name for trunk in trunks for q in queue.get(trunk, []) if not q.held}
     for folder in trunks.values():
         last = attempts.newest(folder)
@@ -119,7 +123,7 @@ def _arrays_of_trunks(needed: TasksNeeded, queue: dict[str, list[Task]]) -> list
     return sorted({task.partition("_")[0] for task in tasks})
 
 
-def rehearse(records: Records, order: SlurmOrder, board: Board) -> ToSubmit:
+def rehearse(records: Records, order: SlurmOrder, sweep_jobs: SweepJobs) -> ToSubmit:
     """What `dispatch` would submit now, with its scripts. Nothing is written or submitted; where Slurm does
     not answer, as if the queue were empty."""
     settings = order.settings
@@ -127,9 +131,9 @@ def rehearse(records: Records, order: SlurmOrder, board: Board) -> ToSubmit:
         queue, limits = read_queue(records), commands.limits(settings.max_submitted, 1)
     except SlurmError:
         queue, limits = {}, Limits(1001, None)
-    needed = tasks_needed(board, order, queue, records.forgiven())
+    needed = tasks_needed(sweep_jobs, order, queue, records.forgiven())
     trunks = _arrays_of_trunks(needed, queue) or ["IDS_OF_THE_TRUNKS_ARRAYS"]
-    later = {entry.job.id for entry in needed.later}
+    later = {planned_job.job.id for planned_job in needed.later}
     arrays = [
         _after(array, trunks, settings) if array.jobs[0] in later else array
         for array in _arrays(records, order, needed, limits)
@@ -144,29 +148,32 @@ def _submission(array: Array, array_id: str = "", script: str = "") -> Submissio
 
 
 def tasks_needed(
-    board: Board, order: SlurmOrder, queue: dict[str, list[Task]], forgiven: dict[str, int] | None = None
+    sweep_jobs: SweepJobs,
+    order: SlurmOrder,
+    queue: dict[str, list[Task]],
+    forgiven: dict[str, int] | None = None,
 ) -> TasksNeeded:
-    """What the jobs of a board lack, the most urgent first."""
+    """What the jobs of a sweep lack, the most urgent first."""
     needed, forgiven = TasksNeeded(), forgiven or {}
-    launcher, cancelled = order.settings, board.sweep.cancelled()
-    lost = _lost(board)
-    for entry in board.entries.values():
-        job = entry.job.id
+    launcher, cancelled = order.settings, sweep_jobs.sweep.cancelled()
+    lost = _lost(sweep_jobs)
+    for planned_job in sweep_jobs.by_id.values():
+        job = planned_job.job.id
         tasks = queue.get(job, [])
-        if job in cancelled or board.finished(entry):
+        if job in cancelled or sweep_jobs.finished(planned_job):
             needed.surplus += [q.name for q in tasks if q.word == "PENDING"]
             continue
-        last = attempts.newest(entry.folder)
+        last = attempts.newest(planned_job.folder)
         if last is not None and not last.ended:
-            if last.alive() and entry.job.id not in lost:
+            if last.alive() and planned_job.job.id not in lost:
                 needed.queued += 1
                 continue
-            needed.gone |= {lost[entry.job.id]} if entry.job.id in lost else set()
-        if exhausted(entry.folder, last, launcher.retries, forgiven.get(job, 0)):
+            needed.gone |= {lost[planned_job.job.id]} if planned_job.job.id in lost else set()
+        if exhausted(planned_job.folder, last, launcher.retries, forgiven.get(job, 0)):
             needed.exhausted.append(job)
             needed.surplus += [q.name for q in tasks if q.word == "PENDING"]
             continue
-        can_start = board.can_start(entry)
+        can_start = sweep_jobs.can_start(planned_job)
         if not can_start and not launcher.commands_on_nodes:  # nobody would release it
             needed.surplus += [q.name for q in tasks if q.held]
             tasks = [q for q in tasks if not q.held]
@@ -174,24 +181,24 @@ def tasks_needed(
             needed.queued += 1
             needed.release += [q.name for q in tasks if can_start and q.held]
             continue
-        (needed.now if can_start else needed.later).append(entry)
-    for entries in (needed.now, needed.later):
-        entries.sort(key=lambda entry: -board.urgency(entry))
+        (needed.now if can_start else needed.later).append(planned_job)
+    for planned_jobs in (needed.now, needed.later):
+        planned_jobs.sort(key=lambda planned_job: -sweep_jobs.urgency(planned_job))
     return needed
 
 
-def _lost(board: Board) -> dict[str, str]:
+def _lost(sweep_jobs: SweepJobs) -> dict[str, str]:
     """Job -> the task that trained it, where Slurm no longer has that task though the attempt did not end: it
     was cancelled, or its node failed. Whoever's task it is, its id, name and cluster are on the attempt."""
     open_: dict[str, tuple[str, str]] = {}
     here = None
-    for entry in board.entries.values():
-        last = attempts.newest(entry.folder)
+    for planned_job in sweep_jobs.by_id.values():
+        last = attempts.newest(planned_job.folder)
         if last is not None and not last.ended and last.facts.scheduler_id:
             here = here or commands.cluster()
             # Slurm may not show us another user's: then the heartbeat alone tells.
             if last.facts.cluster == here and last.facts.user in (None, os.getuid()):
-                open_[entry.job.id] = (last.facts.scheduler_id, str(last.facts.job_name))
+                open_[planned_job.job.id] = (last.facts.scheduler_id, str(last.facts.job_name))
     if not open_:
         return {}
     names = {task.partition("_")[0]: name for task, name in open_.values()}
@@ -211,11 +218,11 @@ def _arrays(records: Records, order: SlurmOrder, needed: TasksNeeded, limits: Li
     launcher = order.settings
     cluster = _cluster()
     arrays = []
-    for held, entries in ((False, needed.now), (True, needed.later)):
+    for held, planned_jobs in ((False, needed.now), (True, needed.later)):
         classes: dict[Resources, list[str]] = {}
-        for entry in entries:
-            rung = entry.plan.rung_of(entry.job).name
-            classes.setdefault(launcher.resources_of(rung), []).append(entry.job.id)
+        for planned_job in planned_jobs:
+            rung = planned_job.plan.rung_of(planned_job.job).name
+            classes.setdefault(launcher.resources_of(rung), []).append(planned_job.job.id)
         for resources, jobs in classes.items():
             for first in range(0, len(jobs), limits.array):
                 token = new_token()
@@ -251,7 +258,7 @@ def _submit_all(
 ) -> None:
     """`trunks`: the arrays whose end branches are submitted after where nobody may release them."""
     room = limits.room
-    later = {entry.job.id for entry in needed.later}
+    later = {planned_job.job.id for planned_job in needed.later}
     for array in _arrays(records, order, needed, limits):
         waits = array.jobs[0] in later
         if waits:

@@ -22,12 +22,12 @@ from sweepctl.launch.slurm.task_process import TaskProcess
 from sweepctl.launch.workers import Pool, Worker
 from sweepctl.resources import code_version
 from sweepctl.store import attempts, checkpoints
-from sweepctl.store.board import Entry
 from sweepctl.store.ends import End
 from sweepctl.store.facts import Dispatch
 from sweepctl.store.files import write_text
 from sweepctl.store.protocol import Died, Ended, Event, Progress, Ready, Saved
 from sweepctl.store.state import State
+from sweepctl.store.sweep_jobs import PlannedJob
 
 POLL_S = 0.2
 LOOK_S = 3.0
@@ -59,8 +59,8 @@ class Supervisor:
     def __init__(self, process: TaskProcess, records: Records, array: Array, order: SlurmOrder) -> None:
         self.process, self.records, self.array, self.order = process, records, array, order
         self.launcher = order.settings
-        self.board = order.board(records.sweep)
-        rungs = {rung.name for plan in self.board.plans.values() for rung in plan.rungs}
+        self.sweep_jobs = order.sweep_jobs(records.sweep)
+        rungs = {rung.name for plan in self.sweep_jobs.plans.values() for rung in plan.rungs}
         self._resources = {name: self.launcher.resources_of(name) for name in rungs}
         self.releaser: Releaser | None = None
         if self.launcher.commands_on_nodes:
@@ -77,8 +77,8 @@ class Supervisor:
             submitted_code=order.code,
         )
         self.feed = Feed(
-            self.board,
-            self.board.entries.values(),
+            self.sweep_jobs,
+            self.sweep_jobs.by_id.values(),
             self.launcher.retries,
             tell=self._decided,
             forgiven=lambda job: records.forgiven().get(job, 0),
@@ -105,28 +105,28 @@ class Supervisor:
         signal.signal(signal.SIGTERM, lambda *_: self._leave(Leaving.ASKED))
         pool: Pool | None = None
         try:
-            entry = self._next_or_wait()
-            if entry is not None or process.processes > 1:
+            planned_job = self._next_or_wait()
+            if planned_job is not None or process.processes > 1:
                 pool = Pool(1, self.launcher.execution.threads, [], process.folder, process.log)
-            while entry is not None and pool is not None and not self._leaving and not self._outrun:
+            while planned_job is not None and pool is not None and not self._leaving and not self._outrun:
                 try:
-                    self._train(entry, pool)
+                    self._train(planned_job, pool)
                 except (StorageError, WorkFailed) as error:
                     self.say(str(error))
                     self._failed = True
                     self._leave(Leaving.BROKEN)
-                entry = self._next_or_wait()
+                planned_job = self._next_or_wait()
         finally:
             if pool is not None:
                 pool.stop()
             if self.releaser is not None:
                 self.releaser.close()
-        return self._end(entry)
+        return self._end(planned_job)
 
     def _leave(self, why: Leaving) -> None:
         self._leaving = self._leaving or why
 
-    def _end(self, unfinished: Entry | None) -> int:
+    def _end(self, unfinished: PlannedJob | None) -> int:
         """End, or, with work left, go back into the queue."""
         if self._outrun:
             self.say("this task has been started anew elsewhere")
@@ -147,8 +147,8 @@ class Supervisor:
     def _no_progress(self) -> bool:
         """Whether restart after restart met the time limit before it got anywhere: then the job has
         failed."""
-        entry = self.board.entries.get(_read(self._hand))
-        tries = [] if entry is None else attempts.every(entry.folder)[-STANDSTILLS:]
+        planned_job = self.sweep_jobs.by_id.get(_read(self._hand))
+        tries = [] if planned_job is None else attempts.every(planned_job.folder)[-STANDSTILLS:]
         facts = [attempt.facts for attempt in tries]
         steps = {step for of_attempt in facts for step in (of_attempt.start_step, of_attempt.end_step)}
         mine = all((f.array, f.why) == (self.array.token, End.STOPPED) for f in facts)
@@ -177,14 +177,14 @@ class Supervisor:
         if self.launcher.commands_on_nodes and self.records.unsubmitted() is not None:
             try:
                 order = self.records.newest_order() or self.order
-                done = dispatch(self.records, order, order.board(self.records.sweep), ending=1)
+                done = dispatch(self.records, order, order.sweep_jobs(self.records.sweep), ending=1)
                 self.say(f"submitted {done.submitted} more, {done.unsubmitted} are left")
             except SweepctlError as error:
                 self.say(str(error))
 
     # Which job
 
-    def _next_or_wait(self) -> Entry | None:
+    def _next_or_wait(self) -> PlannedJob | None:
         """The next job; where the site lets no one release tasks, the one that this task is meant for is
         waited for."""
         deadline = time.monotonic() + 60 * self.launcher.wait_min
@@ -193,10 +193,10 @@ class Supervisor:
             self._rest()
             if not self._leaving and time.time() > self.process.ends - self.launcher.save_ahead_s:
                 self._leave(Leaving.TIME)
-            entry = self._next()
+            planned_job = self._next()
             waits = own in jobs and not self.launcher.commands_on_nodes and self._waits(jobs[own])
-            if entry is not None or self._leaving or self._outrun or not waits:
-                return entry
+            if planned_job is not None or self._leaving or self._outrun or not waits:
+                return planned_job
             scan = time.monotonic() + SCAN_S
             while time.monotonic() < scan and not self._leaving and not self.feed.can_start(jobs[own]):
                 if time.monotonic() > deadline:
@@ -205,32 +205,36 @@ class Supervisor:
                 if own not in jobs or not self._waits(jobs[own]):
                     break
 
-    def _waits(self, entry: Entry) -> bool:
+    def _waits(self, planned_job: PlannedJob) -> bool:
         """Whether a branch's checkpoint may still come."""
-        if entry.trunk is None or self.board.finished(entry) or self.board.can_start(entry):
+        if (
+            planned_job.trunk is None
+            or self.sweep_jobs.finished(planned_job)
+            or self.sweep_jobs.can_start(planned_job)
+        ):
             return False
-        return entry.job.id not in self.feed.cancelled
+        return planned_job.job.id not in self.feed.cancelled
 
     def _rest(self) -> None:
         """Sit out the pauses of the feed."""
         while self.feed.rest_s() and not self._leaving:
             time.sleep(0.2)
 
-    def _next(self) -> Entry | None:
+    def _next(self) -> PlannedJob | None:
         self._look_around()
         return next(self._candidates(), None)
 
-    def _candidates(self) -> Iterator[Entry]:
+    def _candidates(self) -> Iterator[PlannedJob]:
         """The job that this task had in hand, the one it is meant for, then the most urgent that no other
         task is about to start."""
         jobs = self.feed.open
         own = [_read(self._hand), self.array.jobs[self.process.index]]
         yield from (jobs[job] for job in own if job in jobs and self._may_start(jobs[job]))
         starting: set[str] | None = None
-        for entry in self.feed.startable(self._fits):
+        for planned_job in self.feed.startable(self._fits):
             starting = self._starting() if starting is None else starting
-            if entry.job.id not in starting:
-                yield entry
+            if planned_job.job.id not in starting:
+                yield planned_job
 
     def _starting(self) -> set[str]:
         """Jobs that other tasks took in hand a moment ago."""
@@ -242,13 +246,13 @@ class Supervisor:
                         jobs.add(_read(path))
         return jobs
 
-    def _may_start(self, entry: Entry) -> bool:
-        return self._fits(entry) and self.feed.can_start(entry)
+    def _may_start(self, planned_job: PlannedJob) -> bool:
+        return self._fits(planned_job) and self.feed.can_start(planned_job)
 
-    def _fits(self, entry: Entry) -> bool:
+    def _fits(self, planned_job: PlannedJob) -> bool:
         """Whether the job is of this task's class; what has no task of its own may also be smaller."""
-        wanted, mine = self._resources[entry.plan.rung_of(entry.job).name], self.array.resources
-        if wanted == mine or entry.job.id == self.array.jobs[self.process.index]:
+        wanted, mine = self._resources[planned_job.plan.rung_of(planned_job.job).name], self.array.resources
+        if wanted == mine or planned_job.job.id == self.array.jobs[self.process.index]:
             return True
         return self._spare and wanted.within(mine)
 
@@ -258,46 +262,48 @@ class Supervisor:
 
     # The job in hand
 
-    def _train(self, entry: Entry, pool: Pool) -> None:
+    def _train(self, planned_job: PlannedJob, pool: Pool) -> None:
         """Have the worker train a job until it ends, one way or another.
 
         Raises:
             StorageError: the file system has refused too often.
             WorkFailed: workers end before they begin.
         """
-        job, [worker] = entry.job.id, pool.workers
+        job, [worker] = planned_job.job.id, pool.workers
         try:
             write_text(self._hand, job)
         except StorageError as error:
-            self.feed.refused(entry, str(error))
+            self.feed.refused(planned_job, str(error))
             return
-        self.say(f"{entry.name} {job}")
-        self._release(entry, max(checkpoints.steps(entry.folder), default=0))
-        worker.give(self.board.manifest(entry, self.launcher.execution, self.dispatch, self.array.gone))
-        self.feed.started(entry)
+        self.say(f"{planned_job.name} {job}")
+        self._release(planned_job, max(checkpoints.steps(planned_job.folder), default=0))
+        worker.give(
+            self.sweep_jobs.manifest(planned_job, self.launcher.execution, self.dispatch, self.array.gone)
+        )
+        self.feed.started(planned_job)
         stopping = False
         while job in self.feed.in_hand:
             for speaker, event in pool.events(POLL_S):
-                self._handle(entry, speaker, event, pool)
+                self._handle(planned_job, speaker, event, pool)
             if job in self.feed.in_hand and not stopping and self._must_stop(job):
                 stopping = True
                 worker.stop_job()
 
-    def _handle(self, entry: Entry, worker: Worker, event: Event | Died, pool: Pool) -> None:
+    def _handle(self, planned_job: PlannedJob, worker: Worker, event: Event | Died, pool: Pool) -> None:
         match event:
             case Saved(_, step):
-                self._release(entry, step)
-            case Ended(job, end, message) if job == entry.job.id:
+                self._release(planned_job, step)
+            case Ended(job, end, message) if job == planned_job.job.id:
                 worker.job = None
-                self.feed.ended(entry, end, message)
+                self.feed.ended(planned_job, end, message)
                 if self.process.processes > 1 and end in (End.INFRASTRUCTURE, End.OUT_OF_MEMORY):
                     self._renew(pool)
             case Died():
-                self.feed.died(entry, worker.process.pid, event.reason, worker.log)
+                self.feed.died(planned_job, worker.process.pid, event.reason, worker.log)
             case Ready() | Progress() | Ended():
                 pass
 
-    def _release(self, trunk: Entry, step: int) -> None:
+    def _release(self, trunk: PlannedJob, step: int) -> None:
         """A checkpoint is durable: whoever waits for it may start."""
         if trunk.job.kind == "trunk" and self.releaser is not None:
             self.releaser.reached(trunk.folder, step)
@@ -325,17 +331,17 @@ class Supervisor:
 
     def _decided(self, decision: Decision) -> None:
         """Say it, and do what Slurm is to know of it."""
-        entry, end = decision.entry, decision.end
+        planned_job, end = decision.planned_job, decision.end
         if end is None:
             return
         lines = decision.message.strip().splitlines()
-        self.say(f"{end} {entry.name} {entry.job.id}" + (f": {lines[-1]}" if lines else ""))
+        self.say(f"{end} {planned_job.name} {planned_job.job.id}" + (f": {lines[-1]}" if lines else ""))
         if not end.frees_job:
             self._others.hasten()
         if decision.state is State.FAILED:
             self._failed = True
-        if decision.state is State.DIVERGED and entry.job.kind == "trunk" and self.releaser is not None:
-            self.releaser.diverged(entry.folder)
+        if decision.state is State.DIVERGED and planned_job.job.kind == "trunk" and self.releaser is not None:
+            self.releaser.diverged(planned_job.folder)
 
 
 def _read(path: Path) -> str:

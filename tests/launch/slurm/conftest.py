@@ -9,7 +9,7 @@ from sweepctl.launch.launcher import Launcher, LaunchRequest, read_launcher
 from sweepctl.launch.outcome import Submitted
 from sweepctl.launch.retry import choose
 from sweepctl.spec.compose import compose_launcher
-from sweepctl.store.board import Board
+from sweepctl.store.sweep_jobs import SweepJobs
 from tests.conftest import Undisturbed
 
 from .cluster import Cluster, stand_in
@@ -27,16 +27,16 @@ def slurm(*overrides: str) -> Launcher[Any]:
     return read_launcher("slurm", compose_launcher("slurm", [*OVERRIDES, *overrides]))
 
 
-def launch(board: Board, *overrides: str, retry: str = "failed") -> Submitted:
-    """Launch a board as the command does."""
-    board = Board(board.sweep, board.sweep.plans())
-    request = LaunchRequest(board, [], choose(board, [retry]))
+def launch(sweep_jobs: SweepJobs, *overrides: str, retry: str = "failed") -> Submitted:
+    """Launch a sweep as the command does."""
+    sweep_jobs = SweepJobs(sweep_jobs.sweep, sweep_jobs.sweep.plans())
+    request = LaunchRequest(sweep_jobs, [], choose(sweep_jobs, [retry]))
     submitted = slurm(*overrides).launch(request, None)  # type: ignore[arg-type]
     assert isinstance(submitted, Submitted)
     return submitted
 
 
-def same(board: Board, undisturbed: Undisturbed) -> bool:
+def same(sweep_jobs: SweepJobs, undisturbed: Undisturbed) -> bool:
     """Whether the sweep's table is that of an undisturbed one, byte for byte."""
-    collect(board)
-    return (board.sweep.folder / "runs.parquet").read_bytes() == undisturbed.runs(board)
+    collect(sweep_jobs)
+    return (sweep_jobs.sweep.folder / "runs.parquet").read_bytes() == undisturbed.runs(sweep_jobs)

@@ -9,8 +9,8 @@ from sweepctl.launch.slurm.queue_state import read_queue
 from sweepctl.launch.slurm.records import Records
 from sweepctl.launch.status import full_status
 from sweepctl.store import attempts
-from sweepctl.store.board import Board
 from sweepctl.store.state import State
+from sweepctl.store.sweep_jobs import SweepJobs
 from tests.conftest import Planner, only, tree
 
 from .cluster import Cluster
@@ -19,63 +19,67 @@ from .conftest import launch
 ONE: dict[str, Any] = {"ladder__depths": [1]}
 
 
-def states(board: Board) -> dict[str, State]:
-    return {entry.job.id: state.state for entry, state in full_status(board).jobs}
+def states(sweep_jobs: SweepJobs) -> dict[str, State]:
+    return {planned_job.job.id: state.state for planned_job, state in full_status(sweep_jobs).jobs}
 
 
 def test_a_status_says_what_waits_and_why_and_changes_nothing(cluster: Cluster, planned: Planner) -> None:
-    board = planned(name="waits", **ONE)
-    launch(board)
+    sweep_jobs = planned(name="waits", **ONE)
+    launch(sweep_jobs)
     [name] = cluster.waiting()
     cluster.tasks[name].reason = "Resources"
-    before = tree(board.sweep.workspace.root)
-    shown = full_status(board)
-    [trunk] = only(board, "trunk")
-    notes = {entry.job.id: state.note for entry, state in shown.jobs}
-    assert states(board)[trunk.job.id] is State.QUEUED and "Resources" in notes[trunk.job.id]
-    assert all(states(board)[entry.job.id] is State.WAITING for entry in only(board, "branch"))
-    assert tree(board.sweep.workspace.root) == before
+    before = tree(sweep_jobs.sweep.workspace.root)
+    shown = full_status(sweep_jobs)
+    [trunk] = only(sweep_jobs, "trunk")
+    notes = {planned_job.job.id: state.note for planned_job, state in shown.jobs}
+    assert states(sweep_jobs)[trunk.job.id] is State.QUEUED and "Resources" in notes[trunk.job.id]
+    assert all(
+        states(sweep_jobs)[planned_job.job.id] is State.WAITING for planned_job in only(sweep_jobs, "branch")
+    )
+    assert tree(sweep_jobs.sweep.workspace.root) == before
 
 
 def test_where_slurm_does_not_answer_the_files_speak(cluster: Cluster, planned: Planner) -> None:
-    board = planned(name="files", **ONE)
-    launch(board)
+    sweep_jobs = planned(name="files", **ONE)
+    launch(sweep_jobs)
     cluster.away = 100
-    shown = full_status(board)
+    shown = full_status(sweep_jobs)
     assert any("does not answer" in note for note in shown.notes)
-    assert set(states(board).values()) == {State.READY, State.WAITING}
+    assert set(states(sweep_jobs).values()) == {State.READY, State.WAITING}
 
 
 def test_how_a_task_ended_without_a_word_is_the_accountings(cluster: Cluster, planned: Planner) -> None:
-    board = planned(name="ended", **ONE)
-    launch(board)
-    [trunk] = only(board, "trunk")
+    sweep_jobs = planned(name="ended", **ONE)
+    launch(sweep_jobs)
+    [trunk] = only(sweep_jobs, "trunk")
     [name] = cluster.waiting()
     attempt = attempts.claim(trunk.folder, {"launcher": "slurm", "scheduler_id": name, "cluster": "memory"})
     assert attempt is not None
     attempt.update(process_start="before")  # its process is gone
     cluster.tasks.clear()
     cluster.accounting[name] = "NODE_FAIL"
-    [state] = [state for entry, state in full_status(board).jobs if entry.job.id == trunk.job.id]
+    [state] = [
+        state for planned_job, state in full_status(sweep_jobs).jobs if planned_job.job.id == trunk.job.id
+    ]
     assert state.state is State.INTERRUPTED and f"task {name} ended as NODE_FAIL" in state.note
 
 
 def test_of_a_task_that_runs_nobody_is_called_dead(cluster: Cluster, planned: Planner) -> None:
-    board = planned(name="alive", **ONE)
-    launch(board)
+    sweep_jobs = planned(name="alive", **ONE)
+    launch(sweep_jobs)
     [name] = cluster.waiting()
     for word in ("RUNNING", "COMPLETING", "SOMETHING_NEW"):
         cluster.tasks[name].state = word
-        [task] = read_queue(Records(board.sweep))[only(board, "trunk")[0].job.id]
+        [task] = read_queue(Records(sweep_jobs.sweep))[only(sweep_jobs, "trunk")[0].job.id]
         assert task.alive and not task.pending
 
 
 def test_a_cancel_takes_back_what_waits(cluster: Cluster, planned: Planner) -> None:
-    board = planned(name="back", **ONE)
-    launch(board)
+    sweep_jobs = planned(name="back", **ONE)
+    launch(sweep_jobs)
     [running] = cluster.waiting()
     cluster.tasks[running].state = "RUNNING"
-    assert len(cancel(board).cancelled) == 3
+    assert len(cancel(sweep_jobs).cancelled) == 3
     assert list(cluster.tasks) == [running]
 
 
@@ -91,11 +95,11 @@ def test_a_cancel_spares_what_another_sweep_waits_for(cluster: Cluster, planned:
 
 
 def test_arrays_of_which_nothing_is_left_are_not_asked_for_again(cluster: Cluster, planned: Planner) -> None:
-    board = planned(name="closed", **ONE)
-    launch(board)
+    sweep_jobs = planned(name="closed", **ONE)
+    launch(sweep_jobs)
     cluster.run_all()
-    launch(board)
-    assert Records(board.sweep).arrays() == []
+    launch(sweep_jobs)
+    assert Records(sweep_jobs.sweep).arrays() == []
     asked = len(cluster.questions)
-    full_status(board)
+    full_status(sweep_jobs)
     assert len(cluster.questions) == asked

@@ -15,8 +15,8 @@ from sweepctl.launch.cancel import cancel, choose
 from sweepctl.launch.slurm import supervisor
 from sweepctl.launch.slurm.records import begin_task
 from sweepctl.store import attempts, checkpoints
-from sweepctl.store.board import Board, Entry
 from sweepctl.store.ends import End
+from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 from tests.conftest import Planner, Undisturbed, only
 
 from .cluster import Cluster, Killed, dies_at_once, meets, train, until_told
@@ -38,12 +38,12 @@ def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "GLANCE_S", 0.0)
 
 
-def ends(entry: Entry) -> list[End | None]:
-    return [attempt.facts.why for attempt in attempts.every(entry.folder)]
+def ends(planned_job: PlannedJob) -> list[End | None]:
+    return [attempt.facts.why for attempt in attempts.every(planned_job.folder)]
 
 
-def trunk_of(board: Board) -> Entry:
-    [trunk] = only(board, "trunk")
+def trunk_of(sweep_jobs: SweepJobs) -> PlannedJob:
+    [trunk] = only(sweep_jobs, "trunk")
     return trunk
 
 
@@ -62,65 +62,65 @@ def terminate() -> None:
 def test_a_sweep_runs_to_its_end_by_itself(
     cluster: Cluster, planned: Planner, undisturbed: Undisturbed
 ) -> None:
-    board = planned(name="whole", **ONE, grid={"axes": {"seed.init": [0, 1]}})
-    submitted = launch(board)
+    sweep_jobs = planned(name="whole", **ONE, grid={"axes": {"seed.init": [0, 1]}})
+    submitted = launch(sweep_jobs)
     assert submitted.submitted == 6 == len(cluster.tasks) and len(cluster.held()) == 4
     cluster.run_all()
-    assert not list(board.unfinished()) and cluster.tasks == {}
-    assert same(board, undisturbed)
-    assert launch(board).submitted == 0
+    assert not list(sweep_jobs.unfinished()) and cluster.tasks == {}
+    assert same(sweep_jobs, undisturbed)
+    assert launch(sweep_jobs).submitted == 0
 
 
 def test_a_task_goes_on_with_what_can_start(
     cluster: Cluster, planned: Planner, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The first trains everything; the others find nothing to do."""
-    board = planned(name="onward", **ONE)
-    launch(board)
+    sweep_jobs = planned(name="onward", **ONE)
+    launch(sweep_jobs)
     [first] = cluster.waiting()
-    assert cluster.run(first) == 0 and not list(board.unfinished())
+    assert cluster.run(first) == 0 and not list(sweep_jobs.unfinished())
     told = capsys.readouterr().out
     assert "nothing left to start" in told and "release" in told
     assert not cluster.held()
     cluster.run_all()
-    assert all(ends(entry) == [End.DONE] for entry in board.entries.values())
+    assert all(ends(planned_job) == [End.DONE] for planned_job in sweep_jobs.by_id.values())
 
 
 def test_a_task_that_is_told_to_end_saves_and_goes_on_after_its_requeue(
     cluster: Cluster, planned: Planner, undisturbed: Undisturbed
 ) -> None:
     """By preemption: Slurm has requeued it, and tells its process."""
-    board = planned(name="told", **ONE)
-    launch(board)
+    sweep_jobs = planned(name="told", **ONE)
+    launch(sweep_jobs)
     [name] = cluster.waiting()
     assert cluster.run(name, until_told(lambda: (cluster.requeue(name), terminate()))) == 1
-    trunk = trunk_of(board)
+    trunk = trunk_of(sweep_jobs)
     [stopped] = attempts.every(trunk.folder)
     assert stopped.facts.why is End.STOPPED and cluster.tasks[name].restart == 1
     cluster.run_all()
     assert ends(trunk) == [End.STOPPED, End.DONE]
     assert attempts.newest(trunk.folder).facts.start_step == stopped.facts.end_step  # type: ignore[union-attr]
-    assert same(board, undisturbed)
+    assert same(sweep_jobs, undisturbed)
 
 
 def test_a_task_saves_ahead_of_its_time_limit_and_requeues_itself(
     cluster: Cluster, planned: Planner, undisturbed: Undisturbed
 ) -> None:
-    board = planned(name="limit", **ONE)
-    launch(board)
+    sweep_jobs = planned(name="limit", **ONE)
+    launch(sweep_jobs)
     [name] = cluster.waiting()
     assert cluster.run(name, until_told(), minutes=SOON) == 1
-    assert ends(trunk_of(board)) == [End.STOPPED]
+    assert ends(trunk_of(sweep_jobs)) == [End.STOPPED]
     assert cluster.tasks[name].restart == 1 and ("scontrol", "requeue", name) in cluster.questions
     cluster.run_all()
-    assert same(board, undisturbed)
+    assert same(sweep_jobs, undisturbed)
 
 
 def test_without_commands_on_its_node_a_task_just_ends_at_its_limit(
     cluster: Cluster, planned: Planner
 ) -> None:
-    board = planned(name="plain", **ONE)
-    launch(board, "commands_on_nodes=false")
+    sweep_jobs = planned(name="plain", **ONE)
+    launch(sweep_jobs, "commands_on_nodes=false")
     name = cluster.waiting()[0]
     asked = len(cluster.questions)
     assert cluster.run(name, until_told(), minutes=SOON) == 0
@@ -128,10 +128,10 @@ def test_without_commands_on_its_node_a_task_just_ends_at_its_limit(
 
 
 def test_no_time_to_get_anywhere_is_a_failure_that_says_so(cluster: Cluster, planned: Planner) -> None:
-    board = planned(name="standstill", **ONE)
-    launch(board)
+    sweep_jobs = planned(name="standstill", **ONE)
+    launch(sweep_jobs)
     [name] = cluster.waiting()
-    trunk = trunk_of(board)
+    trunk = trunk_of(sweep_jobs)
     for _ in range(supervisor.STANDSTILLS):
         number = len(attempts.every(trunk.folder))
         attempt = attempts.claim(
@@ -150,15 +150,15 @@ def test_no_time_to_get_anywhere_is_a_failure_that_says_so(cluster: Cluster, pla
 def test_a_cancelled_job_is_saved_and_the_task_goes_on_with_another(
     cluster: Cluster, planned: Planner
 ) -> None:
-    board = planned(name="cancelled", **ONE, grid={"axes": {"seed.init": [0, 1]}})
-    launch(board)
-    first, second = only(board, "trunk")
-    cancelled = {first.job.id, *(branch.job.id for branch in board.branches[first.job.id])}
-    withdraw = until_told(lambda: cancel(board, choose(board, [first.job.id])))
+    sweep_jobs = planned(name="cancelled", **ONE, grid={"axes": {"seed.init": [0, 1]}})
+    launch(sweep_jobs)
+    first, second = only(sweep_jobs, "trunk")
+    cancelled = {first.job.id, *(branch.job.id for branch in sweep_jobs.branches[first.job.id])}
+    withdraw = until_told(lambda: cancel(sweep_jobs, choose(sweep_jobs, [first.job.id])))
     assert cluster.run(cluster.waiting()[0], withdraw) == 0
-    assert {entry.job.id for entry in board.unfinished()} == cancelled
+    assert {planned_job.job.id for planned_job in sweep_jobs.unfinished()} == cancelled
     [attempt] = attempts.every(first.folder)
-    assert 0 < attempt.facts.end_step < max(branch.job.cut for branch in board.branches[first.job.id])
+    assert 0 < attempt.facts.end_step < max(branch.job.cut for branch in sweep_jobs.branches[first.job.id])
     assert ends(second) == [End.DONE]
 
 
@@ -166,30 +166,30 @@ def test_a_task_that_was_started_anew_elsewhere_ends_here(
     cluster: Cluster, planned: Planner, undisturbed: Undisturbed
 ) -> None:
     """Its node was given up, and its process lives: what it trains is the newer restart's."""
-    board = planned(name="split", **ONE)
-    launch(board)
+    sweep_jobs = planned(name="split", **ONE)
+    launch(sweep_jobs)
     [name] = cluster.waiting()
     folder = folder_of(cluster, name)
     assert cluster.run(name, until_told(lambda: begin_task(folder, 0, 1))) == 0
-    assert ends(trunk_of(board)) == [End.STOPPED]
-    launch(board)
+    assert ends(trunk_of(sweep_jobs)) == [End.STOPPED]
+    launch(sweep_jobs)
     cluster.run_all()
-    assert same(board, undisturbed)
+    assert same(sweep_jobs, undisturbed)
 
 
 def test_a_worker_that_dies_is_replaced(cluster: Cluster, planned: Planner, undisturbed: Undisturbed) -> None:
-    board = planned(name="dies", **ONE)
-    launch(board)
+    sweep_jobs = planned(name="dies", **ONE)
+    launch(sweep_jobs)
     assert cluster.run(cluster.waiting()[0], meets(Killed())) == 0
-    assert ends(trunk_of(board)) == [End.DIED, End.DONE]
-    assert same(board, undisturbed)
+    assert ends(trunk_of(sweep_jobs)) == [End.DIED, End.DONE]
+    assert same(sweep_jobs, undisturbed)
 
 
 def test_a_job_whose_process_keeps_dying_at_one_place_is_given_up(cluster: Cluster, planned: Planner) -> None:
     """The place is the checkpoint that an attempt starts from. A launch gives it a new start."""
-    board = planned(name="keeps", **ONE)
-    launch(board, "retries.died=1")
-    trunk = trunk_of(board)
+    sweep_jobs = planned(name="keeps", **ONE)
+    launch(sweep_jobs, "retries.died=1")
+    trunk = trunk_of(sweep_jobs)
 
     def at_its_first_step(manifest: Any, stop: Any, report: Any) -> Any:
         died = meets(Killed())(manifest, stop, report)
@@ -201,77 +201,77 @@ def test_a_job_whose_process_keeps_dying_at_one_place_is_given_up(cluster: Clust
     last = attempts.newest(trunk.folder)
     assert ends(trunk) == [End.DIED, End.DIED] and last is not None
     assert "died 2 times at step 0 (signal 9)" in (last.facts.error or "")
-    assert launch(board, retry="none").exhausted == [trunk.job.id]
-    launch(board)
+    assert launch(sweep_jobs, retry="none").exhausted == [trunk.job.id]
+    launch(sweep_jobs)
     cluster.run_all()
-    assert not list(board.unfinished())
+    assert not list(sweep_jobs.unfinished())
 
 
 def test_where_workers_end_before_they_begin_the_task_ends(cluster: Cluster, planned: Planner) -> None:
-    board = planned(name="stillborn", **ONE)
-    launch(board, "retries.died=1")
+    sweep_jobs = planned(name="stillborn", **ONE)
+    launch(sweep_jobs, "retries.died=1")
     assert cluster.run(cluster.waiting()[0], dies_at_once, dies_at_once) == 1
-    assert attempts.newest(trunk_of(board).folder) is None
+    assert attempts.newest(trunk_of(sweep_jobs).folder) is None
 
 
 def test_what_runs_out_of_memory_is_tried_again_with_half_the_micro_batch(
     cluster: Cluster, planned: Planner
 ) -> None:
-    board = planned(name="memory", **ONE)
-    launch(board)
+    sweep_jobs = planned(name="memory", **ONE)
+    launch(sweep_jobs)
     cluster.run(cluster.waiting()[0], meets(MemoryError("no memory")))
-    first, second = attempts.every(trunk_of(board).folder)
+    first, second = attempts.every(trunk_of(sweep_jobs).folder)
     assert (first.facts.why, second.facts.why) == (End.OUT_OF_MEMORY, End.DONE)
     rows = first.facts.micro_batch_rows
     assert rows == 4 and second.facts.micro_batch_rows == 2
-    assert not list(board.unfinished())
+    assert not list(sweep_jobs.unfinished())
 
 
 def test_a_python_error_is_not_repeated_until_a_launch_says_so(cluster: Cluster, planned: Planner) -> None:
-    board = planned(name="error", **ONE)
-    launch(board)
-    trunk = trunk_of(board)
+    sweep_jobs = planned(name="error", **ONE)
+    launch(sweep_jobs)
+    trunk = trunk_of(sweep_jobs)
     assert cluster.run(cluster.waiting()[0], meets(RuntimeError("a fault of the test"))) == 1
     last = attempts.newest(trunk.folder)
     assert ends(trunk) == [End.FAILED] and last is not None and "a fault of the test" in str(last.facts.error)
-    assert launch(board, retry="none").exhausted == [trunk.job.id]
-    launch(board)
+    assert launch(sweep_jobs, retry="none").exhausted == [trunk.job.id]
+    launch(sweep_jobs)
     cluster.run_all()
-    assert ends(trunk) == [End.FAILED, End.DONE] and not list(board.unfinished())
+    assert ends(trunk) == [End.FAILED, End.DONE] and not list(sweep_jobs.unfinished())
 
 
 def test_a_full_disk_is_waited_for_until_its_retries_are_used_up(
     cluster: Cluster, planned: Planner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed, "REST_MAX_S", 0.0)
-    board = planned(name="full", **ONE)
-    launch(board, "retries.storage=2")
+    sweep_jobs = planned(name="full", **ONE)
+    launch(sweep_jobs, "retries.storage=2")
     full = meets(StorageError("the disk is full."))
     name = cluster.waiting()[0]
     assert cluster.run(name, full, full, full) == 1
-    assert ends(trunk_of(board)) == [End.STORAGE] * 3
-    launch(board, "retries.storage=2")
+    assert ends(trunk_of(sweep_jobs)) == [End.STORAGE] * 3
+    launch(sweep_jobs, "retries.storage=2")
     cluster.run_all()
-    assert not list(board.unfinished())
+    assert not list(sweep_jobs.unfinished())
 
 
 def test_a_trunk_that_diverges_takes_its_branches_tasks_with_it(
     cluster: Cluster, planned: Planner, undisturbed: Undisturbed
 ) -> None:
     wild = {"optimizer__lr": 1e4, "parametrization__name": "standard", "parametrization__zero_head": False}
-    board = planned(name="wild", **wild, **ONE)
-    launch(board)
+    sweep_jobs = planned(name="wild", **wild, **ONE)
+    launch(sweep_jobs)
     cluster.run_all()
-    assert cluster.tasks == {} and not list(board.unfinished())
-    assert ends(trunk_of(board)) == [End.DIVERGED]
+    assert cluster.tasks == {} and not list(sweep_jobs.unfinished())
+    assert ends(trunk_of(sweep_jobs)) == [End.DIVERGED]
     assert {cluster.accounting[name] for name in cluster.accounting} == {"COMPLETED", "CANCELLED"}
-    assert same(board, undisturbed)
-    assert launch(board).submitted == 0 and launch(board, retry="diverged").submitted == 3
+    assert same(sweep_jobs, undisturbed)
+    assert launch(sweep_jobs).submitted == 0 and launch(sweep_jobs, retry="diverged").submitted == 3
 
 
 def test_branches_are_released_once_the_controller_is_back(cluster: Cluster, planned: Planner) -> None:
-    board = planned(name="away", **ONE)
-    launch(board)
+    sweep_jobs = planned(name="away", **ONE)
+    launch(sweep_jobs)
     [name] = cluster.waiting()
 
     def unheard(*arguments: Any) -> Any:
@@ -283,23 +283,26 @@ def test_branches_are_released_once_the_controller_is_back(cluster: Cluster, pla
 
 
 def test_a_task_that_starts_before_its_checkpoint_ends(cluster: Cluster, planned: Planner) -> None:
-    board = planned(name="early", **ONE)
-    launch(board)
+    sweep_jobs = planned(name="early", **ONE)
+    launch(sweep_jobs)
     trunk, branch = cluster.waiting()[0], cluster.held()[0]
     folder = folder_of(cluster, trunk)
-    (folder / "tasks" / "0.job").write_text(trunk_of(board).job.id)  # the trunk's task has just begun
+    (folder / "tasks" / "0.job").write_text(trunk_of(sweep_jobs).job.id)  # the trunk's task has just begun
     cluster.ask("scontrol", "release", branch)
     assert cluster.run(branch) == 0
-    assert not any(attempts.every(entry.folder) for entry in board.entries.values())
+    assert not any(attempts.every(planned_job.folder) for planned_job in sweep_jobs.by_id.values())
 
 
 def test_a_task_takes_jobs_of_its_own_class(cluster: Cluster, planned: Planner) -> None:
-    board = planned(name="classes")
-    rung = board.plans["all"].rungs[0].name
-    submitted = launch(board, f"rungs.{rung}.cpus_per_task=2")
+    sweep_jobs = planned(name="classes")
+    rung = sweep_jobs.plans["all"].rungs[0].name
+    submitted = launch(sweep_jobs, f"rungs.{rung}.cpus_per_task=2")
     assert len(submitted.submissions) == 4
     cluster.run(cluster.waiting()[0])
-    trained = [entry for entry in board.entries.values() if attempts.every(entry.folder)]
-    assert len(trained) == 3 and len({entry.plan.rung_of(entry.job).name for entry in trained}) == 1
+    trained = [planned_job for planned_job in sweep_jobs.by_id.values() if attempts.every(planned_job.folder)]
+    assert (
+        len(trained) == 3
+        and len({planned_job.plan.rung_of(planned_job.job).name for planned_job in trained}) == 1
+    )
     cluster.run_all()
-    assert not list(board.unfinished())
+    assert not list(sweep_jobs.unfinished())

@@ -19,7 +19,7 @@ from sweepctl.store.workspace import Sweep
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class PlannedJob:
     """A job of one of the sweep's current plans, and its folder."""
 
     job: Job
@@ -51,69 +51,74 @@ class Entry:
         return float(self.steps_to_train * self.plan.batch_tokens(self.job) * per_token)
 
 
-class Board:
+class SweepJobs:
     """The jobs of a sweep. A job that several stages share appears once, with its longest trunk."""
 
     def __init__(self, sweep: Sweep, plans: dict[str, Plan]) -> None:
         self.sweep, self.plans = sweep, plans
         self.given_up: set[str] = set()
-        """Jobs that were cancelled while this board is in use."""
-        self.entries: dict[str, Entry] = {}
-        self.branches: dict[str, list[Entry]] = {}
+        """Jobs that were cancelled while these are in use."""
+        self.by_id: dict[str, PlannedJob] = {}
+        self.branches: dict[str, list[PlannedJob]] = {}
         for plan in plans.values():
             for job in plan.jobs:
-                longest = self.entries.get(job.id)
+                longest = self.by_id.get(job.id)
                 if longest is None or job.end > longest.job.end:
-                    self.entries[job.id] = self._entry(job, plan)
-        for entry in self.entries.values():
-            if entry.job.trunk is not None:
-                self.branches.setdefault(entry.job.trunk, []).append(entry)
+                    self.by_id[job.id] = self._planned_job(job, plan)
+        for planned_job in self.by_id.values():
+            if planned_job.job.trunk is not None:
+                self.branches.setdefault(planned_job.job.trunk, []).append(planned_job)
 
-    def _entry(self, job: Job, plan: Plan) -> Entry:
+    def _planned_job(self, job: Job, plan: Plan) -> PlannedJob:
         workspace = self.sweep.workspace
         trunk = workspace.job(job.trunk) if job.trunk else None
-        return Entry(job, plan, workspace.job(job.id), trunk)
+        return PlannedJob(job, plan, workspace.job(job.id), trunk)
 
     def leave_out(self, jobs: set[str]) -> None:
-        """Take observations off the board."""
-        for job in jobs & set(self.entries):
-            entry = self.entries.pop(job)
-            if entry.job.trunk is not None:
-                self.branches[entry.job.trunk].remove(entry)
+        """Take jobs out."""
+        for job in jobs & set(self.by_id):
+            planned_job = self.by_id.pop(job)
+            if planned_job.job.trunk is not None:
+                self.branches[planned_job.job.trunk].remove(planned_job)
 
-    def finished(self, entry: Entry, cache: JobFilesCache | None = None) -> bool:
+    def finished(self, planned_job: PlannedJob, cache: JobFilesCache | None = None) -> bool:
         """Whether nothing is left to train for it: it has its result, or, a trunk, no branch needs it that
         was not given up. `cache` keeps what was read already."""
         cache = cache or JobFilesCache()
-        files = cache.of(entry.folder)
-        if files.outcome(cache.of(entry.trunk) if entry.trunk else None, entry.job.cut) is not None:
+        files = cache.of(planned_job.folder)
+        if (
+            files.outcome(cache.of(planned_job.trunk) if planned_job.trunk else None, planned_job.job.cut)
+            is not None
+        ):
             return True
-        if entry.job.kind == "trunk":
+        if planned_job.job.kind == "trunk":
             return all(
                 b.job.id in self.given_up
                 or files.reaches(b.job.cut or 0)
                 or cache.of(b.folder).result is not None
-                for b in self.branches.get(entry.job.id, [])
+                for b in self.branches.get(planned_job.job.id, [])
             )
         return False
 
-    def outcome(self, entry: Entry) -> Result | None:
+    def outcome(self, planned_job: PlannedJob) -> Result | None:
         """The job's result, None while it is open."""
-        return outcome(entry.folder, entry.trunk, entry.job.cut)
+        return outcome(planned_job.folder, planned_job.trunk, planned_job.job.cut)
 
-    def can_start(self, entry: Entry) -> bool:
+    def can_start(self, planned_job: PlannedJob) -> bool:
         """Whether an unfinished job has what it starts from."""
-        if entry.trunk is None:
+        if planned_job.trunk is None:
             return True
-        return checkpoints.steps(entry.folder) != [] or JobFiles(entry.trunk).reaches(entry.job.cut or 0)
+        return checkpoints.steps(planned_job.folder) != [] or JobFiles(planned_job.trunk).reaches(
+            planned_job.job.cut or 0
+        )
 
-    def urgency(self, entry: Entry) -> float:
+    def urgency(self, planned_job: PlannedJob) -> float:
         """FLOPs of the longest chain of jobs that begins here."""
-        after = self.branches.get(entry.job.id, [])
-        return entry.flops + max((branch.flops for branch in after), default=0.0)
+        after = self.branches.get(planned_job.job.id, [])
+        return planned_job.flops + max((branch.flops for branch in after), default=0.0)
 
-    def unfinished(self) -> Iterator[Entry]:
-        return (entry for entry in self.entries.values() if not self.finished(entry))
+    def unfinished(self) -> Iterator[PlannedJob]:
+        return (planned_job for planned_job in self.by_id.values() if not self.finished(planned_job))
 
     def make_wishes(self, keep: str = "all") -> int:
         """Tell every trunk which checkpoints its branches want, and what is kept of those that are done with;
@@ -121,15 +126,15 @@ class Board:
         wishes = 0
         current = self.sweep.job_ids()
         for trunk_id, branches in self.branches.items():
-            trunk = self.entries[trunk_id].folder
+            trunk = self.by_id[trunk_id].folder
             files = JobFiles(trunk)
             new = 0
-            for entry in branches:
-                cut = entry.job.cut or 0
+            for planned_job in branches:
+                cut = planned_job.job.cut or 0
                 # Of a cut that was passed the branch trains the piece: the trunk's folder stays as it is.
                 passed = cut not in files.saved and files.reaches(cut)
-                if not passed and entry.job.id not in self.given_up:
-                    wish = Wish(cut, entry.job.id, self.sweep.name)
+                if not passed and planned_job.job.id not in self.given_up:
+                    wish = Wish(cut, planned_job.job.id, self.sweep.name)
                     new += trunk.wish(wish, durable=False, keep=keep)
             stale = {w.branch for w in trunk.wishes() if w.sweep == self.sweep.name} - current
             if stale:
@@ -143,48 +148,48 @@ class Board:
         branches = self.branches.get(trunk or "", [])
         return {branch.job.id: branch.job.cut or 0 for branch in branches if not self.finished(branch)}
 
-    def state(self, entry: Entry, cache: JobFilesCache | None = None) -> JobState:
+    def state(self, planned_job: PlannedJob, cache: JobFilesCache | None = None) -> JobState:
         """The job's state; a trunk that no branch needs any more is done. `cache` keeps what was read
         already."""
-        job, cache = entry.job, cache or JobFilesCache()
-        trunk = cache.of(entry.trunk) if entry.trunk else None
-        state = cache.of(entry.folder).state(trunk, job.cut, job.end if job.kind == "trunk" else None)
+        job, cache = planned_job.job, cache or JobFilesCache()
+        trunk = cache.of(planned_job.trunk) if planned_job.trunk else None
+        state = cache.of(planned_job.folder).state(trunk, job.cut, job.end if job.kind == "trunk" else None)
         if (
             job.kind == "trunk"
             and not state.state.is_final
             and state.state is not State.RUNNING
-            and self.finished(entry, cache)
+            and self.finished(planned_job, cache)
         ):
             return JobState(State.DONE, job.end, state.note, state.attempts)
         return state
 
     def manifest(
         self,
-        entry: Entry,
+        planned_job: PlannedJob,
         execution: Execution,
         dispatch: Dispatch,
         gone: tuple[str, ...] = (),
     ) -> Manifest:
         """What the job is told; the points of its curve are the plan's."""
-        job, workspace = entry.job, self.sweep.workspace
-        science = entry.plan.science(job)
-        validation = entry.plan.validation
+        job, workspace = planned_job.job, self.sweep.workspace
+        science = planned_job.plan.science(job)
+        validation = planned_job.plan.validation
         execution = replace(
             execution,
             curve_tokens=validation.curve_tokens,
             curve_per_octave=validation.curve_per_octave,
         )
         trunk_science = None
-        if entry.trunk is not None:
-            trunk_science = entry.plan.science(entry.plan.by_id[job.trunk or ""]).record()
+        if planned_job.trunk is not None:
+            trunk_science = planned_job.plan.science(planned_job.plan.by_id[job.trunk or ""]).record()
         return Manifest(
             job=job.id,
             science=science.record(),
             trunk_science=trunk_science,
-            folder=str(entry.folder.path),
-            trunk_folder=str(entry.trunk.path) if entry.trunk else None,
-            data=str(workspace.corpus(entry.plan.corpus_name)),
-            trunk_needed=self._cuts_needed(entry.job.trunk),
+            folder=str(planned_job.folder.path),
+            trunk_folder=str(planned_job.trunk.path) if planned_job.trunk else None,
+            data=str(workspace.corpus(planned_job.plan.corpus_name)),
+            trunk_needed=self._cuts_needed(planned_job.job.trunk),
             execution=execution,
             dispatch=dispatch,
             gone=gone,
