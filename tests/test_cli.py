@@ -193,7 +193,7 @@ def test_the_plan_shows_all_and_active_parameters(workspace: Workspace) -> None:
         (["plan", "stages.lr.grid.axes={optimizer.lr: [1e-3]}"], "another form"),
         (["plan", "warmup_steps=4,8", "stages={}"], "warmup_steps"),
         (["launch", "nosuch"], "nosuch"),
-        (["launch", "ready", "--on", "nosuch"], "there is local, slurm"),
+        (["launch", "ready", "--on", "nosuch"], "there is batch, local, slurm"),
         (["launch", "ready", "--on", "nosuch"], "nosuch"),
         (["launch", "ready", "workers=many"], "workers"),
         (["launch", "ready", "nosuch=1"], "nosuch"),
