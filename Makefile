@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-slurm test coverage lint types bench bench-gpu bench-laws bench-slurm slurm-install slurm-up slurm-down clean
+.PHONY: help setup demo demo-slurm test test-pure coverage lint types bench bench-gpu bench-laws bench-slurm slurm-install slurm-up slurm-down clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -56,6 +56,15 @@ TESTS := -n $(or $(WORKERS),2) --dist loadfile --no-loadscope-reorder
 test: setup ## the tests, on two workers (WORKERS=N: on more)
 	$(BIN)/pytest $(TESTS)
 
+# Elsewhere torch is a CUDA build of gigabytes: what imports none of it is tested without it.
+PURE := .venv-pure
+test-pure: ## the tests that need no torch, on another Python: make test-pure PYTHON=python3.13
+	rm -rf $(PURE)
+	$(PYTHON) -m venv $(PURE)
+	grep '==' constraints.txt | grep -vE '^(torch|ruff|mypy|.*-stubs)==' | $(PURE)/bin/pip install --quiet --disable-pip-version-check -r /dev/stdin
+	PYTHONPATH=. $(PURE)/bin/python -m pytest -p no:cacheprovider -n 2 tests/spec tests/plan tests/laws
+	rm -rf $(PURE)
+
 # Processes that the tests start are measured too; those that they kill cannot say what they ran.
 coverage: setup ## the tests, and how much of the code they ran
 	rm -f .coverage .coverage.*
@@ -97,5 +106,5 @@ slurm-down: setup ## end it
 	$(BIN)/python launchers/slurmbox/box.py down
 
 clean: ## remove what make made; the workspace (sweeps/) stays
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
+	rm -rf $(VENV) $(PURE) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -13,7 +13,8 @@ import numpy as np
 from sweepctl.check.drift import Floats, TransferVerdict, judge
 from sweepctl.errors import InvalidValue, RequestError, unknown_name
 from sweepctl.launch.compare import compare
-from sweepctl.launch.local import LocalLaunch, LocalSettings, Report, Watcher
+from sweepctl.launch.local import LocalLaunch, LocalSettings, Watcher
+from sweepctl.launch.outcome import Trained
 from sweepctl.launch.prepare import launchable
 from sweepctl.launch.retry import choose
 from sweepctl.plan.cost import Cost, sum_costs
@@ -205,7 +206,7 @@ def left(planned: RowPlan) -> Cost:
     return sum_costs(compare(planned.sweep, plan).left for plan in planned.plans.values())
 
 
-def train(planned: RowPlan, config: LocalSettings, sweep_jobs: SweepJobs, watcher: Watcher) -> Report:
+def train(planned: RowPlan, config: LocalSettings, sweep_jobs: SweepJobs, watcher: Watcher) -> Trained:
     """Train here what the row lacks."""
     planned.sweep.uncancel()
     again = choose(sweep_jobs, ["failed"])

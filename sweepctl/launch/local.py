@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import shutil
@@ -9,13 +10,15 @@ import signal
 import subprocess
 import threading
 import time
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
 from sweepctl.errors import InvalidValue
 from sweepctl.launch.due import Due
 from sweepctl.launch.feed import Decision, Feed
+from sweepctl.launch.outcome import Trained
 from sweepctl.launch.retries import Retries
 from sweepctl.launch.retry import Retry
 from sweepctl.launch.workers import Pool, Worker
@@ -74,34 +77,6 @@ class Watcher(Protocol):
     def tick(self, elsewhere: int) -> None: ...
 
 
-@dataclass(slots=True)
-class Report:
-    """What a launch did, by job ids."""
-
-    finished: list[str] = field(default_factory=list)
-    """Those that have all they want; of them `diverged`."""
-    failed: dict[str, str] = field(default_factory=dict)
-    """Those that failed, with the reason."""
-    diverged: list[str] = field(default_factory=list)
-    """Those whose result is that they diverged."""
-    stopped: bool = False
-    """Whether it was told to stop."""
-    cancelled: list[str] = field(default_factory=list)
-    """Those that were cancelled meanwhile."""
-    blocked: list[str] = field(default_factory=list)
-    """Those that could not be trained."""
-
-    @property
-    def exit_code(self) -> int:
-        """Of the command."""
-        return 130 if self.stopped else int(bool(self.failed or self.blocked))
-
-    @property
-    def goes_on(self) -> bool:
-        """Whether jobs may be trained after the launch has returned."""
-        return False
-
-
 class LocalLaunch:
     """Trains what a sweep lacks until nothing can be started any more."""
 
@@ -115,7 +90,7 @@ class LocalLaunch:
     ) -> None:
         self.sweep_jobs, self.settings, self.watcher, self.share = sweep_jobs, settings, watcher, share
         retry, rungs = retry or Retry(), share.rungs
-        self.report = Report(failed=dict(retry.left))
+        self.report = Trained(failed=dict(retry.left))
         self.feed = Feed(
             sweep_jobs,
             (e for e in sweep_jobs.unfinished() if rungs is None or e.plan.rung_of(e.job).name in rungs),
@@ -129,7 +104,7 @@ class LocalLaunch:
         self._workers: list[Worker] = []
         self._idle_since = time.monotonic()
 
-    def run(self) -> Report:
+    def run(self) -> Trained:
         """Train everything that can be trained.
 
         Raises:
@@ -142,21 +117,19 @@ class LocalLaunch:
             return self.report
         gpus = visible_gpus() if execution.device != "cpu" else []
         count = min(worker_count(self.settings, len(gpus)), len(feed.open))
-        if threading.current_thread() is threading.main_thread():
-            # A batch system's notice ends a launch like Ctrl-C.
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
         pool = Pool(count, execution.threads, gpus, self.share.logs or self.sweep_jobs.sweep.folder / "logs")
         self._workers = pool.workers
-        try:
-            while self._step(pool):
-                pass
-        except KeyboardInterrupt:
-            self.report.stopped = True
-        finally:
+        with _sigterm_like_ctrl_c():
             try:
-                pool.stop()
+                while self._step(pool):
+                    pass
             except KeyboardInterrupt:
-                pool.kill()
+                self.report.stopped = True
+            finally:
+                try:
+                    pool.stop()
+                except KeyboardInterrupt:
+                    pool.kill()
         if not self.report.stopped:
             over = self.report.failed.keys() | feed.cancelled
             left = (planned_job for job, planned_job in feed.open.items() if job not in over)
@@ -231,6 +204,19 @@ class LocalLaunch:
             case _:
                 pass
         self.watcher.ended(decision)
+
+
+@contextlib.contextmanager
+def _sigterm_like_ctrl_c() -> Iterator[None]:
+    """A batch system's notice ends a launch like Ctrl-C. Only a main thread may say so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def worker_count(config: LocalSettings, gpus: int) -> int:

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from sweepctl.launch.local import Report
 from sweepctl.store.sweep_jobs import PlannedJob
 
 
@@ -29,6 +28,34 @@ class Submission:
     """The text of its script, where that is to be shown."""
     by_hand: tuple[str, ...] = ()
     """Commands that submit it, one a scheduler, where a person does that."""
+
+
+@dataclass(slots=True)
+class Trained:
+    """What a launch in the foreground did, by job ids."""
+
+    finished: list[str] = field(default_factory=list)
+    """Those that have all they want; of them `diverged`."""
+    failed: dict[str, str] = field(default_factory=dict)
+    """Those that failed, with the reason."""
+    diverged: list[str] = field(default_factory=list)
+    """Those whose result is that they diverged."""
+    stopped: bool = False
+    """Whether it was told to stop."""
+    cancelled: list[str] = field(default_factory=list)
+    """Those that were cancelled meanwhile."""
+    blocked: list[str] = field(default_factory=list)
+    """Those that could not be trained."""
+
+    @property
+    def exit_code(self) -> int:
+        """Of the command."""
+        return 130 if self.stopped else int(bool(self.failed or self.blocked))
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether jobs may be trained after the launch has returned."""
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,5 +115,5 @@ class Submitted:
         return True
 
 
-Outcome: TypeAlias = Report | Submitted
+Outcome: TypeAlias = Trained | Submitted
 Rehearsal: TypeAlias = ToTrain | ToSubmit

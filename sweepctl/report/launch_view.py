@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from sweepctl.launch.feed import Decision
-from sweepctl.launch.local import Report
+from sweepctl.launch.outcome import Trained
 from sweepctl.report.console import duration, flops, many, table
 from sweepctl.store.state import State
 from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
@@ -132,7 +132,7 @@ def show_todo(out: Console, sweep_jobs: SweepJobs, held: list[str]) -> None:
     show_held(out, sweep_jobs, held)
 
 
-def show_outcome(out: Console, sweep_jobs: SweepJobs, held: list[str], report: Report) -> None:
+def show_outcome(out: Console, sweep_jobs: SweepJobs, held: list[str], report: Trained) -> None:
     """How a launch ended."""
     name = sweep_jobs.sweep.name
     if report.stopped:
@@ -183,7 +183,7 @@ def show_held(out: Console, sweep_jobs: SweepJobs, held: list[str]) -> None:
         )
 
 
-def launch_json(sweep_jobs: SweepJobs, held: list[str], report: Report | None = None) -> dict[str, Any]:
+def launch_json(sweep_jobs: SweepJobs, held: list[str], report: Trained | None = None) -> dict[str, Any]:
     """What a launch did, or would do."""
     facts: dict[str, Any] = {"sweep": sweep_jobs.sweep.name, "held": held}
     if report is None:

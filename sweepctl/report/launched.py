@@ -7,8 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from sweepctl.launch.launcher import LaunchRequest
-from sweepctl.launch.local import Report
-from sweepctl.launch.outcome import Outcome, Rehearsal, Submitted, ToSubmit, ToTrain
+from sweepctl.launch.outcome import Outcome, Rehearsal, Submitted, ToSubmit, ToTrain, Trained
 from sweepctl.report.launch_view import launch_json, show_outcome, show_todo
 from sweepctl.report.submitted import scripts_json, show_scripts, show_submitted, submitted_json
 
@@ -16,7 +15,7 @@ from sweepctl.report.submitted import scripts_json, show_scripts, show_submitted
 def show_launched(out: Console, request: LaunchRequest, outcome: Outcome, stays: bool) -> None:
     """How it ended, or what was submitted; `stays` where the command waits for the end."""
     match outcome:
-        case Report():
+        case Trained():
             show_outcome(out, request.sweep_jobs, request.held_stages, outcome)
         case Submitted():
             show_submitted(out, request.sweep_jobs, request.held_stages, outcome, stays)
@@ -25,7 +24,7 @@ def show_launched(out: Console, request: LaunchRequest, outcome: Outcome, stays:
 def launched_json(request: LaunchRequest, outcome: Outcome) -> dict[str, Any]:
     """The same facts."""
     match outcome:
-        case Report():
+        case Trained():
             return launch_json(request.sweep_jobs, request.held_stages, outcome)
         case Submitted():
             return submitted_json(request.sweep_jobs, request.held_stages, outcome)

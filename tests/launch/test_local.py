@@ -71,8 +71,9 @@ def gone(pid: int, patience_s: float) -> bool:
 def test_everything_is_trained_once_and_asking_again_trains_nothing(
     planned: Planner, undisturbed: Undisturbed
 ) -> None:
-    sweep_jobs = planned(name="once")
+    sweep_jobs, told_to_end = planned(name="once"), signal.getsignal(signal.SIGTERM)
     report = LocalLaunch(sweep_jobs, launcher(), Seen()).run()
+    assert signal.getsignal(signal.SIGTERM) is told_to_end
     assert sorted(report.finished) == sorted(sweep_jobs.by_id) and not report.failed
     collect(sweep_jobs)
     assert (sweep_jobs.sweep.folder / "runs.parquet").read_bytes() == undisturbed.runs(sweep_jobs)

@@ -110,6 +110,7 @@ def test_forking_saves_what_the_arithmetic_says() -> None:
 
 
 def test_the_disk_a_plan_needs_is_what_training_writes(planned) -> None:
+    pytest.importorskip("torch", reason="it trains")
     from sweepctl.store import checkpoints
     from tests.conftest import one_plan, run_all
 

@@ -7,15 +7,15 @@ from collections.abc import Iterator
 
 from sweepctl.launch.doctor import Finding, Say, examine_machine
 from sweepctl.launch.launcher import Launcher, LaunchRequest
-from sweepctl.launch.local import LocalLaunch, LocalSettings, Report, Watcher, visible_gpus, worker_count
-from sweepctl.launch.outcome import ToTrain
+from sweepctl.launch.local import LocalLaunch, LocalSettings, Watcher, visible_gpus, worker_count
+from sweepctl.launch.outcome import ToTrain, Trained
 from sweepctl.store.workspace import Workspace
 
 
 class LocalLauncher(Launcher[LocalSettings], kind="local", settings=LocalSettings):
     """It leaves no records beside those of the jobs: the command ends with its work."""
 
-    def launch(self, request: LaunchRequest, watcher: Watcher) -> Report:
+    def launch(self, request: LaunchRequest, watcher: Watcher) -> Trained:
         request.begin()
         return LocalLaunch(request.sweep_jobs, self.settings, watcher, request.retry).run()
 
