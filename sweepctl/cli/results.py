@@ -68,7 +68,7 @@ def predict(
         show_json(view.score_json(scores)) if as_json else view.show_score(out, scores)
     elif stage is not None:
         prediction, new = predict_stage(the_sweep, stage, load(the_sweep, "parametric"), post_hoc)
-        show_json(prediction) if as_json else view.show_prediction(out, prediction, new)
+        show_json(prediction.record()) if as_json else view.show_prediction(out, prediction, new)
     else:
         law = load(the_sweep, "parametric")
         recipe = predict_target(the_sweep, law, flops, n, d, flops_per_s)

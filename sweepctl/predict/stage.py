@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import sweepctl
 from sweepctl.errors import RequestError, unknown_name
@@ -11,6 +10,7 @@ from sweepctl.laws import parametric
 from sweepctl.laws.fit import Fit
 from sweepctl.plan.plan import Job, Plan
 from sweepctl.store import predictions
+from sweepctl.store.predictions import PredictedLoss, StagePrediction
 from sweepctl.store.workspace import Sweep
 
 
@@ -46,7 +46,7 @@ class Scored:
         return self.low <= self.measured <= self.high if self.measured else None
 
 
-def predict_stage(sweep: Sweep, stage: str, fit: Fit, post_hoc: bool) -> tuple[dict[str, Any], bool]:
+def predict_stage(sweep: Sweep, stage: str, fit: Fit, post_hoc: bool) -> tuple[StagePrediction, bool]:
     """Write down the loss of every observation of a stage that was not predicted yet; the prediction of the
     whole stage, and whether any of it is new.
 
@@ -66,40 +66,31 @@ def predict_stage(sweep: Sweep, stage: str, fit: Fit, post_hoc: bool) -> tuple[d
     for jobs, prior in ((fresh, True), (late, False)):
         if jobs:
             _write(sweep, plan, jobs, fit, prior)
-    rows = predictions.prior(sweep) | {job.id: _observation(plan, job, fit) for job in late}
-    shown = [rows[job.id] for job in plan.observations() if job.id in rows]
-    return {"stage": stage, "prior": not late, "observations": shown}, bool(fresh or late)
+    rows = predictions.prior(sweep) | {job.id: _predicted(plan, job, fit) for job in late}
+    whole = [rows[job.id] for job in plan.observations() if job.id in rows]
+    return StagePrediction(stage, not late, whole), bool(fresh or late)
 
 
 def _write(sweep: Sweep, plan: Plan, jobs: list[Job], fit: Fit, prior: bool) -> None:
+    prediction = StagePrediction(plan.stage, prior, [_predicted(plan, job, fit) for job in jobs])
     predictions.write(
         sweep,
         {
             "kind": "stage",
             "sweep": sweep.name,
-            "stage": plan.stage,
             "plan": plan.hash,
-            "prior": prior,
             "sweepctl": sweepctl.__version__,
             "fit": fit.record() | {"samples": {}},
-            "observations": [_observation(plan, job, fit) for job in jobs],
+            **prediction.record(),
         },
     )
 
 
-def _observation(plan: Plan, job: Job, fit: Fit) -> dict[str, Any]:
+def _predicted(plan: Plan, job: Job, fit: Fit) -> PredictedLoss:
     n, d = float(plan.counts(job).parameters(plan.accounting.parameters)), float(plan.tokens(job))
     loss = parametric.predict(fit, n, d)
-    return {
-        "job": job.id,
-        "rung": plan.rung_of(job).name,
-        "budget": job.label,
-        "n": n,
-        "d": d,
-        "loss_nats": loss.value,
-        "interval": list(loss.interval),
-        "run_interval": list(loss.run_interval),
-    }
+    rung = plan.rung_of(job).name
+    return PredictedLoss(job.id, rung, job.label, n, d, loss.value, loss.interval, loss.run_interval)
 
 
 def score(sweep: Sweep, stage: str | None = None) -> dict[str, list[Scored]]:
@@ -122,16 +113,16 @@ def score(sweep: Sweep, stage: str | None = None) -> dict[str, list[Scored]]:
     return scores
 
 
-def _scored(sweep: Sweep, plan: Plan, row: dict[str, Any]) -> Scored:
-    result = sweep.workspace.job(row["job"]).result()
+def _scored(sweep: Sweep, plan: Plan, row: PredictedLoss) -> Scored:
+    result = sweep.workspace.job(row.job).result()
     return Scored(
-        rung=row["rung"],
-        budget=row["budget"],
-        n=row["n"],
-        d=row["d"],
-        predicted=row["loss_nats"],
-        low=row["run_interval"][0],
-        high=row["run_interval"][1],
+        rung=row.rung,
+        budget=row.budget,
+        n=row.n,
+        d=row.d,
+        predicted=row.loss_nats,
+        low=row.run_interval[0],
+        high=row.run_interval[1],
         measured=plan.validation.loss(result.loss_nats) if result else None,
     )
 

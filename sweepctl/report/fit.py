@@ -21,6 +21,7 @@ from sweepctl.predict.recipe import Recipe
 from sweepctl.predict.stage import Scored
 from sweepctl.report.console import count, duration, flops, interval, many, percent, show_json, table
 from sweepctl.store.files import storage, write_text
+from sweepctl.store.predictions import StagePrediction
 
 DEVIATIONS = 16
 """Rows of a table of deviations on the screen."""
@@ -232,23 +233,23 @@ def write_fit_json(file: str, value: Any) -> None:
         write_text(Path(file), json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def show_prediction(out: Console, prediction: dict[str, Any], new: bool) -> None:
+def show_prediction(out: Console, prediction: StagePrediction, new: bool) -> None:
     """What was written down of a stage."""
     rows = [
         [
-            row["rung"],
-            row["budget"],
-            count(row["d"]),
-            f"{row['d'] / row['n']:.3g}",
-            f"{row['loss_nats']:.4f}",
-            interval(row["run_interval"], 4),
+            row.rung,
+            row.budget,
+            count(row.d),
+            f"{row.d / row.n:.3g}",
+            f"{row.loss_nats:.4f}",
+            interval(row.run_interval, 4),
         ]
-        for row in prediction["observations"]
+        for row in prediction.observations
     ]
-    when = f"stage {prediction['stage']}, written {prediction.get('written', 'now')}"
-    kind = "before its first attempt" if prediction["prior"] else "after it began"
+    when = "made before its first attempt" if prediction.prior else "made after it began"
+    title = f"prediction of stage {prediction.stage}, {when}"
     columns = ["rung", "budget", "tokens", "tokens/N", "loss (nats)", "95 % interval of a run"]
-    out.print(table(f"prediction of {when}, {kind}", columns, rows, 2, out.width, ("budget", "tokens/N")))
+    out.print(table(title, columns, rows, 2, out.width, ("budget", "tokens/N")))
     if not new:
         out.print("Already written down; it stays as it is.")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,53 @@ from sweepctl.spec.hashing import canonical, digest
 from sweepctl.store import attempts
 from sweepctl.store.files import read_json, storage, write_json
 from sweepctl.store.workspace import Sweep
+
+
+@dataclass(frozen=True, slots=True)
+class PredictedLoss:
+    """What is expected of one observation. Losses are in nats a token."""
+
+    job: str
+    """Its id."""
+    rung: str
+    """Its rung's name."""
+    budget: str
+    """Its budget as it was asked for."""
+    n: float
+    """Parameters under the study's convention."""
+    d: float
+    """Tokens."""
+    loss_nats: float
+    """The loss that the law expects."""
+    interval: tuple[float, float]
+    """Where the law itself lies there."""
+    run_interval: tuple[float, float]
+    """Where a run that is yet to be made lies."""
+
+    @classmethod
+    def read(cls, row: Mapping[str, Any]) -> PredictedLoss:
+        """One that was written down."""
+        return cls(**{**row, "interval": tuple(row["interval"]), "run_interval": tuple(row["run_interval"])})
+
+
+@dataclass(frozen=True, slots=True)
+class StagePrediction:
+    """What is expected of a stage."""
+
+    stage: str
+    """Its name."""
+    prior: bool
+    """Whether it was made before any of these observations had begun."""
+    observations: list[PredictedLoss]
+    """One each."""
+
+    def record(self) -> dict[str, Any]:
+        """As it is printed, and written down with where it comes from."""
+        rows = [
+            {**asdict(row), "interval": list(row.interval), "run_interval": list(row.run_interval)}
+            for row in self.observations
+        ]
+        return {"stage": self.stage, "prior": self.prior, "observations": rows}
 
 
 def folder(sweep: Sweep) -> Path:
@@ -33,13 +82,13 @@ def every(sweep: Sweep) -> list[dict[str, Any]]:
     return sorted(predictions, key=lambda p: str(p["written"]))
 
 
-def prior(sweep: Sweep) -> dict[str, dict[str, Any]]:
+def prior(sweep: Sweep) -> dict[str, PredictedLoss]:
     """Job id -> the first prediction of that observation that was written before it began."""
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, PredictedLoss] = {}
     for prediction in every(sweep):
         if prediction.get("prior"):
-            for row in prediction["observations"]:
-                rows.setdefault(row["job"], row)
+            for row in map(PredictedLoss.read, prediction["observations"]):
+                rows.setdefault(row.job, row)
     return rows
 
 

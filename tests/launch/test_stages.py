@@ -150,16 +150,19 @@ def test_a_stage_is_held_back_until_its_prediction_is_written(
     workspace: Workspace, facts: CorpusFacts
 ) -> None:
     from sweepctl.store import predictions
+    from sweepctl.store.predictions import PredictedLoss, StagePrediction
 
     sweep_jobs, _ = staged(workspace, facts)
     free, held = launchable(sweep_jobs.sweep)
     assert held == ["top"] and set(free.plans) == {"lr"}
     top = sweep_jobs.plans["top"]
-    rows = [{"job": job.id} for job in top.observations()]
-    predictions.write(sweep_jobs.sweep, {"prior": False, "observations": rows})
-    predictions.write(sweep_jobs.sweep, {"prior": True, "observations": rows[1:]})
-    assert launchable(sweep_jobs.sweep)[1] == ["top"]
-    predictions.write(sweep_jobs.sweep, {"prior": True, "observations": rows})
+    rows = [
+        PredictedLoss(job.id, "", "", 1.0, 1.0, 3.0, (2.9, 3.1), (2.8, 3.2)) for job in top.observations()
+    ]
+    for prior, predicted in ((False, rows), (True, rows[1:])):
+        predictions.write(sweep_jobs.sweep, StagePrediction("top", prior, predicted).record())
+        assert launchable(sweep_jobs.sweep)[1] == ["top"]
+    predictions.write(sweep_jobs.sweep, StagePrediction("top", True, rows).record())
     assert launchable(sweep_jobs.sweep)[1] == []
 
 

@@ -30,13 +30,13 @@ def test_a_prediction_made_before_is_prior_and_is_kept(planned: Planner, law: Fi
     sweep_jobs = planned(name="told")
     stage = next(iter(sweep_jobs.plans))
     first, new = predict_stage(sweep_jobs.sweep, stage, law, post_hoc=False)
-    assert new and first["prior"] and len(first["observations"]) == 4
+    assert new and first.prior and len(first.observations) == 4
     files = tree(predictions.folder(sweep_jobs.sweep))
     again, new = predict_stage(sweep_jobs.sweep, stage, law, post_hoc=False)
-    assert not new and again["observations"] == first["observations"]
+    assert not new and again.observations == first.observations
     run_all(sweep_jobs)
     after, new = predict_stage(sweep_jobs.sweep, stage, law, post_hoc=False)
-    assert not new and after["observations"] == first["observations"]
+    assert not new and after.observations == first.observations
     assert tree(predictions.folder(sweep_jobs.sweep)) == files
 
 
@@ -48,7 +48,7 @@ def test_an_attempt_makes_a_prior_prediction_impossible(planned: Planner, law: F
         predict_stage(sweep_jobs.sweep, stage, law, post_hoc=False)
     assert not predictions.folder(sweep_jobs.sweep).exists()
     told, new = predict_stage(sweep_jobs.sweep, stage, law, post_hoc=True)
-    assert new and not told["prior"]
+    assert new and not told.prior
     with pytest.raises(RequestError, match="No stage"):
         score(sweep_jobs.sweep)
 
@@ -62,7 +62,7 @@ def test_one_begun_run_is_enough_to_refuse_and_the_rest_is_told_apart(planned: P
         predict_stage(sweep_jobs.sweep, stage, law, post_hoc=False)
     assert not predictions.folder(sweep_jobs.sweep).exists()
     told, _ = predict_stage(sweep_jobs.sweep, stage, law, post_hoc=True)
-    assert not told["prior"] and len(told["observations"]) == 4
+    assert not told.prior and len(told.observations) == 4
     assert set(predictions.prior(sweep_jobs.sweep)) == {job.id for job in rest}
 
 
@@ -98,7 +98,7 @@ def test_a_longer_budget_needs_a_prediction_of_its_own_alone(planned: Planner, l
     fresh, late = predictions.unpredicted(sweep_jobs.sweep, sweep_jobs.plans[stage])
     assert [job.label for job in fresh] == ["5.12k tokens"] and not late
     whole, new = predict_stage(sweep_jobs.sweep, stage, law, post_hoc=False)
-    assert new and whole["prior"] and whole["observations"][:2] == first["observations"]
+    assert new and whole.prior and whole.observations[:2] == first.observations
     assert predictions.unpredicted(sweep_jobs.sweep, sweep_jobs.plans[stage]) == ([], [])
 
 
