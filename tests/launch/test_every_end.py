@@ -33,8 +33,10 @@ from tests.conftest import Planner, only
 from tests.launch.settings import local, retries, slurm
 
 WILD = {"parametrization__name": "standard", "parametrization__zero_head": False, "optimizer__lr": 1e30}
-SECONDS = {"budget__tokens": [50_000]}
+SECONDS = {"budget__tokens": [200_000]}
 """Long enough to be in the middle of."""
+MINUTES = {"budget__tokens": [2_000_000]}
+"""Longer than anybody waits."""
 DEFAULT = retries()
 
 
@@ -164,7 +166,7 @@ def diverged(bench: Bench) -> None:
 
 
 def stopped(bench: Bench) -> None:
-    trunk = bench.plan(**SECONDS)
+    trunk = bench.plan(**MINUTES)
     bench.act = bench.tell_to_stop
     assert bench.launch() != 0 and ends(trunk) == [End.STOPPED]
     state = bench.sweep_jobs.state(trunk)

@@ -32,7 +32,7 @@ def test_an_attempt_is_as_fast_as_it_says_else_as_it_was(planned: Planner) -> No
 def test_what_is_left_takes_the_pace_of_all_or_the_longest_chain(planned: Planner) -> None:
     entry, other = only(planned(), "trunk")
     one = Running(entry, 5, 1e9, 100.0, 0.0, "here")
-    two = dataclasses.replace(one, entry=other, flops_left=0.0)
+    two = dataclasses.replace(one, planned_job=other, flops_left=0.0)
     together = one.flops_per_s + two.flops_per_s
     assert time_left([one, two], 1e12, {}) == pytest.approx(1e12 / together)
     assert time_left([one, two], 1e9, {entry.job.id: 1e9}) == pytest.approx(2e9 / one.flops_per_s)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize
 
 from sweepctl.laws import parametric
+from sweepctl.laws.fit import Starts
 from sweepctl.laws.observations import CannotFit, Observations
 from sweepctl.laws.parametric import Options, descent
 from sweepctl.laws.parametric.search import HOFFMANN, PARAMS, refit, solve
@@ -293,7 +294,7 @@ def test_nonnegative_bounds_hold() -> None:
 
 def test_a_lonely_optimum_is_said() -> None:
     made = parametric.fit(grid(), Options(replicates=0, exponents=(0.3,)))
-    assert made.starts == {"tried": 1, "agreeing": 1} and made.flags == ["lonely_optimum"]
+    assert made.starts == Starts(tried=1, agreeing=1) and made.flags == ["lonely_optimum"]
 
 
 def test_refusals_are_one_sentence() -> None:
