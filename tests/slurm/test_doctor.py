@@ -134,7 +134,6 @@ def test_ctrl_c_leaves_nothing(box: Any, tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "sweepctl", "doctor", *NO_GPU, "sbatch.begin=now+1hour"],
         env=environment(box, home), stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )  # fmt: skip
     until(lambda: ask(box, "squeue", "-h"), 60)
     time.sleep(0.5)
