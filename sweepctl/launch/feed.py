@@ -140,6 +140,10 @@ class Feed:
         """For how long nothing may be started."""
         return 0.0 if self._rests_until is None else max(0.0, self._rests_until - self._clock())
 
+    def wake(self) -> None:
+        """Rest no longer."""
+        self._rests_until = None
+
     def _has_work(self, planned_job: PlannedJob) -> bool:
         if planned_job.job.kind == "trunk" and self._for_all_sweeps:
             return _is_wished_for(planned_job)
@@ -246,6 +250,9 @@ class Feed:
             if self._refusals > self.retries.storage:
                 raise StorageError(f"{message} It was tried {self._refusals} times.")
             self._rests_until = self._clock() + min(REST_MAX_S, 2.0 ** (self._refusals - 1))
+        if self._is_exhausted(planned_job, attempts.newest(planned_job.folder)):
+            self._tell(Decision(planned_job, State.FAILED, End.STORAGE, message))
+            return
         message = f"{message} Trying again in {self.rest_s():.0f} s."
         self._tell(Decision(planned_job, State.INTERRUPTED, End.STORAGE, message))
 

@@ -119,7 +119,10 @@ class Launcher(ABC, Generic[SettingsT]):
         while True:
             # The queue first: a task that ends between the two looks has finished its jobs by the second.
             tasks = [
-                task for of_job in self.tasks(sweep_jobs.sweep).values() for task in of_job if not task.held
+                task
+                for of_job in self.tasks(sweep_jobs.sweep).values()
+                for task in of_job
+                if not task.held and (task.pending or task.alive)
             ]
             left = [planned_job.job.id for planned_job in sweep_jobs.unfinished()]
             progress(len(left), len(tasks))

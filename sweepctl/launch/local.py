@@ -23,6 +23,7 @@ from sweepctl.launch.retries import Retries
 from sweepctl.launch.retry import Retry
 from sweepctl.launch.workers import Pool, Worker
 from sweepctl.spec.execution import Execution
+from sweepctl.store.ends import End
 from sweepctl.store.facts import Dispatch
 from sweepctl.store.protocol import Died, Ended, Event, Progress, Ready, Saved
 from sweepctl.store.state import State
@@ -148,7 +149,7 @@ class LocalLaunch:
         if not self.feed.in_hand and not self.feed.elsewhere and not self.feed.rest_s():
             self.feed.look_for_cancels()  # whoever was cancelled last is told apart from who is blocked
             return self.feed.reopen()
-        if self.feed.in_hand:
+        if self.feed.in_hand or self.feed.rest_s():
             self._idle_since = time.monotonic()
         elif time.monotonic() - self._idle_since > self.share.patience_s:
             return False
@@ -174,6 +175,8 @@ class LocalLaunch:
             case Ended(job, end, message):
                 worker.job = None
                 self.feed.ended(self.sweep_jobs.by_id[job], end, message)
+                if end is End.STORAGE:  # it may not have been able to say that it gave the job up
+                    worker.process.kill()
             case Died():
                 self._died(worker, event)
 
@@ -208,8 +211,10 @@ class LocalLaunch:
 
 @contextlib.contextmanager
 def _sigterm_like_ctrl_c() -> Iterator[None]:
-    """A batch system's notice ends a launch like Ctrl-C. Only a main thread may say so."""
-    if threading.current_thread() is not threading.main_thread():
+    """A batch system's notice ends a launch like Ctrl-C, unless somebody listens to it already. Only a main
+    thread may say so."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or callable(signal.getsignal(signal.SIGTERM)):
         yield
         return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from sweepctl.errors import RequestError
 from sweepctl.launch.logs import find_job
 from sweepctl.store import attempts
+from sweepctl.store.attempts import Attempt
 from sweepctl.store.files import storage
+from sweepctl.store.job import JobFolder
 from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 
 WORDS = ("failed", "diverged", "none")
@@ -53,10 +55,18 @@ def choose(sweep_jobs: SweepJobs, words: list[str]) -> Retry:
                 raise RequestError(f"Job {job} is {result.end}: there is nothing to retry.")
             continue
         last = attempts.newest(planned_job.folder)
-        if last is None or last.facts.why is None or not last.facts.why.has_retries:
+        if last is None or not _has_failed(planned_job.folder, last):
             continue
         if job in jobs or "failed" in words:
             retry.forgiven[job] = last.number
         elif last.facts.failure is not None:
             retry.left[job] = last.facts.error or last.facts.failure.words
     return retry
+
+
+def _has_failed(folder: JobFolder, last: Attempt) -> bool:
+    """Whether an attempt has failed, this one or, where it was itself cut short, one before it."""
+    if last.facts.why is not None:
+        return last.facts.why.has_retries
+    ends = [attempt.facts.why for attempt in attempts.every(folder)]
+    return not last.alive() and any(end is not None and end.has_retries for end in ends)

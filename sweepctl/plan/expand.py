@@ -12,7 +12,7 @@ from sweepctl.spec.accounting import count
 from sweepctl.spec.budget import Budget
 from sweepctl.spec.corpus import CorpusFacts
 from sweepctl.spec.learning_rate import Cycles
-from sweepctl.spec.scaling import Scaling
+from sweepctl.spec.scaling import Scaling, is_of_another_kind
 from sweepctl.spec.schedules.schedule import Schedule
 from sweepctl.spec.science import Anneal, Corpus, Point, branch_id, run_id, trunk_id, with_field
 from sweepctl.spec.study import Stage, Study
@@ -36,8 +36,8 @@ def expand(study: Study, stage_name: str, corpus: CorpusFacts, taken: tuple[Take
     """
     stage = study.all_stages[stage_name]
     base, schedule = _base(study, corpus)
-    for value in taken:
-        base, schedule = _set(base, schedule, value.field, value.value)
+    for path, value in PointSettings({value.field: value.value for value in taken}).in_order():
+        base, schedule = _set(base, schedule, path, value)
     rungs = _rungs(study, stage, corpus)
     grid = study.grid.merged(stage.grid) if stage.grid else study.grid
     clash = sorted(set(grid.axes) & {value.field for value in taken})
@@ -166,6 +166,7 @@ class _Builder:
         scaled, point, schedule = self._scaled[rung_index]
         for path, value in PointSettings(settings).in_order():
             point, schedule = _set(point, schedule, path, value)
+        scaled = {path: v for path, v in scaled.items() if not is_of_another_kind(path, point, schedule)}
         rung = self.rungs[rung_index]
         counts = rung.counts
         sized = (point.shape, point.model, point.batch.context)

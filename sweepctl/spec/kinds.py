@@ -50,7 +50,7 @@ class Kinds(ABC):
         Raises:
             InvalidValue: there is none; `at` names the key.
         """
-        if word not in cls.kinds():
+        if not isinstance(word, str) or word not in cls.kinds():
             raise InvalidValue(at, word, f"one of {', '.join(cls.kinds())}")
         return cls.kinds()[word]
 

@@ -67,7 +67,7 @@ class Scaling:
         names = self._names(point, counts, accounting)
         values: dict[str, Any] = {}
         for path in sorted(self.fields, key=lambda path: path != "batch.tokens"):
-            if path.startswith("optimizer.") and point.optimizer.others_have(path.removeprefix("optimizer.")):
+            if is_of_another_kind(path, point, schedule):
                 continue
             base, kind = _field(point, schedule, path)
             formula = str(self.fields[path])
@@ -99,6 +99,14 @@ class Scaling:
             names["D"] = self.tokens_per_parameter * n
             names["C"] = names["D"] * counts.flops_per_token(counted)
         return names
+
+
+def is_of_another_kind(path: str, point: Point, schedule: Schedule) -> bool:
+    """Whether a field is one that the point's optimizer or schedule does not have and others of its kind
+    have."""
+    group, _, key = path.partition(".")
+    kinds = {"optimizer": point.optimizer, "schedule": schedule}
+    return group in kinds and kinds[group].others_have(key)
 
 
 def _field(point: Point, schedule: Schedule, path: str) -> tuple[Any, Any]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -55,8 +56,9 @@ class Bench(ABC):
         return trunk
 
     def trouble(self, end: End, times: int) -> None:
-        """The first checkpoints of every worker fail so."""
-        self._monkeypatch.setenv("TROUBLE", f"{end} {times}")
+        """The first checkpoints fail so, whoever writes them."""
+        marks = tempfile.mkdtemp(dir=self.sweep_jobs.sweep.folder)
+        self._monkeypatch.setenv("TROUBLE", f"{end} {times} {marks}")
         self._monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "trouble"))
 
     @abstractmethod
@@ -222,6 +224,7 @@ def storage(bench: Bench) -> None:
     assert bench.launch() == 0 and ends(trunk)[-1] is End.DONE and bench.all_are(State.DONE)
     assert "disk is full" in bench.words and "Trying again in 1 s" in bench.words
     bench.plan(optimizer__lr=0.01)
+    bench.trouble(End.STORAGE, 1)
     if isinstance(bench, InATask):
         assert bench.launch(retries(storage=0)) == 1 and "It was tried 1 times" in bench.words
     else:

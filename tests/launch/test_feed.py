@@ -143,6 +143,27 @@ def rests(desk: Desk, trunk: PlannedJob) -> None:
         desk.attempt(trunk, End.STORAGE, message="The disk is full.")
 
 
+def test_who_runs_out_of_tries_while_others_go_on_has_failed(planned: Planner) -> None:
+    desk = a_desk(planned(ladder__depths=[1, 2]), retries=retries(storage=2))
+    trunk, other = only(desk.sweep_jobs, "trunk")
+    states = []
+    for _ in range(3):
+        desk.attempt(trunk, End.STORAGE, message="No room here.")
+        states.append(desk.last)
+        desk.later(60.0)
+        run_job(desk.sweep_jobs, other)
+        desk.feed.ended(other, End.DONE, "")
+    assert states[:2] == [(State.INTERRUPTED, End.STORAGE)] * 2 and states[2] == (State.FAILED, End.STORAGE)
+
+
+def test_a_rest_can_be_broken_off(desk: Desk) -> None:
+    [trunk] = only(desk.sweep_jobs, "trunk")
+    desk.attempt(trunk, End.INFRASTRUCTURE)
+    assert desk.feed.next() is None
+    desk.feed.wake()
+    assert desk.feed.next() is trunk
+
+
 EXPECTED: dict[End, Callable[[Desk, PlannedJob], None]] = {
     End.DONE: succeeds,
     End.DIVERGED: diverges,

@@ -12,7 +12,7 @@ from sweepctl.errors import InvalidValue
 from sweepctl.launch.launcher import Launcher, kinds, launcher_class, launchers_of, read_launcher
 from sweepctl.launch.slurm.records import SlurmOrder
 from sweepctl.launch.status import full_status
-from sweepctl.launch.tasks import TaskState
+from sweepctl.launch.tasks import Task, TaskState
 from sweepctl.resources import launchers_dir
 from sweepctl.spec.compose import compose_launcher
 from tests.conftest import Planner, only
@@ -90,3 +90,14 @@ def test_who_left_records_is_asked(planned: Planner, monkeypatch: pytest.MonkeyP
     [(planned_job, state)] = full_status(sweep_jobs).in_state("queued")
     assert planned_job is trunk and state.note == "Priority"
     assert full_status(sweep_jobs).queue[trunk.job.id].state is TaskState.PENDING
+
+
+def test_nobody_waits_for_what_is_held_or_has_ended(
+    planned: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sweep_jobs = planned(name="there")
+    held, ended = Task("7_1", TaskState.PENDING, held=True), Task("8_1", TaskState.ENDED)
+    for kind in kinds():
+        monkeypatch.setattr(launcher_class(kind), "tasks", lambda *_: {"a": [held, ended]})
+        launcher = read_launcher(kind, compose_launcher(kind, []))
+        assert len(launcher.wait(sweep_jobs, lambda jobs, tasks: None)) == len(sweep_jobs.by_id)

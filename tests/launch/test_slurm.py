@@ -167,13 +167,18 @@ def test_each_class_has_its_budget(planned: Planner, whys: list[tuple[str, int]]
 
 def test_a_launch_forgives_what_it_is_told_to(planned: Planner) -> None:
     sweep_jobs = planned()
-    failing(sweep_jobs, ("failed", 0))
+    folder = failing(sweep_jobs, ("failed", 0))
     trunk = only(sweep_jobs, "trunk")[0].job.id
     assert choose(sweep_jobs, ["failed"]).forgiven == {trunk: 1}
     assert choose(sweep_jobs, [trunk[:6]]).forgiven == {trunk: 1}
     assert choose(sweep_jobs, ["none"]).left == {trunk: "x"} and not choose(sweep_jobs, ["diverged"]).forgiven
     with pytest.raises(RequestError, match="nosuch"):
         choose(sweep_jobs, ["nosuch"])
+    cut_short = folder.attempts / "0002" / "attempt.json"
+    cut_short.parent.mkdir()
+    cut_short.write_text('{"attempt": 2, "host": "elsewhere", "pid": 1}')
+    os.utime(cut_short, (0, 0))
+    assert choose(sweep_jobs, ["failed"]).forgiven == {trunk: 2}
 
 
 def an_order(sweep_jobs: SweepJobs, **settings: Any) -> SlurmOrder:

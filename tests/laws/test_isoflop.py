@@ -209,6 +209,7 @@ def test_a_budget_whose_copies_have_no_minimum_is_dropped() -> None:
     flat = np.where(data.flops < 2e18, data.loss.mean() + 1e-4 * (data.loss - data.loss.mean()), data.loss)
     made = isoflop.fit(observed(data.n, data.d, data.flops, flat), choose(noise=3e-3, weights="spread"))
     assert made.flags == ["noisy_minimum:1e18"] and made.derived["budgets"] == 5
+    assert [budget["problem"] for budget in made.details["budgets"]].count("noisy") == 1
 
 
 def test_the_median_of_the_copies_is_where_they_are() -> None:

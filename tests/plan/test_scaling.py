@@ -56,6 +56,17 @@ def test_an_axis_stands_above_the_rule_and_the_rule_is_not_an_axis() -> None:
     )
 
 
+def test_a_rule_leaves_out_what_a_kind_does_not_have() -> None:
+    rule = {"fields": {"optimizer.beta2": "0.9", "schedule.decay.fraction": "0.5"}}
+    axes = {"optimizer.name": ["adamw", "sgd"], "schedule.kind": ["wsd", "cosine"]}
+    planned = plan(scaling=rule, grid__axes=axes)
+    beta2 = [getattr(planned.point(index).optimizer, "beta2", None) for index in range(4)]
+    assert beta2 == [0.9, 0.9, None, None]
+    assert load(planned.text, "plan").points == planned.points
+    alone = plan(scaling=rule, schedule={"kind": "cosine", "warmup_steps": 4})
+    assert {job.kind for job in alone.jobs} == {"run"}
+
+
 def test_a_changed_rule_is_traced_to_the_field_it_sets() -> None:
     def rule(lr: str) -> Plan:
         return plan(scaling={"fields": {"optimizer.lr": lr}})

@@ -92,6 +92,13 @@ class OnSlurm:
     def finished(self) -> bool:
         return not list(SweepJobs(self.sweep_jobs.sweep, self.sweep_jobs.plans).unfinished())
 
+    def at_rest(self) -> bool:
+        """Every attempt has said why it ended, which comes after its result, or cannot any more."""
+        every = [
+            attempt for entry in self.sweep_jobs.by_id.values() for attempt in attempts.every(entry.folder)
+        ]
+        return not any(attempt.alive() for attempt in every)
+
     def quiet(self) -> bool:
         """Nothing of the sweep runs or is about to."""
         return all("held" in reason.lower() for _, reason in self.tasks().values())
@@ -101,6 +108,7 @@ class OnSlurm:
         for again in range(launches + 1):
             until(lambda: self.finished() or self.quiet(), patience_s, self.story)
             if self.finished():
+                until(self.at_rest, patience_s, self.story)
                 return again
             if again < launches:
                 self.launch()

@@ -42,9 +42,8 @@ def test_two_nodes_train_what_one_process_trains(on_slurm: Callable[..., OnSlurm
         assert record["world_size"] == 4 and record["micro_batch_rows"] == 1
         other_folder = sweep_jobs.by_id[entry.job.id].folder
         mine = {row["step"]: row for row in lineage(entry.folder, attempts.every(entry.folder))}
-        rows = lineage(other_folder, attempts.every(other_folder))
-        other = {row["step"]: row for row in rows if row["step"] <= max(mine)}  # its trunk serves other tests
-        assert mine.keys() == other.keys() != set()
+        other = {row["step"]: row for row in lineage(other_folder, attempts.every(other_folder))}
+        assert set() != mine.keys() <= other.keys()  # other tests may have left it less of its trunk, or more
         for step, row in mine.items():
             for key in ("train_loss_nats", "loss_nats"):
                 if key in row or key in other[step]:

@@ -118,6 +118,7 @@ def test_every_optimizer_has_a_file() -> None:
         (["optimizer=lion", "optimizer.eps=1e-8"], r"'eps'\. Known: beta1, beta2, clip_norm, lr"),
         (["optimizer=sgd", "optimizer.beta1=0.8"], r"'beta1'\. Known: clip_norm, lr, momentum"),
         (["optimizer.name=adam"], "one of adamw, lion, muon, sgd"),
+        (["optimizer.name=[adamw]"], "one of adamw, lion, muon, sgd"),
         (["optimizer=adam"], "optimizer can be adamw, lion, muon, sgd"),
         (["optimizer.muon_steps=3,5"], r"'optimizer\.muon_steps'\. .*Known: optimizer\.beta1"),
     ],

@@ -13,6 +13,7 @@ most urgent that can start and nobody has, until nothing is left for it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -25,9 +26,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sweepctl.errors import InvalidValue, SweepctlError
+from sweepctl.errors import InvalidValue, StorageError, SweepctlError
 from sweepctl.launch.defaults import build_settings
 from sweepctl.launch.doctor import Finding, Say, examine_machine
+from sweepctl.launch.due import Due
 from sweepctl.launch.feed import Decision
 from sweepctl.launch.launcher import Launcher, LaunchRequest
 from sweepctl.launch.local import LocalLaunch, LocalSettings, Share, Watcher
@@ -51,6 +53,10 @@ from sweepctl.store.workspace import Sweep, Workspace
 MODULE = "sweepctl.launch.backends.batch"
 UNFINISHED = 99
 """The exit code of a task that saved with work left: Grid Engine puts it back into the queue, others can."""
+BEAT_S = 30.0
+"""Between two signs of life of a task that waits."""
+NOTICES = (signal.SIGTERM, signal.SIGALRM)
+"""By which a task is told to end: its scheduler's, and its own before the time limit."""
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
@@ -300,26 +306,29 @@ class TaskLog:
 
     def __init__(self, start: attempts.Attempt) -> None:
         self.start = start
+        self._beat = Due(BEAT_S)
 
-    @property
-    def _hand(self) -> Path:
-        return self.start.path.parents[1] / "job"
+    def take_in_hand(self, job: str) -> None:
+        """Only `status` asks for it: nothing ends where it cannot be written."""
+        with contextlib.suppress(StorageError):
+            write_text(self.start.path.parents[1] / "job", job)
 
     def say(self, text: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
     def started(self, planned_job: PlannedJob, worker: int) -> None:
         self.say(f"{planned_job.name} {planned_job.job.id}")
-        write_text(self._hand, planned_job.job.id)
+        self.take_in_hand(planned_job.job.id)
 
     def progress(self, planned_job: PlannedJob, step: int) -> None: ...
 
     def ended(self, decision: Decision) -> None:
         self.say(f"{decision.planned_job.name} {decision.planned_job.job.id}: {decision.words}")
-        write_text(self._hand, "")
+        self.take_in_hand("")
 
     def tick(self, elsewhere: int) -> None:
-        self.start.beat(0, 0)
+        if self._beat.is_due():
+            self.start.beat(0, 0)
 
 
 def run_task(folder: Path, index: str) -> int:
@@ -328,8 +337,8 @@ def run_task(folder: Path, index: str) -> int:
     script = build(Script, read_json(folder / "script.json"))
     settings = script.settings
     name = index or f"{socket.gethostname()}-{os.getpid()}"
-    for number in (signal.SIGTERM, signal.SIGALRM):
-        signal.signal(number, signal.default_int_handler)
+    for number in NOTICES:
+        signal.signal(number, _told_to_end)
     start = _begin(folder, name)
     if script.task.time_min is not None:
         signal.setitimer(signal.ITIMER_REAL, 60 * script.task.time_min - settings.save_ahead_s)
@@ -341,11 +350,20 @@ def run_task(folder: Path, index: str) -> int:
     )
     pool = LocalSettings("local", 1, settings.retries, settings.execution)
     log = TaskLog(start)
+    log.take_in_hand("")
     retry = Retry(forgiven=script.forgiven, left=script.left_alone)
     report = LocalLaunch(script.order.sweep_jobs(sweep), pool, log, retry, share).run()
     start.end(End.STOPPED if report.stopped else End.DONE)
     log.say("saved, with work left" if report.stopped else "nothing left for this task")
-    return UNFINISHED if report.stopped else int(bool(report.failed))
+    log.take_in_hand("")
+    return UNFINISHED if report.stopped else int(bool(report.failed.keys() - script.left_alone.keys()))
+
+
+def _told_to_end(*_: object) -> None:
+    """Save and end. The notice after it is not a second Ctrl-C, which would throw the save away."""
+    for number in NOTICES:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _begin(folder: Path, name: str) -> attempts.Attempt:

@@ -216,9 +216,10 @@ class Supervisor:
         return planned_job.job.id not in self.feed.cancelled
 
     def _rest(self) -> None:
-        """Sit out the pauses of the feed."""
+        """Sit out the pauses of the feed. Who is leaving must know what is left, not what may start."""
         while self.feed.rest_s() and not self._leaving:
             time.sleep(0.2)
+        self.feed.wake()
 
     def _next(self) -> PlannedJob | None:
         self._look_around()

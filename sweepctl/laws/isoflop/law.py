@@ -72,7 +72,7 @@ def fit(data: Observations, options: Options) -> Fit:
             excluded += [Excluded(row, f"the minimum of its budget {reason}") for row in group.rows]
         else:
             kept.append(minimum)
-        shown.append(_shown(group, whole, options, minimum is not None))
+        shown.append(_shown(group, whole, options, problem, minimum is not None))
     if len(kept) < 2:
         raise CannotFit(
             f"isoFLOP needs minima at two budgets at least; {len(groups)} have {MIN_POINTS} sizes or more, "
@@ -141,11 +141,11 @@ def _noise(data: Observations, options: Options) -> tuple[float, str]:
     return float(np.sqrt(np.sum(np.square(fit.residuals)) / freedom)), "residuals of the parametric law"
 
 
-def _shown(group: BudgetRuns, whole: Vertices, options: Options, used: bool) -> dict[str, Any]:
+def _shown(group: BudgetRuns, whole: Vertices, options: Options, problem: str, used: bool) -> dict[str, Any]:
     """What a picture shows of a budget: its points, and the curve through them."""
     grid, loss = drawn_curve(group, whole.parabola, options)
     return {
-        "flops": group.flops, "used": used, "problem": str(whole.problem[0]), "x": np.exp(group.x).tolist(),
+        "flops": group.flops, "used": used, "problem": problem, "x": np.exp(group.x).tolist(),
         "n": np.exp(group.log_n).tolist(), "d": np.exp(group.log_d).tolist(), "loss": group.loss.tolist(),
         "rows": list(group.rows), "curve": {"x": np.exp(grid).tolist(), "loss": loss.tolist()},
         "parabola": None if whole.parabola is None else asdict(whole.parabola),
