@@ -93,11 +93,9 @@ class OnSlurm:
         return not list(SweepJobs(self.sweep_jobs.sweep, self.sweep_jobs.plans).unfinished())
 
     def at_rest(self) -> bool:
-        """Every attempt has said why it ended, which comes after its result, or cannot any more."""
-        every = [
-            attempt for entry in self.sweep_jobs.by_id.values() for attempt in attempts.every(entry.folder)
-        ]
-        return not any(attempt.alive() for attempt in every)
+        """The newest attempt of every job has said why it ended, which comes after its result, or cannot."""
+        newest = (attempts.newest(entry.folder) for entry in self.sweep_jobs.by_id.values())
+        return not any(attempt is not None and attempt.alive() for attempt in newest)
 
     def quiet(self) -> bool:
         """Nothing of the sweep runs or is about to."""
