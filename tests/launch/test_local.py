@@ -84,8 +84,8 @@ def test_everything_is_trained_once_and_asking_again_trains_nothing(
 
 def test_a_branch_starts_while_its_trunk_trains_on(planned: Planner) -> None:
     sweep_jobs = planned(name="early", ladder__depths=[1], budget__tokens=[640, 200_000])
-    seen = Seen()
-    LocalLaunch(sweep_jobs, launcher(), seen).run()
+    watcher = Seen()
+    LocalLaunch(sweep_jobs, launcher(), watcher).run()
     [trunk], branches = only(sweep_jobs, "trunk"), only(sweep_jobs, "branch")
     first = min(branches, key=lambda e: e.job.end)
     began = attempts.every(first.folder)[0].record["started"]
@@ -252,13 +252,13 @@ def test_status_changes_nothing_and_doubts_nobody(planned: Planner) -> None:
     before = tree(sweep_jobs.sweep.workspace.root)
     assert {state.state for _, state in status(sweep_jobs).jobs} == {"ready", "waiting"}
     run_all(sweep_jobs)
-    [one, *_] = only(sweep_jobs, "branch")
-    (one.folder.path / "result.json").unlink()
-    last = attempts.newest(one.folder)
+    [silent, *_] = only(sweep_jobs, "branch")
+    (silent.folder.path / "result.json").unlink()
+    last = attempts.newest(silent.folder)
     assert last is not None
     del last.record["why"]
     last.update(host="another-host", boot="another-boot")
     after = tree(sweep_jobs.sweep.workspace.root)
-    found = status(sweep_jobs)
-    assert [e.job.id for e, _ in found.in_state("running")] == [one.job.id]
+    sweep = status(sweep_jobs)
+    assert [e.job.id for e, _ in sweep.in_state("running")] == [silent.job.id]
     assert tree(sweep_jobs.sweep.workspace.root) == after != before

@@ -21,7 +21,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "PATIENCE_S", 0.05)
 
 
-def told(events: Iterator[Event]) -> list[str]:
+def happenings(events: Iterator[Event]) -> list[str]:
     return [event.what for event in events]
 
 
@@ -56,7 +56,7 @@ def test_a_trained_job_tells_its_metrics_and_is_over_when_followed(planned: Plan
         story = read_job_log(sweep_jobs, planned_job)
         assert story.chosen is not None and story.waits == "" and story.state.state == "done"
         assert any("lr" in row for row in story.rows)
-        assert told(follow(sweep_jobs, planned_job, poll_s=0.01)) == ["attempt", "lines", "ended"]
+        assert happenings(follow(sweep_jobs, planned_job, poll_s=0.01)) == ["attempt", "lines", "ended"]
     with pytest.raises(RequestError, match="no attempt 2; its attempts are 1"):
         read_job_log(sweep_jobs, planned_job, 2)
 
@@ -78,7 +78,7 @@ def test_following_goes_on_to_the_next_attempt(planned: Planner) -> None:
     second = attempts.claim(trunk.folder, {})
     assert second is not None and next(events).attempt.number == 2  # type: ignore[union-attr]
     threading.Timer(0.1, lambda: second.end("failed", error="no")).start()
-    assert told(events) == ["ended"]
+    assert happenings(events) == ["ended"]
 
 
 def test_one_attempt_alone_can_be_followed(planned: Planner) -> None:
@@ -93,7 +93,7 @@ def test_an_attempt_whose_process_is_gone_is_over(planned: Planner) -> None:
     sweep_jobs = planned(name="gone", ladder__depths=[1])
     [trunk] = only(sweep_jobs, "trunk")
     attempts.claim(trunk.folder, {}).update(process_start="0")  # type: ignore[union-attr]
-    assert told(follow(sweep_jobs, trunk, poll_s=0.01)) == ["attempt", "ended"]
+    assert happenings(follow(sweep_jobs, trunk, poll_s=0.01)) == ["attempt", "ended"]
 
 
 def test_the_process_log_is_followed_from_near_its_end(planned: Planner, tmp_path: Path) -> None:

@@ -182,12 +182,12 @@ def test_what_exists_is_new_and_is_unwanted(planned: Planner) -> None:
         next(iter(sweep_jobs.plans)),
         facts,
     )
-    found = compare(sweep_jobs.sweep, longer)
-    assert (found.exists, found.begun, found.new) == (1, 1, 1)
-    assert found.diff is not None and found.diff.added == 1 and len(found.unwanted) == 1
+    compared = compare(sweep_jobs.sweep, longer)
+    assert (compared.exists, compared.begun, compared.new) == (1, 1, 1)
+    assert compared.diff is not None and compared.diff.added == 1 and len(compared.unwanted) == 1
     steps = longer.jobs[0].end - plan.jobs[0].end
     decay = max(job.end - (job.cut or 0) for job in longer.jobs if job.cut)
-    assert found.left.tokens == (steps + decay) * 64
+    assert compared.left.tokens == (steps + decay) * 64
 
 
 def test_cleaning_deletes_only_what_nobody_wants(planned: Planner) -> None:
@@ -196,16 +196,16 @@ def test_cleaning_deletes_only_what_nobody_wants(planned: Planner) -> None:
     run_all(planned(name="mine", **mine))
     sweep_jobs = planned(name="mine", budget__tokens=[1280], optimizer__lr=0.03)
     run_all(sweep_jobs)
-    found = clean.find(sweep_jobs.sweep, "all")
+    unwanted = clean.find(sweep_jobs.sweep, "all")
     store = sweep_jobs.sweep.workspace.root / "store"
     before = tree(store)
     theirs = SweepJobs(
         sweep_jobs.sweep.workspace.sweep("theirs"), sweep_jobs.sweep.workspace.sweep("theirs").plans()
     )
-    assert len(found.jobs) == 2 and not set(found.jobs) & set(theirs.by_id)
-    clean.delete(sweep_jobs.sweep, found)
+    assert len(unwanted.jobs) == 2 and not set(unwanted.jobs) & set(theirs.by_id)
+    clean.delete(sweep_jobs.sweep, unwanted)
     gone = set(before) - set(tree(store))
-    assert gone and all(path.split("/")[1] in found.jobs for path in gone)
+    assert gone and all(path.split("/")[1] in unwanted.jobs for path in gone)
     assert all(theirs.finished(planned_job) for planned_job in theirs.by_id.values())
     assert clean.find(sweep_jobs.sweep, "all").empty
 
@@ -213,18 +213,18 @@ def test_cleaning_deletes_only_what_nobody_wants(planned: Planner) -> None:
 def test_cleaning_spares_what_came_to_be_wanted_meanwhile(planned: Planner) -> None:
     run_all(planned(name="mine"))
     sweep_jobs = planned(name="mine", optimizer__lr=0.03)
-    found = clean.find(sweep_jobs.sweep, "all")
+    unwanted = clean.find(sweep_jobs.sweep, "all")
     other = planned(name="theirs")
-    clean.delete(sweep_jobs.sweep, found)
-    assert len(found.jobs) == len(other.by_id) and all(other.finished(e) for e in other.by_id.values())
+    clean.delete(sweep_jobs.sweep, unwanted)
+    assert len(unwanted.jobs) == len(other.by_id) and all(other.finished(e) for e in other.by_id.values())
 
 
 def test_a_policy_deletes_checkpoints_but_no_result(planned: Planner) -> None:
     sweep_jobs = planned(name="mine")
     run_all(sweep_jobs)
-    found = clean.find(sweep_jobs.sweep, "none")
-    clean.delete(sweep_jobs.sweep, found)
-    assert found.bytes > 0 and all(
+    unwanted = clean.find(sweep_jobs.sweep, "none")
+    clean.delete(sweep_jobs.sweep, unwanted)
+    assert unwanted.bytes > 0 and all(
         sweep_jobs.finished(planned_job) for planned_job in only(sweep_jobs, "branch")
     )
     assert not any(checkpoints.steps(planned_job.folder) for planned_job in sweep_jobs.by_id.values())

@@ -33,8 +33,8 @@ def reach(trunk: PlannedJob, step: int) -> None:
     (trunk.folder.checkpoints / f"step-{step:08d}").mkdir(parents=True)
 
 
-def state_of(found: SweepStatus, planned_job: PlannedJob) -> str:
-    return next(state.state for one, state in found.jobs if one is planned_job)
+def state_of(sweep: SweepStatus, planned_job: PlannedJob) -> str:
+    return next(state.state for counted, state in sweep.jobs if counted is planned_job)
 
 
 @pytest.fixture
@@ -59,46 +59,46 @@ def midway(planned: Planner, tmp_path: Path) -> tuple[SweepJobs, list[PlannedJob
 
 def test_everything_is_counted(midway: Any) -> None:
     sweep_jobs, (first, second), (done, failed, *others) = midway
-    found = status(sweep_jobs)
-    assert {kind: dict(row.states) for kind, row in found.kinds.items()} == {
+    sweep = status(sweep_jobs)
+    assert {kind: dict(row.states) for kind, row in sweep.kinds.items()} == {
         "trunk": {"done": 1, "running": 1},
         "branch": {"done": 1, "failed": 1, "waiting": 2},
     }
-    assert found.kinds["branch"].failures == {"out_of_memory": 1} and not found.complete
+    assert sweep.kinds["branch"].failures == {"out_of_memory": 1} and not sweep.complete
     wanted = sum(e.steps_to_train for e in sweep_jobs.by_id.values()) * 64
-    assert found.tokens == wanted
-    assert found.tokens_done == (first.job.end + done.steps_to_train + 10) * 64
-    assert found.train_s == 72 and 72 < found.spent_s < 90
+    assert sweep.tokens == wanted
+    assert sweep.tokens_done == (first.job.end + done.steps_to_train + 10) * 64
+    assert sweep.train_s == 72 and 72 < sweep.spent_s < 90
     speed = 64 * second.plan.counts(second.job).exact_flops_per_token
     left = second.flops * (1 - 10 / second.job.end)
-    assert found.eta_s == pytest.approx((left + sum(e.flops for e in others)) / speed)
-    assert found.left_s is not None and found.left_s > 0
-    [problems] = found.problems
-    assert (problems.planned_job, problems.failure, problems.waiting) == (failed, "out_of_memory", 0)
-    assert problems.line == "slurmstepd: error: Detected 1 oom_kill event"
+    assert sweep.eta_s == pytest.approx((left + sum(e.flops for e in others)) / speed)
+    assert sweep.left_s is not None and sweep.left_s > 0
+    [problem] = sweep.problems
+    assert (problem.planned_job, problem.failure, problem.waiting) == (failed, "out_of_memory", 0)
+    assert problem.line == "slurmstepd: error: Detected 1 oom_kill event"
 
 
 def test_a_running_attempt_that_says_nothing_is_told(midway: Any) -> None:
     sweep_jobs, (_, second), _ = midway
     heartbeat = second.folder.attempts / "0001" / "heartbeat.json"
     os.utime(heartbeat, (time.time() - 600, time.time() - 600))
-    found = status(sweep_jobs)
-    assert state_of(found, second) == "running" and found.eta_s is None
-    assert [(one.what, one.planned_job) for one in found.problems] == [
-        ("failed", found.problems[0].planned_job),
+    sweep = status(sweep_jobs)
+    assert state_of(sweep, second) == "running" and sweep.eta_s is None
+    assert [(problem.what, problem.planned_job) for problem in sweep.problems] == [
+        ("failed", sweep.problems[0].planned_job),
         ("silent", second),
     ]
-    assert found.problems[1].silent_s == pytest.approx(600, abs=30)
+    assert sweep.problems[1].silent_s == pytest.approx(600, abs=30)
 
 
 def test_branches_that_wait_for_a_failed_trunk_are_counted_and_not_awaited(planned: Planner) -> None:
     sweep_jobs = planned(name="stuck", ladder__depths=[1])
     [trunk] = only(sweep_jobs, "trunk")
     begin(trunk).end("failed", error="Traceback\n  ValueError: no\n")
-    found = status(sweep_jobs)
-    [problems] = found.problems
-    assert (problems.waiting, problems.line, problems.failure) == (2, "ValueError: no", "failed")
-    assert found.eta_s is None and found.left_s is None
+    sweep = status(sweep_jobs)
+    [problem] = sweep.problems
+    assert (problem.waiting, problem.line, problem.failure) == (2, "ValueError: no", "failed")
+    assert sweep.eta_s is None and sweep.left_s is None
 
 
 def test_the_queue_is_told_and_nothing_is_written(midway: Any) -> None:
@@ -109,10 +109,10 @@ def test_the_queue_is_told_and_nothing_is_written(midway: Any) -> None:
         others[0].job.id: as_task("7_3", "PENDING", "JobHeldUser"),
     }
     before = tree(sweep_jobs.sweep.workspace.root)
-    found = status(sweep_jobs, tasks)
-    assert state_of(found, failed) == "queued" and found.kinds["branch"].states["queued"] == 1
-    assert state_of(found, second) == "running" and state_of(found, others[0]) == "waiting"
-    assert not found.problems and found.queue == tasks
+    sweep = status(sweep_jobs, tasks)
+    assert state_of(sweep, failed) == "queued" and sweep.kinds["branch"].states["queued"] == 1
+    assert state_of(sweep, second) == "running" and state_of(sweep, others[0]) == "waiting"
+    assert not sweep.problems and sweep.queue == tasks
     assert tree(sweep_jobs.sweep.workspace.root) == before
 
 
@@ -129,8 +129,8 @@ def test_a_cancelled_job_is_cancelled_whatever_is_queued(planned: Planner) -> No
     sweep_jobs = planned(name="ended")
     [first, second] = only(sweep_jobs, "trunk")
     sweep_jobs.sweep.mark_cancelled([first.job.id, second.job.id])
-    found = status(sweep_jobs, {first.job.id: as_task("7_1", "PENDING")})
-    assert found.kinds["trunk"].states == {"cancelled": 2} and found.eta_s is None
+    sweep = status(sweep_jobs, {first.job.id: as_task("7_1", "PENDING")})
+    assert sweep.kinds["trunk"].states == {"cancelled": 2} and sweep.eta_s is None
 
 
 def test_a_device_that_is_a_gpu_is_called_one(planned: Planner) -> None:
@@ -139,8 +139,8 @@ def test_a_device_that_is_a_gpu_is_called_one(planned: Planner) -> None:
     begin(first).end("stopped", device="AMD EPYC", train_s=1.0)
     assert not status(sweep_jobs).on_gpus
     begin(first).end("stopped", device="NVIDIA H100 80GB HBM3", train_s=1.0, world_size=8)
-    found = status(sweep_jobs)
-    assert found.on_gpus and found.train_s == 2 and found.spent_s == 9
+    sweep = status(sweep_jobs)
+    assert sweep.on_gpus and sweep.train_s == 2 and sweep.spent_s == 9
 
 
 def test_the_kind_of_a_device_is_what_its_attempt_says_whatever_the_name(planned: Planner) -> None:

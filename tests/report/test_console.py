@@ -32,7 +32,7 @@ def test_a_path_is_what_one_would_type(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_number_is_shown_whole_or_not_at_all(width: int, columns: int) -> None:
     names = ["rung", "tokens", "loss", "spare one", "spare two", "last"]
     row = ["320x8", "295M-1.18B", "2.3456", "1234567", "7654321", "9.99e21"]
-    made = table("t", names, [row], width=width, spare=("spare one", "spare two", "loss"))
+    grid = table("t", names, [row], width=width, spare=("spare one", "spare two", "loss"))
     out = io.StringIO()
-    Console(file=out, width=width).print(made)
-    assert len(made.columns) == columns and row[1] in out.getvalue() and "…" not in out.getvalue()
+    Console(file=out, width=width).print(grid)
+    assert len(grid.columns) == columns and row[1] in out.getvalue() and "…" not in out.getvalue()

@@ -99,6 +99,6 @@ def test_a_job_that_never_started_says_so(planned: Planner) -> None:
 
 
 def test_json_has_records_and_rows(tried: tuple[SweepJobs, PlannedJob]) -> None:
-    told = json.loads(json.dumps(job_log_json(read_job_log(*tried))))
-    assert [one["record"]["why"] for one in told["attempts"]] == ["stopped", "out_of_memory"]
-    assert told["attempts"][1]["metrics"][0]["tokens_per_s"] == 12345 and told["state"] == "failed"
+    report = json.loads(json.dumps(job_log_json(read_job_log(*tried))))
+    assert [attempt["record"]["why"] for attempt in report["attempts"]] == ["stopped", "out_of_memory"]
+    assert report["attempts"][1]["metrics"][0]["tokens_per_s"] == 12345 and report["state"] == "failed"

@@ -20,9 +20,9 @@ from sweepctl.store.sweep_jobs import SweepJobs
 from tests.conftest import Planner, only, run_all
 
 
-def printed(found: object, width: int = 120) -> str:
+def printed(shown: object, width: int = 120) -> str:
     out = io.StringIO()
-    Console(file=out, width=width, highlight=False).print(found)
+    Console(file=out, width=width, highlight=False).print(shown)
     return out.getvalue()
 
 
@@ -46,41 +46,41 @@ def test_what_is_wrong_is_shown_up_to_a_limit(troubled: SweepJobs) -> None:
 
 
 def test_a_sweep_of_many_rungs_is_one_screen(troubled: SweepJobs) -> None:
-    found = status(troubled)
-    found.rungs = [
+    sweep = status(troubled)
+    sweep.rungs = [
         RungStatus("all", f"rung{i}", Counter(done=3) if i % 5 else Counter(failed=2), i, 100.0)
         for i in range(200)
     ]
-    text = printed(screen(found, height=45))
+    text = printed(screen(sweep, height=45))
     assert len(text.splitlines()) <= 45
     assert "rung0 " in text and "rung1 " not in text  # what is not complete comes first
     folded = next(line.split() for line in text.splitlines() if " more " in line)
     rest = int(folded[0])
     assert rest + text.count(" rung") - text.count("stage   rung") == 200
-    assert len(printed(screen(found)).splitlines()) < 60
+    assert len(printed(screen(sweep)).splitlines()) < 60
 
 
 def test_a_long_line_is_whole_where_it_can_be_scrolled_and_cut_where_not(troubled: SweepJobs) -> None:
-    found = status(troubled)
+    sweep = status(troubled)
     out = io.StringIO()
-    show_status(Console(file=out, width=70, highlight=False), found)
+    show_status(Console(file=out, width=70, highlight=False), sweep)
     assert out.getvalue().count("here\n") == view.FAILED
-    cut = printed(screen(found, height=60), width=70)
+    cut = printed(screen(sweep, height=60), width=70)
     assert "here" not in cut and "…" in cut and max(map(len, cut.splitlines())) <= 70
 
 
 def test_queued_jobs_say_why(troubled: SweepJobs) -> None:
     trunks = only(troubled, "trunk")
     tasks = {e.job.id: as_task(f"9_{i}", "PENDING", "Priority") for i, e in enumerate(trunks[30:])}
-    found = status(troubled, tasks)
-    assert "Queued: 30 Priority." in printed(screen(found))
-    told = json.loads(json.dumps(status_json(found)))
-    job = next(job for job in told["jobs"] if job["id"] == trunks[31].job.id)
+    sweep = status(troubled, tasks)
+    assert "Queued: 30 Priority." in printed(screen(sweep))
+    report = json.loads(json.dumps(status_json(sweep)))
+    job = next(job for job in report["jobs"] if job["id"] == trunks[31].job.id)
     assert (job["state"], job["task"], job["queue_state"]) == ("queued", "9_1", "PENDING")
-    assert told["kinds"]["trunk"]["states"] == {"failed": 30, "queued": 30}
-    assert told["kinds"]["trunk"]["failures"] == {"infrastructure": 1, "failed": 29}
-    assert len(told["wrong"]) == 30 and told["wrong"][1]["branches_waiting"] == 2
-    assert told["eta_s"] is None and told["device_hours_left"] is None and told["tokens_done"] == 0
+    assert report["kinds"]["trunk"]["states"] == {"failed": 30, "queued": 30}
+    assert report["kinds"]["trunk"]["failures"] == {"infrastructure": 1, "failed": 29}
+    assert len(report["wrong"]) == 30 and report["wrong"][1]["branches_waiting"] == 2
+    assert report["eta_s"] is None and report["device_hours_left"] is None and report["tokens_done"] == 0
 
 
 @pytest.mark.parametrize("terminal", [False, True])

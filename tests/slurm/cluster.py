@@ -32,10 +32,10 @@ SETTINGS = {
 def until(true: Callable[[], Any], patience_s: float = 240, why: Callable[[], str] = lambda: "") -> Any:
     """Wait for something that has to come."""
     deadline = time.monotonic() + patience_s
-    while not (found := true()):
+    while not (reached := true()):
         assert time.monotonic() < deadline, f"waited too long: {why()}"
         time.sleep(0.1)
-    return found
+    return reached
 
 
 def waits_for(file: Path) -> dict[str, Any]:
@@ -70,8 +70,8 @@ class OnSlurm:
     def launch(self, *extra: str, **environment: str) -> dict[str, Any]:
         done = self.command(*self.launch_command(*extra), **environment)
         assert done.returncode == 0, done.stderr
-        found: dict[str, Any] = json.loads(done.stdout)
-        return found
+        report: dict[str, Any] = json.loads(done.stdout)
+        return report
 
     def ask(self, *command: str) -> str:
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60)
@@ -79,12 +79,12 @@ class OnSlurm:
 
     def tasks(self) -> dict[str, tuple[str, str]]:
         """Task -> state and reason, of this sweep."""
-        found = {}
+        tasks = {}
         for line in self.ask("squeue", "-h", "-r", "-o", "%i|%T|%r|%j").splitlines():
             task, state, reason, name = line.split("|")
             if name.startswith(f"{self.sweep_jobs.sweep.name}."):
-                found[task] = (state, reason)
-        return found
+                tasks[task] = (state, reason)
+        return tasks
 
     def running(self) -> list[str]:
         return [task for task, (state, _) in self.tasks().items() if state == "RUNNING"]
@@ -136,14 +136,14 @@ class OnSlurm:
         array_id, _, index = task.partition("_")
         wanted = {f"SLURM_ARRAY_JOB_ID={array_id}".encode(), f"SLURM_ARRAY_TASK_ID={index}".encode(),
                   f"SLURM_CONF={self.box.conf}".encode()}  # fmt: skip
-        found = []
+        pids = []
         for entry in os.listdir("/proc"):
             try:
                 words = Path(f"/proc/{entry}/cmdline").read_bytes().split(b"\0")
                 if entry.isdigit() and b"sweepctl.launch.slurm.task" in words and b"srun" not in words[0]:
                     variables = set(Path(f"/proc/{entry}/environ").read_bytes().split(b"\0"))
                     if wanted <= variables:
-                        found.append(int(entry))
+                        pids.append(int(entry))
             except OSError:
                 continue
-        return found
+        return pids

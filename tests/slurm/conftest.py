@@ -52,21 +52,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     """A box of three nodes, shared by the tests."""
-    made = BOX.Box(tmp_path_factory.mktemp("slurm") / "box", nodes=3)
-    made.up()
-    yield made
-    made.down()
+    box = BOX.Box(tmp_path_factory.mktemp("slurm") / "box", nodes=3)
+    box.up()
+    yield box
+    box.down()
 
 
 @pytest.fixture(scope="session")
 def accounting_box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     """A box of one node with accounting and a small MaxArraySize, shared by the tests."""
-    made = BOX.Box(
+    box = BOX.Box(
         tmp_path_factory.mktemp("accounting") / "box", nodes=1, settings="MaxArraySize=101", accounting=True
     )
-    made.up()
-    yield made
-    made.down()
+    box.up()
+    yield box
+    box.down()
 
 
 @pytest.fixture
@@ -76,13 +76,13 @@ def on_slurm(
     undisturbed: Undisturbed,
 ) -> Any:
     """Plan a study and put it on the box: on_slurm(settings, **changes of the study)."""
-    made: list[OnSlurm] = []
+    planned_sweeps: list[OnSlurm] = []
 
     def plan(settings: dict[str, Any] | None = None, **changes: Any) -> OnSlurm:
-        one = OnSlurm(box, planned(**changes), undisturbed, **(settings or {}))
-        made.append(one)
-        return one
+        sweep = OnSlurm(box, planned(**changes), undisturbed, **(settings or {}))
+        planned_sweeps.append(sweep)
+        return sweep
 
     yield plan
-    for one in made:
-        one.ask("scancel", *one.tasks()) if one.tasks() else None
+    for sweep in planned_sweeps:
+        sweep.ask("scancel", *sweep.tasks()) if sweep.tasks() else None

@@ -43,16 +43,16 @@ def test_a_job_over_the_limit_of_its_qos_is_refused(accounting_box: Any) -> None
         subprocess.run(command, env=accounting_box.environment(), capture_output=True, text=True)
         for _ in range(6)
     ]
-    assert [one.returncode for one in done] == [0, 0, 0, 0, 0, 1]
+    assert [submission.returncode for submission in done] == [0, 0, 0, 0, 0, 1]
     assert done[-1].stderr == (
         "sbatch: error: QOSMaxSubmitJobPerUserLimit\n"
         "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy "
         "(job submit limit, user's size and/or time limits)\n"
     )
-    known = ask(
+    limits = ask(
         accounting_box, "scontrol", "-o", "show", "assoc_mgr", "flags=qos", f"users={getpass.getuser()}"
     )
-    assert "MaxSubmitJobsPU=5(5)" in known
+    assert "MaxSubmitJobsPU=5(5)" in limits
     ask(accounting_box, "scancel", "--qos=small", "--state=PENDING")
 
 
@@ -91,9 +91,9 @@ def test_it_ends_cleanly_and_comes_back_after_a_crash(tmp_path: Path) -> None:
 
 
 def test_what_it_lacks_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = BOX.shutil.which
+    which = BOX.shutil.which
     monkeypatch.setattr(
-        BOX.shutil, "which", lambda name, path: None if name == "slurmdbd" else found(name, path=path)
+        BOX.shutil, "which", lambda name, path: None if name == "slurmdbd" else which(name, path=path)
     )
     with pytest.raises(BOX.BoxError, match=r"slurmdbd not found: `make slurm-install`"):
         BOX.Box(tmp_path / "box", accounting=True).up()

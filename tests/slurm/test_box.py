@@ -36,10 +36,10 @@ def submit(box: Any, out: Path, script: str, *options: str) -> str:
 
 def until(true: Callable[[], Any], patience_s: float = 240) -> Any:
     deadline = time.monotonic() + patience_s
-    while not (found := true()):
+    while not (reached := true()):
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.1)
-    return found
+    return reached
 
 
 def state(box: Any, job: str) -> str:

@@ -58,7 +58,7 @@ class Chaos:
         """A task that trains, or at least runs; launches where nothing is left in the queue."""
         tries = 0
 
-        def found() -> list[str]:
+        def running_tasks() -> list[str]:
             nonlocal tries
             tries += 1
             for node in self.sweep.ask("sinfo", "-h", "-N", "-t", "drain,down", "-o", "%N").split():
@@ -76,7 +76,7 @@ class Chaos:
             alive = {last.record.get("scheduler_id") for last in newest if last is not None and last.alive()}
             return [task for task in running if task in alive] or (running if tries > 20 else [])
 
-        return self.draw.choice(until(found, 120, self.sweep.story))
+        return self.draw.choice(until(running_tasks, 120, self.sweep.story))
 
     @staticmethod
     def met(faults: Path) -> Counter[str]:
@@ -151,10 +151,10 @@ class Chaos:
         ballast = fill(self.store, 4096)
         before = self.steps()
         logs = self.sweep.records.folder.glob("arrays/*/*.out")
-        seen = {log: log.stat().st_size for log in logs}
+        sizes = {log: log.stat().st_size for log in logs}
 
         def refused() -> bool:
-            texts = (log.read_bytes()[size:] for log, size in seen.items())
+            texts = (log.read_bytes()[size:] for log, size in sizes.items())
             return any(b"disk is full" in text for text in texts) or self.steps() > before + 20_000
 
         try:

@@ -25,10 +25,10 @@ GRID = {"grid": {"axes": {"seed.init": [0, 1]}}}
 
 def test_a_sweep_runs_to_its_end_by_itself(on_slurm: Any) -> None:
     sweep = on_slurm(name="plain", **GRID)
-    told = sweep.launch()
-    assert told["submitted"] == len(sweep.sweep_jobs.by_id)
-    held = [array for array in told["arrays"] if array["held"]]
-    assert len(told["arrays"]) == 2 and len(held) == 1
+    report = sweep.launch()
+    assert report["submitted"] == len(sweep.sweep_jobs.by_id)
+    held = [array for array in report["arrays"] if array["held"]]
+    assert len(report["arrays"]) == 2 and len(held) == 1
     assert set(held[0]["jobs"]) == {e.job.id for e in only(sweep.sweep_jobs, "branch")}
     assert sweep.finish(launches=0) == 0
     assert sweep.same_as_undisturbed()
@@ -51,15 +51,15 @@ def test_a_branch_starts_while_its_trunk_trains_on(on_slurm: Any) -> None:
 
 def test_two_launches_at_once_submit_each_job_once(on_slurm: Any) -> None:
     sweep = on_slurm({"sbatch.begin": "now+1hour"}, name="twice", **GRID)
-    both = [
+    launches = [
         subprocess.Popen(
             [sys.executable, "-m", "sweepctl", *sweep.launch_command()],
             env=sweep.environment, stdout=subprocess.PIPE, text=True,
         )
         for _ in range(3)
     ]  # fmt: skip
-    told = [json.loads(one.communicate(timeout=120)[0]) for one in both]
-    assert sum(one["submitted"] for one in told) == len(sweep.tasks()) == len(sweep.sweep_jobs.by_id)
+    reports = [json.loads(process.communicate(timeout=120)[0]) for process in launches]
+    assert sum(report["submitted"] for report in reports) == len(sweep.tasks()) == len(sweep.sweep_jobs.by_id)
 
 
 @pytest.mark.parametrize("moment", ["before", "after"])
@@ -76,8 +76,8 @@ def test_a_launch_killed_around_sbatch_leaves_no_orphan(on_slurm: Any, tmp_path:
     assert died.returncode == -signal.SIGKILL
     submitted = len(sweep.tasks())
     assert (submitted > 0) == (moment == "after")
-    told = sweep.launch()
-    assert told["already_queued"] == submitted
+    report = sweep.launch()
+    assert report["already_queued"] == submitted
     assert len(sweep.tasks()) == len(sweep.sweep_jobs.by_id)
     assert sweep.launch()["submitted"] == 0
 
@@ -92,19 +92,19 @@ def test_an_array_id_that_was_given_out_anew_is_not_ours(on_slurm: Any, tmp_path
     array = Array(new_token(), "x", "reset.gone", "slurmbox", jobs, resources(), by=author())
     sweep.records.intend(array)
     sweep.records.write_id(array.token, other)
-    told = sweep.launch()
-    assert told["submitted"] == len(jobs) and told["cancelled"] == []
+    report = sweep.launch()
+    assert report["submitted"] == len(jobs) and report["cancelled"] == []
     sweep.ask("scancel", other)
 
 
 def test_a_dry_run_shows_the_scripts_and_does_nothing(on_slurm: Any) -> None:
     sweep = on_slurm({"environment.WORD": '"a $HOME `id` b"'}, name="dry")
     before = sorted(path for path in sweep.sweep_jobs.sweep.folder.rglob("*") if "verified" not in path.name)
-    shown = sweep.launch("--dry-run")["would_submit"]
-    assert [len(one["jobs"]) for one in shown] == [2, 4]
-    assert "#SBATCH --array=0-1%2" in shown[0]["script"] and "#SBATCH --hold" in shown[1]["script"]
-    assert "#SBATCH --requeue" in shown[0]["script"] and "#SBATCH --time=10" in shown[0]["script"]
-    assert "export WORD='a $HOME `id` b'" in shown[0]["script"]
+    arrays = sweep.launch("--dry-run")["would_submit"]
+    assert [len(array["jobs"]) for array in arrays] == [2, 4]
+    assert "#SBATCH --array=0-1%2" in arrays[0]["script"] and "#SBATCH --hold" in arrays[1]["script"]
+    assert "#SBATCH --requeue" in arrays[0]["script"] and "#SBATCH --time=10" in arrays[0]["script"]
+    assert "export WORD='a $HOME `id` b'" in arrays[0]["script"]
     assert sorted(path for path in sweep.sweep_jobs.sweep.folder.rglob("*")) == before
     assert not sweep.tasks()
     text = sweep.command(*[word for word in sweep.launch_command("--dry-run") if word != "--json"]).stdout
@@ -114,8 +114,8 @@ def test_a_dry_run_shows_the_scripts_and_does_nothing(on_slurm: Any) -> None:
 def test_resources_by_rung_make_arrays_of_their_own(on_slurm: Any) -> None:
     sweep = on_slurm({"sbatch.begin": "now+1hour"}, name="classes")
     rungs = [rung.name for rung in sweep.sweep_jobs.plans["all"].rungs]
-    told = sweep.launch(f"rungs.{rungs[0]}.time_min=3", f"rungs.{rungs[0]}.cpus_per_task=2")
-    assert {(a["resources"]["time_min"], a["held"]) for a in told["arrays"]} == {
+    report = sweep.launch(f"rungs.{rungs[0]}.time_min=3", f"rungs.{rungs[0]}.cpus_per_task=2")
+    assert {(a["resources"]["time_min"], a["held"]) for a in report["arrays"]} == {
         (3, False), (3, True), (10, False), (10, True)
     }  # fmt: skip
     limits = set(sweep.ask("squeue", "-h", "-r", "-o", "%l").split())
@@ -126,10 +126,10 @@ def test_nothing_of_a_surrounding_job_reaches_a_task(on_slurm: Any, tmp_path: Pa
     sweep = on_slurm({"setup": f"['env > {tmp_path}/env']"}, name="clean", ladder__depths=[1])
     sweep.launch(SLURM_MEM_PER_CPU="7", SLURM_NTASKS="99", WORLD_SIZE="8", MASTER_ADDR="elsewhere", RANK="3")
     sweep.finish(launches=0)
-    seen = dict(line.partition("=")[::2] for line in (tmp_path / "env").read_text().splitlines())
-    assert not {"WORLD_SIZE", "MASTER_ADDR", "RANK"} & set(seen)
-    assert seen["SLURM_NTASKS"] == "1" and seen.get("SLURM_MEM_PER_CPU") != "7"
-    assert seen["SLURM_CONF"] == str(sweep.box.conf)
+    variables = dict(line.partition("=")[::2] for line in (tmp_path / "env").read_text().splitlines())
+    assert not {"WORLD_SIZE", "MASTER_ADDR", "RANK"} & set(variables)
+    assert variables["SLURM_NTASKS"] == "1" and variables.get("SLURM_MEM_PER_CPU") != "7"
+    assert variables["SLURM_CONF"] == str(sweep.box.conf)
 
 
 def test_what_slurm_refuses_is_one_sentence(on_slurm: Any) -> None:
@@ -151,9 +151,9 @@ def test_what_slurm_refuses_is_one_sentence(on_slurm: Any) -> None:
 
 def test_what_is_over_the_limit_is_submitted_by_tasks_that_end(on_slurm: Any) -> None:
     sweep = on_slurm({"max_submitted": 3}, name="limited", **GRID)
-    told = sweep.launch()
-    assert told["submitted"] == 3 and told["unsubmitted"] == len(sweep.sweep_jobs.by_id) - 3
-    assert "max_submitted" in told["why"]
+    report = sweep.launch()
+    assert report["submitted"] == 3 and report["unsubmitted"] == len(sweep.sweep_jobs.by_id) - 3
+    assert "max_submitted" in report["why"]
     assert sweep.finish(launches=0) == 0
     assert sweep.same_as_undisturbed()
 
@@ -191,7 +191,7 @@ def test_a_changed_plan_does_not_change_what_is_queued(
 
 def test_ids_and_names_are_asked_for_not_users(on_slurm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = on_slurm({"sbatch.begin": "now+1hour"}, name="team")
-    told = sweep.launch()
+    report = sweep.launch()
     monkeypatch.setenv("SLURM_CONF", str(sweep.box.conf))
-    ids = {array["id"]: "team.x" for array in told["arrays"]}
+    ids = {array["id"]: "team.x" for array in report["arrays"]}
     assert commands.squeue(ids, ids) == {}  # another's name: not ours

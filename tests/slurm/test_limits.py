@@ -27,10 +27,10 @@ GRID = {"grid": {"axes": {"seed.init": [0, 1, 2]}}}
 @pytest.fixture(scope="module")
 def small_box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     settings = "MaxArraySize=4\nMaxJobCount=14"
-    made = BOX.Box(tmp_path_factory.mktemp("limits") / "box", nodes=1, settings=settings)
-    made.up()
-    yield made
-    made.down()
+    box = BOX.Box(tmp_path_factory.mktemp("limits") / "box", nodes=1, settings=settings)
+    box.up()
+    yield box
+    box.down()
 
 
 def on(box: Any, planned: Planner, undisturbed: Undisturbed, **settings: Any) -> OnSlurm:
@@ -41,12 +41,12 @@ def test_arrays_are_split_and_the_rest_waits(
     small_box: Any, planned: Planner, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     sweep = on(small_box, planned, undisturbed, **waits_for(tmp_path / "open"))
-    told = sweep.launch()
-    assert all(len(array["jobs"]) <= 4 for array in told["arrays"])
-    assert (told["submitted"], told["unsubmitted"]) == (13, 5)
-    assert "MaxJobCount=14" in told["why"]
+    report = sweep.launch()
+    assert all(len(array["jobs"]) <= 4 for array in report["arrays"])
+    assert (report["submitted"], report["unsubmitted"]) == (13, 5)
+    assert "MaxJobCount=14" in report["why"]
     shown = sweep.command("status", "limits").stdout
-    assert f"{told['unsubmitted']} jobs without a task of their own (MaxJobCount=14)" in shown
+    assert f"{report['unsubmitted']} jobs without a task of their own (MaxJobCount=14)" in shown
     (tmp_path / "open").touch()
     assert sweep.finish(launches=1) <= 1
     assert sweep.same_as_undisturbed()
@@ -56,9 +56,9 @@ def test_what_a_qos_refuses_is_halved_until_it_is_taken(
     accounting_box: Any, planned: Planner, undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     sweep = on(accounting_box, planned, undisturbed, resources__qos="small", **waits_for(tmp_path / "open"))
-    told = sweep.launch()
-    assert 0 < told["submitted"] <= 5 and told["unsubmitted"] == 18 - told["submitted"]
-    assert "QOSMaxSubmitJobPerUserLimit" in told["why"]
+    report = sweep.launch()
+    assert 0 < report["submitted"] <= 5 and report["unsubmitted"] == 18 - report["submitted"]
+    assert "QOSMaxSubmitJobPerUserLimit" in report["why"]
     (tmp_path / "open").touch()
     assert sweep.finish(launches=0) == 0
     assert sweep.same_as_undisturbed()
@@ -73,8 +73,8 @@ def test_an_accounts_limit_is_read_beforehand(
     monkeypatch.setenv("SLURM_CONF", str(accounting_box.conf))
     try:
         assert commands.limits(None, 18).room == 7
-        told = sweep.launch()
-        assert told["submitted"] == 7 and told["why"] == "MaxSubmitJobs=7"
+        report = sweep.launch()
+        assert report["submitted"] == 7 and report["why"] == "MaxSubmitJobs=7"
         assert sweep.finish(launches=0) == 0
     finally:
         sweep.ask(*limit, "MaxSubmitJobs=-1")
@@ -95,8 +95,8 @@ def test_a_cancelled_task_is_explained_by_the_accounting(
         os.kill(pid, signal.SIGKILL)
 
     def noted() -> bool:
-        found = json.loads(sweep.command("status", "ended", "--json").stdout)
-        notes = [job["note"] or "" for job in found["jobs"] if job["id"] == run.job.id]
+        status = json.loads(sweep.command("status", "ended", "--json").stdout)
+        notes = [job["note"] or "" for job in status["jobs"] if job["id"] == run.job.id]
         return any("ended as FAILED" in note for note in notes)
 
     until(noted, 60, sweep.story)

@@ -239,8 +239,8 @@ def test_a_python_error_is_labelled_and_not_repeated(on_slurm: Any, tmp_path: Pa
     [record] = sweep.records_of(trunk)
     assert record["why"] == "failed" and "a fault of the test" in record["error"]
     assert states(sweep)[trunk.job.id] == "failed"
-    told = sweep.launch("--retry", "none")
-    assert told["submitted"] == 0 and told["exhausted"] == [trunk.job.id]
+    report = sweep.launch("--retry", "none")
+    assert report["submitted"] == 0 and report["exhausted"] == [trunk.job.id]
     assert sweep.finish(launches=1) == 1
     assert sweep.same_as_undisturbed()
     assert [r["why"] for r in sweep.records_of(trunk)] == ["failed", "done"]
@@ -276,8 +276,8 @@ def test_divergence_is_a_result(on_slurm: Any) -> None:
     assert set(states(sweep).values()) == {"diverged"}
     assert sweep.same_as_undisturbed()
     assert sweep.launch()["submitted"] == 0
-    told = sweep.launch("--retry", "diverged")
-    assert told["submitted"] == 3
+    report = sweep.launch("--retry", "diverged")
+    assert report["submitted"] == 3
     assert sweep.finish(launches=0) == 0
     assert sweep.same_as_undisturbed()
     assert len(sweep.records_of(trunk_of(sweep))) == 2

@@ -35,8 +35,8 @@ def test_two_nodes_train_what_one_process_trains(on_slurm: Callable[..., OnSlurm
     sweep = on_slurm(TWO_BY_TWO, name="team", ladder__depths=[1], budget__tokens=[12_800, 25_600])
     sweep.launch()
     sweep.finish(launches=0)
-    one, sweep_jobs = undisturbed_losses(sweep)
-    assert losses(sweep).to_numpy() == pytest.approx(one.to_numpy(), rel=1e-5)
+    expected, sweep_jobs = undisturbed_losses(sweep)
+    assert losses(sweep).to_numpy() == pytest.approx(expected.to_numpy(), rel=1e-5)
     for entry in sweep.sweep_jobs.by_id.values():
         [record] = sweep.records_of(entry)
         assert record["world_size"] == 4 and record["micro_batch_rows"] == 1
@@ -70,20 +70,20 @@ def test_a_run_moves_between_world_sizes(on_slurm: Callable[..., OnSlurm]) -> No
     sweep.finish(launches=0)
     sizes = [record["world_size"] for record in sweep.records_of(trunk)]
     assert sizes[0] == sizes[1] == 4 and sizes[-1] == 1
-    one, _ = undisturbed_losses(sweep)
-    assert losses(sweep).to_numpy() == pytest.approx(one.to_numpy(), rel=1e-3)
+    expected, _ = undisturbed_losses(sweep)
+    assert losses(sweep).to_numpy() == pytest.approx(expected.to_numpy(), rel=1e-3)
 
 
 def followers(leader: int) -> list[int]:
     """Workers of the same Slurm job that are not the first one."""
     job = variable(leader, b"SLURM_JOB_ID")
-    found = []
+    pids = []
     for entry in os.listdir("/proc"):
         if entry.isdigit() and int(entry) != leader:
             words = read(f"/proc/{entry}/cmdline").split(b"\0")
             if b"sweepctl.train.worker" in words and variable(int(entry), b"SLURM_JOB_ID") == job:
-                found.append(int(entry))
-    return found
+                pids.append(int(entry))
+    return pids
 
 
 def variable(pid: int, name: bytes) -> bytes:

@@ -84,9 +84,9 @@ def test_what_no_plan_wants_any_more_leaves_the_queue(
     before = set(sweep.tasks())
     sweep_jobs = planned(name="fewer", budget__tokens=[12_800], **ONE)
     again = OnSlurm(sweep.box, sweep_jobs, undisturbed, **{k.replace(".", "__"): v for k, v in later.items()})
-    told = again.launch()
+    report = again.launch()
     gone = before - set(again.tasks())
-    assert set(told["cancelled"]) == gone and len(gone) == len(
+    assert set(report["cancelled"]) == gone and len(gone) == len(
         set(sweep.sweep_jobs.by_id) - set(sweep_jobs.by_id)
     )
     assert again.command("cancel", "fewer", "--yes").returncode == 0

@@ -24,9 +24,9 @@ def folder(tmp_path: Path) -> JobFolder:
 
 def forge(folder: JobFolder, **facts: object) -> attempts.Attempt:
     """An attempt as some process would have left it."""
-    made = attempts.claim(folder, {})
-    made.update(**facts)
-    return made
+    attempt = attempts.claim(folder, {})
+    attempt.update(**facts)
+    return attempt
 
 
 def test_a_living_owner_keeps_its_job(folder: JobFolder) -> None:
@@ -50,17 +50,17 @@ def test_a_reused_process_id_is_not_mistaken(folder: JobFolder) -> None:
 
 
 def test_a_rebooted_machine_has_no_old_owners(folder: JobFolder) -> None:
-    made = forge(folder, boot="another boot")
-    age(made.path, attempts.LEASE_S + 60)
+    owner = forge(folder, boot="another boot")
+    age(owner.path, attempts.LEASE_S + 60)
     assert attempts.claim(folder, {}) is not None
 
 
 def test_another_host_counts_as_alive_until_its_lease_is_over(folder: JobFolder) -> None:
-    made = forge(folder, host="elsewhere", boot="b")
-    made.beat(5, 320)
-    assert made.alive() and attempts.claim(folder, {}) is None
-    age(made.path, attempts.LEASE_S + 60)
-    assert not made.alive() and attempts.claim(folder, {}) is not None
+    owner = forge(folder, host="elsewhere", boot="b")
+    owner.beat(5, 320)
+    assert owner.alive() and attempts.claim(folder, {}) is None
+    age(owner.path, attempts.LEASE_S + 60)
+    assert not owner.alive() and attempts.claim(folder, {}) is not None
 
 
 def age(path: Path, seconds: float) -> None:
@@ -78,19 +78,19 @@ def test_a_newer_owner_is_noticed(folder: JobFolder) -> None:
 
 
 def test_a_damaged_record_blocks_the_job_only_as_long_as_its_owner_may_live(folder: JobFolder) -> None:
-    made = attempts.claim(folder, {})
-    (made.path / "attempt.json").write_text("{")
+    owner = attempts.claim(folder, {})
+    (owner.path / "attempt.json").write_text("{")
     assert attempts.claim(folder, {}) is None
     long_ago = time.time() - 2 * attempts.LEASE_S
-    for path in made.path.iterdir():
+    for path in owner.path.iterdir():
         os.utime(path, (long_ago, long_ago))
     assert attempts.claim(folder, {}).number == 2
 
 
 def race(path: str, barrier, results) -> None:  # type: ignore[no-untyped-def]
     barrier.wait()
-    made = attempts.claim(JobFolder(Path(path), "abcd"), {})
-    results.put(made.number if made else 0)
+    attempt = attempts.claim(JobFolder(Path(path), "abcd"), {})
+    results.put(attempt.number if attempt else 0)
     barrier.wait()
 
 
@@ -108,6 +108,6 @@ def test_of_many_at_once_one_wins(folder: JobFolder) -> None:
 
 
 def test_the_record_names_this_process(folder: JobFolder) -> None:
-    made = attempts.claim(folder, {"launcher": "test"})
-    record = json.loads((made.path / "attempt.json").read_text())
+    attempt = attempts.claim(folder, {"launcher": "test"})
+    record = json.loads((attempt.path / "attempt.json").read_text())
     assert (record["pid"], record["host"], record["launcher"]) == (os.getpid(), socket.gethostname(), "test")

@@ -67,10 +67,10 @@ def test_cleaning_keeps_what_a_new_plan_starts_from(planned: Planner) -> None:
 def test_what_came_to_be_wanted_between_the_look_and_the_deletion_stays(planned: Planner) -> None:
     sweep_jobs = planned(name="mine", **ONE)
     run_all(sweep_jobs)
-    found = clean.find(sweep_jobs.sweep, "none")
-    assert found.checkpoints
+    unwanted = clean.find(sweep_jobs.sweep, "none")
+    assert unwanted.checkpoints
     planned(name="theirs", schedule__decay={"fraction": 0.25, "shape": "cosine"}, **ONE)
-    clean.delete(sweep_jobs.sweep, found)
+    clean.delete(sweep_jobs.sweep, unwanted)
     assert checkpoints.steps(trunk_of(sweep_jobs)) == [15, 30]
 
 
@@ -78,17 +78,17 @@ def test_a_job_that_is_taken_up_is_not_deleted(planned: Planner, monkeypatch: py
     old = planned(name="mine", **ONE)
     run_all(old)
     sweep_jobs = planned(name="mine", optimizer__lr=0.03, **ONE)
-    found = clean.find(sweep_jobs.sweep, "all")
+    unwanted = clean.find(sweep_jobs.sweep, "all")
     monkeypatch.setattr("sweepctl.store.attempts.claim", lambda folder, facts: None)
-    clean.delete(sweep_jobs.sweep, found)
+    clean.delete(sweep_jobs.sweep, unwanted)
     assert all(planned_job.folder.path.exists() for planned_job in old.by_id.values())
 
 
 def test_a_deletion_that_was_killed_is_finished_by_the_next(planned: Planner) -> None:
     run_all(planned(name="mine", **ONE))
     sweep_jobs = planned(name="mine", optimizer__lr=0.03, **ONE)
-    found = clean.find(sweep_jobs.sweep, "all")
-    path, _ = next(iter(found.jobs.values()))
+    unwanted = clean.find(sweep_jobs.sweep, "all")
+    path, _ = next(iter(unwanted.jobs.values()))
     gone = path.with_name(f".{path.name}.abc123.gone")
     path.rename(gone)
     again = clean.find(sweep_jobs.sweep, "all")

@@ -60,9 +60,9 @@ def test_a_board_reads_no_file_twice(planned: Planner, monkeypatch: pytest.Monke
     whole = files.read_json
 
     def counted(path: Any) -> dict[str, Any]:
-        found = whole(path)
+        content = whole(path)
         read[str(path)] += 1
-        return found
+        return content
 
     for module in ("job", "attempts"):
         monkeypatch.setattr(f"sweepctl.store.{module}.read_json", counted)

@@ -59,22 +59,22 @@ def test_two_sweeps_share_a_trunk_and_one_can_leave(planned: Planner, workspace)
     from sweepctl.launch.cancel import cancel
     from sweepctl.launch.clean import delete, find
 
-    one = planned(name="one", budget__tokens=[1280, 2560])
-    two = planned(name="two", budget__tokens=[2560, 5120])
-    one.make_wishes()
-    two.make_wishes()
-    trunk = only(one, "trunk")[0]
+    leaving = planned(name="one", budget__tokens=[1280, 2560])
+    staying = planned(name="two", budget__tokens=[2560, 5120])
+    leaving.make_wishes()
+    staying.make_wishes()
+    trunk = only(leaving, "trunk")[0]
     assert {w.sweep for w in trunk.folder.wishes()} == {"one", "two"}
-    done = cancel(one)
-    shared = {e.job.id for e in one.by_id.values()} & {e.job.id for e in two.by_id.values()}
+    done = cancel(leaving)
+    shared = {e.job.id for e in leaving.by_id.values()} & {e.job.id for e in staying.by_id.values()}
     assert set(done.spared) == shared and not set(done.cancelled) & shared
     assert {w.step for w in trunk.folder.wishes()} == {30, 60}
-    run_all(two)
-    before = {e.job.id: e.folder.result() for e in only(two, "branch")}
+    run_all(staying)
+    before = {e.job.id: e.folder.result() for e in only(staying, "branch")}
     planned(name="one", budget__tokens=[320])
     delete(workspace.sweep("one"), find(workspace.sweep("one"), "none"))
-    assert before == {e.job.id: e.folder.result() for e in only(two, "branch")}
-    assert all(two.finished(planned_job) for planned_job in two.by_id.values())
+    assert before == {e.job.id: e.folder.result() for e in only(staying, "branch")}
+    assert all(staying.finished(planned_job) for planned_job in staying.by_id.values())
 
 
 def test_withdrawing_takes_only_the_sweeps_own(planned: Planner) -> None:

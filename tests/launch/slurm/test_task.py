@@ -79,8 +79,8 @@ def test_a_task_goes_on_with_what_can_start(
     launch(sweep_jobs)
     [first] = cluster.waiting()
     assert cluster.run(first) == 0 and not list(sweep_jobs.unfinished())
-    told = capsys.readouterr().out
-    assert "nothing left to start" in told and "release" in told
+    log = capsys.readouterr().out
+    assert "nothing left to start" in log and "release" in log
     assert not cluster.held()
     cluster.run_all()
     assert all(ends(planned_job) == [End.DONE] for planned_job in sweep_jobs.by_id.values())
