@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Container
 from typing import Any
 
 from sweepctl.spec.optimizers.optimizer import Optimizer
@@ -18,25 +17,14 @@ SCHEDULE, WARMUP = f"{Schedule.at}.", f"{Schedule.at}.warmup"
 """Fields of the schedule; of its warmup, which a point has in steps."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PointSettings(Mapping[str, Any]):
+class PointSettings(dict[str, Any]):
     """Science fields by dotted name, those of the schedule under `schedule.`, with their values."""
 
-    values_set: dict[str, Any]
-    """As a plan's file has them."""
-
-    def __getitem__(self, path: str) -> Any:
-        return self.values_set[path]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.values_set)
-
-    def __len__(self) -> int:
-        return len(self.values_set)
+    __slots__ = ()
 
     def in_order(self) -> list[tuple[str, Any]]:
         """As they are to be set: kinds first, since the other fields of their group are of them."""
-        return sorted(self.values_set.items(), key=lambda setting: setting[0] not in KINDS)
+        return sorted(self.items(), key=lambda setting: setting[0] not in KINDS)
 
     def point(self, base: Point) -> Point:
         """The base with its own fields set."""
@@ -55,11 +43,11 @@ class PointSettings(Mapping[str, Any]):
     @property
     def change_counts(self) -> bool:
         """Whether parameters and FLOPs are others than the rung's."""
-        return any(path.startswith(SIZES) for path in self.values_set)
+        return any(path.startswith(SIZES) for path in self)
 
     def without(self, paths: Container[str]) -> dict[str, Any]:
         """Those of other fields."""
-        return {path: value for path, value in self.values_set.items() if path not in paths}
+        return {path: value for path, value in self.items() if path not in paths}
 
 
 def with_schedule_field(schedule: Schedule, path: str, value: Any) -> Schedule:

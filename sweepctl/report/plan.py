@@ -247,7 +247,7 @@ def _job_json(plan: Plan, job: Job) -> dict[str, Any]:
         "id": job.id,
         "kind": job.kind,
         "rung": plan.rung_of(job).name,
-        "settings": dict(plan.points[job.point].settings),
+        "settings": plan.points[job.point].settings,
         "trunk": job.trunk,
         "cut_step": job.cut,
         "end_step": job.end,
