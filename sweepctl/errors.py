@@ -42,15 +42,16 @@ class WorkFailed(SweepctlError):
     """The request was fine, the work did not succeed."""
 
 
-def unknown_name(kind: str, name: str, names: Iterable[str]) -> RequestError:
-    """An error that names what was asked for, the closest name that exists, and all the valid ones."""
+def unknown_name(kind: str, name: str, names: Iterable[str], where: str = "") -> RequestError:
+    """An error that names what was asked for, the closest name that exists, and all the valid ones; `where`
+    says among what."""
     valid = sorted(names)
     close = get_close_matches(name, valid, n=1) or [
         longer for longer in valid if longer.startswith(f"{name}_")
     ]
     hint = f" Did you mean {close[0]}?" if close else ""
     listed = ", ".join(valid[:20]) + (", ..." if len(valid) > 20 else "")
-    return RequestError(f"There is no {kind} {name!r}.{hint} Known: {listed or 'none'}.")
+    return RequestError(f"There is no {kind} {name!r}{where}.{hint} Known: {listed or 'none'}.")
 
 
 def _shown(value: object) -> str:

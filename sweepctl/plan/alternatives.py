@@ -10,7 +10,7 @@ from typing import Any
 from sweepctl.plan.cost import Cost
 from sweepctl.plan.plan import Plan
 from sweepctl.spec.schedules.schedule import Schedule
-from sweepctl.spec.science import trunk_id
+from sweepctl.spec.science import trunk_id, with_field
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def alternatives(plans: Iterable[Plan], cost: Cost) -> list[Alternative]:
         if own == {kind} == {planned.kind}:
             compared.append(Alternative(planned, True, cost))
         else:
-            schedule = planned.as_kind(kind).with_fork(True)
+            schedule = with_field(planned, planned.by, kind).with_fork(True)
             compared.append(Alternative(schedule, kind in own, _cost(schedule, points)))
     return compared
 

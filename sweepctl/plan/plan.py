@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -228,7 +228,7 @@ class Plan:
     def _dumps(self) -> str:
         rows = {
             "points": [
-                [p.rung, dict(p.settings), *([section("cycles", p.cycles)] if p.cycles else [])]
+                [p.rung, p.settings, *([section("cycles", p.cycles)] if p.cycles else [])]
                 for p in self.points
             ],
             "jobs": [
@@ -249,6 +249,7 @@ def load(text: str, name: str) -> Plan:
         raw = json.loads(text)
         if raw.pop("format") != FORMAT:
             raise DamagedFile(f"{name} was written by another version of sweepctl; plan the sweep again.")
+        records = {"optimizer": raw["base"]["optimizer"]}
         raw["base"] = read_point(raw["base"], "base")
         raw["validation"] = build(Validation, raw["validation"], "validation")
         raw["accounting"] = build(Accounting, raw["accounting"], "accounting")
@@ -256,11 +257,14 @@ def load(text: str, name: str) -> Plan:
         raw["ladder"] = build(Ladder, raw["ladder"], "ladder")
         raw["taken"] = tuple(build(Taken, taken, "taken") for taken in raw["taken"])
         raw["dropped"] = tuple(tuple(row) for row in raw["dropped"])
-        schedule = earlier.schedule(raw)
+        records["schedule"] = earlier.schedule(raw)
+        schedule = Schedule.own_keys(records["schedule"])
         raw["schedule"] = build(Schedule, schedule, "schedule")  # type: ignore[type-abstract]
         raw["scaling"] = build(Scaling, raw.get("scaling", {}), "scaling")
-        kinds = schedule["kind"], raw["base"].optimizer.name
-        raw["points"] = tuple(_point(kinds, *row) for row in raw["points"])
+        settings: Iterable[dict[str, Any]] = (row[1] for row in raw["points"])
+        for own in (raw["schedule"], raw["base"].optimizer):
+            settings = earlier.settings(settings, own, records[own.at])
+        raw["points"] = tuple(map(_point, raw["points"], settings))
         raw["jobs"] = tuple(Job(*row) for row in raw["jobs"])
         plan = Plan(**raw)
     except DamagedFile:
@@ -271,9 +275,8 @@ def load(text: str, name: str) -> Plan:
     return plan
 
 
-def _point(
-    kinds: tuple[str, str], rung: int, settings: dict[str, Any], cycles: dict[str, Any] | None = None
-) -> PlanPoint:
-    """A row of the plan's points; `kinds` are the study's schedule and optimizer."""
-    decays = read_section(Cycles, "cycles", cycles) if cycles else None
-    return PlanPoint(rung, PointSettings(earlier.settings(settings, *kinds)), decays)
+def _point(row: list[Any], settings: dict[str, Any]) -> PlanPoint:
+    """A row of the plan's points, with its settings as this version has them."""
+    rung, _, *cycles = row
+    decays = read_section(Cycles, "cycles", cycles[0]) if cycles else None
+    return PlanPoint(rung, PointSettings(settings), decays)

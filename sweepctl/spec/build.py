@@ -25,11 +25,11 @@ def build(cls: type[T], raw: Any, at: str = "") -> T:
     if not isinstance(raw, Mapping):
         raise InvalidValue(at or cls.__name__, raw, "a mapping of keys")
     variant = getattr(cls, "variant", None)
-    cls = variant(raw, at) if variant else cls
+    cls = variant(raw) if variant else cls
     hints: dict[str, Any] = _hints(cls)  # type: ignore[arg-type]
     for key in raw:
         if key not in hints:
-            raise unknown_name(f"key in {at}" if at else "key", str(key), hints)
+            raise unknown_name("key", str(key), hints, f" in {at}" if at else "")
     values = {}
     for field in dataclasses.fields(cls):  # type: ignore[arg-type]
         path = f"{at}.{field.name}" if at else field.name

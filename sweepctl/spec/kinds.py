@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from abc import ABC
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Set
 from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any, ClassVar, Self
 
 from sweepctl.errors import InvalidValue, RequestError
-from sweepctl.spec.build import build, field_type, plain
+from sweepctl.spec.build import field_type
 
 
 class Kinds(ABC):
@@ -44,23 +44,38 @@ class Kinds(ABC):
         return "" if default is dataclasses.MISSING else str(default)
 
     @classmethod
-    def named(cls, word: Any, at: str) -> type[Self]:
-        """A kind by its word.
+    def of(cls, record: Mapping[str, Any]) -> type[Self]:
+        """The kind that a record is of.
 
         Raises:
-            InvalidValue: there is none; `at` names the key.
+            RequestError: it does not say, or there is no such kind.
         """
-        if not isinstance(word, str) or word not in cls.kinds():
-            raise InvalidValue(at, word, f"one of {', '.join(cls.kinds())}")
-        return cls.kinds()[word]
+        path, kinds = f"{cls.at}.{cls.by}", cls.kinds()
+        if cls.by not in record:
+            raise RequestError(f"{path} is missing.")
+        word = record[cls.by]
+        if not isinstance(word, str) or word not in kinds:
+            raise InvalidValue(path, word, f"one of {', '.join(kinds)}")
+        return kinds[word]
 
     @classmethod
-    def variant(cls, raw: Mapping[str, Any], at: str) -> type[Self]:
-        """The class that `build` makes of a mapping."""
-        path = f"{at}.{cls.by}" if at else cls.by
-        if cls.by not in raw:
-            raise RequestError(f"{path} is missing.")
-        return cls.named(raw[cls.by], path)
+    def variant(cls, raw: Mapping[str, Any]) -> type[Self]:
+        """The class that `build` makes of a mapping.
+
+        Raises:
+            RequestError: the mapping has keys that only other kinds have, or lacks some of its own.
+        """
+        kind = cls.of(raw)
+        for key in _paths(raw):
+            kind.refuse(key)
+        for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+            if field.default is dataclasses.MISSING and field.name not in raw:
+                word = kind.word()
+                raise RequestError(
+                    f"{cls.at}.{field.name} is missing: {cls.at}={word} gives every key of {word} its value, "
+                    f"{cls.at}.{cls.by}={word} only chooses it."
+                )
+        return kind
 
     @classmethod
     def own_keys(cls, record: Mapping[str, Any], asked: Collection[str] = ()) -> dict[str, Any]:
@@ -69,33 +84,33 @@ class Kinds(ABC):
         A study's file may set keys of the kind it was written for where another is chosen over it. Keys that
         no kind has stay, to be refused, and so do dotted keys that were `asked` for.
         """
-        own = key_paths(cls.variant(record, cls.at))
-        every = set().union(*(key_paths(kind) for kind in cls.kinds().values()))
+        foreign = cls.of(record).foreign_keys()
 
         def kept(part: Mapping[str, Any], under: str) -> dict[str, Any]:
             paths = {key: f"{under}{key}" for key in part}
             return {
                 key: kept(part[key], f"{path}.") if isinstance(part[key], Mapping) else part[key]
                 for key, path in paths.items()
-                if path in own
-                or path not in every
+                if path not in foreign
                 or any(asked_path == path or asked_path.startswith(f"{path}.") for asked_path in asked)
             }
 
         return kept(record, "")
 
     @classmethod
-    def others_have(cls, key: str) -> bool:
-        """Whether this kind does not have a dotted key that another has."""
-        return key not in key_paths(cls) and any(key in key_paths(kind) for kind in cls.kinds().values())
+    def foreign_keys(cls) -> Set[str]:
+        """Dotted keys that other kinds have and this one has not."""
+        return _foreign_keys(cls)
 
-    def as_kind(self, word: str) -> Self:
-        """Another kind with the settings that both have, and its own defaults for the rest.
-
-        Raises:
-            InvalidValue: there is none of this name.
-        """
-        return build(self.base(), self.own_keys({**plain(self), self.by: word}), self.at)
+    @classmethod
+    def refuse(cls, key: str) -> None:
+        """Raises RequestError where a dotted key is one that only other kinds have."""
+        if key in cls.foreign_keys():
+            owners = ", ".join(word for word, kind in cls.kinds().items() if key in key_paths(kind))
+            raise RequestError(
+                f"{cls.at}.{key} is a key of {owners}, not of {cls.word()}: leave it out, or choose another "
+                f"{cls.at}."
+            )
 
 
 @cache
@@ -112,6 +127,20 @@ def _kinds(base: Any) -> dict[str, Any]:
     ]
     kinds = [cls for cls in classes if cls.word()]
     return {kind.word(): kind for kind in sorted(kinds, key=lambda kind: (kind.order, kind.word()))}
+
+
+def _paths(record: Mapping[str, Any], under: str = "") -> Iterator[str]:
+    """Dotted keys of a record, and of the mappings inside it."""
+    for key, value in record.items():
+        yield f"{under}{key}"
+        if isinstance(value, Mapping):
+            yield from _paths(value, f"{under}{key}.")
+
+
+@cache
+def _foreign_keys(cls: type[Kinds]) -> set[str]:
+    every: set[str] = set().union(*map(key_paths, cls.kinds().values()))
+    return every - key_paths(cls)
 
 
 @cache

@@ -106,7 +106,7 @@ def is_of_another_kind(path: str, point: Point, schedule: Schedule) -> bool:
     have."""
     group, _, key = path.partition(".")
     kinds = {"optimizer": point.optimizer, "schedule": schedule}
-    return group in kinds and kinds[group].others_have(key)
+    return group in kinds and key in kinds[group].foreign_keys()
 
 
 def _field(point: Point, schedule: Schedule, path: str) -> tuple[Any, Any]:

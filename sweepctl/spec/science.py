@@ -283,10 +283,11 @@ def with_field(target: T, path: str, value: Any, under: str = "") -> T:
 
 def _replaced(target: Any, names: list[str], value: Any, path: str) -> Any:
     name, rest = names[0], names[1:]
-    if isinstance(target, Kinds) and names == [target.by]:
-        # What the one kind does not have, the other takes as its record has it.
-        fields = _fields(target.at, {**section(target.at, target), target.by: value})
-        return build(target.base(), target.own_keys(fields), target.at)
+    if isinstance(target, Kinds):
+        if names == [target.by]:  # what the one kind does not have, the other takes as its record has it
+            fields = _fields(target.at, {**section(target.at, target), target.by: value})
+            return build(target.base(), target.own_keys(fields), target.at)
+        target.refuse(".".join(names))
     if target is None:
         parent = path.removesuffix("." + ".".join(names))
         raise RequestError(f"{path} cannot be set where {parent} is null.")

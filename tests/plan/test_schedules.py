@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,11 @@ from sweepctl.plan.alternatives import alternatives
 from sweepctl.plan.cost import total
 from sweepctl.plan.plan import load
 from sweepctl.spec.hashing import canonical, digest
+from sweepctl.spec.schedules.cosine import Cosine, CosineDecay
+from sweepctl.spec.schedules.decay import Decay
+from sweepctl.spec.schedules.multistep import MultiStep
 from sweepctl.spec.schedules.schedule import Schedule
+from sweepctl.spec.schedules.wsd import Wsd
 from sweepctl.spec.science import read_job
 from tests.plan.test_expand import plan
 
@@ -32,6 +37,23 @@ def test_every_schedule_is_read_back_whole_with_its_ids(kind: str, fork: bool) -
         assert science.id == job.id
         assert read_job(json.loads(canonical(science.record())), trunk and trunk.record()).id == job.id
     assert ({job.kind for job in made.jobs} == {"run"}) == (not fork or kind == "cosine")
+
+
+def test_other_kinds_of_an_earlier_plan_begin_as_its_record_says() -> None:
+    """The plan was written when a record had the keys of all kinds: adamw with a momentum, a cosine with a
+    decay's fraction and with drops. What is not adamw then had ids that today's values give."""
+    text = Path(__file__).with_name("axes_of_kinds.json").read_text()
+    earlier = load(text, "x")
+    optimizers = [earlier.point(index).optimizer for index in range(6)]
+    assert [optimizer.name for optimizer in optimizers] == ["adamw", "sgd"] * 3
+    assert {vars(sgd)["momentum"] for sgd in optimizers[1::2]} == {0.9}
+    cosine, wsd, steps = (earlier.schedule_of(index) for index in (0, 2, 4))
+    assert cosine == Cosine(warmup_steps=40, decay=CosineDecay(0.1))
+    assert wsd == Wsd(warmup_steps=40, decay=Decay("cosine", 0.5, 0.1))
+    assert steps == MultiStep(warmup_steps=40, drops=((0.5, 0.5),))
+    by_sgd = [job for job in earlier.jobs if job.point % 2]
+    assert len(by_sgd) == 4 and all(earlier.science(job).id == job.id for job in by_sgd)
+    assert earlier.text == text
 
 
 def test_points_of_one_trunk_are_branches_without_a_step() -> None:

@@ -83,9 +83,9 @@ def test_another_schedule_does_without_what_a_studys_file_sets_of_the_first() ->
     steps = compose_study(["study=transfer", "schedule=multistep"]).schedule
     assert steps == MultiStep(warmup_steps=30, fork=False)
     for asked in ("schedule.decay.fraction=0.2", "schedule.decay={fraction: 0.2}", "schedule.fork=true"):
-        with pytest.raises(RequestError, match=r"no key in schedule.* Known: ") as refused:
+        key = "decay.fraction" if "decay" in asked else "fork"
+        with pytest.raises(RequestError, match=rf"^schedule\.{key} is a key of wsd, .*not of cosine"):
             compose_study([*overrides, asked])
-        assert ("end_lr_share" in str(refused.value)) == ("decay" in asked)
 
 
 def test_a_rule_is_a_word_and_each_of_its_formulas_an_override() -> None:
@@ -123,8 +123,8 @@ def test_the_users_directory_comes_first(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("override", "said"),
     [
-        ("optimizer.lrr=1", "no key in optimizer 'lrr'. Did you mean lr? Known: beta1, beta2,"),
-        ("+optimizer.lrr=1", "no key in optimizer 'lrr'. Did you mean lr?"),
+        ("optimizer.lrr=1", "no key 'lrr' in optimizer. Did you mean lr? Known: beta1, beta2,"),
+        ("+optimizer.lrr=1", "no key 'lrr' in optimizer. Did you mean lr?"),
         ("optimizer.lr=fast", "optimizer.lr='fast' is not valid: it must be a number"),
         ("optimizer.lr=-1", "optimizer.lr=-1.0 is not valid: it must be above 0"),
         ("optimizer.lr=inf", "a finite number"),
@@ -149,9 +149,12 @@ def test_the_users_directory_comes_first(tmp_path: Path) -> None:
         ("budget.max_tokens=inf", "a finite number"),
         ("model.gains=foo", "true or false or scalar"),
         ("schedule.kind=sawtooth", "one of wsd, multistep, cosine, constant, wsd-s"),
-        ("schedule.drops=[[0.8,0.1]]", "no key in schedule 'drops'. Known: decay, fork, kind, warmup_steps"),
-        ("schedule.decay.end=0.1", "no key in schedule.decay 'end'. Did you mean end_lr_share?"),
-        ("schedule.decay={fracton: 1}", "in schedule.decay 'fracton'. Did you mean fraction?"),
+        (
+            "schedule.drops=[[0.8,0.1]]",
+            "schedule.drops is a key of multistep, not of wsd: leave it out, or choose",
+        ),
+        ("schedule.decay.end=0.1", "no key 'end' in schedule.decay. Did you mean end_lr_share?"),
+        ("schedule.decay={fracton: 1}", "no key 'fracton' in schedule.decay. Did you mean fraction?"),
         ("+grid.axes.optimizer.lr={linear: {from: 1, to: 2, count: 1e9}}", "at most 100000 values"),
         ("+grid.axes.optimizer.lr={log2: {from: 0, to: 1, step: 1e-9}}", "at most 100000 values"),
         ("name=../x", "name='../x'"),

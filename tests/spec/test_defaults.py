@@ -38,7 +38,7 @@ def is_global(file: Path) -> bool:
 def other_defaults(cls: Any, keys: dict[str, Any], at: str, option: str) -> Iterator[str]:
     """Fields whose default is neither what these keys say, nor nothing at all, nor frozen by ids."""
     variant = getattr(cls, "variant", None)
-    for field in dataclasses.fields(variant(keys, at) if variant else cls):
+    for field in dataclasses.fields(variant(keys) if variant else cls):
         path, kind = f"{at}.{field.name}", field_type(cls, field.name)
         value = keys.get(field.name)
         parts = [part for part in (kind, *typing.get_args(kind)) if dataclasses.is_dataclass(part)]
