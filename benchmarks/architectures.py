@@ -12,7 +12,6 @@ import argparse
 import gc
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,49 +47,25 @@ BATCHES = ((8, 32), (16, 128))
 LIMIT = 1.5
 
 
-def trained(
-    corpus: Path, rows: int, context: int, overrides: tuple[str, ...]
-) -> tuple[Callable[[], object], int]:
-    """One update of the trainer, and its exact FLOPs a token."""
-    from sweepctl.data.shards import read_index
-    from sweepctl.plan.expand import expand
-    from sweepctl.spec.compose import compose_study
-    from sweepctl.spec.execution import Execution
-    from sweepctl.train.batches import Batches
-    from sweepctl.train.builtin import BuiltinTrainer
-    from sweepctl.train.device import machine
-
-    study = compose_study(
-        [
-            *(f"ladder.depths=[{DEPTH}]", f"batch.tokens={rows * context}", f"batch.context={context}"),
-            *("stages={}", "budget.flops=[]", "budget.tokens=[1e8]", "budget.max_tokens=null"),
-            *("budget.min_tokens_per_parameter=0", *overrides),
-        ]
-    )
-    index = read_index(corpus)
-    plan = expand(study, "all", index.facts)
-    science, execution = plan.science(plan.jobs[0]), Execution(device="cpu")
-    trainer = BuiltinTrainer(
-        science.point, Batches(corpus, science.point), machine(execution, "fp32"), execution
-    )
-    curve = science.curve()
-    return lambda: trainer.update(curve).loss.item(), plan.rungs[0].counts.exact_flops_per_token
-
-
 def measure(corpus: Path, names: list[str], rounds: int) -> list[dict[str, Any]]:
     """One row a batch and architecture."""
-    from benchmarks.side_by_side import ratio, take_turns
+    from benchmarks.side_by_side import demo_update, ratio, take_turns
+    from sweepctl.spec.execution import Execution
 
     table = []
     for rows, context in BATCHES:
-        updates = {name: trained(corpus, rows, context, ARCHITECTURES[name]) for name in names}
+        size = [f"ladder.depths=[{DEPTH}]", f"batch.tokens={rows * context}", f"batch.context={context}"]
+        updates = {
+            name: demo_update(corpus, [*size, *ARCHITECTURES[name]], Execution(device="cpu"))
+            for name in names
+        }
         gc.collect()
         gc.freeze()
         seconds = take_turns(
-            [action for action, _ in updates.values()], rounds, max(1, 4096 // (rows * context))
+            [action for action, _, _ in updates.values()], rounds, max(1, 4096 // (rows * context))
         )
         times = dict(zip(updates, seconds, strict=True))
-        for name, (_, flops) in updates.items():
+        for name, (_, flops, _) in updates.items():
             share = updates[DEFAULT][1] / flops
             per_flop = [share * value for value in ratio(times[name], times[DEFAULT])]
             table.append(

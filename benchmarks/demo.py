@@ -52,7 +52,10 @@ def promises(report: dict[str, Any]) -> Iterator[tuple[str, str, bool]]:
 def main() -> None:
     """Read the demo's report and judge it."""
     command = [sys.executable, "-m", "sweepctl", "report", "demo", "--json"]
-    report = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    shown = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if shown.returncode:  # it has said why
+        raise SystemExit(shown.returncode)
+    report = json.loads(shown.stdout)
     attempts = pd.read_parquet(Workspace.default().sweep("demo").folder / "attempts.parquet")
     print(f"the demo; {machine()}")
     print(f"  {attempts['train_s'].sum():.0f} s of training, summed over the workers")

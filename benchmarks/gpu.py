@@ -26,53 +26,23 @@ GPT2 = ("model.positions=learned", "model.norm=layernorm", "model.activation=gel
 GPT2 += ("model.gains=true", "parametrization.zero_head=false")
 
 
-def ours(
-    corpus: Path, depth: int, rows: int, size: argparse.Namespace, compiled: bool, overrides: tuple[str, ...]
-) -> tuple[Callable[[], object], int, float | None]:
-    """One update of the trainer, its exact FLOPs a token, and the device's peak."""
-    from sweepctl.data.shards import read_index
-    from sweepctl.plan.expand import expand
-    from sweepctl.spec.compose import compose_study
-    from sweepctl.spec.execution import Execution
-    from sweepctl.train.batches import Batches
-    from sweepctl.train.builtin import BuiltinTrainer
-    from sweepctl.train.device import machine
-
-    study = compose_study(
-        [
-            *("ladder.aspect=64", "ladder.head_size=64", f"ladder.depths=[{depth}]", "stages={}"),
-            *(f"batch.tokens={rows * size.context}", f"batch.context={size.context}", "precision=bf16"),
-            *("budget.flops=[]", "budget.tokens=[1e12]", "budget.max_tokens=null"),
-            *("budget.min_tokens_per_parameter=0", "budget.min_steps=0", *overrides),
-        ]
-    )
-    index = read_index(corpus)
-    plan = expand(study, "all", index.facts)
-    science = plan.science(plan.jobs[0])
-    execution = Execution(device=size.device, compile=compiled)
-    where = machine(execution, "bf16")
-    trainer = BuiltinTrainer(science.point, Batches(corpus, science.point), where, execution)
-    curve = science.curve()
-    return (
-        lambda: trainer.update(curve).loss.item(),
-        plan.rungs[0].counts.exact_flops_per_token,
-        where.peak_flops,
-    )
-
-
 def measure(size: argparse.Namespace, corpus: Path) -> list[dict[str, Any]]:
     """One row a rung, a mode and a model; the models of a row's rung and mode were timed in turns."""
     from benchmarks.nanogpt import update_of
-    from benchmarks.side_by_side import ratio, take_turns
+    from benchmarks.side_by_side import demo_update, ratio, take_turns
+    from sweepctl.spec.execution import Execution
 
     rows = []
     for depth in size.depths:
         batch = max(2, min(64, 2**22 // (depth * 64 * depth)) // 2 * 2) if size.rows is None else size.rows
+        rung = ["ladder.aspect=64", "ladder.head_size=64", f"ladder.depths=[{depth}]", "precision=bf16"]
+        rung += [f"batch.tokens={batch * size.context}", f"batch.context={size.context}"]
         for compiled in (False, True):
+            execution = Execution(device=size.device, compile=compiled)
             facts: dict[str, tuple[int, float | None]] = {}
             actions: dict[str, Callable[[], object]] = {}
             for name, overrides in (("ours", ()), ("ours, gpt2", GPT2)):
-                action, flops, peak = ours(corpus, depth, batch, size, compiled, overrides)
+                action, flops, peak = demo_update(corpus, [*rung, *overrides], execution)
                 actions[name], facts[name] = action, (flops, peak)
             if size.peer:
                 shape = (64 * depth, depth, depth)

@@ -14,30 +14,29 @@ import os
 from pathlib import Path
 from typing import Any
 
-from benchmarks.training import CONTEXT, ROWS, VOCAB, ours
-from tests.models import some_architecture
+from benchmarks.training import CONTEXT, ROWS, ours
 
 SHAPES = ((48, 3), (128, 4))
 NAMES = ("adamw", "lion", "sgd", "muon")
 
 
-def measure(workspace: Path, d_model: int, n_layers: int, rounds: int) -> dict[str, Any]:
+def measure(corpus: Path, d_model: int, n_layers: int, rounds: int) -> dict[str, Any]:
     """Milliseconds of an update by optimizer, and ratios to AdamW's with quartiles."""
     from benchmarks.side_by_side import ratio, take_turns
 
-    updates = [ours(workspace, d_model, n_layers, "auto", (f"optimizer={name}",)) for name in NAMES]
+    updates = [ours(corpus, d_model, n_layers, "auto", (f"optimizer={name}",)) for name in NAMES]
     gc.collect()
     gc.freeze()
-    seconds = dict(
-        zip(NAMES, take_turns(updates, rounds, inner=max(1, 60_000 // (d_model**2 * n_layers))), strict=True)
-    )
+    actions, inner = [action for action, _ in updates], max(1, 60_000 // (d_model**2 * n_layers))
+    seconds = dict(zip(NAMES, take_turns(actions, rounds, inner), strict=True))
     row: dict[str, Any] = {"shape": f"{d_model}x{n_layers}"}
     for name, times in seconds.items():
         row[name] = {
             "ms": round(1000 * sorted(times)[len(times) // 2], 2),
             "over adamw": [round(r, 3) for r in ratio(times, seconds["adamw"])],
         }
-    row["muon"]["FLOPs"] = round(1 + muon_flops(d_model, n_layers) / training_flops(d_model, n_layers), 3)
+    flops = ROWS * CONTEXT * updates[0][1]  # of every other matrix product of an update
+    row["muon"]["FLOPs"] = round(1 + muon_flops(d_model, n_layers) / flops, 3)
     return row
 
 
@@ -45,15 +44,6 @@ def muon_flops(d_model: int, n_layers: int, steps: int = 5) -> int:
     """Of Newton-Schulz on a layer's four square matrices and its two of one side four times as long."""
     square, wide = (2 * (d_model**2 * side * 2 + d_model**3) for side in (d_model, 4 * d_model))
     return n_layers * steps * (4 * square + 2 * wide)
-
-
-def training_flops(d_model: int, n_layers: int) -> int:
-    """Of every other matrix product of an update."""
-    from sweepctl.spec.accounting import count
-    from sweepctl.spec.model import Shape
-
-    shape = Shape(d_model, n_layers, d_model // 16, 4 * d_model)
-    return count(shape, some_architecture("relu2"), VOCAB, CONTEXT).exact_flops_per_token * ROWS * CONTEXT
 
 
 def main() -> None:

@@ -10,6 +10,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sweepctl.spec.execution import Execution
 
 
 def take_turns(actions: Sequence[Callable[[], object]], rounds: int, inner: int = 1) -> list[list[float]]:
@@ -32,8 +36,30 @@ def take_turns(actions: Sequence[Callable[[], object]], rounds: int, inner: int 
 def ratio(slow: list[float], fast: list[float]) -> tuple[float, float, float]:
     """Median of the rounds' ratios slow / fast, with their quartiles."""
     ratios = [a / b for a, b in zip(slow, fast, strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4)
+    low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
     return middle, low, high
+
+
+def demo_update(
+    corpus: Path, overrides: Sequence[str], execution: Execution
+) -> tuple[Callable[[], object], int, float | None]:
+    """One update of the demo's trainer under overrides, its exact FLOPs a token, and the device's peak."""
+    from sweepctl.data.shards import read_index
+    from sweepctl.plan.expand import expand
+    from sweepctl.spec.compose import compose_study
+    from sweepctl.train.batches import Batches
+    from sweepctl.train.builtin import BuiltinTrainer
+    from sweepctl.train.device import machine
+
+    budget = ["budget.flops=[]", "budget.tokens=[1e12]", "budget.max_tokens=null", "budget.min_steps=0"]
+    budget += ["budget.min_tokens_per_parameter=0", "stages={}"]
+    plan = expand(compose_study([*budget, *overrides]), "all", read_index(corpus).facts)
+    science = plan.science(plan.jobs[0])
+    point, curve = science.point, science.curve()
+    where = machine(execution, point.precision)
+    trainer = BuiltinTrainer(point, Batches(corpus, point), where, execution)
+    flops = plan.rungs[0].counts.exact_flops_per_token
+    return lambda: trainer.update(curve).loss.item(), flops, where.peak_flops
 
 
 @contextmanager

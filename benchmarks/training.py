@@ -1,4 +1,5 @@
-"""Tokens a second of training on this CPU: fp32, eager, the demo's architecture; beside nanoGPT where told.
+"""Tokens a second of training on this CPU: fp32, eager, the demo's architecture; beside nanoGPT
+where --peer names it.
 
 python -m benchmarks.training [--peer PATH] [--threads N] [--rounds N] [--json]
 
@@ -22,50 +23,28 @@ ROWS, CONTEXT, VOCAB = 16, 128, 256
 
 
 def ours(
-    workspace: Path, d_model: int, n_layers: int, gemm: str, more: Sequence[str] = ()
-) -> Callable[[], object]:
-    """One update of the trainer, of the demo with `more` overrides."""
-    from sweepctl.data.shards import read_index
-    from sweepctl.plan.expand import expand
-    from sweepctl.spec.compose import compose_study
+    corpus: Path, d_model: int, n_layers: int, gemm: str, more: Sequence[str] = ()
+) -> tuple[Callable[[], object], int]:
+    """One update of the trainer, of the demo with `more` overrides, and its exact FLOPs a token."""
+    from benchmarks.side_by_side import demo_update
     from sweepctl.spec.execution import Execution
-    from sweepctl.train.batches import Batches
-    from sweepctl.train.builtin import BuiltinTrainer
-    from sweepctl.train.device import machine
 
     shape = f"{{d_model: {d_model}, n_layers: {n_layers}, n_heads: {d_model // 16}, d_ff: {4 * d_model}}}"
-    ladder = ["ladder.aspect=null", "ladder.head_size=null", "ladder.d_ff_ratio=null", "ladder.depths=[]"]
-    study = compose_study(
-        [
-            *(
-                *ladder,
-                f"ladder.table=[{shape}]",
-                f"batch.tokens={ROWS * CONTEXT}",
-                f"batch.context={CONTEXT}",
-            ),
-            *("stages={}", "budget.flops=[]", "budget.tokens=[1e8]", "budget.max_tokens=null"),
-            *("budget.min_tokens_per_parameter=0", *more),
-        ]
-    )
-    index = read_index(workspace)
-    plan = expand(study, "all", index.facts)
-    science = plan.science(plan.jobs[0])
+    size = ["ladder.aspect=null", "ladder.head_size=null", "ladder.d_ff_ratio=null", "ladder.depths=[]"]
+    size += [f"ladder.table=[{shape}]", f"batch.tokens={ROWS * CONTEXT}", f"batch.context={CONTEXT}"]
     execution = Execution(device="cpu", gemm=gemm)  # type: ignore[arg-type]
-    trainer = BuiltinTrainer(
-        science.point, Batches(workspace, science.point), machine(execution, "fp32"), execution
-    )
-    curve = science.curve()
-    return lambda: trainer.update(curve).loss.item()
+    action, flops, _ = demo_update(corpus, [*size, *more], execution)
+    return action, flops
 
 
-def measure(arguments: argparse.Namespace, workspace: Path) -> list[dict[str, Any]]:
+def measure(arguments: argparse.Namespace, corpus: Path) -> list[dict[str, Any]]:
     """One row a shape."""
     from benchmarks.nanogpt import update_of
     from benchmarks.side_by_side import ratio, take_turns
 
     rows = []
     for d_model, n_layers in SHAPES:
-        actions = {f"ours ({gemm})": ours(workspace, d_model, n_layers, gemm) for gemm in ("auto", "torch")}
+        actions = {f"ours ({gemm})": ours(corpus, d_model, n_layers, gemm)[0] for gemm in ("auto", "torch")}
         if arguments.peer:
             shape = (d_model, n_layers, d_model // 16)
             actions["nanoGPT"] = update_of(arguments.peer, shape, ROWS, CONTEXT, VOCAB)
