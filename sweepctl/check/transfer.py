@@ -15,7 +15,6 @@ from sweepctl.errors import InvalidValue, RequestError, unknown_name
 from sweepctl.launch.compare import compare
 from sweepctl.launch.local import LocalLaunch, LocalSettings, Watcher
 from sweepctl.launch.outcome import Trained
-from sweepctl.launch.prepare import launchable
 from sweepctl.launch.retry import choose
 from sweepctl.plan.cost import Cost, sum_costs
 from sweepctl.plan.expand import expand
@@ -212,15 +211,6 @@ def train(planned: RowPlan, config: LocalSettings, sweep_jobs: SweepJobs, watche
     again = choose(sweep_jobs, ["failed"])
     again.apply()
     return LocalLaunch(sweep_jobs, config, watcher, again).run()
-
-
-def board_of(planned: RowPlan) -> SweepJobs:
-    """The row's jobs, as a launch sees them; its plans have been saved.
-
-    Raises:
-        RequestError: the data is missing or other data.
-    """
-    return launchable(planned.sweep)[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,13 +64,13 @@ def keep(path: Path, verdict: dict[str, Any]) -> None:
 def require(workspace: Workspace, plans: Iterable[Plan]) -> None:
     """Raises RequestError unless a coordinate check that holds is recorded for every model, parametrization
     and optimizer of the plans; it names the command that makes one, or what failed."""
+    required: set[str] = set()
     for plan in plans:
-        required: set[str] = set()
         for index in range(len(plan.points)):
             point = plan.point(index)
             recipe = CheckedRecipe(point.model, point.parametrization, point.optimizer)
-            if recipe.hash not in required:
-                required.add(recipe.hash)
+            if (recipe_hash := recipe.hash) not in required:
+                required.add(recipe_hash)
                 _require(workspace, recipe, plan, index)
 
 

@@ -80,9 +80,8 @@ def fork(
     from sweepctl.report.console import show_json
 
     workspace, study, index, execution = _checked(overrides, config_dir, on)
-    corpus = index.facts
     with ProgressLine(as_json).shown() as progress:
-        result = check.check(workspace, study, corpus, rung, steps, execution, progress.say)
+        result = check.check(workspace, study, index.facts, rung, steps, execution, progress.say)
     show_json(result.record()) if as_json else show_fork(result)
     raise SystemExit(0 if result.holds else 1)
 
@@ -107,8 +106,7 @@ def data(
 
     workspace, study, index, _ = _checked(overrides, config_dir, "local")
     limits = DataLimits(window_of(index, study.batch.context, window), leak, passes)
-    corpus = index.facts
-    plans, waiting = plan_stages(workspace, study, corpus)
+    plans, waiting = plan_stages(workspace, study, index.facts)
 
     def findings(say: Callable[[str], None]) -> Iterator[Finding]:
         folder = workspace.corpus(study.data.name)

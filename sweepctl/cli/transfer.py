@@ -95,20 +95,20 @@ def _plan_rows(
         study = row_study(row, seeds, overrides, config_dir)
         index = ensure(workspace, study.data)
         check_context(workspace.corpus(study.data.name), index, study.batch.context)
-        facts = index.facts
-        planned.append(plan_row(workspace, row, study, facts))
+        planned.append(plan_row(workspace, row, study, index.facts))
     return planned
 
 
 def _train_rows(planned: list[RowPlan], config: LocalSettings, quiet: bool) -> None:
     """Train what the rows lack, one after the other; ends the command where it was stopped."""
-    from sweepctl.check.transfer import board_of, train
+    from sweepctl.check.transfer import train
+    from sweepctl.launch.prepare import launchable
     from sweepctl.report.console import console
     from sweepctl.report.launch_view import LaunchView, show_outcome
 
     out = console()
     for row_plan in planned:
-        sweep_jobs = board_of(row_plan)
+        sweep_jobs, _ = launchable(row_plan.sweep)
         if not any(sweep_jobs.unfinished()):
             continue
         if not quiet:

@@ -92,12 +92,12 @@ def _losses(result: RowResult) -> Iterable[list[str]]:
         least = int(np.argmin(np.where(np.isnan(curve), math.inf, curve)))
         if math.isfinite(curve[least]):
             cells[least] = f"[bold]{cells[least]}[/]"
-        optimum = cost = ""
+        at = cost = ""
         if result.verdict is not None:
-            rate = result.verdict.optima[number]
-            mark = {"low": "<= ", "high": ">= ", "": ""}[rate.edge]
-            optimum, cost = f"{mark}2^{rate.at:.2f}", _cost(rate.cost, rate.cost_interval)
-        yield ["" if number else result.row.name, rung, *cells, optimum, "" if number == 0 else cost]
+            optimum = result.verdict.optima[number]
+            mark = {"low": "<= ", "high": ">= ", "": ""}[optimum.edge]
+            at, cost = f"{mark}2^{optimum.at:.2f}", _cost(optimum.cost, optimum.cost_interval)
+        yield ["" if number else result.row.name, rung, *cells, at, "" if number == 0 else cost]
 
 
 def _loss(value: float) -> str:

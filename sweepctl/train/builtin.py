@@ -120,7 +120,9 @@ class BuiltinTrainer(Trainer):
             norm = self.optimizer.step(curve.at(self.step))
             loads = self.model.balance(self._total)
         self.step += 1
-        return Update(loss, norm, lambda: {} if loads is None else {"expert_load_max": largest_load(loads)})
+        if loads is None:
+            return Update(loss, norm)
+        return Update(loss, norm, lambda: {"expert_load_max": largest_load(loads)})
 
     def _total(self, x: Tensor) -> Tensor:
         """Whole numbers summed over all processes, exactly."""

@@ -68,15 +68,13 @@ def machine(execution: Execution, precision: str, local_rank: int = 0) -> Machin
     Raises:
         RequestError: a GPU was asked for and there is none.
     """
-    kind: str = execution.device
-    if kind == "auto":
-        kind = "cuda" if _has_gpu() else "cpu"
-    if kind == "cuda":
+    if execution.device == "cuda" or (execution.device == "auto" and _has_gpu()):
         if not _has_gpu():
             raise RequestError("device=cuda, but torch sees no GPU here; use device=cpu or auto.")
         device = _gpu(local_rank)
         name = torch.cuda.get_device_name(device)
-        return Machine(device, _kind(device), name, plain(), "torch", precision, peak_flops(name))
+        kind: DeviceKind = "rocm" if torch.version.hip else "cuda"  # torch calls AMD's GPUs cuda too
+        return Machine(device, kind, name, plain(), "torch", precision, peak_flops(name))
     torch.set_num_threads(execution.threads)
     gemm = _cpu_gemm(execution, precision)
     eager = precision == "fp32" and not execution.compile
@@ -96,13 +94,6 @@ def _gpu(local_rank: int) -> torch.device:
         raise RequestError(f"LOCAL_RANK is {local_rank}, but torch sees {count} GPUs here.")
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
-
-
-def _kind(device: torch.device) -> DeviceKind:
-    """torch calls AMD's GPUs cuda too, and says in its version that it was built for them."""
-    if device.type == "cpu":
-        return "cpu"
-    return "rocm" if torch.version.hip else "cuda"
 
 
 def peak_flops(name: str) -> float | None:

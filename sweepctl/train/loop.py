@@ -69,7 +69,6 @@ class Loop:
     _saved_at: float = field(default_factory=time.monotonic)
     _glanced_at: float = 0.0
     _busy_s: float = 0.0
-    _timed_steps: int = 0
     _window: tuple[int, float] = (0, 0.0)
 
     def __post_init__(self) -> None:
