@@ -71,11 +71,9 @@ HOUSES = [
     House("report/laws", doors=("__init__",), guests=("report/picture.py",)),
 ]
 """Where a kind is a module, the interface is the door: the kinds behind it are found by name."""
-BUILT_IN = tuple(
-    f"train/{name}"
-    for name in ("builtin", "batches", "device", "grouped", "layers", "measurements", "model", "op")
-)
-"""The built-in trainer: of what lies beside it only the registry knows it."""
+BUILT_IN = ("builtin", "batches", "device", "grouped", "layers", "measurements", "model", "ops", "optimizer")
+BUILT_IN = tuple(f"train/{name}" for name in BUILT_IN)
+"""The built-in trainer, by how its paths begin: of what lies beside it only the registry knows it."""
 
 
 def modules() -> Iterator[Path]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,24 +57,24 @@ def measured(
 
 
 def test_mup_holds(workspace: Workspace, index: CorpusIndex) -> None:
-    found = measured(workspace, index)
-    assert found.holds and found.broken == []
-    judged = {(slope.kind, slope.name) for slope in found.slopes if slope.judged}
+    result = measured(workspace, index)
+    assert result.holds and result.broken == []
+    judged = {(slope.kind, slope.name) for slope in result.slopes if slope.judged}
     assert {("update", "blocks.1.mlp_out"), ("change", "blocks.0"), ("activation", "logits")} <= judged
-    assert not any(slope.judged for slope in found.slopes if slope.step < 2)
+    assert not any(slope.judged for slope in result.slopes if slope.step < 2)
 
 
 def test_standard_fails_at_slope_one_and_is_drawn_red(
     workspace: Workspace, index: CorpusIndex, tmp_path: Path
 ) -> None:
-    found = measured(workspace, index, parametrization__name="standard")
-    assert not found.holds
-    worst = {s.name: s.slope for s in found.slopes if s.kind == "update" and s.step == 2}
+    result = measured(workspace, index, parametrization__name="standard")
+    assert not result.holds
+    worst = {s.name: s.slope for s in result.slopes if s.kind == "update" and s.step == 2}
     assert worst["blocks.1.mlp_out"] == pytest.approx(1.0, abs=0.15)
-    changes = [s.slope for s in found.slopes if s.kind == "change" and s.name == "blocks.1" and s.judged]
+    changes = [s.slope for s in result.slopes if s.kind == "change" and s.name == "blocks.1" and s.judged]
     assert all(slope is not None and slope > 0.8 for slope in changes)
-    assert "updates grow like width^0." in found.broken[0] or "updates grow like width^1." in found.broken[0]
-    draw_coordinates(tmp_path / "breaks.png", found)
+    assert re.search(r"updates grow like width\^[01]\.", result.broken[0])
+    draw_coordinates(tmp_path / "breaks.png", result)
     reds = Image.open(tmp_path / "breaks.png").convert("RGB").getcolors(1 << 20)
     assert any(color == (0xC6, 0x28, 0x28) for _, color in reds or [])
 
@@ -89,11 +90,11 @@ def test_one_broken_tensor_is_found_and_named(
         return dataclasses.replace(row, lr=1.0) if weight.name.endswith(f".{name}") else row
 
     monkeypatch.setattr(Parametrization, "row", broken)
-    found = measured(workspace, index)
-    updates = [slope for slope in found.slopes if slope.kind == "update" and slope.step == 2]
+    result = measured(workspace, index)
+    updates = [slope for slope in result.slopes if slope.kind == "update" and slope.step == 2]
     assert {slope.part for slope in updates if slope.breaks} == {name}
-    assert f".{name}'s updates grow like width^" in found.broken[0]
-    assert "(and in 1 other layer)" in found.broken[0]
+    assert f".{name}'s updates grow like width^" in result.broken[0]
+    assert "(and in 1 other layer)" in result.broken[0]
 
 
 def test_a_depth_rule_is_told_from_none(workspace: Workspace, index: CorpusIndex) -> None:
@@ -131,29 +132,29 @@ def test_norms_are_of_each_stacked_block_and_expert() -> None:
     torch.manual_seed(0)
     qkv = Weight("blocks.0.qkv", "hidden", (24, 8), 8, 8, 3)
     change = torch.randn(24, 8)
-    found = relative_norms(qkv, change)
+    norms = relative_norms(qkv, change)
     tops = [float(torch.linalg.svdvals(part)[0]) for part in change.chunk(3)]
-    assert [found[f"blocks.0.qkv.{part}"] for part in "qkv"] == pytest.approx(tops)
-    assert found["blocks.0.qkv"] == pytest.approx(math.sqrt(sum(top**2 for top in tops) / 3))
+    assert [norms[f"blocks.0.qkv.{part}"] for part in "qkv"] == pytest.approx(tops)
+    assert norms["blocks.0.qkv"] == pytest.approx(math.sqrt(sum(top**2 for top in tops) / 3))
     experts = Weight("blocks.0.experts_in", "hidden", (4, 32, 8), 8, 16, 2, 0.5)
     change = torch.randn(4, 32, 8)
-    found = relative_norms(experts, change)
+    norms = relative_norms(experts, change)
     gates = [float(torch.linalg.svdvals(expert[:16])[0]) for expert in change]
     expected = math.sqrt(sum(gate**2 for gate in gates) / 4) / math.sqrt(16 / 8)
-    assert found["blocks.0.experts_in.gate"] == pytest.approx(expected)
+    assert norms["blocks.0.experts_in.gate"] == pytest.approx(expected)
 
 
-def readings(power: float, noise: float = 0.0) -> Iterator[tuple[int, Measurement]]:
+def measurements(power: float, noise: float = 0.0) -> Iterator[tuple[int, Measurement]]:
     for seed, width in enumerate((32, 64, 128, 32, 64, 128)):
         wobble = 1 + noise * (-1) ** seed
         yield width, Measurement("update", "blocks.0.mlp_out", 2, 0.3 * width**power * wobble, True)
 
 
 def test_slopes_are_least_squares_with_an_interval() -> None:
-    sizes, [exact] = slopes(readings(0.7), "width", zero_head=True)
+    sizes, [exact] = slopes(measurements(0.7), "width", zero_head=True)
     assert sizes == (32, 64, 128) and exact.slope == pytest.approx(0.7) and not exact.holds
     assert exact.values == pytest.approx([0.3 * width**0.7 for width in sizes])
-    _, [noisy] = slopes(readings(0.15, 0.3), "width", zero_head=True)
+    _, [noisy] = slopes(measurements(0.15, 0.3), "width", zero_head=True)
     assert noisy.unclear and not noisy.holds and not noisy.breaks
     assert exact.breaks and not exact.unclear
 
@@ -163,8 +164,8 @@ def test_what_is_not_a_number_does_not_hold() -> None:
         (32, Measurement("change", "blocks.0", 2, 1.0, True)),
         (64, Measurement("change", "blocks.0", 2, math.nan, True)),
     ]
-    _, [found] = slopes(rows, "width", zero_head=True)
-    assert found.slope is None and not found.holds
+    _, [slope] = slopes(rows, "width", zero_head=True)
+    assert slope.slope is None and not slope.holds
     zeros = [(width, Measurement("change", "blocks.0", 2, 0.0, True)) for width in (32, 64)]
     _, [still] = slopes(zeros, "width", zero_head=True)
     assert still.holds and not still.judged
@@ -207,10 +208,10 @@ def test_the_command_prints_keeps_and_draws(
     assert "coordinates holds" in capsys.readouterr().out
     assert Image.open(tmp_path / "holds.png").size[0] > 800
     assert called("parametrization=standard", "--json") == 1
-    told = json.loads(capsys.readouterr().out)
-    assert told["holds"] is False and told["broken"]
-    kept = workspace.root / "checks" / f"coordinates-{told['hash']}.json"
-    assert json.loads(kept.read_text()) == told
+    record = json.loads(capsys.readouterr().out)
+    assert record["holds"] is False and record["broken"]
+    kept = workspace.root / "checks" / f"coordinates-{record['hash']}.json"
+    assert json.loads(kept.read_text()) == record
     assert called("--steps", "x") == 2
 
 
@@ -222,14 +223,14 @@ def test_the_gate_refuses_names_and_lets_pass(planned: Planner, workspace: Works
     base = plans[0].base
     for beta2, holds in ((0.95, True), (0.99, False)):
         optimizer = dataclasses.replace(base.optimizer, beta2=beta2, lr=0.5)  # the rate is not of it
-        subject = CheckedRecipe(base.model, base.parametrization, optimizer)
-        keep(record_path(workspace, subject), {"holds": holds, "broken": ["blocks.0 grows"] * (not holds)})
+        recipe = CheckedRecipe(base.model, base.parametrization, optimizer)
+        keep(record_path(workspace, recipe), {"holds": holds, "broken": ["blocks.0 grows"] * (not holds)})
         if holds:
             with pytest.raises(RequestError, match=r"optimizer\.beta2=0\.99"):
                 require(workspace, plans)
     with pytest.raises(RequestError, match=r"blocks\.0 grows"):
         require(workspace, plans)
-    keep(record_path(workspace, subject), {"holds": True, "broken": []})
+    keep(record_path(workspace, recipe), {"holds": True, "broken": []})
     require(workspace, plans)
 
 
@@ -244,8 +245,8 @@ def test_launch_heeds_the_gate(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2 and "check coordinates" in capsys.readouterr().err
-    subject = CheckedRecipe(base.model, base.parametrization, base.optimizer)
-    keep(record_path(workspace, subject), {"holds": True, "broken": []})
+    recipe = CheckedRecipe(base.model, base.parametrization, base.optimizer)
+    keep(record_path(workspace, recipe), {"holds": True, "broken": []})
     with pytest.raises(SystemExit) as ended:
         main()
     assert not ended.value.code

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,10 +30,10 @@ Verdicts = dict[str, list[str]]
 
 
 def verdicts(findings: list[Finding]) -> Verdicts:
-    found: Verdicts = {}
+    by_check: Verdicts = {}
     for finding in findings:
-        found.setdefault(finding.check, []).append(finding.verdict)
-    return found
+        by_check.setdefault(finding.check, []).append(finding.verdict)
+    return by_check
 
 
 @pytest.fixture
@@ -46,9 +48,9 @@ def examined(workspace: Workspace, facts: CorpusFacts) -> Callable[..., list[Fin
 
 
 def test_good_data_holds(examined: Callable[..., list[Finding]]) -> None:
-    found = verdicts(examined())
-    assert found["shards"] == found["vocabulary"] == ["ok", "ok"]
-    assert found["leaks"] == found["tokens"] == found["context"] == ["ok"]
+    by_check = verdicts(examined())
+    assert by_check["shards"] == by_check["vocabulary"] == ["ok", "ok"]
+    assert by_check["leaks"] == by_check["tokens"] == by_check["context"] == ["ok"]
 
 
 def test_a_flipped_byte_is_found(examined: Callable[..., list[Finding]], workspace: Workspace) -> None:
@@ -57,8 +59,6 @@ def test_a_flipped_byte_is_found(examined: Callable[..., list[Finding]], workspa
     content, facts = bytearray(shard.read_bytes()), shard.stat()
     content[12345] ^= 1
     shard.write_bytes(content)
-    import os
-
     os.utime(shard, ns=(facts.st_atime_ns, facts.st_mtime_ns))
     [failed] = [finding for finding in examined() if finding.verdict == "failed"]
     assert failed.check == "shards" and "train-00000.bin" in failed.text
@@ -70,8 +70,8 @@ def test_a_shard_that_is_not_whole_is_found(
 ) -> None:
     shard = workspace.corpus("synthetic") / "validation-00000.bin"
     shard.unlink() if change == "missing" else shard.write_bytes(shard.read_bytes()[:-7])
-    found = verdicts(examined())
-    assert found["shards"] == ["ok", "failed"] and found["leaks"] == ["skipped"]
+    by_check = verdicts(examined())
+    assert by_check["shards"] == ["ok", "failed"] and by_check["leaks"] == ["skipped"]
 
 
 def test_a_plan_that_repeats_data_says_how_often(examined: Callable[..., list[Finding]]) -> None:
@@ -93,14 +93,9 @@ def corpus(folder: Path, train: np.ndarray, held_out: np.ndarray, vocab_size: in
 
 def test_a_token_outside_the_vocabulary_is_found(tmp_path: Path) -> None:
     index = corpus(tmp_path, np.arange(600), np.arange(200))
-    from dataclasses import replace
-
-    found = list(
-        examine(
-            tmp_path / "corpus", replace(index, vocab_size=300), 16, [], [], DataLimits(64), lambda t: None
-        )
-    )
-    assert verdicts(found)["vocabulary"] == ["failed", "ok"]
+    index = replace(index, vocab_size=300)
+    findings = list(examine(tmp_path / "corpus", index, 16, [], [], DataLimits(64), lambda text: None))
+    assert verdicts(findings)["vocabulary"] == ["failed", "ok"]
 
 
 def test_a_leak_is_found_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,8 +110,8 @@ def test_a_leak_is_found_wherever_it_lies(tmp_path: Path, monkeypatch: pytest.Mo
     index = corpus(tmp_path, train, held_out)
     [leak] = leaks(tmp_path / "corpus", index, 64)
     assert (leak.windows, leak.leaked) == (10, 2)
-    found = examine(tmp_path / "corpus", index, 16, [], [], DataLimits(64), lambda text: None)
-    [failed] = [finding for finding in found if finding.verdict == "failed"]
+    findings = examine(tmp_path / "corpus", index, 16, [], [], DataLimits(64), lambda text: None)
+    [failed] = [finding for finding in findings if finding.verdict == "failed"]
     assert failed.check == "leaks" and "20.00%" in failed.text
 
 

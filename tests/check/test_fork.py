@@ -34,18 +34,18 @@ def forked(workspace: Workspace, facts: CorpusFacts, **changes: Any) -> ForkResu
 
 def test_a_fork_holds_and_leaves_nothing(workspace: Workspace, facts: CorpusFacts) -> None:
     before = tree(workspace.root)
-    found = forked(workspace, facts)
-    assert found.holds and found.exact and found.noise is None
-    assert [one.what for one in found.compared] == ["the branch", "the resumed one"]
-    assert (found.rung, found.steps, found.cut) == ("8x1", 24, 18)
+    result = forked(workspace, facts)
+    assert result.holds and result.exact and result.noise is None
+    assert [run.what for run in result.compared] == ["the branch", "the resumed one"]
+    assert (result.rung, result.steps, result.cut) == ("8x1", 24, 18)
     assert tree(workspace.root) == before
 
 
 @pytest.mark.parametrize("kind", ["constant", "multistep", "wsd-s"])
 def test_whatever_forks_is_forked(workspace: Workspace, facts: CorpusFacts, kind: str) -> None:
     """Also where the branch has nothing left to train: its end is the trunk's."""
-    found = forked(workspace, facts, schedule__kind=kind)
-    assert found.holds and found.exact and len(found.compared) == 2
+    result = forked(workspace, facts, schedule__kind=kind)
+    assert result.holds and result.exact and len(result.compared) == 2
 
 
 @pytest.mark.parametrize("lost", ["exp_avg", "exp_avg_sq", "step"])
@@ -60,10 +60,10 @@ def test_it_fails_where_optimizer_state_is_lost(
             state[lost].zero_()
 
     monkeypatch.setattr(BuiltinTrainer, "load", lossy)
-    found = forked(workspace, facts)
-    assert not found.holds and not any(one.exact for one in found.compared)
-    assert all(one.weights > 1e-6 and one.state > 1e-6 for one in found.compared)
-    assert "they must be equal" in found.summary
+    result = forked(workspace, facts)
+    assert not result.holds and not any(run.exact for run in result.compared)
+    assert all(run.weights > 1e-6 and run.state > 1e-6 for run in result.compared)
+    assert "they must be equal" in result.summary
 
 
 def test_a_resume_alone_is_found_out(
@@ -98,9 +98,9 @@ def test_where_equal_runs_differ_their_distance_is_the_tolerance(
         return loss
 
     monkeypatch.setattr(BuiltinTrainer, "_accumulate", noisy)
-    found = forked(workspace, facts, precision="bf16")
-    assert found.holds and not found.exact and found.noise is not None
-    assert found.noise.weights > 0 and f"{TOLERANCE:g} times that is allowed" in found.summary
+    result = forked(workspace, facts, precision="bf16")
+    assert result.holds and not result.exact and result.noise is not None
+    assert result.noise.weights > 0 and f"{TOLERANCE:g} times that is allowed" in result.summary
     load = BuiltinTrainer.load
 
     def lossy(self: BuiltinTrainer, folder: Path, step: int) -> None:
@@ -114,16 +114,17 @@ def test_where_equal_runs_differ_their_distance_is_the_tolerance(
 
 def test_equal_runs_that_are_equal_leave_no_room() -> None:
     same, other = Distance("", 0.0, 0.0, 0.0, True), Distance("the branch", 1e-9, 0.0, 0.0, False)
-    found = ForkResult("8x1", 24, 18, 4, 4, "a GPU", "bf16", (other,), same)
-    assert not found.holds and "two equal runs end bit for bit the same" in found.summary
+    result = ForkResult("8x1", 24, 18, 4, 4, "a GPU", "bf16", (other,), same)
+    assert not result.holds and "two equal runs end bit for bit the same" in result.summary
 
 
 @pytest.mark.parametrize("changes", [{"schedule__kind": "cosine"}, {"schedule__fork": False}])
 def test_what_cannot_fork_is_resumed(
     workspace: Workspace, facts: CorpusFacts, changes: dict[str, Any]
 ) -> None:
-    found = forked(workspace, facts, **changes)
-    assert found.holds and found.cut is None and [one.what for one in found.compared] == ["the resumed one"]
+    result = forked(workspace, facts, **changes)
+    assert result.holds and result.cut is None
+    assert [run.what for run in result.compared] == ["the resumed one"]
 
 
 def test_a_run_that_does_not_end_is_said(

@@ -19,7 +19,6 @@ from sweepctl.cli.app import app
 from sweepctl.cli.transfer import _plan_rows
 from sweepctl.errors import RequestError
 from sweepctl.report.transfer import show_transfer, transfer_json
-from sweepctl.resources import conf_dir
 from sweepctl.spec.corpus import CorpusFacts
 from sweepctl.store.workspace import Workspace
 from tests.conftest import tree
@@ -43,8 +42,6 @@ def check(*arguments: str) -> Any:
 
 @pytest.mark.parametrize("name", list(ROWS))
 def test_every_row_plans_three_widths_at_the_same_number_of_updates(name: str, tmp_path: Path) -> None:
-    if name == "sp-unembedding" and not (conf_dir() / "parametrization" / "mutransfer.yaml").exists():
-        pytest.skip("the parametrization mutransfer is not there")
     row = ROWS[name]
     planned = plan_row(Workspace(tmp_path), row, row_study(row, 2, []), FACTS)
     for key in ("seed.init", "seed.data"):
@@ -64,10 +61,10 @@ def test_rows_differ_from_the_baseline_in_what_they_say() -> None:
 
 
 def test_more_seeds_and_other_rows_leave_what_was_planned(tmp_path: Path) -> None:
-    one, two = (
+    single, both = (
         plan_row(Workspace(tmp_path), ROWS["mup"], row_study(ROWS["mup"], n, []), FACTS).plans for n in (1, 2)
     )
-    assert list(two) == ["seed0", "seed1"] and one["seed0"].hash == two["seed0"].hash
+    assert list(both) == ["seed0", "seed1"] and single["seed0"].hash == both["seed0"].hash
 
 
 @pytest.mark.parametrize(
@@ -122,9 +119,9 @@ def test_diverged_runs_are_shown_as_such(workspace: Workspace) -> None:
     shown = check(*arguments)
     assert "div." in shown.stdout and "0.008" in shown.stdout and shown.exit_code == 1
     planned = _plan_rows(workspace, [ROWS["mup"]], 1, [*SMALL, arguments[-1]], None)[0]
-    found = read_row(planned)
-    assert np.isinf(found.losses[:, 0, 1:]).any() and not found.missing and found.verdict is not None
-    lost = replace(found, losses=np.full_like(found.losses, np.inf), verdict=None)
+    result = read_row(planned)
+    assert np.isinf(result.losses[:, 0, 1:]).any() and not result.missing and result.verdict is not None
+    lost = replace(result, losses=np.full_like(result.losses, np.inf), verdict=None)
     assert "diverged" in lost.why and not lost.holds
     show_transfer(Console(file=io.StringIO()), [lost])
     assert transfer_json([lost])["rows"][0]["diverged"] == 6

@@ -14,8 +14,8 @@ from sweepctl.data.synthetic import Language
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 3000), st.integers(0, 2**63))
 def test_the_order_is_a_permutation(size: int, seed: int) -> None:
-    found = permute(np.arange(size, dtype=np.uint64), size, seed)
-    assert sorted(found.tolist()) == list(range(size))
+    order = permute(np.arange(size, dtype=np.uint64), size, seed)
+    assert sorted(order.tolist()) == list(range(size))
 
 
 @settings(max_examples=60, deadline=None)

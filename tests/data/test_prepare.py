@@ -43,7 +43,7 @@ def tokens(workspace: Workspace, split: str) -> np.ndarray:
     )
 
 
-def test_text_jsonl_and_parquet_give_the_same_documents(workspace: Workspace, tmp_path: Path) -> None:
+def test_text_jsonl_and_parquet_give_the_same_documents(tmp_path: Path) -> None:
     (tmp_path / "d.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in TEXTS))
     pd.DataFrame({"body": TEXTS}).to_parquet(tmp_path / "d.parquet")
     folder = tmp_path / "texts"
@@ -55,9 +55,9 @@ def test_text_jsonl_and_parquet_give_the_same_documents(workspace: Workspace, tm
         ("parquet", "d.parquet", "body"),
         ("text", "texts", ""),
     ):
-        made = Workspace(tmp_path / source)
-        prepare_from(made, request(source, [tmp_path / path], field=field), None)
-        both = b"".join(tokens(made, split).tobytes() for split in ("train", "validation"))
+        workspace = Workspace(tmp_path / source)
+        prepare_from(workspace, request(source, [tmp_path / path], field=field), None)
+        both = b"".join(tokens(workspace, split).tobytes() for split in ("train", "validation"))
         assert sorted(both.split(b"\0")) == sorted([b"", *(t.encode() for t in TEXTS)])
 
 
@@ -86,20 +86,21 @@ def test_the_hash_is_of_the_content_alone(tmp_path: Path) -> None:
 def test_a_tokenizers_file_works(workspace: Workspace, tmp_path: Path) -> None:
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    made.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet))
-    made.save(str(tmp_path / "t.json"))
+    tokenizer.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=300, initial_alphabet=alphabet))
+    tokenizer.save(str(tmp_path / "t.json"))
     (tmp_path / "d.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in TEXTS))
     index = prepare_from(
         workspace, request("jsonl", [tmp_path / "d.jsonl"], tokenizer=str(tmp_path / "t.json")), None
     )
-    size = made.get_vocab_size()
+    size = tokenizer.get_vocab_size()
     assert (index.vocab_size, index.dtype) == (size + 1, "uint16")
     documents = "".join(f" {token} " for token in tokens(workspace, "train")).split(f" {size} ")
     texts = [
-        made.decode([int(t) for t in d.split()]).replace("Ġ", " ").replace(" ", "") for d in documents[:-1]
+        tokenizer.decode([int(t) for t in d.split()]).replace("Ġ", " ").replace(" ", "")
+        for d in documents[:-1]
     ]
     assert set(texts) <= {t.replace(" ", "") for t in TEXTS}
     train = index.splits["train"]
@@ -193,8 +194,8 @@ def test_the_demos_text_is_the_python_source_of_installed_packages(tmp_path: Pat
 def test_a_pinned_hash_is_kept_to(workspace: Workspace) -> None:
     options = {"seed": 0, "train_tokens": 70_000, "validation_tokens": 66_000}
     data = Data("made", "synthetic", options=options)
-    found = ensure(workspace, data)
-    assert ensure(workspace, Data("made", "synthetic", found.hash, options)).hash == found.hash
+    index = ensure(workspace, data)
+    assert ensure(workspace, Data("made", "synthetic", index.hash, options)).hash == index.hash
     with pytest.raises(RequestError, match=r"data\.hash pins beef"):
         ensure(workspace, Data("made", "synthetic", "beef", options))
     with pytest.raises(RequestError, match=r"data\.options of synthetic are"):

@@ -24,7 +24,7 @@ from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 from sweepctl.train.processes import BROKEN
 from tests.conftest import Planner, manifest, only, run_all, run_job
 
-ONE = {"ladder__depths": [2], "budget__tokens": [2560]}
+ONE_RUNG = {"ladder__depths": [2], "budget__tokens": [2560]}
 """A trunk of 30 steps and a branch of 10."""
 LONG = {"ladder__depths": [1], "budget__tokens": [10_240], "optimizer__lr": 0.005}
 """A trunk of 120 steps. It can be interrupted where it saves at every one of them."""
@@ -134,6 +134,14 @@ def wipe(sweep_jobs: SweepJobs) -> None:
         shutil.rmtree(planned_job.folder.path)
 
 
+def losses_of_one_process(sweep_jobs: SweepJobs) -> list[dict[str, float]]:
+    """What several are to come to; nothing of these runs is left."""
+    run_all(sweep_jobs)
+    expected = losses(sweep_jobs)
+    wipe(sweep_jobs)
+    return expected
+
+
 def same(ours: SweepJobs, expected: list[dict[str, float]]) -> None:
     for loss, other in zip(losses(ours), expected, strict=True):
         assert loss == pytest.approx(other, rel=NOISE)
@@ -150,7 +158,7 @@ def same(ours: SweepJobs, expected: list[dict[str, float]]) -> None:
 def test_several_processes_train_what_one_trains(
     planned: Planner, teams: dict[int, Team], size: int, changes: dict[str, Any]
 ) -> None:
-    sweep_jobs = planned(**{**ONE, **changes, "validation__tokens": 40_000})
+    sweep_jobs = planned(**{**ONE_RUNG, **changes, "validation__tokens": 40_000})
     run_all(sweep_jobs)
     expected, curves = losses(sweep_jobs), [curve(planned_job) for planned_job in sweep_jobs.by_id.values()]
     weights = load_file(checkpoints.newest(only(sweep_jobs, "branch")[0].folder).path / "weights.safetensors")
@@ -170,9 +178,7 @@ def test_several_processes_train_what_one_trains(
 
 def test_checkpoints_move_between_world_sizes(planned: Planner, teams: dict[int, Team]) -> None:
     sweep_jobs = planned(ladder__depths=[1], budget__tokens=[1280, 2560, 5120])
-    run_all(sweep_jobs)
-    expected = losses(sweep_jobs)
-    wipe(sweep_jobs)
+    expected = losses_of_one_process(sweep_jobs)
 
     def train(size: int, budgets: list[int]) -> None:
         part = planned(ladder__depths=[1], budget__tokens=budgets)
@@ -198,10 +204,8 @@ def test_checkpoints_move_between_world_sizes(planned: Planner, teams: dict[int,
 def test_accumulation_on_several_processes_changes_nothing(
     planned: Planner, teams: dict[int, Team], rows: int
 ) -> None:
-    sweep_jobs = planned(**{**ONE, "batch__tokens": 128, "budget__tokens": [5120]})
-    run_all(sweep_jobs)
-    expected = losses(sweep_jobs)
-    wipe(sweep_jobs)
+    sweep_jobs = planned(**{**ONE_RUNG, "batch__tokens": 128, "budget__tokens": [5120]})
+    expected = losses_of_one_process(sweep_jobs)
     teams[2].run_all(sweep_jobs, micro_batch_rows=rows)
     same(sweep_jobs, expected)
 
@@ -209,10 +213,8 @@ def test_accumulation_on_several_processes_changes_nothing(
 def test_the_compiled_model_is_shared_too(planned: Planner, pair: Team) -> None:
     if shutil.which("g++") is None:
         pytest.skip("torch.compile needs a compiler")
-    sweep_jobs = planned(**{**ONE, "ladder__depths": [1], "budget__tokens": [1280]})
-    run_all(sweep_jobs)
-    expected = losses(sweep_jobs)
-    wipe(sweep_jobs)
+    sweep_jobs = planned(**{**ONE_RUNG, "ladder__depths": [1], "budget__tokens": [1280]})
+    expected = losses_of_one_process(sweep_jobs)
     pair.run_all(sweep_jobs, compile=True, micro_batch_rows=1)
     same(sweep_jobs, expected)
 
@@ -240,9 +242,7 @@ def test_a_stopped_team_saves_and_resumes(
     planned: Planner, teams: dict[int, Team], request: pytest.FixtureRequest, how: str
 ) -> None:
     sweep_jobs = planned(**LONG)
-    run_all(sweep_jobs)
-    expected = losses(sweep_jobs)
-    wipe(sweep_jobs)
+    expected = losses_of_one_process(sweep_jobs)
     sweep_jobs.make_wishes()
     [trunk] = only(sweep_jobs, "trunk")
     team = teams[2] if how == "command" else request.getfixturevalue("pair")
@@ -265,9 +265,7 @@ def test_a_killed_follower_fails_the_attempt_and_a_fresh_team_goes_on(
     planned: Planner, teams: dict[int, Team], pair: Team
 ) -> None:
     sweep_jobs = planned(**LONG)
-    run_all(sweep_jobs)
-    expected = losses(sweep_jobs)
-    wipe(sweep_jobs)
+    expected = losses_of_one_process(sweep_jobs)
     sweep_jobs.make_wishes()
     [trunk] = only(sweep_jobs, "trunk")
     pair.begin(sweep_jobs, trunk, **SLOWLY)
@@ -300,7 +298,7 @@ def test_the_others_end_when_rank_0_is_killed(planned: Planner, pair: Team, idle
 
 def test_a_follower_that_fails_says_why(planned: Planner, pair: Team, workspace, tmp_path: Path) -> None:
     """Its word reaches rank 0, which does not wait for it; here its checkpoint is gone before it looks."""
-    sweep_jobs = planned(**ONE)
+    sweep_jobs = planned(**ONE_RUNG)
     sweep_jobs.make_wishes()
     [trunk] = only(sweep_jobs, "trunk")
     pair.until("ready")

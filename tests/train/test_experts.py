@@ -318,8 +318,8 @@ def trainer(sweep_jobs, data: Path, **execution) -> tuple[BuiltinTrainer, object
     """The largest trunk's trainer and curve."""
     planned_job = only(sweep_jobs, "trunk")[-1]
     science, how = planned_job.plan.science(planned_job.job), Execution(device="cpu", **execution)
-    own = BuiltinTrainer(science.point, Batches(data, science.point), machine(how, "fp32"), how)
-    return own, science.curve()
+    device = machine(how, "fp32")
+    return BuiltinTrainer(science.point, Batches(data, science.point), device, how), science.curve()
 
 
 def state(trainer: BuiltinTrainer) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
 import threading
 from pathlib import Path
 
@@ -75,8 +76,7 @@ def test_accumulation_changes_nothing_but_rounding(planned: Planner, rows: int) 
     run_all(whole)
     expected = losses(whole)
     for planned_job in whole.by_id.values():
-        for path in sorted(planned_job.folder.path.rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink()
+        shutil.rmtree(planned_job.folder.path)
     run_all(pieces, micro_batch_rows=rows)
     assert losses(pieces) == pytest.approx(expected, rel=1e-4)
 
@@ -100,8 +100,6 @@ def test_bf16_trains_close_to_fp32(planned: Planner) -> None:
 
 
 def test_other_data_than_the_plans_is_refused(planned: Planner, workspace) -> None:
-    import shutil
-
     from sweepctl.data.corpora import prepare_synthetic
 
     sweep_jobs = planned()
@@ -295,9 +293,9 @@ def test_another_science_under_a_jobs_name_is_refused(planned: Planner) -> None:
     sweep_jobs = planned(ladder__depths=[1])
     [trunk] = only(sweep_jobs, "trunk")
     sweep_jobs.make_wishes()
-    told = manifest(sweep_jobs, trunk)
-    changed = {**told.science, "optimizer": {**told.science["optimizer"], "lr": 0.5}}
-    outcome = run(dataclasses.replace(told, science=changed), threading.Event(), lambda event: None)
+    of_trunk = manifest(sweep_jobs, trunk)
+    changed = {**of_trunk.science, "optimizer": {**of_trunk.science["optimizer"], "lr": 0.5}}
+    outcome = run(dataclasses.replace(of_trunk, science=changed), threading.Event(), lambda event: None)
     assert outcome.why == "request" and "was given the science of" in outcome.message
     assert trunk.folder.record() is None
 
@@ -314,9 +312,9 @@ def test_what_another_process_finished_meanwhile_is_not_trained_again(planned: P
     sweep_jobs = planned(ladder__depths=[1])
     run_all(sweep_jobs)
     branch = only(sweep_jobs, "branch")[0]
-    told, looks = manifest(sweep_jobs, branch), iter([None, branch.folder.result()])
+    of_branch, looks = manifest(sweep_jobs, branch), iter([None, branch.folder.result()])
     monkeypatch.setattr(JobFolder, "result", lambda self: next(looks))
-    assert run(told, threading.Event(), lambda event: None).why == "done"
+    assert run(of_branch, threading.Event(), lambda event: None).why == "done"
     monkeypatch.undo()
     assert "trained_tokens" not in attempts.every(branch.folder)[-1].record
 

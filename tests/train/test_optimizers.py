@@ -287,28 +287,28 @@ KINDS.append({"optimizer__name": "sgd", "optimizer__momentum": 0.0})
 
 def test_a_checkpoint_of_another_optimizer_is_refused_in_one_sentence(trainer: Any, tmp_path: Path) -> None:
     trainers = [trainer(**changes) for changes in KINDS]
-    for number, own in enumerate(trainers):
-        give_gradients(own.model, 0)
-        own.optimizer.step(1.0)
+    for number, writer in enumerate(trainers):
+        give_gradients(writer.model, 0)
+        writer.optimizer.step(1.0)
         (tmp_path / str(number)).mkdir()
-        own.save(tmp_path / str(number))
-    for (number, _), own in itertools.product(enumerate(trainers), trainers):
-        if own is trainers[number]:
-            own.load(tmp_path / str(number), 1)
+        writer.save(tmp_path / str(number))
+    for (number, writer), reader in itertools.product(enumerate(trainers), trainers):
+        if reader is writer:
+            reader.load(tmp_path / str(number), 1)
             continue
         with pytest.raises(RequestError, match=r"holds another model or optimizer: of .* it keeps") as caught:
-            own.load(tmp_path / str(number), 1)
+            reader.load(tmp_path / str(number), 1)
         assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("changes", KINDS, ids=lambda changes: "-".join(map(str, changes.values())))
 def test_plans_know_the_size_of_checkpoints(trainer: Any, tmp_path: Path, changes: dict[str, Any]) -> None:
-    own = trainer(ladder__aspect=64, ladder__head_size=32, ladder__depths=[2], **changes)
-    give_gradients(own.model, 0)
-    own.optimizer.step(1.0)
-    own.save(tmp_path)
+    writer = trainer(ladder__aspect=64, ladder__head_size=32, ladder__depths=[2], **changes)
+    give_gradients(writer.model, 0)
+    writer.optimizer.step(1.0)
+    writer.save(tmp_path)
     written = sum(file.stat().st_size for file in tmp_path.iterdir())
-    assert checkpoint_bytes(own.point) == pytest.approx(written, rel=0.01)
+    assert checkpoint_bytes(writer.point) == pytest.approx(written, rel=0.01)
 
 
 def test_a_plan_adds_up_each_jobs_own_optimizer(facts: Any) -> None:
