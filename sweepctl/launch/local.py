@@ -23,9 +23,8 @@ from sweepctl.launch.retries import Retries
 from sweepctl.launch.retry import Retry
 from sweepctl.launch.workers import Pool, Worker
 from sweepctl.spec.execution import Execution
-from sweepctl.store.ends import End
 from sweepctl.store.facts import Dispatch
-from sweepctl.store.protocol import Died, Ended, Event, Progress, Ready, Saved
+from sweepctl.store.protocol import Died, Ended, Event, Progress
 from sweepctl.store.state import State
 from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 
@@ -166,26 +165,17 @@ class LocalLaunch:
 
     def _handle(self, worker: Worker, event: Event | Died) -> None:
         match event:
-            case Ready():
-                worker.ready = True
             case Progress(job, step) if job not in self.feed.cancelled:
                 self.watcher.progress(self.sweep_jobs.by_id[job], step)
-            case Progress() | Saved():
-                pass
             case Ended(job, end, message):
-                worker.job = None
                 self.feed.ended(self.sweep_jobs.by_id[job], end, message)
-                if end is End.STORAGE:  # it may not have been able to say that it gave the job up
-                    worker.process.kill()
-            case Died():
-                self._died(worker, event)
-
-    def _died(self, worker: Worker, event: Died) -> None:
-        if worker.job is not None:
-            planned_job = self.sweep_jobs.by_id[worker.job]
-            self.feed.died(planned_job, worker.process.pid, event.reason, worker.log)
-        elif not worker.ready:
-            self.feed.stillborn(worker.log)
+            case Died() if worker.job is not None:
+                planned_job = self.sweep_jobs.by_id[worker.job]
+                self.feed.died(planned_job, worker.process.pid, event.reason, worker.log)
+            case Died() if not worker.ready:
+                self.feed.stillborn(worker.log)
+            case _:
+                pass
 
     def _decided(self, decision: Decision) -> None:
         """Keep what the feed says, and show it. Of a cancelled job nothing else counts."""

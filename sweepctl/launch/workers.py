@@ -14,7 +14,7 @@ from typing import IO
 
 from sweepctl.store.files import storage
 from sweepctl.store.manifest import Manifest
-from sweepctl.store.protocol import Died, Event, RunJob, StopJob, read_event
+from sweepctl.store.protocol import Died, Ended, Event, Ready, RunJob, StopJob, read_event
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -50,6 +50,13 @@ class Worker:
         if self._tell(RunJob(manifest)):
             self.job = manifest.job
         return self.job is not None
+
+    def has_said(self, event: Event) -> None:
+        """Keep in mind what follows from it for the next job."""
+        if isinstance(event, Ready):
+            self.ready = True
+        if isinstance(event, Ended):
+            self.job = None
 
     def stop_job(self) -> None:
         """Ask it to save and give up its current job."""
@@ -111,6 +118,7 @@ class Pool:
             *lines, worker._rest = (worker._rest + chunk).split("\n")
             for line in lines:
                 if (event := read_event(line)) is not None:
+                    worker.has_said(event)
                     yield worker, event
             if not chunk:
                 self._selector.unregister(worker.output)

@@ -55,12 +55,12 @@ class Dispatch:
         return {k: v for k, v in values.items() if k in always or (v is not None and self.array is not None)}
 
     def has_lost_its_place(self, here: Dispatch, gone: Container[str]) -> bool:
-        """Whether this is of a task that is gone, or of the very task that asks (`here`), which trains one
-        job at a time: an earlier restart of it, or one that could not even say that it ended."""
+        """Whether this is of a task that is gone, or of an earlier restart of the very task that asks
+        (`here`)."""
         if self.scheduler_id is None or self.cluster != here.cluster:
             return False
         same_task = (self.scheduler_id, self.array) == (here.scheduler_id, here.array)
-        return self.scheduler_id in gone or (same_task and self.restart <= here.restart)
+        return self.scheduler_id in gone or (same_task and self.restart < here.restart)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -42,6 +42,8 @@ class Outcome:
     """The word on its record."""
     message: str = ""
     """What is to be said of it: an error's sentence or last lines."""
+    owns_job: bool = False
+    """Whether not even its end could be recorded: then only the end of this process gives the job up."""
 
 
 def run(
@@ -69,7 +71,7 @@ def run(
         try:
             attempt.end(outcome.why, **({"error": outcome.message} if outcome.message else {}))
         except StorageError as error:
-            return Outcome(End.STORAGE, str(error))
+            return Outcome(End.STORAGE, str(error), owns_job=True)
         # A wish made while the trunk was finishing is seen here, after ownership was given up: whoever
         # made it saw a living owner and started nobody.
         if manifest.science["kind"] != "trunk" or outcome.why is not End.DONE or _next_wish(folder) is None:

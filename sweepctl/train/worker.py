@@ -3,7 +3,8 @@
 It stops, saving its state, on SIGTERM or when its input closes: a killed launcher leaves nobody behind.
 Where WORLD_SIZE says that several processes train each job, rank 0 is this worker and the others follow it:
 they heed no signal and read nothing, and end when it does. Exit code 75: they lost each other; start all
-of them anew.
+of them anew. A worker also ends where it cannot record that it has given a job up: nobody takes one from a
+process that lives.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import sys
 import threading
 from typing import NoReturn, TextIO
 
-from sweepctl.errors import SweepctlError
+from sweepctl.errors import StorageError, SweepctlError
 from sweepctl.store.manifest import Manifest
 from sweepctl.store.protocol import Ended, Event, Ready, RunJob, StopJob, read_command
 from sweepctl.train.processes import SingleProcess
@@ -84,6 +85,8 @@ class JobQueue:
             outcome = run(manifest, self._stop, self._say, processes)
             self._current = ""
             self._say(Ended(manifest.job, outcome.why, outcome.message))
+            if outcome.owns_job:
+                raise StorageError(outcome.message)
             processes.end_job()
 
     def _say(self, event: Event) -> None:
@@ -109,12 +112,13 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=worker.listen, args=(sys.stdin,), daemon=True).start()
     code = worker.work()
-    if several:
+    if several or code:
         _leave(code)
 
 
 def _leave(code: int) -> NoReturn:
-    """End at once: a group that is taken down in order waits for its other processes, or aborts without."""
+    """End at once: a group that is taken down in order waits for its other processes, or aborts without, and
+    a job that could not be given up is owned until then."""
     sys.stderr.flush()
     os._exit(code)
 

@@ -141,8 +141,8 @@ class Watched(Supervisor):
     def say(self, text: str) -> None:
         self.bench.words += text + "\n"
 
-    def _handle(self, planned_job: PlannedJob, worker: Worker, event: Event | Died, pool: Pool) -> None:
-        super()._handle(planned_job, worker, event, pool)
+    def _handle(self, worker: Worker, event: Event | Died, pool: Pool) -> None:
+        super()._handle(worker, event, pool)
         if isinstance(event, Progress) and event.step > 20:
             self.bench.has_progressed()
 

@@ -25,7 +25,7 @@ from sweepctl.store import attempts, checkpoints
 from sweepctl.store.ends import End
 from sweepctl.store.facts import Dispatch
 from sweepctl.store.files import write_text
-from sweepctl.store.protocol import Died, Ended, Event, Progress, Ready, Saved
+from sweepctl.store.protocol import Died, Ended, Event, Saved
 from sweepctl.store.state import State
 from sweepctl.store.sweep_jobs import PlannedJob
 
@@ -278,30 +278,36 @@ class Supervisor:
             return
         self.say(f"{planned_job.name} {job}")
         self._release(planned_job, max(checkpoints.steps(planned_job.folder), default=0))
-        worker.give(
-            self.sweep_jobs.manifest(planned_job, self.launcher.execution, self.dispatch, self.array.gone)
-        )
+        execution, gone = self.launcher.execution, self.array.gone
+        if not worker.give(self.sweep_jobs.manifest(planned_job, execution, self.dispatch, gone)):
+            self._listen(pool)  # its process is gone: then there is another
+            return
         self.feed.started(planned_job)
         stopping = False
         while job in self.feed.in_hand:
-            for speaker, event in pool.events(POLL_S):
-                self._handle(planned_job, speaker, event, pool)
+            self._listen(pool)
             if job in self.feed.in_hand and not stopping and self._must_stop(job):
                 stopping = True
                 worker.stop_job()
 
-    def _handle(self, planned_job: PlannedJob, worker: Worker, event: Event | Died, pool: Pool) -> None:
+    def _listen(self, pool: Pool) -> None:
+        for worker, event in pool.events(POLL_S):
+            self._handle(worker, event, pool)
+
+    def _handle(self, worker: Worker, event: Event | Died, pool: Pool) -> None:
         match event:
-            case Saved(_, step):
-                self._release(planned_job, step)
-            case Ended(job, end, message) if job == planned_job.job.id:
-                worker.job = None
-                self.feed.ended(planned_job, end, message)
+            case Saved(job, step):
+                self._release(self.sweep_jobs.by_id[job], step)
+            case Ended(job, end, message):
+                self.feed.ended(self.sweep_jobs.by_id[job], end, message)
                 if self.process.processes > 1 and end in (End.INFRASTRUCTURE, End.OUT_OF_MEMORY):
                     self._renew(pool)
-            case Died():
+            case Died() if worker.job is not None:
+                planned_job = self.sweep_jobs.by_id[worker.job]
                 self.feed.died(planned_job, worker.process.pid, event.reason, worker.log)
-            case Ready() | Progress() | Ended():
+            case Died() if not worker.ready:
+                self.feed.stillborn(worker.log)
+            case _:
                 pass
 
     def _release(self, trunk: PlannedJob, step: int) -> None:

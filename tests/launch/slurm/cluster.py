@@ -119,7 +119,7 @@ class InProcess:
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._thread = threading.Thread()
 
-    def give(self, manifest: Manifest) -> None:
+    def give(self, manifest: Manifest) -> bool:
         fate = next(type(self).fates, train)
         self.job = manifest.job
         self._stop.clear()
@@ -127,15 +127,18 @@ class InProcess:
             target=lambda: self._events.put(fate(manifest, self._stop, self._events.put))
         )
         self._thread.start()
+        return True
 
     def stop_job(self) -> None:
         self._stop.set()
 
     def events(self, timeout_s: float) -> Iterator[tuple[InProcess, Event]]:
         try:
-            yield self, self._events.get(timeout=timeout_s)
+            event = self._events.get(timeout=timeout_s)
         except queue.Empty:
             return
+        self.job = None if isinstance(event, Ended) else self.job
+        yield self, event
 
     def stop(self) -> None:
         self._stop.set()
