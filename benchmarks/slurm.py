@@ -62,7 +62,7 @@ def submission() -> dict[str, Any]:
 
 def branches(count: int = 24, tokens: float = 200_000) -> dict[str, Any]:
     """One trunk with `count` branches, and the moments on the way to each."""
-    from sweepctl.store import attempts
+    from sweepctl.store import attempts, checkpoints
 
     with site() as here:
         budgets = ",".join(str(round(tokens * (i + 1))) for i in range(count))
@@ -81,11 +81,8 @@ def branches(count: int = 24, tokens: float = 200_000) -> dict[str, Any]:
         tasks = {(f / "id").read_text().strip(): f / "tasks" for f in here.arrays("tree")}
         rows = []
         for planned_job in wanted:
-            durable = (
-                (planned_job.trunk.checkpoints / f"step-{planned_job.job.cut:08d}" / "manifest.json")
-                .stat()
-                .st_mtime
-            )
+            checkpoint = checkpoints.at(planned_job.trunk, planned_job.job.cut)
+            durable = (checkpoint.path / "manifest.json").stat().st_mtime
             first = attempts.every(planned_job.folder)[0]
             array, _, index = first.record["scheduler_id"].partition("_")
             script = float((tasks[array] / f"{index}.script").read_text())
@@ -201,15 +198,15 @@ def idle(seconds: float = 90.0) -> dict[str, Any]:
 
 def _rpcs(text: str) -> dict[str, int]:
     """Counts by message type from sdiag."""
-    calls = {}
+    counts = {}
     inside = False
     for line in text.splitlines():
         if line.startswith("Remote Procedure Call statistics"):
             inside = "by message type" in line
         elif inside and "count:" in line:
             name, _, rest = line.strip().partition("(")
-            calls[name.strip()] = int(rest.partition("count:")[2].split()[0])
-    return calls
+            counts[name.strip()] = int(rest.partition("count:")[2].split()[0])
+    return counts
 
 
 def _print_submission(r: dict[str, Any]) -> None:
