@@ -20,12 +20,12 @@ def main(names: list[str]) -> int:
         name = example.stem.replace("_", "-")
         if names and name not in names:
             continue
-        names_in = runpy.run_path(str(example))
+        example_names = runpy.run_path(str(example))
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"{name}.csv"
-            names_in["table"]().to_csv(path, index=False)
-            command = [sys.executable, "-m", "sweepctl", "fit", str(path), *names_in["ARGUMENTS"]]
-            print(" ".join(["sweepctl", "fit", path.name, *names_in["ARGUMENTS"]]), flush=True)
+            example_names["table"]().to_csv(path, index=False)
+            command = [sys.executable, "-m", "sweepctl", "fit", str(path), *example_names["ARGUMENTS"]]
+            print(" ".join(["sweepctl", "fit", path.name, *example_names["ARGUMENTS"]]), flush=True)
             done = subprocess.run([*command, "--png", str(HERE / f"{name}.png")])
             if done.returncode:
                 return done.returncode

@@ -37,10 +37,10 @@ def _run(
         s2[i] = s2[i - 1] + momentum
     loss = 2.628 + 0.43 * np.cumsum(counted) ** -0.55 - 0.411 * s2
     noise = 5e-4 * draw.standard_normal() + 1e-3 * draw.standard_normal(end + 1)
-    sums = np.isin(step, points)
+    measured = np.isin(step, points)
     frame = pd.DataFrame({"run": name, "role": role, "step": step, "lr": lr, "loss": loss * np.exp(noise)})
-    frame["loss"] = frame["loss"].where(sums)
+    frame["loss"] = frame["loss"].where(measured)
     branch = bool(cut)
     frame["parent"] = "trunk" if branch else None
-    kept = sums | (step % 50 == 0) | (step < 2)
+    kept = measured | (step % 50 == 0) | (step < 2)
     return frame[kept & (step >= (cut or 0) * end)] if branch else frame[kept]
