@@ -67,7 +67,7 @@ class Setup:
     gemm: str | None = None
     """Which library multiplies matrices, None where there is no choice."""
     peak_flops: float | None = None
-    """What one device could do, in FLOP/s at the precision it trains in; None where that is not known."""
+    """The FLOP/s of one device that MFU is a share of; None where they are not known."""
 
 
 class Trainer(ABC):
