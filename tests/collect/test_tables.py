@@ -29,10 +29,10 @@ def test_the_same_science_gives_the_same_bytes_however_it_ran(planned: Planner) 
             path.rmdir() if path.is_dir() else path.unlink()
     run_all(other, log_every_steps=7, checkpoint_every_s=0.01)
     collect(other)
-    one, two = sweep_jobs.sweep.folder / "runs.parquet", other.sweep.folder / "runs.parquet"
-    assert one.read_bytes() == two.read_bytes()
+    table, table_of_other = sweep_jobs.sweep.folder / "runs.parquet", other.sweep.folder / "runs.parquet"
+    assert table.read_bytes() == table_of_other.read_bytes()
     facts = {"host", "started", "ended", "device", "pid", "path", "folder", "attempt", "attempts"}
-    assert not facts & set(pd.read_parquet(one).columns)
+    assert not facts & set(pd.read_parquet(table).columns)
 
 
 def test_every_count_of_n_and_c_is_a_column(planned: Planner) -> None:

@@ -57,17 +57,17 @@ PARAMETRIC = ("--law", "parametric", "--option", "replicates=100")
 
 
 def test_a_fit_has_what_a_claim_needs(fit: Any) -> None:
-    made = fit(runs(), *PARAMETRIC, "--at", "flops=1e21", "--at", "n=7e9,d=2e12")
-    assert set(made) >= KEYS
-    assert made["law"] == "parametric" and made["protocol"]["replicates"] == 100
-    assert made["protocol"]["delta"] == 1e-3  # defaults too
-    assert set(made["params"]) == set(TRUE) and made["params"]["alpha"] == pytest.approx(0.34, abs=0.05)
-    low, high = made["intervals"]["alpha"]
-    assert low < made["params"]["alpha"] < high
-    assert made["derived"]["a"] + made["derived"]["b"] == pytest.approx(1)
-    assert made["accounting"]["flops"] == "six_n" and made["rows_excluded"] == []
-    assert made["starts"]["agreeing"] <= made["starts"]["tried"] and len(made["rows_used"]) == 25
-    at_c, at_nd = made["predictions"]
+    record = fit(runs(), *PARAMETRIC, "--at", "flops=1e21", "--at", "n=7e9,d=2e12")
+    assert set(record) >= KEYS
+    assert record["law"] == "parametric" and record["protocol"]["replicates"] == 100
+    assert record["protocol"]["delta"] == 1e-3  # defaults too
+    assert set(record["params"]) == set(TRUE) and record["params"]["alpha"] == pytest.approx(0.34, abs=0.05)
+    low, high = record["intervals"]["alpha"]
+    assert low < record["params"]["alpha"] < high
+    assert record["derived"]["a"] + record["derived"]["b"] == pytest.approx(1)
+    assert record["accounting"]["flops"] == "six_n" and record["rows_excluded"] == []
+    assert record["starts"]["agreeing"] <= record["starts"]["tried"] and len(record["rows_used"]) == 25
+    at_c, at_nd = record["predictions"]
     assert at_c["at"] == {"flops": 1e21} and at_c["n"] * at_c["d"] * 6 == pytest.approx(1e21)
     truth = parametric.loss(TRUE, 7e9, 2e12)
     assert at_nd["loss"] == pytest.approx(truth, rel=0.02)
@@ -90,16 +90,16 @@ def test_columns_may_be_expressions(fit: Any) -> None:
     assert scaled["params"]["A"] == pytest.approx(plain["params"]["A"], rel=1e-3)
     assert scaled["accounting"]["parameters"] == "n * 1e6"
     whole = runs().astype({"n": "int64", "d": "int64"})  # 6 N D would overflow
-    told = fit(whole, *PARAMETRIC, "--flops", "6*n*d", "--at", "flops=1e22")
-    assert told["predictions"][0]["n"] > 1e9
+    record = fit(whole, *PARAMETRIC, "--flops", "6*n*d", "--at", "flops=1e22")
+    assert record["predictions"][0]["n"] > 1e9
 
 
 def test_the_third_of_n_d_and_c_follows(fit: Any) -> None:
     frame = runs().assign(flops=lambda t: 6 * t["n"] * t["d"])
     for gone in ("d", "n"):
-        made = fit(frame.drop(columns=gone), *PARAMETRIC)
-        assert made["params"] == pytest.approx(fit(frame, *PARAMETRIC)["params"], rel=1e-4)
-        assert "flops / (6" in made["accounting"][gone]
+        record = fit(frame.drop(columns=gone), *PARAMETRIC)
+        assert record["params"] == pytest.approx(fit(frame, *PARAMETRIC)["params"], rel=1e-4)
+        assert "flops / (6" in record["accounting"][gone]
 
 
 def test_what_was_left_out_and_why(fit: Any) -> None:
@@ -109,15 +109,15 @@ def test_what_was_left_out_and_why(fit: Any) -> None:
     frame.loc[2, "loss"] = np.nan
     worse = frame.loc[[5]].assign(lr=0.02, loss=9.0)
     frame = pd.concat([frame, frame.loc[[4]], worse], ignore_index=True)
-    made = fit(frame, *PARAMETRIC)
-    assert {row["row"]: row["reason"] for row in made["rows_excluded"]} == {
+    record = fit(frame, *PARAMETRIC)
+    assert {row["row"]: row["reason"] for row in record["rows_excluded"]} == {
         "0": "diverged",
         "1": "undecayed: it was not annealed",
         "2": "no loss",
         "25": "it repeats another row",
         "26": "a lower loss at the same N and D dominates it",
     }
-    assert made["accounting"]["reduction"].startswith("least over lr")
+    assert record["accounting"]["reduction"].startswith("least over lr")
     assert len(fit(frame, *PARAMETRIC, "--undecayed")["rows_used"]) == 23
     assert "repeated:n_d" in fit(frame, *PARAMETRIC, "--reduce", "none")["flags"]
     every = fit(frame.assign(kind="trunk"), *PARAMETRIC)
@@ -125,9 +125,9 @@ def test_what_was_left_out_and_why(fit: Any) -> None:
 
 
 def test_held_out_budgets_are_predicted(fit: Any) -> None:
-    made = fit(runs(), *PARAMETRIC, "--hold-out", "n=1")
-    assert len(made["held_out"]) == 5 and made["derived"]["held_out_rms"] < 0.02
-    assert made["held_out"][0]["fitted_up_to"] == pytest.approx(runs()["n"].unique()[3])
+    record = fit(runs(), *PARAMETRIC, "--hold-out", "n=1")
+    assert len(record["held_out"]) == 5 and record["derived"]["held_out_rms"] < 0.02
+    assert record["held_out"][0]["fitted_up_to"] == pytest.approx(runs()["n"].unique()[3])
     rolling = fit(runs(), *PARAMETRIC, "--hold-out", "n=1", "--rolling")
     assert len(rolling["held_out"]) == 10  # two sizes do not identify a third
     for row in rolling["held_out"]:
@@ -142,14 +142,14 @@ def test_accountings_side_by_side(fit: Any) -> None:
     )
     for n in ("total", "non_embedding"):
         frame[f"flops_{'six_n' if n == 'total' else 'exact'}"] = 6 * frame[f"n_{n}"] * frame["tokens"]
-    made = fit(
+    record = fit(
         frame, *PARAMETRIC, "--accounting", "all", "--n", "n_total", "--d", "tokens", "--at", "flops=1e20"
     )
-    found = made["other_accountings"]
-    assert set(found) == {f"{n}/{c}" for n in ("total", "non_embedding") for c in ("six_n", "exact")}
-    assert found["total/six_n"]["params"] == pytest.approx(made["params"], rel=1e-6)
-    assert found["non_embedding/exact"]["params"]["A"] < 0.95 * made["params"]["A"]
-    assert "predictions" in found["total/six_n"]
+    others = record["other_accountings"]
+    assert set(others) == {f"{n}/{c}" for n in ("total", "non_embedding") for c in ("six_n", "exact")}
+    assert others["total/six_n"]["params"] == pytest.approx(record["params"], rel=1e-6)
+    assert others["non_embedding/exact"]["params"]["A"] < 0.95 * record["params"]["A"]
+    assert "predictions" in others["total/six_n"]
 
 
 @pytest.mark.parametrize(
@@ -191,11 +191,11 @@ def test_refusals_are_one_sentence(fit: Any, change: Any, arguments: tuple[str, 
 
 
 def test_every_law_is_listed_and_drawn(fit: Any) -> None:
-    told = fit(None, "--list")
-    assert set(told) == set(LAWS)
-    for name, law in told.items():
+    listed = fit(None, "--list")
+    assert set(listed) == set(LAWS)
+    for name, law in listed.items():
         assert {"replicates", "seed"} <= set(law["options"]), name
-        assert all(one["told"] for one in law["options"].values()), name
+        assert all(option["told"] for option in law["options"].values()), name
     fit(runs(), *PARAMETRIC, "--png", "made.png")
     assert Path("made.png").read_bytes().startswith(b"\x89PNG")
 
@@ -205,14 +205,14 @@ def test_what_the_rows_do_not_identify_is_not_predicted(fit: Any) -> None:
     line = runs().assign(d=lambda t: 20 * t["n"])
     line = line.drop_duplicates("n").pipe(lambda t: pd.concat([t, t.assign(n=1.7 * t["n"], d=1.7 * t["d"])]))
     line = line.assign(loss=parametric.loss(TRUE, line["n"], line["d"]))
-    made = fit(line, *PARAMETRIC, "--at", "n=1e9,d=2e10", "--at", "n=1e9,d=1e12", "--at", "flops=1e22")
-    assert {"collinear:n_d", "not_identified:alpha", "not_identified:beta"} <= set(made["flags"])
-    on, off, best = made["predictions"]
+    record = fit(line, *PARAMETRIC, "--at", "n=1e9,d=2e10", "--at", "n=1e9,d=1e12", "--at", "flops=1e22")
+    assert {"collinear:n_d", "not_identified:alpha", "not_identified:beta"} <= set(record["flags"])
+    on, off, best = record["predictions"]
     assert on["loss"] == pytest.approx(parametric.loss(TRUE, 1e9, 2e10), rel=0.01)
     assert off["loss"] is None and best["n"] is None and best["intervals"]["n"] == [None, None]
     two = runs().query("n < 5e7")
-    made = fit(two, *PARAMETRIC, "--at", "n=4e7,d=1e9", "--at", "n=1e11,d=1e9")
-    assert [row["loss"] is None for row in made["predictions"]] == [False, True]
+    record = fit(two, *PARAMETRIC, "--at", "n=4e7,d=1e9", "--at", "n=1e11,d=1e9")
+    assert [row["loss"] is None for row in record["predictions"]] == [False, True]
 
 
 def test_names_are_shown_as_they_are(fit: Any) -> None:
@@ -220,11 +220,11 @@ def test_names_are_shown_as_they_are(fit: Any) -> None:
     frame = pd.concat(
         [runs().assign(group="a[/x]"), runs().assign(group="[red]b", loss=1.01 * runs()["loss"])]
     )
-    told = fit(frame, "--law", "compare", "--option", "replicates=50", "--json", "made.json")
-    assert "[red]b" in told
+    screen = fit(frame, "--law", "compare", "--option", "replicates=50", "--json", "made.json")
+    assert "[red]b" in screen
     nameless = runs().head(3).assign(group=None, loss=5.0)
-    made = fit(
+    record = fit(
         pd.concat([frame, nameless], ignore_index=True), "--law", "compare", "--option", "replicates=0"
     )
-    assert [row["reason"] for row in made["rows_excluded"] if int(row["row"]) >= 50] == ["no group"] * 3
-    assert not any(flag.startswith("not_resolved") for flag in made["flags"])
+    assert [row["reason"] for row in record["rows_excluded"] if int(row["row"]) >= 50] == ["no group"] * 3
+    assert not any(flag.startswith("not_resolved") for flag in record["flags"])

@@ -29,9 +29,9 @@ def test_rows_that_are_left_out_say_why() -> None:
             "lr": [0.1, 0.2, 0.1, 0.1, 0.1],
         }
     )
-    found = observations(frame, PARAMETRIC, READING)
-    assert found.rows == ("0", "4") and found.flops.tolist() == [6e14, 12e14]
-    assert dict(found.excluded) == {
+    data = observations(frame, PARAMETRIC, READING)
+    assert data.rows == ("0", "4") and data.flops.tolist() == [6e14, 12e14]
+    assert dict(data.excluded) == {
         "1": "a lower loss at the same N and D dominates it",
         "2": "no loss",
         "3": "diverged",
@@ -84,14 +84,14 @@ def test_runs_say_their_schedule_and_how_they_came_down(planned: Planner) -> Non
     frames = collect(sweep_jobs)
     runs = frames["runs"]
     assert (runs["state"] == "done").all()
-    found = runs.set_index(["schedule", "steps"])
-    assert {kind: found.loc[(kind, 40), "cut_step"] for kind in kinds} == {
+    by_schedule = runs.set_index(["schedule", "steps"])
+    assert {kind: by_schedule.loc[(kind, 40), "cut_step"] for kind in kinds} == {
         "wsd": 30, "multistep": 32, "cosine": 4, "constant": 40, "wsd-s": 35,
     }  # fmt: skip
-    assert found.loc[("multistep", 40), "drops"] == "32:0.316 36:0.1"
-    assert found.loc["multistep", "end_lr_share"].eq(0.1).all()
+    assert by_schedule.loc[("multistep", 40), "drops"] == "32:0.316 36:0.1"
+    assert by_schedule.loc["multistep", "end_lr_share"].eq(0.1).all()
     assert runs[runs["schedule"] != "multistep"]["drops"].isna().all()
-    assert found["end_lr_share"].eq(1.0).sum() == 2
+    assert by_schedule["end_lr_share"].eq(1.0).sum() == 2
 
     reading = sweep_reading(sweep_jobs.plans["all"].accounting)
     with pytest.raises(RequestError, match="wsd-s goes on from decayed weights, which is another law"):
@@ -99,10 +99,10 @@ def test_runs_say_their_schedule_and_how_they_came_down(planned: Planner) -> Non
     for where, rows in (("schedule == 'wsd-s'", 2), ("schedule == 'wsd'", 2), ("schedule != 'wsd-s'", 2)):
         kept = observations(select(runs, where), PARAMETRIC, reading)
         assert len(kept) == rows  # of several schedules the lowest loss at each budget
-    told = [why for _, why in observations(
+    reasons = [why for _, why in observations(
         select(runs, "schedule == 'constant' or schedule == 'wsd'"), PARAMETRIC, reading
     ).excluded]  # fmt: skip
-    assert told == ["undecayed: it was not annealed"] * 2
+    assert reasons == ["undecayed: it was not annealed"] * 2
     constant = observations(select(runs, "schedule == 'constant'"), PARAMETRIC, reading)
     assert len(constant) == 0 and len(constant.excluded) == 2
     by_kind = dataclasses.replace(reading, columns={**reading.columns, "group": "schedule"})
@@ -148,6 +148,6 @@ def test_a_law_of_wsd_s_says_so(planned: Planner) -> None:
         runs = collect(sweep_jobs)["runs"]
         runs["state"], runs["loss_nats"] = "done", 1.0 + 100 / runs["n_total"] + 1000 / runs["tokens"]
         reading = sweep_reading(sweep_jobs.plans["all"].accounting)
-        found = observations(runs, PARAMETRIC, reading)
-        fit = fit_law(PARAMETRIC, found, PARAMETRIC.options(replicates=0))
+        data = observations(runs, PARAMETRIC, reading)
+        fit = fit_law(PARAMETRIC, data, PARAMETRIC.options(replicates=0))
         assert ("schedule:wsd-s" in fit.flags) == flagged

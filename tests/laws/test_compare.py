@@ -46,18 +46,18 @@ def truth(name: str, flops: float, levels: dict = LEVELS) -> tuple[float, float]
 @pytest.mark.parametrize("floor", [0.0, None])
 def test_known_laws_come_back(floor: float | None) -> None:
     levels = {name: (1.5 * (floor is None), a, b) for name, (_, a, b) in LEVELS.items()}
-    made = compare.fit(table(levels=levels), Options(floor=floor, replicates=0))
+    fit = compare.fit(table(levels=levels), Options(floor=floor, replicates=0))
     for name, (e, a, b) in levels.items():
-        assert made.params[f"{name}.a"] == pytest.approx(a, rel=1e-3)
-        assert made.params[f"{name}.b"] == pytest.approx(b, rel=1e-4)
-        assert made.params.get(f"{name}.E", 0.0) == pytest.approx(e, rel=1e-4)
-    assert made.derived["flops"] == pytest.approx(1e21)
+        assert fit.params[f"{name}.a"] == pytest.approx(a, rel=1e-3)
+        assert fit.params[f"{name}.b"] == pytest.approx(b, rel=1e-4)
+        assert fit.params.get(f"{name}.E", 0.0) == pytest.approx(e, rel=1e-4)
+    assert fit.derived["flops"] == pytest.approx(1e21)
     for name in ("hybrid", "linear"):
         difference, ratio = truth(name, 1e21, levels)
-        assert made.derived[f"{name}.loss_difference"] == pytest.approx(difference, rel=1e-3, abs=1e-6)
-        assert made.derived[f"{name}.compute_ratio"] == pytest.approx(ratio, rel=1e-3)
-    (shown,) = made.predictions
-    assert shown.at == Target({"flops": made.derived["flops"]}) and shown.estimates["softmax.loss"].value > 0
+        assert fit.derived[f"{name}.loss_difference"] == pytest.approx(difference, rel=1e-3, abs=1e-6)
+        assert fit.derived[f"{name}.compute_ratio"] == pytest.approx(ratio, rel=1e-3)
+    (shown,) = fit.predictions
+    assert shown.at == Target({"flops": fit.derived["flops"]}) and shown.estimates["softmax.loss"].value > 0
 
 
 def test_the_parametric_law_at_its_best_sizes() -> None:
@@ -70,15 +70,15 @@ def test_the_parametric_law_at_its_best_sizes() -> None:
             rows += [(name, n, d, 6 * n * d, parametric.loss(true, n, d)) for d in tokens]
     group, n, d, flops, loss = zip(*rows, strict=True)
     data = Observations.of(group=group, n=n, d=d, flops=flops, loss=loss)
-    made = compare.fit(data, Options(law="parametric", replicates=0, flops=1e20))
+    fit = compare.fit(data, Options(law="parametric", replicates=0, flops=1e20))
     best = {}
     for name, values in shapes.items():
         true = dict(zip(parametric.PARAMS, values, strict=True))
         sizes = np.geomspace(1e8, 1e10, 20_001)
         best[name] = parametric.loss(true, sizes, 1e20 / 6 / sizes).min()
-    assert made.predictions[0].estimates["dense.loss"].value == pytest.approx(best["dense"], rel=1e-5)
-    assert made.derived["sparse.loss_difference"] == pytest.approx(best["sparse"] - best["dense"], rel=1e-3)
-    assert made.derived["sparse.compute_ratio"] > 1
+    assert fit.predictions[0].estimates["dense.loss"].value == pytest.approx(best["dense"], rel=1e-5)
+    assert fit.derived["sparse.loss_difference"] == pytest.approx(best["sparse"] - best["dense"], rel=1e-3)
+    assert fit.derived["sparse.compute_ratio"] > 1
 
 
 @pytest.mark.parametrize("floor", [0.0, None])
@@ -93,12 +93,12 @@ def test_intervals_cover(floor: float | None) -> None:
     trials = 120 if floor == 0 else 40
     for seed in range(trials):
         data = table(0.004 if floor == 0 else 0.001, seed, levels, c)
-        made = compare.fit(data, Options(floor=floor, replicates=150, seed=seed))
-        flops = made.derived["flops"]
+        fit = compare.fit(data, Options(floor=floor, replicates=150, seed=seed))
+        flops = fit.derived["flops"]
         for name in ("hybrid", "linear"):
             true[f"{name}.loss_difference"], true[f"{name}.compute_ratio"] = truth(name, flops, levels)
         for name in held:
-            low, high = made.intervals[name]
+            low, high = fit.intervals[name]
             held[name] += low <= true[name] <= high
     assert 0.90 <= sum(held.values()) / (trials * len(held)) <= 0.98, {k: v / trials for k, v in held.items()}
 
@@ -116,12 +116,12 @@ def test_what_is_not_resolved_or_not_measured_is_flagged() -> None:
 
 def test_a_loss_that_the_baseline_never_reaches() -> None:
     levels = {"high": (2.0, 20.0, 0.1), "low": (1.0, 20.0, 0.1)}
-    made = compare.fit(
+    fit = compare.fit(
         table(1e-3, 0, levels, np.geomspace(1e18, 1e22, 16)), Options(floor=None, replicates=50)
     )
-    assert made.derived["low.compute_ratio"] == compare.NEVER
-    assert made.intervals["low.compute_ratio"][1] == compare.NEVER
-    assert "never_reached:low" in made.flags
+    assert fit.derived["low.compute_ratio"] == compare.NEVER
+    assert fit.intervals["low.compute_ratio"][1] == compare.NEVER
+    assert "never_reached:low" in fit.flags
 
 
 def test_the_least_loss_at_equal_flops_counts() -> None:
@@ -130,8 +130,8 @@ def test_the_least_loss_at_equal_flops_counts() -> None:
         group=data.label("group") * 2, flops=np.tile(data.flops, 2),
         loss=np.concatenate([data.loss, data.loss * 1.05]), rows=[f"r{i}" for i in range(32)],
     )  # fmt: skip
-    made = compare.fit(worse, Options(replicates=0))
-    assert made.params["softmax.a"] == pytest.approx(20, rel=1e-6) and len(made.rows_excluded) == 16
+    fit = compare.fit(worse, Options(replicates=0))
+    assert fit.params["softmax.a"] == pytest.approx(20, rel=1e-6) and len(fit.rows_excluded) == 16
     assert compare.fit(worse, Options(replicates=0, rows="all")).params["softmax.a"] > 20.1
 
 
@@ -140,32 +140,32 @@ def test_the_least_loss_at_equal_flops_counts() -> None:
 def test_units_change_only_factors(loss_unit: float, flops_unit: float) -> None:
     """The exponent and the ratio of compute have no units; differences are in those of the loss."""
     data = table(0.003, 1)
-    one = compare.fit(data, Options(replicates=0))
+    plain = compare.fit(data, Options(replicates=0))
     scaled = Observations.of(
         group=data.label("group"), flops=data.flops * flops_unit, loss=data.loss * loss_unit
     )
-    other = compare.fit(scaled, Options(replicates=0))
-    assert other.params["hybrid.b"] == pytest.approx(one.params["hybrid.b"], rel=1e-9)
-    assert other.derived["hybrid.compute_ratio"] == pytest.approx(
-        one.derived["hybrid.compute_ratio"], rel=1e-6
+    rescaled = compare.fit(scaled, Options(replicates=0))
+    assert rescaled.params["hybrid.b"] == pytest.approx(plain.params["hybrid.b"], rel=1e-9)
+    assert rescaled.derived["hybrid.compute_ratio"] == pytest.approx(
+        plain.derived["hybrid.compute_ratio"], rel=1e-6
     )
-    assert other.derived["hybrid.loss_difference"] == pytest.approx(
-        one.derived["hybrid.loss_difference"] * loss_unit, rel=1e-6
+    assert rescaled.derived["hybrid.loss_difference"] == pytest.approx(
+        plain.derived["hybrid.loss_difference"] * loss_unit, rel=1e-6
     )
 
 
 def test_the_baseline_turns_the_sign() -> None:
     data = table(0.003, 2)
-    one = compare.fit(data, Options(replicates=0)).derived
-    other = compare.fit(data, Options(replicates=0, baseline="hybrid")).derived
-    assert other["softmax.loss_difference"] == pytest.approx(-one["hybrid.loss_difference"])
+    from_softmax = compare.fit(data, Options(replicates=0)).derived
+    from_hybrid = compare.fit(data, Options(replicates=0, baseline="hybrid")).derived
+    assert from_hybrid["softmax.loss_difference"] == pytest.approx(-from_softmax["hybrid.loss_difference"])
 
 
 def test_refusals_are_one_sentence() -> None:
     short = np.concatenate([C, [1e21, 1e22]])
     assert "at_bound:softmax.E" in compare.fit(table(c=short), Options(floor=None, replicates=0)).flags
     data = table()
-    for changed, options, told in (
+    for changed, options, message in (
         (table(levels={"one": LEVELS["softmax"]}), {}, "two groups at least; there is 1"),
         (data, {"baseline": "none"}, "'none' is none of the groups softmax, hybrid, linear"),
         (table(c=C[:2]), {}, "Group softmax: L.C. with a fixed floor needs 3 budgets"),
@@ -174,7 +174,7 @@ def test_refusals_are_one_sentence() -> None:
         (table(levels={"a": (0, 1.0, 0.0), "b": (0, 1.0, -0.1)}), {}, "do not fall with FLOPs"),
         (data, {"law": "parametric"}, "Group softmax: .*missing"),
     ):
-        with pytest.raises(CannotFit, match=told):
+        with pytest.raises(CannotFit, match=message):
             compare.fit(changed, Options(replicates=20, **options))
     with pytest.raises(CannotFit, match="flops to be a finite number"):
         Options(flops=-1.0)
@@ -190,6 +190,6 @@ def test_the_command(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [*words, *more])
     assert done.exit_code == 0, done.output
     assert "hybrid.compute_ratio" in done.output
-    made = json.loads(file.read_text())
-    assert [row["at"]["flops"] for row in made["predictions"]] == [pytest.approx(1e21), 1e20]
+    record = json.loads(file.read_text())
+    assert [row["at"]["flops"] for row in record["predictions"]] == [pytest.approx(1e21), 1e20]
     assert picture.stat().st_size > 10_000

@@ -34,17 +34,17 @@ def runs(count: int = 7, noise: float = 0.0, seed: int = 0, **true: float) -> Ob
 )
 @pytest.mark.parametrize("objective", ["squares", "huber"])
 def test_known_parameters_come_back_exactly(true: dict, objective: str) -> None:
-    made = compute.fit(runs(**true), Options(replicates=0, objective=objective))  # type: ignore[arg-type]
+    fit = compute.fit(runs(**true), Options(replicates=0, objective=objective))  # type: ignore[arg-type]
     for name, value in {**TRUE, **true}.items():
-        assert made.params[name] == pytest.approx(value, rel=1e-5, abs=1e-9)
-    assert made.starts.agreeing >= 2 and made.objective < 1e-12
+        assert fit.params[name] == pytest.approx(value, rel=1e-5, abs=1e-9)
+    assert fit.starts.agreeing >= 2 and fit.objective < 1e-12
 
 
 def test_a_pure_power_law_has_a_scale() -> None:
-    made = compute.fit(runs(E=0.0), Options(floor=0))
-    assert made.params == pytest.approx({"E": 0.0, "a": 2000.0, "b": 0.15})
-    assert made.derived["c"] == pytest.approx(2000 ** (1 / 0.15), rel=1e-6)
-    assert made.flags == []
+    fit = compute.fit(runs(E=0.0), Options(floor=0))
+    assert fit.params == pytest.approx({"E": 0.0, "a": 2000.0, "b": 0.15})
+    assert fit.derived["c"] == pytest.approx(2000 ** (1 / 0.15), rel=1e-6)
+    assert fit.flags == []
     log_c, log_l = np.log(runs(noise=0.01).flops), np.log(runs(noise=0.01, E=0.0).loss)
     line = np.polyfit(log_c, log_l, 1)
     noisy = compute.fit(runs(noise=0.01, E=0.0), Options(floor=0, replicates=0))
@@ -53,8 +53,8 @@ def test_a_pure_power_law_has_a_scale() -> None:
 
 
 def test_a_floor_may_be_given() -> None:
-    made = compute.fit(runs(), Options(floor=1.7, replicates=50))
-    assert made.params == pytest.approx(TRUE)
+    fit = compute.fit(runs(), Options(floor=1.7, replicates=50))
+    assert fit.params == pytest.approx(TRUE)
     with pytest.raises(CannotFit, match="is not below the least loss"):
         compute.fit(runs(), Options(floor=3.0))
 
@@ -69,14 +69,12 @@ def test_intervals_cover() -> None:
     ]  # fmt: skip
     for count, noise, options, repeats in designs:
         for seed in range(repeats):
-            made = compute.fit(runs(count, noise, seed), Options(replicates=100, seed=seed, **options))
-            found = compute.predict(made, Target({"flops": 1e25}))["loss"]
+            fit = compute.fit(runs(count, noise, seed), Options(replicates=100, seed=seed, **options))
+            prediction = compute.predict(fit, Target({"flops": 1e25}))["loss"]
             run = true * np.exp(noise * np.random.default_rng(seed + 1000).standard_normal())
-            inside = [
-                low <= TRUE[name] <= high for name in ("a", "b") for low, high in [made.intervals[name]]
-            ]
-            inside.append(found.interval[0] <= true <= found.interval[1])
-            inside.append(found.run_interval[0] <= run <= found.run_interval[1])  # type: ignore[attr-defined]
+            inside = [low <= TRUE[name] <= high for name in ("a", "b") for low, high in [fit.intervals[name]]]
+            inside.append(prediction.interval[0] <= true <= prediction.interval[1])
+            inside.append(prediction.run_interval[0] <= run <= prediction.run_interval[1])  # type: ignore[attr-defined]
             held, trials = held + sum(inside), trials + len(inside)
     assert 0.9 <= held / trials <= 0.98, held / trials
 
@@ -84,8 +82,8 @@ def test_intervals_cover() -> None:
 def test_rows_drawn_again_cover_where_there_are_many() -> None:
     held = 0
     for seed in range(20):
-        made = compute.fit(runs(30, 0.005, seed), Options(replicates=100, seed=seed, intervals="rows"))
-        low, high = made.intervals["b"]
+        fit = compute.fit(runs(30, 0.005, seed), Options(replicates=100, seed=seed, intervals="rows"))
+        low, high = fit.intervals["b"]
         held += low <= 0.15 <= high
     assert 0.8 <= held / 20 <= 1.0
 
@@ -95,34 +93,34 @@ def test_rows_drawn_again_cover_where_there_are_many() -> None:
 def test_units_change_factors_alone(flops: float, loss: float) -> None:
     data = runs(noise=0.002)
     scaled = Observations.of(flops=data.flops * flops, loss=data.loss * loss)
-    one, two = (compute.fit(each, Options(replicates=0)).params for each in (data, scaled))
-    assert two["b"] == pytest.approx(one["b"], rel=1e-4)
-    assert two["E"] == pytest.approx(one["E"] * loss, rel=1e-4)
-    assert two["a"] == pytest.approx(one["a"] * loss * flops ** one["b"], rel=2e-3)
+    plain, rescaled = (compute.fit(each, Options(replicates=0)).params for each in (data, scaled))
+    assert rescaled["b"] == pytest.approx(plain["b"], rel=1e-4)
+    assert rescaled["E"] == pytest.approx(plain["E"] * loss, rel=1e-4)
+    assert rescaled["a"] == pytest.approx(plain["a"] * loss * flops ** plain["b"], rel=2e-3)
 
 
 def test_deviations_are_those_of_every_row_fitted_or_not() -> None:
     data = runs(8)
     lifted = np.where(np.arange(8) == 7, 1.02, 1.0)
     roles = ["fit"] * 7 + ["target"]
-    made = compute.fit(
+    fit = compute.fit(
         Observations.of(flops=data.flops, loss=data.loss * lifted, role=roles), Options(replicates=20)
     )
-    assert made.params["E"] == pytest.approx(1.7, abs=1e-6)
-    off = made.details["deviations"]
+    assert fit.params["E"] == pytest.approx(1.7, abs=1e-6)
+    off = fit.details["deviations"]
     assert [row["fitted"] for row in off] == [True] * 7 + [False]
     assert off[7]["deviation"] == pytest.approx(2.0, abs=1e-4)
     assert off[0]["deviation"] == pytest.approx(0.0, abs=1e-6)
-    assert made.rows_excluded == [Excluded("7", "its role is target")]
+    assert fit.rows_excluded == [Excluded("7", "its role is target")]
 
 
 def test_the_least_of_each_budget() -> None:
     data = runs(7)
     flops, loss = np.repeat(data.flops, 3), np.concatenate([[x, 1.1 * x, 1.2 * x] for x in data.loss])
     both = Observations.of(flops=flops * np.tile([1, 1.01, 1.02], 7), loss=loss)
-    made = compute.fit(both, Options(rows="best", replicates=0))
-    assert made.params["E"] == pytest.approx(1.7, abs=1e-5) and len(made.rows_excluded) == 14
-    assert made.flags == []
+    fit = compute.fit(both, Options(rows="best", replicates=0))
+    assert fit.params["E"] == pytest.approx(1.7, abs=1e-5) and len(fit.rows_excluded) == 14
+    assert fit.flags == []
     same = compute.fit(Observations.of(flops=flops, loss=loss), Options(replicates=0))
     assert "repeated:flops" in same.flags
 
@@ -140,7 +138,7 @@ def test_a_floor_that_is_not_identified_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("data", "told"),
+    ("data", "message"),
     [
         (runs(3), "needs 4 budgets; there are 3"),
         (Observations.of(flops=[1e18] * 6, loss=[3.0] * 6), "needs 4 budgets; there are 1"),
@@ -149,8 +147,8 @@ def test_a_floor_that_is_not_identified_is_said() -> None:
         (Observations.of(flops=runs().flops, loss=runs().loss, role=["target"] * 7), "there are 0"),
     ],
 )
-def test_refusals_are_one_sentence(data: Observations, told: str) -> None:
-    with pytest.raises(CannotFit, match=told):
+def test_refusals_are_one_sentence(data: Observations, message: str) -> None:
+    with pytest.raises(CannotFit, match=message):
         compute.fit(data, Options())
 
 
@@ -163,15 +161,15 @@ def test_options_are_checked(options: dict) -> None:
 def test_extreme_numbers_do_not_break_it() -> None:
     data = runs(7, 0.01)
     for scale in (1e-200, 1e200):
-        made = compute.fit(Observations.of(flops=data.flops, loss=data.loss * scale), Options(replicates=20))
-        assert made.params["E"] == pytest.approx(scale * 1.7, rel=0.3)
-    made = compute.fit(Observations.of(flops=data.flops * 1e250, loss=data.loss), Options(replicates=20))
-    assert np.isfinite(compute.predict(made, Target({"flops": 1e275}))["loss"].value)
+        fit = compute.fit(Observations.of(flops=data.flops, loss=data.loss * scale), Options(replicates=20))
+        assert fit.params["E"] == pytest.approx(scale * 1.7, rel=0.3)
+    fit = compute.fit(Observations.of(flops=data.flops * 1e250, loss=data.loss), Options(replicates=20))
+    assert np.isfinite(compute.predict(fit, Target({"flops": 1e275}))["loss"].value)
 
 
 def test_a_held_out_scale_is_predicted() -> None:
-    found = hold_out(compute.LAW, runs(8), Options(replicates=0), HoldOut("flops", 2))
-    assert len(found) == 2 and max(abs(row.error) for row in found) < 1e-6
+    held_out = hold_out(compute.LAW, runs(8), Options(replicates=0), HoldOut("flops", 2))
+    assert len(held_out) == 2 and max(abs(row.error) for row in held_out) < 1e-6
 
 
 def test_from_a_table(tmp_path: Path) -> None:
@@ -182,9 +180,9 @@ def test_from_a_table(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [*words, *more, "replicates=50", "--json", str(tmp_path / "a.json")])
     assert done.exit_code == 0, done.output
     assert "how far rows lie from the law" in done.output and (tmp_path / "a.png").exists()
-    made = json.loads((tmp_path / "a.json").read_text())
-    assert len(made["details"]["deviations"]) == 7 and len(made["held_out"]) == 1
-    assert made["predictions"][0]["loss"] == pytest.approx(compute.loss(TRUE, 1e25), rel=0.02)
+    record = json.loads((tmp_path / "a.json").read_text())
+    assert len(record["details"]["deviations"]) == 7 and len(record["held_out"]) == 1
+    assert record["predictions"][0]["loss"] == pytest.approx(compute.loss(TRUE, 1e25), rel=0.02)
 
 
 @given(st.integers(0, 2**32 - 1))

@@ -50,27 +50,27 @@ def curves(
 
 @pytest.mark.parametrize("objective", ["squares", "huber"])
 def test_exact_curves(objective: Any) -> None:
-    made = law.fit(curves(models=1), Options(objective=objective, replicates=20))
+    fit = law.fit(curves(models=1), Options(objective=objective, replicates=20))
     b_crit = 20 * 1e8**0.6
     expected = {"S_min": 2000, "E_min": 2000 * b_crit, "B_crit": b_crit, "B_overhead": 0.2 * b_crit}
     for name, value in expected.items():
-        assert made.params[name] == pytest.approx(value, rel=1e-6)
-        assert made.intervals[name] == pytest.approx((value, value), rel=1e-5)
-    assert made.flags == [] and made.objective < 1e-12
-    at = law.predict(made, Target({"batch": b_crit}))["steps"].value
+        assert fit.params[name] == pytest.approx(value, rel=1e-6)
+        assert fit.intervals[name] == pytest.approx((value, value), rel=1e-5)
+    assert fit.flags == [] and fit.objective < 1e-12
+    at = law.predict(fit, Target({"batch": b_crit}))["steps"].value
     assert at == pytest.approx(4000, rel=1e-6)  # twice the least steps, at twice the least tokens
-    assert at * b_crit == pytest.approx(2 * made.params["E_min"], rel=1e-6)
-    overhead = law.predict(made, Target({"batch": made.params["B_overhead"]}))["steps"].value
-    assert overhead == pytest.approx(1.2 * made.params["E_min"] / made.params["B_overhead"], rel=1e-6)
+    assert at * b_crit == pytest.approx(2 * fit.params["E_min"], rel=1e-6)
+    overhead = law.predict(fit, Target({"batch": fit.params["B_overhead"]}))["steps"].value
+    assert overhead == pytest.approx(1.2 * fit.params["E_min"] / fit.params["B_overhead"], rel=1e-6)
 
 
 def test_the_overhead_is_counted_from_the_reference() -> None:
     reference = 131072.0
-    made = law.fit(curves(models=1), Options(reference=reference, overhead=0.3, replicates=0))
+    fit = law.fit(curves(models=1), Options(reference=reference, overhead=0.3, replicates=0))
     steps = [
-        law.predict(made, Target({"batch": b}))["steps"].value for b in (made.params["B_overhead"], reference)
+        law.predict(fit, Target({"batch": b}))["steps"].value for b in (fit.params["B_overhead"], reference)
     ]
-    assert steps[0] == pytest.approx(1.3 * steps[1] * reference / made.params["B_overhead"], rel=1e-6)
+    assert steps[0] == pytest.approx(1.3 * steps[1] * reference / fit.params["B_overhead"], rel=1e-6)
 
 
 def test_the_published_notebook() -> None:
@@ -80,15 +80,15 @@ def test_the_published_notebook() -> None:
         *((n, b, s) for n, steps in ZHANG.items() for b, s in zip(batch, steps, strict=True)), strict=True
     ))  # fmt: skip
     data = Observations.of(n=n, batch=b, steps=s)
-    made = law.fit(data, Options(over="n", reference=256 * 512, replicates=200))
+    fit = law.fit(data, Options(over="n", reference=256 * 512, replicates=200))
     published = [745.3201, 955.1582, 1393.7269, 1888.5221, 2533.4108]
-    assert [curve["B_overhead"] / 512 for curve in made.details["curves"]] == pytest.approx(
+    assert [curve["B_overhead"] / 512 for curve in fit.details["curves"]] == pytest.approx(
         published, rel=1e-5
     )
-    assert made.details["curves"][0]["S_min"] == pytest.approx(1293.8269, rel=1e-5)
-    assert made.details["curves"][0]["E_min"] == pytest.approx(2834258.09 * 512, rel=1e-5)
-    assert made.params["B_overhead_n"] == pytest.approx(0.468278, abs=1e-5)
-    at = law.predict(made, Target({"n": 6e9}))["B_overhead"]
+    assert fit.details["curves"][0]["S_min"] == pytest.approx(1293.8269, rel=1e-5)
+    assert fit.details["curves"][0]["E_min"] == pytest.approx(2834258.09 * 512, rel=1e-5)
+    assert fit.params["B_overhead_n"] == pytest.approx(0.468278, abs=1e-5)
+    at = law.predict(fit, Target({"n": 6e9}))["B_overhead"]
     assert at.value == pytest.approx(512 * 5478.06, rel=1e-4) and at.interval[0] < at.value < at.interval[1]
 
 
@@ -98,9 +98,9 @@ def test_power_laws_over_loss_and_sizes() -> None:
     assert kaplan.params["B_star"] == pytest.approx(4e9, rel=1e-5)
     assert kaplan.params["alpha_B"] == pytest.approx(0.2, rel=1e-6)
     assert kaplan.params["B_star_overhead"] == pytest.approx(0.8e9, rel=1e-5)
-    found = law.predict(kaplan, Target({"loss": 2.0}))
-    assert found["B_crit"].value == pytest.approx(4e9 / 32, rel=1e-5)
-    assert found["B_overhead"].value == pytest.approx(0.8e9 / 32, rel=1e-5)
+    batches = law.predict(kaplan, Target({"loss": 2.0}))
+    assert batches["B_crit"].value == pytest.approx(4e9 / 32, rel=1e-5)
+    assert batches["B_overhead"].value == pytest.approx(0.8e9 / 32, rel=1e-5)
     by_n = law.fit(data, Options(over="n", replicates=0)).params
     assert (by_n["B_crit_factor"], by_n["B_crit_n"]) == pytest.approx((20, 0.6), rel=1e-5)
     with pytest.raises(CannotFit, match="rise together"):
@@ -122,10 +122,10 @@ def test_the_best_batch_over_loss() -> None:
     """Hu et al. 2024: B = 1.21e9 / L^6.24."""
     loss = np.array([3.8, 3.4, 3.0, 2.7, 2.4])
     data = Observations.of(loss=loss, batch=1.21e9 / loss**6.24)
-    made = law.fit(data, Options(form="optimal", replicates=50))
-    assert made.params["B_star"] == pytest.approx(1.21e9, rel=1e-9)
-    assert 1 / made.params["alpha_B"] == pytest.approx(6.24, rel=1e-9)
-    assert law.predict(made, Target({"loss": 2.0}))["batch"].value == pytest.approx(1.21e9 / 2**6.24)
+    fit = law.fit(data, Options(form="optimal", replicates=50))
+    assert fit.params["B_star"] == pytest.approx(1.21e9, rel=1e-9)
+    assert 1 / fit.params["alpha_B"] == pytest.approx(6.24, rel=1e-9)
+    assert law.predict(fit, Target({"loss": 2.0}))["batch"].value == pytest.approx(1.21e9 / 2**6.24)
     two = law.fit(data.take([0, 4]), Options(form="optimal"))
     assert two.flags == ["few_points"] and two.intervals == {}
     still = Observations.of(loss=loss, batch=[1e6, 1.1e6, 1e6, 1.2e6, 1e6])
@@ -140,8 +140,8 @@ def test_intervals_cover(noise: float, scatter: float) -> None:
         truth |= {"S_min:100M": 2000.0, "B_crit:100M": 20 * 1e8**0.6, "B_overhead:100M": 4 * 1e8**0.6}
     held, trials = 0, 80
     for seed in range(trials):
-        made = law.fit(curves(noise, seed, scatter), Options(over="n", replicates=150, seed=seed))
-        held += sum(made.intervals[k][0] <= value <= made.intervals[k][1] for k, value in truth.items())
+        fit = law.fit(curves(noise, seed, scatter), Options(over="n", replicates=150, seed=seed))
+        held += sum(fit.intervals[k][0] <= value <= fit.intervals[k][1] for k, value in truth.items())
     assert 0.90 <= held / (trials * len(truth)) <= 0.98
 
 
@@ -150,9 +150,9 @@ def test_intervals_of_the_best_batch_cover() -> None:
     loss = np.linspace(2.4, 3.8, 6)
     for seed in range(trials):
         data = Observations.of(loss=loss, batch=1e9 / loss**6 * np.exp(0.2 * g.standard_normal(6)))
-        made = law.fit(data, Options(form="optimal", replicates=300, seed=seed))
-        held += made.intervals["B_star"][0] <= 1e9 <= made.intervals["B_star"][1]
-        held += made.intervals["alpha_B"][0] <= 1 / 6 <= made.intervals["alpha_B"][1]
+        fit = law.fit(data, Options(form="optimal", replicates=300, seed=seed))
+        held += fit.intervals["B_star"][0] <= 1e9 <= fit.intervals["B_star"][1]
+        held += fit.intervals["alpha_B"][0] <= 1 / 6 <= fit.intervals["alpha_B"][1]
     assert 0.90 <= held / (2 * trials) <= 0.98
 
 
@@ -161,7 +161,7 @@ def test_intervals_of_the_best_batch_cover() -> None:
 def test_units_move_with_the_answer(batch: float, steps: float) -> None:
     data = curves(0.05, 1, models=1)
     scaled = Observations.of(batch=data["batch"] * batch, steps=data["steps"] * steps)
-    a, b = (law.fit(one, Options(replicates=0)).params for one in (data, scaled))
+    a, b = (law.fit(table, Options(replicates=0)).params for table in (data, scaled))
     for name, factor in (
         ("S_min", steps),
         ("E_min", steps * batch),
@@ -189,7 +189,7 @@ def test_the_profile_is_the_least(delta: float | None) -> None:
     """No point around the minimum is lower."""
     log_batch = np.log(BATCHES)
     log_steps = np.log(curves(0.1, 5, models=1)["steps"])
-    found = fit_steps(log_batch, log_steps[None], delta)
+    fitted = fit_steps(log_batch, log_steps[None], delta)
 
     def value(level: float, ratio: float) -> float:
         size = np.abs(log_steps - level - np.log1p(np.exp(ratio - log_batch)))
@@ -197,10 +197,10 @@ def test_the_profile_is_the_least(delta: float | None) -> None:
             return float(np.sum(size**2))
         return float(np.sum(np.where(size <= delta, size**2 / 2, delta * (size - delta / 2))))
 
-    least = value(found.level[0], found.ratio[0])
-    assert least == pytest.approx(found.objective[0], rel=1e-9)
+    least = value(fitted.level[0], fitted.ratio[0])
+    assert least == pytest.approx(fitted.objective[0], rel=1e-9)
     for a, b in np.random.default_rng(0).normal(size=(200, 2)) * 0.05:
-        assert value(found.level[0] + a, found.ratio[0] + b) >= least - 1e-9
+        assert value(fitted.level[0] + a, fitted.ratio[0] + b) >= least - 1e-9
 
 
 def test_what_a_curve_does_not_say_is_flagged() -> None:
@@ -214,9 +214,9 @@ def test_what_a_curve_does_not_say_is_flagged() -> None:
     data = curves(0.02)
     steps = np.where(data.n == data.n[0], 1e9 / data["batch"], data["steps"])
     part = Observations.of(n=data.n, batch=data["batch"], steps=steps, group=data.label("group"))
-    made = law.fit(part, Options(over="n", replicates=50))
-    assert made.details["used"] == [curve["curve"] for curve in made.details["curves"][1:]]
-    assert made.params["B_crit_n"] == pytest.approx(0.6, abs=0.15)
+    fit = law.fit(part, Options(over="n", replicates=50))
+    assert fit.details["used"] == [curve["curve"] for curve in fit.details["curves"][1:]]
+    assert fit.params["B_crit_n"] == pytest.approx(0.6, abs=0.15)
 
 
 def test_curves_are_one_model_and_target_loss() -> None:
@@ -228,9 +228,9 @@ def test_curves_are_one_model_and_target_loss() -> None:
     assert by_loss.derived["curves"] == 5
     assert law.fit(Observations.of(**columns, n=data.n), Options(replicates=0)).derived["curves"] == 5
     short = data.keep((data.n < 1.9e9) | (data["batch"] < 1e5), "-")
-    made = law.fit(short, Options(over="n", replicates=0))
-    assert made.derived["curves"] == 4
-    assert Excluded("36", "its curve has fewer than 3 batches") in made.rows_excluded
+    fit = law.fit(short, Options(over="n", replicates=0))
+    assert fit.derived["curves"] == 4
+    assert Excluded("36", "its curve has fewer than 3 batches") in fit.rows_excluded
 
 
 def test_refusals_are_one_sentence() -> None:

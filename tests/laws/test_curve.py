@@ -59,14 +59,14 @@ def test_an_assumed_warmup_is_the_one_that_is_trained() -> None:
 
 def multipower(lr: np.ndarray, at: np.ndarray, true: dict = MULTI) -> np.ndarray:
     """Luo et al. 2025 as printed: a sum over every update after warmup."""
-    sums, found = np.cumsum(lr), []
+    sums, losses = np.cumsum(lr), []
     for t in at:
         k = np.arange(WARM + 1, t + 1)
         since = sums[t] - sums[k - 1]
         grown = 1 - (1 + true["C"] * lr[k] ** -true["gamma"] * since) ** -true["beta"]
         annealed = true["B"] * np.sum((lr[k - 1] - lr[k]) * grown)
-        found.append(true["L0"] + true["A"] * sums[t] ** -true["alpha"] - annealed)
-    return np.array(found)
+        losses.append(true["L0"] + true["A"] * sums[t] ** -true["alpha"] - annealed)
+    return np.array(losses)
 
 
 def table(
@@ -89,13 +89,13 @@ def observed(frame: pd.DataFrame) -> Observations:
     ("form", "law", "true"), [("tissue", tissue, TISSUE), ("multipower", multipower, MULTI)]
 )
 def test_known_parameters_come_back(form, law, true) -> None:
-    made = curve.fit(table(law), Options(form=form, replicates=0, bins=10_000))
+    fit = curve.fit(table(law), Options(form=form, replicates=0, bins=10_000))
     for name, value in true.items():
-        assert made.params[name] == pytest.approx(value, rel=1e-4)
-    assert made.objective < 1e-12 and made.starts.agreeing > 1 and made.flags == []
-    (target,) = made.predictions
+        assert fit.params[name] == pytest.approx(value, rel=1e-4)
+    assert fit.objective < 1e-12 and fit.starts.agreeing > 1 and fit.flags == []
+    (target,) = fit.predictions
     assert target.at == {"run": "wsd", "step": END} and abs(target.error) < 1e-7
-    assert made.details["runs"]["wsd"]["r2"] > 1 - 1e-9
+    assert fit.details["runs"]["wsd"]["r2"] > 1 - 1e-9
 
 
 def test_bins_of_falls_are_close() -> None:
@@ -113,8 +113,8 @@ def test_bins_of_falls_are_close() -> None:
 def test_sums_are_the_recursions() -> None:
     fallen = np.random.default_rng(0).standard_normal(300)
     momentum, whole, expected = 0.0, 0.0, []
-    for one in fallen:
-        momentum = 0.9 * momentum + one
+    for fall in fallen:
+        momentum = 0.9 * momentum + fall
         whole += momentum
         expected.append(whole)
     assert schedules.annealing(fallen, 0.9) == pytest.approx(expected)
@@ -126,15 +126,15 @@ def test_units_change_only_factors(loss_unit: float, rate_unit: float) -> None:
     """Losses in other units scale L0, A and C; learning rates in other units scale A and C."""
     data = table(tissue, ("constant", "cosine"), (), 1e-3, every=300)
     options = Options(replicates=0)
-    one = curve.fit(data, options).params
+    plain = curve.fit(data, options).params
     scaled = {"loss": data.loss * loss_unit, "lr": data["lr"] * rate_unit}
-    other = curve.fit(
+    rescaled = curve.fit(
         Observations({**data.columns, **scaled}, data.rows, data.labels, partial=data.partial), options
     ).params
-    assert other["alpha"] == pytest.approx(one["alpha"], rel=1e-4)
-    assert other["L0"] == pytest.approx(one["L0"] * loss_unit, rel=1e-4)
-    assert other["C"] == pytest.approx(one["C"] * loss_unit / rate_unit, rel=1e-3)
-    assert other["A"] == pytest.approx(one["A"] * loss_unit * rate_unit ** one["alpha"], rel=1e-3)
+    assert rescaled["alpha"] == pytest.approx(plain["alpha"], rel=1e-4)
+    assert rescaled["L0"] == pytest.approx(plain["L0"] * loss_unit, rel=1e-4)
+    assert rescaled["C"] == pytest.approx(plain["C"] * loss_unit / rate_unit, rel=1e-3)
+    assert rescaled["A"] == pytest.approx(plain["A"] * loss_unit * rate_unit ** plain["alpha"], rel=1e-3)
 
 
 @pytest.mark.parametrize("autocorrelation", [0.0, 0.6])
@@ -153,10 +153,10 @@ def test_intervals_cover(autocorrelation: float) -> None:
         loss = clean.loss.copy()
         loss[there] *= np.exp(2e-3 * noise)
         data = Observations({**clean.columns, "loss": loss}, clean.rows, clean.labels, partial=clean.partial)
-        made = curve.fit(data, Options(replicates=150, seed=seed))
+        fit = curve.fit(data, Options(replicates=150, seed=seed))
         for name, value in TISSUE.items():
-            held[name] += made.intervals[name][0] <= value <= made.intervals[name][1]
-        low, high = made.predictions[0].estimates["loss"].interval
+            held[name] += fit.intervals[name][0] <= value <= fit.intervals[name][1]
+        low, high = fit.predictions[0].estimates["loss"].interval
         held["final"] += low <= truth <= high
     assert 0.90 <= sum(held.values()) / (trials * len(held)) <= 0.98, held
 
@@ -168,10 +168,10 @@ def test_a_branch_has_the_learning_rates_of_its_trunk() -> None:
     branch = (frame["run"] == "wsd") & (frame["step"] >= 0.8 * END)
     cut = frame[(frame["run"] == "constant") | branch].copy()
     cut["parent"] = np.where(cut["run"] == "wsd", "constant", "nan")
-    made = curve.fit(observed(cut), Options(replicates=0))
-    assert made.objective < 1e-12 and made.params["C"] == pytest.approx(TISSUE["C"], rel=1e-4)
+    fit = curve.fit(observed(cut), Options(replicates=0))
+    assert fit.objective < 1e-12 and fit.params["C"] == pytest.approx(TISSUE["C"], rel=1e-4)
     orphan = curve.fit(observed(cut.drop(columns="parent")), Options(replicates=0))
-    assert orphan.flags.count("path_assumed") == 1 and orphan.objective > made.objective
+    assert orphan.flags.count("path_assumed") == 1 and orphan.objective > fit.objective
     with pytest.raises(CannotFit, match="cut from trunk, which has no rows"):
         curve.fit(observed(cut.assign(parent="trunk")), Options())
     with pytest.raises(CannotFit, match="each other's parents"):
@@ -186,13 +186,13 @@ def test_rows_without_a_loss_or_a_learning_rate() -> None:
     corner = frame["step"].isin([0, WARM, int(0.8 * END), END]) | (frame["run"] == "cosine")
     frame["lr"] = frame["lr"].where(corner)
     frame.loc[frame["run"] == "cosine", "loss"] = np.nan
-    made = curve.fit(observed(frame[frame["lr"].notna() | frame["loss"].notna()]), Options(replicates=50))
-    (prediction,) = made.predictions
+    fit = curve.fit(observed(frame[frame["lr"].notna() | frame["loss"].notna()]), Options(replicates=50))
+    (prediction,) = fit.predictions
     assert prediction.estimates["loss"].value == pytest.approx(
         float(tissue(rates("cosine"), np.array([END]))[0]), rel=1e-6
     )
-    assert prediction.measured is None and len(made.details["runs"]["cosine"]["law"]) > 100
-    assert all(row.reason == "measured during warmup" for row in made.rows_excluded)
+    assert prediction.measured is None and len(fit.details["runs"]["cosine"]["law"]) > 100
+    assert all(row.reason == "measured during warmup" for row in fit.rows_excluded)
 
 
 @pytest.mark.parametrize("counts", ["peak", "own", "none"])
@@ -213,8 +213,8 @@ def test_how_warmup_counts(counts: str) -> None:
 
 def test_what_the_runs_do_not_say_is_flagged() -> None:
     constant = table(tissue, ("constant",), (), 1e-3)
-    made = curve.fit(constant, Options(replicates=100))
-    assert "not_identified:C" in made.flags and "C" not in made.params
+    fit = curve.fit(constant, Options(replicates=100))
+    assert "not_identified:C" in fit.flags and "C" not in fit.params
     multi = curve.fit(constant, Options(form="multipower", replicates=20)).flags
     assert {f"not_identified:{name}" for name in ("B", "C", "beta", "gamma")} <= set(multi)
     flat = table(lambda lr, at: tissue(lr, at, TISSUE | {"L0": 0.0, "alpha": 0.1}), noise=1e-4)
@@ -224,16 +224,16 @@ def test_what_the_runs_do_not_say_is_flagged() -> None:
 
 
 def test_lambda_is_found_on_its_grid() -> None:
-    made = curve.fit(table(tissue, noise=1e-4), Options(fit_lambda=True, replicates=0))
-    assert made.params["lambda"] == 0.999
+    fit = curve.fit(table(tissue, noise=1e-4), Options(fit_lambda=True, replicates=0))
+    assert fit.params["lambda"] == 0.999
 
 
 def test_runs_that_end_last_are_held_out() -> None:
     data = table(tissue, ("constant", "cosine", "two", "wsd"), (), 1e-3)
-    made = curve.fit(data, Options(hold_out=1, replicates=100))
-    (target,) = made.predictions
+    fit = curve.fit(data, Options(hold_out=1, replicates=100))
+    (target,) = fit.predictions
     assert target.at["run"] == "wsd" and abs(target.error) < 0.01
-    assert made.derived["target_max_error"] == abs(target.error)
+    assert fit.derived["target_max_error"] == abs(target.error)
     loss = target.estimates["loss"]
     low, high = loss.run_interval
     assert low < loss.interval[0] < loss.interval[1] < high
@@ -244,21 +244,21 @@ def test_runs_that_end_last_are_held_out() -> None:
 def test_intervals_over_runs() -> None:
     frames = [table(tissue, ("constant", "cosine", "two"), (), 2e-3, seed) for seed in range(4)]
     whole = pd.concat(
-        pd.DataFrame({**one.columns, "run": [f"{name}{i}" for name in one.label("run")]})
-        for i, one in enumerate(frames)
+        pd.DataFrame({**data.columns, "run": [f"{name}{i}" for name in data.label("run")]})
+        for i, data in enumerate(frames)
     )
-    made = curve.fit(observed(whole), Options(replicates=100))
-    assert made.protocol["intervals"].endswith("12 runs")
-    low, high = made.intervals["C"]
+    fit = curve.fit(observed(whole), Options(replicates=100))
+    assert fit.protocol["intervals"].endswith("12 runs")
+    low, high = fit.intervals["C"]
     assert low < TISSUE["C"] < high
     same = curve.fit(observed(whole), Options(replicates=100))
-    assert same.intervals == made.intervals
+    assert same.intervals == fit.intervals
 
 
 def test_refusals_are_one_sentence() -> None:
     data = table(tissue, ("constant", "cosine"), ())
     frame = pd.DataFrame({**data.columns, **data.labels})
-    for changed, told in (
+    for changed, message in (
         (frame[frame["step"] < WARM + 200], "4 parameters here and needs at least 6 points"),
         (frame.assign(loss=3.0), "losses are all 3"),
         (frame.assign(role="target"), "No run has a loss that is to be fitted"),
@@ -269,10 +269,10 @@ def test_refusals_are_one_sentence() -> None:
         (frame.assign(step=frame["step"] * 1e6), "a column of updates"),
         (frame.assign(loss=frame["loss"] * 0), "loss must be above 0"),
     ):
-        with pytest.raises(CannotFit, match=told):
+        with pytest.raises(CannotFit, match=message):
             curve.fit(observed(changed), Options(replicates=10))
-    for bad, told in (({"lambda_": 1.0}, "lambda_"), ({"delta": 0}, "delta"), ({"every": 0}, "every")):
-        with pytest.raises(CannotFit, match=told):
+    for bad, message in (({"lambda_": 1.0}, "lambda_"), ({"delta": 0}, "delta"), ({"every": 0}, "every")):
+        with pytest.raises(CannotFit, match=message):
             Options(**bad)
 
 
@@ -286,8 +286,8 @@ def test_the_command_predicts_a_schedule_of_a_table(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [*words, "--json", str(file), "--png", str(picture)])
     assert done.exit_code == 0, done.output
     assert "at run = cosine, step = 6000" in done.output
-    made = json.loads(file.read_text())
-    assert made["predictions"][0]["at"]["run"] == "cosine" and picture.stat().st_size > 10_000
+    record = json.loads(file.read_text())
+    assert record["predictions"][0]["at"]["run"] == "cosine" and picture.stat().st_size > 10_000
 
 
 COSINE = """3.6696358 3.3254106 3.1908393 3.1158533 3.0604768 3.020384 2.9880967 2.9612265 2.9395165 2.9195616
@@ -309,10 +309,10 @@ def test_the_published_points_of_tissue() -> None:
         frame = pd.DataFrame({"step": step, "lr": lr, "loss": np.nan, "run": run})
         frame.loc[np.arange(1000, 20_001, 1000), "loss"] = np.array(losses.split(), dtype=float)
         frames.append(frame)
-    made = curve.fit(observed(pd.concat(frames)), Options(replicates=0))
-    assert made.objective <= 1.6292456e-5 * (1 + 1e-6)
+    fit = curve.fit(observed(pd.concat(frames)), Options(replicates=0))
+    assert fit.objective <= 1.6292456e-5 * (1 + 1e-6)
     for name, value in {"L0": 2.627797, "A": 0.429665, "C": 0.410772, "alpha": 0.549846}.items():
-        assert made.params[name] == pytest.approx(value, rel=1e-5)
+        assert fit.params[name] == pytest.approx(value, rel=1e-5)
 
 
 MULTI_POWER = Path(__file__).parent / "data" / "multi_power_25m.csv"
@@ -323,14 +323,14 @@ loader reads them, and the bends of each schedule; four of its six target schedu
 def test_the_published_curves_of_the_multi_power_law() -> None:
     """Fitted to a cosine, a constant and one step down, the others are predicted. The objective is 2.9122e-4
     at the published parameters; a lower one is reached."""
-    made = curve.fit(
+    fit = curve.fit(
         observed(pd.read_csv(MULTI_POWER)), Options(form="multipower", warmup_rise=True, replicates=0)
     )
-    assert made.objective <= 1.43e-4
-    scored = [one for one in made.details["runs"].values() if one["role"] == "target"]
+    assert fit.objective <= 1.43e-4
+    scored = [run for run in fit.details["runs"].values() if run["role"] == "target"]
     assert len(scored) == 4
-    assert np.mean([one["mean_error"] for one in scored]) < 0.0023
-    assert np.mean([one["r2"] for one in scored]) > 0.99
+    assert np.mean([run["mean_error"] for run in scored]) < 0.0023
+    assert np.mean([run["r2"] for run in scored]) > 0.99
 
 
 def test_a_sweeps_branches_have_their_schedule_and_final_loss() -> None:
@@ -353,8 +353,8 @@ def test_a_sweeps_branches_have_their_schedule_and_final_loss() -> None:
     assert set(whole.loc[whole["job"].isin(list(names)), "parent"]) == {"t"}
     data = whole.rename(columns={"job": "run", "loss_nats": "loss"})
     data = data[["run", "parent", "step", "lr", "loss"]].assign(parent=data["parent"].astype(str))
-    made = curve.fit(observed(data), Options(replicates=0, warmup=WARM))
-    assert made.params["C"] == pytest.approx(TISSUE["C"], rel=0.02)
-    (prediction,) = made.predictions
+    fit = curve.fit(observed(data), Options(replicates=0, warmup=WARM))
+    assert fit.params["C"] == pytest.approx(TISSUE["C"], rel=0.02)
+    (prediction,) = fit.predictions
     assert prediction.at == {"run": "z", "step": 5000}
     assert prediction.estimates["loss"].value == pytest.approx(final[3], rel=1e-4)

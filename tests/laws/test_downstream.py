@@ -47,14 +47,14 @@ def ladder(
 
 @pytest.mark.parametrize("form", STEPS)
 def test_exact_runs_give_the_exact_chain(form: Any) -> None:
-    made = downstream.fit(ladder(form), Options(step1=form, anchor=False, replicates=20))
+    fit = downstream.fit(ladder(form), Options(step1=form, anchor=False, replicates=20))
     for name, value in (STEPS[form] | CURVE).items():
-        assert made.params[name] == pytest.approx(value, rel=5e-3), name
+        assert fit.params[name] == pytest.approx(value, rel=5e-3), name
     truth = first_step.value(form, STEPS[form], {"n": 1e10, "d": 2e12, "flops": 6 * 1e10 * 2e12})
-    at = downstream.predict(made, Target({"n": 1e10, "d": 2e12}))
+    at = downstream.predict(fit, Target({"n": 1e10, "d": 2e12}))
     assert at["task_loss"].value == pytest.approx(truth, rel=1e-5)
     assert at["accuracy"].value == pytest.approx(sigmoid.value(CURVE, truth), abs=1e-5)
-    assert made.flags == [] and made.starts.agreeing > 3
+    assert fit.flags == [] and fit.starts.agreeing > 3
 
 
 def test_smoothing_and_dropping_touch_only_runs_with_checkpoints() -> None:
@@ -83,16 +83,16 @@ def test_intervals_cover() -> None:
         form = ("nd", "flops", "log_flops", "flops", "log_flops")[seed % 5]
         truth = float(first_step.value(form, STEPS[form], at))
         data = ladder(form, noise=0.006, seed=seed)
-        made = downstream.fit(data, Options(step1=form, replicates=200, seed=1000 + seed, anchor=False))
-        found = downstream.predict(made, Target({"n": at["n"], "d": at["d"]}))
+        fit = downstream.fit(data, Options(step1=form, replicates=200, seed=1000 + seed, anchor=False))
+        predicted = downstream.predict(fit, Target({"n": at["n"], "d": at["d"]}))
         draw = np.random.default_rng(2000 + seed)
         loss = truth * np.exp(0.006 * draw.standard_normal())
         accuracy = float(sigmoid.value(CURVE, loss)) + 0.006 * draw.standard_normal()
-        held.setdefault("parameters", []).append(_inside(truth, found["task_loss"].interval))
+        held.setdefault("parameters", []).append(_inside(truth, predicted["task_loss"].interval))
         for name, value in (("task_loss", loss), ("accuracy", accuracy)):
-            held.setdefault("a run", []).append(_inside(value, found[name].run_interval))  # type: ignore[attr-defined]
+            held.setdefault("a run", []).append(_inside(value, predicted[name].run_interval))  # type: ignore[attr-defined]
         for name, value in STEPS[form].items():
-            held.setdefault("parameters", []).append(_inside(value, made.intervals[name]))
+            held.setdefault("parameters", []).append(_inside(value, fit.intervals[name]))
     for name, inside in held.items():
         assert 0.90 <= np.mean(inside) <= 0.98, (name, np.mean(inside))
 
@@ -105,15 +105,15 @@ def test_rows_with_a_role_are_used_as_it_says() -> None:
     """The table's targets are checked step by step, and task rows go into the second step alone."""
     role = ["fit"] * 12 + ["task"] * 2 + ["target"] * 2
     data = ladder("flops", checkpoints=1, role=role)
-    made = downstream.fit(data, Options(step1="flops", anchor=False, replicates=20))
-    assert made.derived["runs"] == 12 and made.derived["points"] == 14
-    assert [row.reason for row in made.rows_excluded] == ["its role is target: it is only predicted"] * 2
-    checked = made.details["targets"]
+    fit = downstream.fit(data, Options(step1="flops", anchor=False, replicates=20))
+    assert fit.derived["runs"] == 12 and fit.derived["points"] == 14
+    assert [row.reason for row in fit.rows_excluded] == ["its role is target: it is only predicted"] * 2
+    checked = fit.details["targets"]
     assert [row["quantity"] for row in checked[:3]] == [
         "task loss", "accuracy at the true task loss", "chained accuracy"
     ]  # fmt: skip
     assert len(checked) == 6 and all(abs(row["error"]) < 1e-4 for row in checked)
-    assert made.derived["error_of_chained_accuracy"] < 1e-4
+    assert fit.derived["error_of_chained_accuracy"] < 1e-4
     off = np.where(np.array(role) == "task", data["accuracy"] + 0.1, data["accuracy"])
     moved = downstream.fit(
         Observations.of(
@@ -121,7 +121,7 @@ def test_rows_with_a_role_are_used_as_it_says() -> None:
         ),
         Options(step1="flops", anchor=False, replicates=0),
     )
-    assert moved.params["alpha"] == made.params["alpha"] and moved.params["x0"] != made.params["x0"]
+    assert moved.params["alpha"] == fit.params["alpha"] and moved.params["x0"] != fit.params["x0"]
 
 
 def test_one_row_a_run_and_checkpoints_end_at_the_same_first_step() -> None:
@@ -138,12 +138,12 @@ def test_the_anchor_and_bounds_are_choices() -> None:
     assert free.params["b"] == pytest.approx(CURVE["b"], rel=1e-3)
     steep = np.minimum(1.0, data["accuracy"] * 1.6)
     held = Observations.of(flops=data.flops, task_loss=data["task_loss"], accuracy=steep)
-    made = downstream.fit(held, Options(step1="flops", replicates=0))
+    fit = downstream.fit(held, Options(step1="flops", replicates=0))
     low, high = sigmoid.LADDER
-    values = np.array([made.params[name] for name in sigmoid.NAMES])
+    values = np.array([fit.params[name] for name in sigmoid.NAMES])
     assert (values >= low).all() and (values <= high).all()
-    assert [f"at_bound:{name}" in made.flags for name in sigmoid.NAMES] == [
-        one in (a, b) for one, a, b in zip(values, low, high, strict=True)
+    assert [f"at_bound:{name}" in fit.flags for name in sigmoid.NAMES] == [
+        value in (least, most) for value, least, most in zip(values, low, high, strict=True)
     ]
     anchored = downstream.fit(data, Options(step1="flops", replicates=0))
     zero = sigmoid.value(anchored.params, 0.0)
@@ -151,7 +151,7 @@ def test_the_anchor_and_bounds_are_choices() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"accuracy": np.linspace(20, 80, 16)}, "0 to 1"),
         ({"accuracy": np.full(16, 0.5)}, "accuracies are all 0.5"),
@@ -163,10 +163,10 @@ def test_the_anchor_and_bounds_are_choices() -> None:
         ({"run": ["one"] * 16}, "repeat another's run and tokens"),
     ],
 )
-def test_what_is_refused(changed: dict[str, Any], told: str) -> None:
+def test_what_is_refused(changed: dict[str, Any], message: str) -> None:
     data = ladder("nd")
     columns: dict[str, Any] = {**data.columns, **data.labels, **changed}
-    with pytest.raises(CannotFit, match=told):
+    with pytest.raises(CannotFit, match=message):
         downstream.fit(Observations.of(**columns), Options(replicates=5))
 
 
@@ -197,21 +197,21 @@ def test_flags() -> None:
     falling = Observations.of(
         flops=data.flops, task_loss=data["task_loss"], accuracy=np.clip(0.9 - 0.5 * data["task_loss"], 0, 1)
     )
-    made = downstream.fit(falling, Options(step1="flops", replicates=5, anchor=False))
-    assert any(flag.startswith(("not_identified", "at_bound")) for flag in made.flags), made.params
+    fit = downstream.fit(falling, Options(step1="flops", replicates=5, anchor=False))
+    assert any(flag.startswith(("not_identified", "at_bound")) for flag in fit.flags), fit.params
 
 
 @settings(max_examples=10, deadline=None)
 @given(st.floats(1e-3, 1e3), st.floats(1e-2, 1e2))
 def test_units_of_tokens_and_parameters_do_not_matter(tokens: float, parameters: float) -> None:
     data = ladder("nd", noise=0.002)
-    one = downstream.fit(data, Options(replicates=0, bounds="none"))
+    plain = downstream.fit(data, Options(replicates=0, bounds="none"))
     scaled = Observations.of(
         **{**data.columns, **data.labels, "n": data.n * parameters, "d": data.d * tokens}
     )
-    other = downstream.fit(scaled, Options(replicates=0, bounds="none"))
-    a = downstream.predict(one, Target({"n": 1e10, "d": 1e12}))["accuracy"].value
-    b = downstream.predict(other, Target({"n": 1e10 * parameters, "d": 1e12 * tokens}))["accuracy"].value
+    rescaled = downstream.fit(scaled, Options(replicates=0, bounds="none"))
+    a = downstream.predict(plain, Target({"n": 1e10, "d": 1e12}))["accuracy"].value
+    b = downstream.predict(rescaled, Target({"n": 1e10 * parameters, "d": 1e12 * tokens}))["accuracy"].value
     assert b == pytest.approx(a, rel=1e-5)
 
 
@@ -229,18 +229,18 @@ def test_the_olmo_ladder(task: str, bpb: float, at_true: float, chained: float, 
         "n": "params_non_embedding", "d": "train_tokens", "task_loss": "task_bpb", "accuracy": "task_accuracy"
     }  # fmt: skip
     data = observations(frame, downstream.LAW, TableReading(columns))
-    made = downstream.fit(data, Options(replicates=20))
-    rows = {row["quantity"]: row for row in made.details["targets"] if row["n"] == 13202396160}
+    fit = downstream.fit(data, Options(replicates=20))
+    rows = {row["quantity"]: row for row in fit.details["targets"] if row["n"] == 13202396160}
     assert rows["task loss"]["predicted"] == pytest.approx(bpb, abs=2e-5)
     assert rows["accuracy at the true task loss"]["predicted"] == pytest.approx(at_true, abs=2e-5)
     assert rows["chained accuracy"]["predicted"] == pytest.approx(chained, abs=2e-5)
     assert rows["chained accuracy"]["actual"] == pytest.approx(actual, abs=5e-5)
-    at = downstream.predict(made, Target({"n": 13202396160, "d": 5000088518656}))
+    at = downstream.predict(fit, Target({"n": 13202396160, "d": 5000088518656}))
     assert at["accuracy"].value == pytest.approx(chained, abs=2e-5)
-    assert made.derived["runs"] == 16 and len(made.rows_excluded) == 13
+    assert fit.derived["runs"] == 16 and len(fit.rows_excluded) == 13
 
 
 def test_a_law_of_size_does_not_answer_for_compute() -> None:
-    made = downstream.fit(ladder("nd"), Options(replicates=5))
+    fit = downstream.fit(ladder("nd"), Options(replicates=5))
     with pytest.raises(CannotFit, match="step1=flops"):
-        downstream.predict(made, Target({"flops": 1e22}))
+        downstream.predict(fit, Target({"flops": 1e22}))

@@ -67,19 +67,19 @@ def test_the_hull_is_the_hull(points: list[tuple[int, int]]) -> None:
 
 @pytest.mark.parametrize("method", [{}, {"method": "minimum"}, {"method": "minimum", "bins": 300}])
 def test_the_exponents_of_the_law_come_back(method: dict) -> None:
-    made = envelope.fit(curves(25), Options(edges="drop", replicates=0, **method))
-    assert made.params["a"] == pytest.approx(0.5, abs=5e-3)
-    assert made.params["b"] == pytest.approx(0.5, abs=5e-3)
-    assert made.flags == []
-    answer = envelope.LAW.predict(made, Target({"flops": 1e19}))
+    fit = envelope.fit(curves(25), Options(edges="drop", replicates=0, **method))
+    assert fit.params["a"] == pytest.approx(0.5, abs=5e-3)
+    assert fit.params["b"] == pytest.approx(0.5, abs=5e-3)
+    assert fit.flags == []
+    answer = envelope.LAW.predict(fit, Target({"flops": 1e19}))
     assert answer["n"].value == pytest.approx((1e19 / 6) ** 0.5, rel=0.05)
     assert answer["loss"].value == pytest.approx(1.7 + 600 * (1e19 / 6) ** -0.15, rel=0.03)
 
 
 def test_the_edges_of_the_sizes_bend_the_law_and_that_is_said() -> None:
-    made = envelope.fit(curves(9), Options(replicates=0))
-    assert made.params["a"] < 0.45
-    assert {"edge:smallest_n", "edge:largest_n"} <= set(made.flags)
+    fit = envelope.fit(curves(9), Options(replicates=0))
+    assert fit.params["a"] < 0.45
+    assert {"edge:smallest_n", "edge:largest_n"} <= set(fit.flags)
     dropped = envelope.fit(curves(9), Options(replicates=0, edges="drop"))
     assert dropped.params["a"] == pytest.approx(0.5, abs=0.02)
 
@@ -87,10 +87,10 @@ def test_the_edges_of_the_sizes_bend_the_law_and_that_is_said() -> None:
 def test_without_runs_bins_take_the_least_loss() -> None:
     data = curves(25)
     bare = Observations.of(n=data.n, d=data.d, flops=data.flops, loss=data.loss)
-    made = envelope.fit(bare, Options(method="minimum", bins=100, edges="drop", replicates=20))
-    assert made.params["a"] == pytest.approx(0.5, abs=0.02)
-    assert made.protocol["intervals"] == "95 % percentiles over points"
-    flops = np.array([point["flops"] for point in made.details["envelope"]])
+    fit = envelope.fit(bare, Options(method="minimum", bins=100, edges="drop", replicates=20))
+    assert fit.params["a"] == pytest.approx(0.5, abs=0.02)
+    assert fit.protocol["intervals"] == "95 % percentiles over points"
+    flops = np.array([point["flops"] for point in fit.details["envelope"]])
     edges = np.linspace(*np.log([data.flops.min(), data.flops.max()]), 101)
     assert np.diff(np.searchsorted(edges, np.log(flops), side="right")).min() >= 1
 
@@ -102,10 +102,10 @@ def test_units_change_factors_alone(tokens: float, flops: float, loss: float) ->
     scaled = Observations.of(
         run=data.label("run"), n=data.n, d=data.d * tokens, flops=data.flops * flops, loss=data.loss * loss
     )
-    one, two = (envelope.fit(each, Options(replicates=0)).params for each in (data, scaled))
+    plain, rescaled = (envelope.fit(each, Options(replicates=0)).params for each in (data, scaled))
     for name in ("a", "b", "c"):
-        assert two[name] == pytest.approx(one[name], abs=1e-8)
-    assert two["k_d"] == pytest.approx(one["k_d"] * tokens * flops ** -one["b"], rel=1e-6)
+        assert rescaled[name] == pytest.approx(plain[name], abs=1e-8)
+    assert rescaled["k_d"] == pytest.approx(plain["k_d"] * tokens * flops ** -plain["b"], rel=1e-6)
 
 
 @pytest.mark.parametrize("method", ["hull", "minimum"])
@@ -114,18 +114,18 @@ def test_intervals_cover(method: str) -> None:
     held = 0
     for seed in range(60):
         data = curves(15, noise=0.005, wiggle=0.002, seed=seed)
-        made = envelope.fit(data, Options(method=method, replicates=200, seed=seed, edges="drop"))  # type: ignore[arg-type]
-        low, high = made.intervals["a"]
+        fit = envelope.fit(data, Options(method=method, replicates=200, seed=seed, edges="drop"))  # type: ignore[arg-type]
+        low, high = fit.intervals["a"]
         held += low <= 0.5 <= high
     assert 0.9 <= held / 60 <= 0.985, held
 
 
 def test_what_touches_the_envelope_is_told() -> None:
     data = curves(9)
-    made = envelope.fit(data, Options(replicates=0))
-    touching = made.details["touching"]
-    assert set(touching) <= set(data.label("run")) and sum(touching.values()) == made.derived["points"]
-    assert len(made.details["curves"]) == 9
+    fit = envelope.fit(data, Options(replicates=0))
+    touching = fit.details["touching"]
+    assert set(touching) <= set(data.label("run")) and sum(touching.values()) == fit.derived["points"]
+    assert len(fit.details["curves"]) == 9
     few = envelope.fit(curves(2, points=3), Options(replicates=50))
     assert {"few_models:2", f"few_points:{int(few.derived['points'])}"} <= set(few.flags)
 
@@ -133,8 +133,8 @@ def test_what_touches_the_envelope_is_told() -> None:
 def test_an_envelope_of_one_size_identifies_no_exponent() -> None:
     data = curves(3)
     worse = np.where(data.n > data.n.min(), data.loss * 3, data.loss)
-    one = Observations.of(run=data.label("run"), n=data.n, d=data.d, flops=data.flops, loss=worse)
-    flags = envelope.fit(one, Options(replicates=20)).flags
+    smallest = Observations.of(run=data.label("run"), n=data.n, d=data.d, flops=data.flops, loss=worse)
+    flags = envelope.fit(smallest, Options(replicates=20)).flags
     assert {"few_models:1", "not_identified:a", "not_identified:b"} <= set(flags)
 
 
@@ -150,8 +150,8 @@ def test_hostile_tables_are_refused_in_a_sentence() -> None:
                 envelope.fit(flat, Options(method=method))  # type: ignore[arg-type]
     with pytest.raises(CannotFit, match="needs 3"):
         envelope.fit(data.take([0, 9]), Options())
-    for options, told in (({"bins": -1}, "at least 0"), ({"bins": 5}, "method=minimum only")):
-        with pytest.raises(CannotFit, match=told):
+    for options, message in (({"bins": -1}, "at least 0"), ({"bins": 5}, "method=minimum only")):
+        with pytest.raises(CannotFit, match=message):
             Options(**options)  # type: ignore[arg-type]
     same = Observations.of(
         run=["r"] * len(data), n=data.n, d=data.d, flops=np.full(len(data), 1e20), loss=data.loss
@@ -193,11 +193,11 @@ def test_the_gemstones(options: dict, params: dict, points: int | None) -> None:
         n=frame["params_total"], d=d, flops=frame["flops_per_token"] * d, loss=frame["loss_nats"],
         run=frame["run_name"],
     )  # fmt: skip
-    made = envelope.fit(data, Options(replicates=0, **options))
+    fit = envelope.fit(data, Options(replicates=0, **options))
     for name, value in params.items():
         within = 1e-5 if points == 21 else 1e-4
-        found = made.params[name]
+        fitted = fit.params[name]
         if name.startswith("k"):
-            found, value = np.log(found), np.log(value)
-        assert found == pytest.approx(value, abs=within)
-    assert points in (None, made.derived["points"])
+            fitted, value = np.log(fitted), np.log(value)
+        assert fitted == pytest.approx(value, abs=within)
+    assert points in (None, fit.derived["points"])

@@ -60,11 +60,11 @@ def without(data: Observations, *roles: str, rows: Any = None) -> Observations:
 
 @pytest.mark.parametrize("slices", ["best", "each"])
 def test_parabolas_give_the_exact_law(slices: str) -> None:
-    made = law.fit(runs(), Options(optimum="quadratic", slices=slices, replicates=0, **WIDE))
+    fit = law.fit(runs(), Options(optimum="quadratic", slices=slices, replicates=0, **WIDE))
     for name, value in TRUE.items():
-        assert made.params[name] == pytest.approx(value, rel=1e-6)
-    assert made.flags == [] and made.rows_excluded == [] and made.derived["cells"] == 9
-    assert made.derived["lr_r2"] == pytest.approx(1) and made.intervals == {}
+        assert fit.params[name] == pytest.approx(value, rel=1e-6)
+    assert fit.flags == [] and fit.rows_excluded == [] and fit.derived["cells"] == 9
+    assert fit.derived["lr_r2"] == pytest.approx(1) and fit.intervals == {}
 
 
 def test_near_optimal_runs_are_those_below_the_threshold() -> None:
@@ -75,10 +75,10 @@ def test_near_optimal_runs_are_those_below_the_threshold() -> None:
     near = frame[over < 0.0025]
     design = np.stack([np.ones(len(near)), np.log(near.n), np.log(near.d)], axis=1)
     expected = np.linalg.lstsq(design, np.log(near.lr), rcond=None)[0]
-    made = law.fit(data, Options(replicates=0))
-    assert [made.params["lr_n"], made.params["lr_d"]] == pytest.approx(expected[1:], abs=1e-9)
-    assert made.rows_used == [str(i) for i in near.index]
-    assert {row.reason for row in made.rows_excluded} == {
+    fit = law.fit(data, Options(replicates=0))
+    assert [fit.params["lr_n"], fit.params["lr_d"]] == pytest.approx(expected[1:], abs=1e-9)
+    assert fit.rows_used == [str(i) for i in near.index]
+    assert {row.reason for row in fit.rows_excluded} == {
         "its loss is not within 0.25% of the least of its cell"
     }
     evenly = law.fit(data, Options(weighting="cells", replicates=0))
@@ -96,7 +96,7 @@ def test_units_move_only_factors(loss: float, tokens: float, batch: float, rate:
     scaled = Observations.of(
         n=data.n, d=data.d * tokens, lr=data["lr"] * rate, batch=data["batch"] * batch, loss=data.loss * loss
     )
-    a, b = (law.fit(one, Options(replicates=0)).params for one in (data, scaled))
+    a, b = (law.fit(table, Options(replicates=0)).params for table in (data, scaled))
     for name in ("lr_n", "lr_d", "batch_d"):
         assert b[name] == pytest.approx(a[name], abs=1e-8)
     assert b["lr_factor"] == pytest.approx(a["lr_factor"] * rate * tokens ** -a["lr_d"], rel=1e-6)
@@ -110,8 +110,8 @@ def test_intervals_cover(optimum: Any, noise: float, scatter: float) -> None:
     """Of 95 % intervals over cells, 90 to 98 % hold the truth, pooled over the parameters."""
     held, trials = 0, 60
     for seed in range(trials):
-        made = law.fit(runs(seed, noise, scatter, 4, 4), Options(optimum=optimum, replicates=250, seed=seed))
-        held += sum(low <= TRUE[name] <= high for name, (low, high) in made.intervals.items() if name in TRUE)
+        fit = law.fit(runs(seed, noise, scatter, 4, 4), Options(optimum=optimum, replicates=250, seed=seed))
+        held += sum(low <= TRUE[name] <= high for name, (low, high) in fit.intervals.items() if name in TRUE)
     assert 0.90 <= held / (trials * len(TRUE)) <= 0.98
 
 
@@ -119,9 +119,9 @@ def test_intervals_over_rows_take_runs_of_a_cell_for_independent() -> None:
     data = runs(2, 5e-4, 0.3, 4, 4)
     width = {}
     for draws in ("rows", "cells"):
-        made = law.fit(data, Options(resample=draws, replicates=300))
-        width[draws] = np.ptp(made.intervals["lr_n"])
-        assert made.protocol["intervals"].startswith(f"95 % percentiles over {draws}")
+        fit = law.fit(data, Options(resample=draws, replicates=300))
+        width[draws] = np.ptp(fit.intervals["lr_n"])
+        assert fit.protocol["intervals"].startswith(f"95 % percentiles over {draws}")
     assert width["cells"] > 1.5 * width["rows"]
     a, b, c = (law.fit(data, Options(replicates=50, seed=seed)).intervals for seed in (1, 1, 2))
     assert a == b != c
@@ -130,28 +130,28 @@ def test_intervals_over_rows_take_runs_of_a_cell_for_independent() -> None:
 def test_forms() -> None:
     data = runs()
     quadratic = {"optimum": "quadratic", "replicates": 0, **WIDE}
-    made = law.fit(data, Options(form="deepseek", **quadratic))
-    assert set(made.params) == {"lr_factor", "lr_flops", "batch_factor", "batch_flops"}
-    made = law.fit(data, Options(form="free", batch_over=("n", "d"), **quadratic))
-    assert set(made.params) == {"batch_factor", "batch_n", "batch_d"}
-    assert made.params["batch_n"] == pytest.approx(0, abs=1e-7)
-    made = law.fit(data, Options(lr_over=("n", "batch"), **quadratic))  # D^.3 is B^(.3/.57) here
-    assert made.details["over"] == {"lr": ["n", "batch"], "batch": ["d"]}
-    found = law.predict(made, Target({"n": 1e9, "d": 1e11}))
-    assert found["batch"].value == pytest.approx(0.6 * 1e11**0.57, rel=1e-6)
-    assert set(law.predict(made, Target({"n": 1e9, "d": 1e11, "batch": 1e6}))) == {"lr"}
+    fit = law.fit(data, Options(form="deepseek", **quadratic))
+    assert set(fit.params) == {"lr_factor", "lr_flops", "batch_factor", "batch_flops"}
+    fit = law.fit(data, Options(form="free", batch_over=("n", "d"), **quadratic))
+    assert set(fit.params) == {"batch_factor", "batch_n", "batch_d"}
+    assert fit.params["batch_n"] == pytest.approx(0, abs=1e-7)
+    fit = law.fit(data, Options(lr_over=("n", "batch"), **quadratic))  # D^.3 is B^(.3/.57) here
+    assert fit.details["over"] == {"lr": ["n", "batch"], "batch": ["d"]}
+    predicted = law.predict(fit, Target({"n": 1e9, "d": 1e11}))
+    assert predicted["batch"].value == pytest.approx(0.6 * 1e11**0.57, rel=1e-6)
+    assert set(law.predict(fit, Target({"n": 1e9, "d": 1e11, "batch": 1e6}))) == {"lr"}
 
 
 def test_predictions() -> None:
-    made = law.fit(runs(0, 5e-4, 0.1), Options(replicates=200))
-    found = law.predict(made, Target({"n": 2e9, "d": 4e11}))
-    assert list(found) == ["lr", "batch"]
-    for one in found.values():
-        assert one.interval[0] < one.value < one.interval[1]
-    assert found["lr"].value == pytest.approx(1.8 * 2e9**-0.7 * 4e11**0.3, rel=0.5)
-    assert list(law.predict(made, Target({"d": 4e11}))) == ["batch"]
+    fit = law.fit(runs(0, 5e-4, 0.1), Options(replicates=200))
+    predicted = law.predict(fit, Target({"n": 2e9, "d": 4e11}))
+    assert list(predicted) == ["lr", "batch"]
+    for estimate in predicted.values():
+        assert estimate.interval[0] < estimate.value < estimate.interval[1]
+    assert predicted["lr"].value == pytest.approx(1.8 * 2e9**-0.7 * 4e11**0.3, rel=0.5)
+    assert list(law.predict(fit, Target({"d": 4e11}))) == ["batch"]
     with pytest.raises(CannotFit, match="predicts from n,d or d, not from flops"):
-        law.predict(made, Target({"flops": 1e21}))
+        law.predict(fit, Target({"flops": 1e21}))
     by_compute = law.fit(runs(), Options(form="deepseek", replicates=0))
     at_nd, at_c = (law.predict(by_compute, t) for t in ({"n": 1e9, "d": 2e10}, {"flops": 1.2e20}))
     assert at_nd == at_c and read_targets(LAW, ("n=1e9,d=2e10",))
@@ -166,13 +166,12 @@ def test_what_was_not_swept_is_not_fitted() -> None:
     for n, d in set(zip(data.n, data.d, strict=True)):
         cell = (data.n == n) & (data.d == d)
         one_batch |= cell & (data["batch"] == np.median(data["batch"][cell]))
-    made = law.fit(without(data, rows=one_batch), Options(optimum="quadratic", replicates=0, **WIDE))
+    fit = law.fit(without(data, rows=one_batch), Options(optimum="quadratic", replicates=0, **WIDE))
     assert (
-        made.flags == ["not_fitted:batch"]
-        and "two values of the batch" in made.details["not_fitted"]["batch"]
+        fit.flags == ["not_fitted:batch"] and "two values of the batch" in fit.details["not_fitted"]["batch"]
     )
-    assert made.params["lr_n"] == pytest.approx(-0.7, abs=1e-6) and set(
-        law.predict(made, Target({"n": 1e9, "d": 1e11}))
+    assert fit.params["lr_n"] == pytest.approx(-0.7, abs=1e-6) and set(
+        law.predict(fit, Target({"n": 1e9, "d": 1e11}))
     ) == {"lr"}
     only_batch = law.fit(without(data, "lr"), Options(replicates=0))
     assert set(only_batch.params) == {"batch_factor", "batch_d"}
@@ -204,10 +203,10 @@ def test_minima_at_an_edge() -> None:
 def test_designs_that_do_not_tell_predictors_apart() -> None:
     data = runs()
     diagonal = np.isclose(data.d / data.n, 10)
-    made = law.fit(without(data, rows=diagonal), Options(replicates=20))
-    assert {"collinear:n_d", "not_identified:lr_n", "not_identified:lr_d", "few_cells:lr"} <= set(made.flags)
-    assert "lr_n" not in made.intervals and "batch_d" in made.intervals
-    at = law.predict(made, Target({"n": 2e9, "d": 2e10}))["lr"]
+    fit = law.fit(without(data, rows=diagonal), Options(replicates=20))
+    assert {"collinear:n_d", "not_identified:lr_n", "not_identified:lr_d", "few_cells:lr"} <= set(fit.flags)
+    assert "lr_n" not in fit.intervals and "batch_d" in fit.intervals
+    at = law.predict(fit, Target({"n": 2e9, "d": 2e10}))["lr"]
     assert at.value == pytest.approx(1.8 * 2e9**-0.7 * 2e10**0.3, rel=0.3) and at.interval == (
         at.value,
         at.value,
@@ -231,8 +230,8 @@ def test_cells() -> None:
     twice = Observations.of(
         **{k: np.tile(v, 2) for k, v in data.columns.items()}, group=np.repeat(["a", "b"], len(data))
     )
-    made = law.fit(twice, Options(replicates=0))
-    assert made.derived["cells"] == 18 and made.details["cells"][0]["cell"] == "a/5e+07/5e+08"
+    fit = law.fit(twice, Options(replicates=0))
+    assert fit.derived["cells"] == 18 and fit.details["cells"][0]["cell"] == "a/5e+07/5e+08"
 
 
 def test_refusals_are_one_sentence() -> None:
@@ -287,17 +286,17 @@ def test_gaps_are_interpolated_losses() -> None:
 
 
 def test_the_law_and_a_published_one_are_judged(tmp_path: Path) -> None:
-    made = law.fit(runs(0, 3e-4), Options(judge="stepfun", replicates=50))
-    assert 0 <= made.derived["gap_mean"] <= made.derived["gap_max"] < 0.5
-    assert made.derived["gap_outside"] == 0 and "judged_gap_mean" in made.intervals
-    assert 0 <= made.derived["judged_gap_mean"] <= made.derived["judged_gap_max"] < 0.5
-    draw(tmp_path / "a.png", [made])
+    fit = law.fit(runs(0, 3e-4), Options(judge="stepfun", replicates=50))
+    assert 0 <= fit.derived["gap_mean"] <= fit.derived["gap_max"] < 0.5
+    assert fit.derived["gap_outside"] == 0 and "judged_gap_mean" in fit.intervals
+    assert 0 <= fit.derived["judged_gap_mean"] <= fit.derived["judged_gap_max"] < 0.5
+    draw(tmp_path / "a.png", [fit])
     assert (tmp_path / "a.png").stat().st_size > 10_000
     factor, powers = PUBLISHED["deepseek"]["batch"]
     assert factor * 1e20 ** powers["flops"] == pytest.approx(1.02e6, rel=0.01)
 
 
-MADE_OF = {
+COLUMNS = {
     "loss": "smooth_loss_nats", "lr": "peak_lr", "batch": "batch_seqs * 2048", "n": "params_non_embedding",
     "d": "train_tokens",
     "flops": "6 * (4 * hidden_size + 3 * ffn_hidden + 2 * 2048) * num_layers * hidden_size * train_tokens",
@@ -307,7 +306,7 @@ MADE_OF = {
 @functools.cache
 def step_law(loss: str = "smooth_loss_nats") -> Observations:
     frame = pd.read_csv(SHARED / "steplaw" / "dense_runs.csv")
-    return observations(frame, LAW, TableReading({**MADE_OF, "loss": loss}))
+    return observations(frame, LAW, TableReading({**COLUMNS, "loss": loss}))
 
 
 def on_step_law(**options: Any) -> Fit:
@@ -317,17 +316,17 @@ def on_step_law(**options: Any) -> Fit:
 @needs("steplaw/dense_runs.csv")
 def test_the_step_law_runs() -> None:
     """Li et al. 2025, dense runs: what their protocol gives on the runs they released."""
-    made = on_step_law(judge="stepfun", replicates=1000, resample="rows")
-    assert len(made.rows_used) == 129 and made.derived["cells"] == 17 and made.flags == []
-    assert made.params["lr_n"] == pytest.approx(-0.76623, abs=1e-4)
-    assert made.params["lr_d"] == pytest.approx(0.19701, abs=1e-4)
-    assert made.params["batch_d"] == pytest.approx(0.61253, abs=1e-4)
-    assert made.params["lr_factor"] == pytest.approx(77.69, rel=1e-3)
-    assert made.params["batch_factor"] == pytest.approx(0.20852, rel=1e-3)
+    fit = on_step_law(judge="stepfun", replicates=1000, resample="rows")
+    assert len(fit.rows_used) == 129 and fit.derived["cells"] == 17 and fit.flags == []
+    assert fit.params["lr_n"] == pytest.approx(-0.76623, abs=1e-4)
+    assert fit.params["lr_d"] == pytest.approx(0.19701, abs=1e-4)
+    assert fit.params["batch_d"] == pytest.approx(0.61253, abs=1e-4)
+    assert fit.params["lr_factor"] == pytest.approx(77.69, rel=1e-3)
+    assert fit.params["batch_factor"] == pytest.approx(0.20852, rel=1e-3)
     for name, spread in (("lr_n", 0.0525), ("lr_d", 0.0337), ("batch_d", 0.040)):
-        assert np.std(made.samples[name]) == pytest.approx(spread, rel=0.1)
-    assert made.derived["judged_gap_mean"] == pytest.approx(0.126, abs=0.005)
-    assert made.derived["judged_gap_max"] == pytest.approx(0.244, abs=0.005)
+        assert np.std(fit.samples[name]) == pytest.approx(spread, rel=0.1)
+    assert fit.derived["judged_gap_mean"] == pytest.approx(0.126, abs=0.005)
+    assert fit.derived["judged_gap_max"] == pytest.approx(0.244, abs=0.005)
     both = on_step_law(batch_over=("n", "d"))
     assert both.params["batch_n"] == pytest.approx(-0.2664, abs=1e-4)
     assert both.params["batch_d"] == pytest.approx(0.6234, abs=1e-4)
@@ -343,20 +342,20 @@ def test_the_step_law_runs() -> None:
     ],
 )
 def test_the_step_law_runs_by_threshold(options: Any, lr_n: float, lr_d: float, batch_d: float) -> None:
-    found = on_step_law(**options).params
-    assert [found[k] for k in ("lr_n", "lr_d", "batch_d")] == pytest.approx([lr_n, lr_d, batch_d], abs=1e-3)
+    params = on_step_law(**options).params
+    assert [params[k] for k in ("lr_n", "lr_d", "batch_d")] == pytest.approx([lr_n, lr_d, batch_d], abs=1e-3)
 
 
 @needs("steplaw/dense_runs.csv")
 def test_the_step_law_runs_by_compute() -> None:
     """DeepSeek's form, C counted by their FLOPs a token."""
-    made = on_step_law(form="deepseek")
-    assert made.params["lr_factor"] == pytest.approx(0.07253, rel=2e-3)
-    assert made.params["lr_flops"] == pytest.approx(-0.0750, abs=1e-4)
-    assert made.params["batch_factor"] == pytest.approx(0.02121, rel=2e-3)
-    assert made.params["batch_flops"] == pytest.approx(0.3723, abs=1e-4)
-    assert made.derived["lr_r2"] == pytest.approx(0.02, abs=0.01)
-    assert made.derived["batch_r2"] == pytest.approx(0.37, abs=0.01)
+    fit = on_step_law(form="deepseek")
+    assert fit.params["lr_factor"] == pytest.approx(0.07253, rel=2e-3)
+    assert fit.params["lr_flops"] == pytest.approx(-0.0750, abs=1e-4)
+    assert fit.params["batch_factor"] == pytest.approx(0.02121, rel=2e-3)
+    assert fit.params["batch_flops"] == pytest.approx(0.3723, abs=1e-4)
+    assert fit.derived["lr_r2"] == pytest.approx(0.02, abs=0.01)
+    assert fit.derived["batch_r2"] == pytest.approx(0.37, abs=0.01)
     data = step_law()
     ratio = data.d / data.n
     part = law.fit(data.keep((ratio > 15) & (ratio < 60), "-"), Options(form="deepseek", replicates=0))
@@ -369,6 +368,6 @@ def test_the_step_law_runs_by_compute() -> None:
 
 @needs("steplaw/dense_runs.csv")
 def test_the_unsmoothed_loss_selects_other_runs() -> None:
-    made = law.fit(step_law("final_loss_nats"), Options(replicates=0))
-    assert len(made.rows_used) == 71
-    assert made.params["batch_d"] == pytest.approx(0.72, abs=5e-3)
+    fit = law.fit(step_law("final_loss_nats"), Options(replicates=0))
+    assert len(fit.rows_used) == 71
+    assert fit.params["batch_d"] == pytest.approx(0.72, abs=5e-3)

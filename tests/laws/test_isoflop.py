@@ -40,13 +40,13 @@ def parabolas(
 
 
 def test_exact_parabolas_give_the_exact_law() -> None:
-    made = isoflop.fit(parabolas(0.53), choose(noise=1e-4, replicates=100))
-    assert made.params["a"] == pytest.approx(0.53, abs=1e-6)
-    assert made.params["b"] == pytest.approx(0.47, abs=1e-6)
-    assert made.params["c"] == pytest.approx(-0.05, abs=1e-6)
-    assert made.derived["budgets"] == 6 and made.flags == [] and len(made.rows_used) == 42
-    found = isoflop.predict(made, Target({"flops": 1e22}))["n"]
-    n, (low, high) = found.value, found.interval
+    fit = isoflop.fit(parabolas(0.53), choose(noise=1e-4, replicates=100))
+    assert fit.params["a"] == pytest.approx(0.53, abs=1e-6)
+    assert fit.params["b"] == pytest.approx(0.47, abs=1e-6)
+    assert fit.params["c"] == pytest.approx(-0.05, abs=1e-6)
+    assert fit.derived["budgets"] == 6 and fit.flags == [] and len(fit.rows_used) == 42
+    optimum = isoflop.predict(fit, Target({"flops": 1e22}))["n"]
+    n, (low, high) = optimum.value, optimum.interval
     assert n == pytest.approx(1e22**0.53 / 1000, rel=1e-4) and low <= n <= high
 
 
@@ -71,12 +71,12 @@ def test_a_minimum_at_the_edge_is_refused_and_said() -> None:
     shifted = observed(
         data.n, data.d, data.flops, np.where(off, 4 + 0.1 * np.log(data.n / data.n[-7]), data.loss), data.rows
     )
-    made = isoflop.fit(shifted, choose(noise=1e-3, replicates=50))
-    assert [flag.split(":")[0] for flag in made.flags] == ["edge_minimum"] or made.flags[0].startswith(
+    fit = isoflop.fit(shifted, choose(noise=1e-3, replicates=50))
+    assert [flag.split(":")[0] for flag in fit.flags] == ["edge_minimum"] or fit.flags[0].startswith(
         "concave"
     )
-    assert made.derived["budgets"] == 5
-    assert {row.row for row in made.rows_excluded} == {f"r{i}" for i in range(35, 42)}
+    assert fit.derived["budgets"] == 5
+    assert {row.row for row in fit.rows_excluded} == {f"r{i}" for i in range(35, 42)}
     with pytest.raises(CannotFit, match="minima at two budgets"):
         isoflop.fit(parabolas(offset=3.0), choose(noise=1e-3))
 
@@ -94,9 +94,9 @@ def test_budgets_are_grouped_within_the_tolerance() -> None:
     rounded = observed(data.n, data.d * jitter, data.flops * jitter, data.loss, data.rows)
     assert isoflop.fit(rounded, choose(noise=1e-3, replicates=20)).derived["budgets"] == 6
     few = observed(data.n[:16], data.d[:16], data.flops[:16], data.loss[:16], data.rows[:16])
-    made = isoflop.fit(few, choose(noise=1e-3, replicates=20))
-    assert made.flags == ["two_budgets"]
-    assert {row.reason for row in made.rows_excluded} == {
+    fit = isoflop.fit(few, choose(noise=1e-3, replicates=20))
+    assert fit.flags == ["two_budgets"]
+    assert {row.reason for row in fit.rows_excluded} == {
         "its budget was trained at 2 of the 3 sizes a parabola needs"
     }
 
@@ -108,11 +108,11 @@ def test_intervals_cover(options: dict) -> None:
     """Where minima are well inside their budgets; pooled over N*, D* and L*."""
     trials = held = 0
     for seed in range(80):
-        made = isoflop.fit(
+        fit = isoflop.fit(
             parabolas(0.5, noise=0.001, seed=seed), choose(noise=0.001, replicates=200, seed=seed, **options)
         )
         for name, true in (("a", 0.5), ("b", 0.5), ("c", -0.05)):
-            low, high = made.intervals[name]
+            low, high = fit.intervals[name]
             held += low <= true <= high
             trials += 1
     assert 0.9 <= held / trials <= 0.985
@@ -122,27 +122,27 @@ def test_rows_drawn_again_cover_too() -> None:
     held = 0
     for seed in range(60):
         data = parabolas(0.5, noise=0.001, seed=seed, sizes=13)
-        made = isoflop.fit(data, choose(intervals="rows", replicates=200, seed=seed))
-        low, high = made.intervals["a"]
+        fit = isoflop.fit(data, choose(intervals="rows", replicates=200, seed=seed))
+        low, high = fit.intervals["a"]
         held += low <= 0.5 <= high
     assert 0.88 <= held / 60 <= 1
-    assert made.protocol["intervals"] == "95 % percentiles over rows of each budget"
+    assert fit.protocol["intervals"] == "95 % percentiles over rows of each budget"
 
 
 @pytest.mark.parametrize("over", ["n", "d", "m"])
 @pytest.mark.parametrize("curve", [{}, {"curve": "akima", "loss": "log", "per_size": "best"}, {"window": 2}])
 def test_over_whatever_it_runs_a_symmetric_minimum_is_found(over: str, curve: dict) -> None:
     data = parabolas(0.53)
-    made = isoflop.fit(data, choose(over=over, noise=1e-5, replicates=20, **curve))  # type: ignore[arg-type]
-    assert made.params["a"] == pytest.approx(0.53, abs=1e-6)
-    assert made.params["b"] == pytest.approx(0.47, abs=1e-6)
-    found = isoflop.predict(made, Target({"flops": 1e22}))
-    assert found["n"].value == pytest.approx(1e22**0.53 / 1000, rel=1e-4)
-    assert found["n"].value * found["d"].value == pytest.approx(1e22 / 6, rel=1e-4)
-    assert found["tokens_per_parameter"].value == pytest.approx(found["d"].value / found["n"].value)
-    assert found["loss"].value == pytest.approx(100 * 1e22**-0.05, rel=1e-3)
+    fit = isoflop.fit(data, choose(over=over, noise=1e-5, replicates=20, **curve))  # type: ignore[arg-type]
+    assert fit.params["a"] == pytest.approx(0.53, abs=1e-6)
+    assert fit.params["b"] == pytest.approx(0.47, abs=1e-6)
+    optimum = isoflop.predict(fit, Target({"flops": 1e22}))
+    assert optimum["n"].value == pytest.approx(1e22**0.53 / 1000, rel=1e-4)
+    assert optimum["n"].value * optimum["d"].value == pytest.approx(1e22 / 6, rel=1e-4)
+    assert optimum["tokens_per_parameter"].value == pytest.approx(optimum["d"].value / optimum["n"].value)
+    assert optimum["loss"].value == pytest.approx(100 * 1e22**-0.05, rel=1e-3)
     if over == "m":
-        assert found["flops_per_token"].value == pytest.approx(6 * found["n"].value, rel=1e-4)
+        assert optimum["flops_per_token"].value == pytest.approx(6 * optimum["n"].value, rel=1e-4)
 
 
 def test_flops_that_are_not_six_n_d() -> None:
@@ -153,9 +153,9 @@ def test_flops_that_are_not_six_n_d() -> None:
             n = flops**0.5 / 100 * np.exp(step)
             rows.append((n, flops / (9.59 * n + 2.3e8), flops, 3 + 0.05 * step**2))
     n, d, c, loss = np.array(rows).T
-    made = isoflop.fit(observed(n, d, c, loss), choose(noise=1e-6, replicates=20))
-    assert made.params["a"] == pytest.approx(0.5, abs=1e-6)
-    for minimum in made.details["minima"]:
+    fit = isoflop.fit(observed(n, d, c, loss), choose(noise=1e-6, replicates=20))
+    assert fit.params["a"] == pytest.approx(0.5, abs=1e-6)
+    for minimum in fit.details["minima"]:
         cost = 9.59 * minimum["n"] * minimum["d"] + 2.3e8 * minimum["d"]
         assert cost == pytest.approx(minimum["flops"], rel=1e-3)
 
@@ -167,11 +167,11 @@ def test_an_akima_minimum_is_the_least_of_the_spline() -> None:
 
     draw = np.random.default_rng(0)
     x, y = np.sort(draw.uniform(0, 5, 9)), draw.uniform(1, 2, (40, 9))
-    found, grid = _akima(x, y), np.linspace(x[0], x[-1], 40001)
+    minima, grid = _akima(x, y), np.linspace(x[0], x[-1], 40001)
     for place, losses in enumerate(y):
         value = Akima1DInterpolator(x, losses)(grid)
-        assert found.loss[place] == pytest.approx(value.min(), abs=1e-6)
-        assert found.problem[place] == ("edge" if value.argmin() in (0, len(grid) - 1) else "")
+        assert minima.loss[place] == pytest.approx(value.min(), abs=1e-6)
+        assert minima.problem[place] == ("edge" if value.argmin() in (0, len(grid) - 1) else "")
 
 
 @pytest.mark.parametrize(
@@ -187,11 +187,11 @@ def test_one_row_a_size(kept: str, losses: list[float]) -> None:
         n=more.n, d=more.d, flops=more.flops, loss=np.where(np.arange(44) == 3, 3.0, more.loss)
     )
     named = tuple(np.geomspace(1e18, 1e21, 6))
-    made = isoflop.fit(more, choose(budgets=named, per_size=kept, noise=1e-4, replicates=5))  # type: ignore[arg-type]
-    first = made.details["budgets"][0]
+    fit = isoflop.fit(more, choose(budgets=named, per_size=kept, noise=1e-4, replicates=5))  # type: ignore[arg-type]
+    first = fit.details["budgets"][0]
     there = [loss for n, loss in zip(first["n"], first["loss"], strict=True) if n == pytest.approx(data.n[3])]
     assert sorted(there) == pytest.approx(sorted(losses), abs=1e-3)
-    reasons = {row.row: row.reason for row in made.rows_excluded}
+    reasons = {row.row: row.reason for row in fit.rows_excluded}
     assert set(reasons) == {"nearest": {"42", "43"}, "best": {"3", "43"}}.get(kept, set())
 
 
@@ -199,35 +199,35 @@ def test_edges_may_be_kept_and_are_said_all_the_same() -> None:
     off = parabolas(offset=1.5)
     with pytest.raises(CannotFit, match="minima at two budgets"):
         isoflop.fit(off, choose(noise=1e-6))
-    made = isoflop.fit(off, choose(noise=1e-6, edges="keep", replicates=20))
-    assert made.params["a"] == pytest.approx(0.5, abs=1e-5)
-    assert len(made.flags) == 6 and all(flag.startswith("edge_minimum:") for flag in made.flags)
+    fit = isoflop.fit(off, choose(noise=1e-6, edges="keep", replicates=20))
+    assert fit.params["a"] == pytest.approx(0.5, abs=1e-5)
+    assert len(fit.flags) == 6 and all(flag.startswith("edge_minimum:") for flag in fit.flags)
 
 
 def test_a_budget_whose_copies_have_no_minimum_is_dropped() -> None:
     data = parabolas()
     flat = np.where(data.flops < 2e18, data.loss.mean() + 1e-4 * (data.loss - data.loss.mean()), data.loss)
-    made = isoflop.fit(observed(data.n, data.d, data.flops, flat), choose(noise=3e-3, weights="spread"))
-    assert made.flags == ["noisy_minimum:1e18"] and made.derived["budgets"] == 5
-    assert [budget["problem"] for budget in made.details["budgets"]].count("noisy") == 1
+    fit = isoflop.fit(observed(data.n, data.d, data.flops, flat), choose(noise=3e-3, weights="spread"))
+    assert fit.flags == ["noisy_minimum:1e18"] and fit.derived["budgets"] == 5
+    assert [budget["problem"] for budget in fit.details["budgets"]].count("noisy") == 1
 
 
 def test_the_median_of_the_copies_is_where_they_are() -> None:
-    made = isoflop.fit(parabolas(0.53), choose(noise=1e-4, optimum="median", weights="spread"))
-    assert made.params["a"] == pytest.approx(0.53, abs=2e-3)
-    assert made.params["a"] != pytest.approx(0.53, abs=1e-9)
+    fit = isoflop.fit(parabolas(0.53), choose(noise=1e-4, optimum="median", weights="spread"))
+    assert fit.params["a"] == pytest.approx(0.53, abs=2e-3)
+    assert fit.params["a"] != pytest.approx(0.53, abs=1e-9)
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"tolerance": 0}, "tolerance between 0 and 1"), ({"noise": -1.0}, "noise of at least 0"),
         ({"window": 0}, "window of at least 1"), ({"budgets": (0.0, 1e18)}, "budgets above 0"),
         ({"curve": "akima", "per_size": "all"}, "one row a size"),
     ],
 )  # fmt: skip
-def test_options_are_checked(options: dict, told: str) -> None:
-    with pytest.raises(CannotFit, match=told):
+def test_options_are_checked(options: dict, message: str) -> None:
+    with pytest.raises(CannotFit, match=message):
         choose(**options)
 
 
@@ -251,10 +251,10 @@ def test_hostile_tables_are_refused_in_a_sentence(options: dict) -> None:
 def test_units_change_factors_alone(tokens: float, flops: float, loss: float) -> None:
     data = parabolas(noise=0.0005)
     scaled = observed(data.n, data.d * tokens, data.flops * flops, data.loss * loss)
-    one, two = (isoflop.fit(each, choose(noise=0, replicates=5)).params for each in (data, scaled))
+    plain, rescaled = (isoflop.fit(each, choose(noise=0, replicates=5)).params for each in (data, scaled))
     for name in ("a", "b", "c"):
-        assert two[name] == pytest.approx(one[name], abs=1e-8)
-    assert two["k_l"] == pytest.approx(one["k_l"] * loss * flops ** -one["c"], rel=1e-6)
+        assert rescaled[name] == pytest.approx(plain[name], abs=1e-8)
+    assert rescaled["k_l"] == pytest.approx(plain["k_l"] * loss * flops ** -plain["c"], rel=1e-6)
 
 
 def test_only_whole_budgets_can_be_held_out() -> None:
@@ -272,9 +272,9 @@ def test_noise_comes_from_the_parametric_law_where_none_is_given() -> None:
     ]
     n, d, c = np.array(rows).T
     loss = parametric.loss(true, n, d) * np.exp(0.004 * np.random.default_rng(0).standard_normal(len(n)))
-    made = isoflop.fit(observed(n, d, c, loss, tuple(map(str, range(len(n))))), choose(replicates=20))
-    assert made.protocol["noise_from"] == "residuals of the parametric law"
-    assert made.protocol["noise"] == pytest.approx(0.004, rel=0.35)
+    fit = isoflop.fit(observed(n, d, c, loss, tuple(map(str, range(len(n))))), choose(replicates=20))
+    assert fit.protocol["noise_from"] == "residuals of the parametric law"
+    assert fit.protocol["noise"] == pytest.approx(0.004, rel=0.35)
 
 
 def test_the_cs336_runs() -> None:
@@ -282,11 +282,11 @@ def test_the_cs336_runs() -> None:
     rows = np.genfromtxt(DATA / "cs336_isoflop.csv", delimiter=",", names=True)
     n, flops = rows["params"], rows["flop_budget"]
     data = observed(n, flops / 6 / n, flops, rows["loss"], tuple(map(str, range(len(n)))))
-    made = isoflop.fit(data, choose(noise=1e-3))
-    assert made.params["a"] == pytest.approx(0.5146, abs=5e-4)
-    assert isoflop.predict(made, Target({"flops": 1e24}))["n"].value == pytest.approx(2.981e11, rel=2e-3)
+    fit = isoflop.fit(data, choose(noise=1e-3))
+    assert fit.params["a"] == pytest.approx(0.5146, abs=5e-4)
+    assert isoflop.predict(fit, Target({"flops": 1e24}))["n"].value == pytest.approx(2.981e11, rel=2e-3)
     floored = isoflop.fit(data, Options(noise=1e-4, replicates=50))
-    assert floored.params["a"] == made.params["a"]
+    assert floored.params["a"] == fit.params["a"]
     assert floored.params["E"] == pytest.approx(2.69, abs=0.005) and floored.flags == []
 
 
@@ -303,9 +303,9 @@ def test_a_floor_of_the_loss_is_found() -> None:
     """A power law without one would be a tenth too low at thirty times the largest budget."""
     n, d = parametric.optimum({"A": 406.4, "B": 410.7, "alpha": 0.34, "beta": 0.28}, 1e23)
     true = 1.69 + 406.4 / n**0.34 + 410.7 / d**0.28
-    made = isoflop.fit(hoffmann(), Options(noise=1e-4, replicates=50))
-    assert made.params["E"] == pytest.approx(1.69, abs=0.02) and made.flags == []
-    assert isoflop.predict(made, Target({"flops": 1e23}))["loss"].value == pytest.approx(true, rel=2e-3)
+    fit = isoflop.fit(hoffmann(), Options(noise=1e-4, replicates=50))
+    assert fit.params["E"] == pytest.approx(1.69, abs=0.02) and fit.flags == []
+    assert isoflop.predict(fit, Target({"flops": 1e23}))["loss"].value == pytest.approx(true, rel=2e-3)
     bare = isoflop.fit(hoffmann(), Options(noise=1e-4, replicates=50, floor=0))
     assert "E" not in bare.params
     assert isoflop.predict(bare, Target({"flops": 1e23}))["loss"].value < 0.92 * true
@@ -328,10 +328,10 @@ def test_the_chinchilla_points(window: int | None, budgets: int, exponent: float
     n, flops = rows["model_params"], rows["training_flop"]
     data = observed(n, flops / 6 / n, flops, rows["loss_nats"])
     kept = choose(budgets=NINE, window=window, edges="keep", noise=0, replicates=0)
-    made = isoflop.fit(data, kept)
-    assert made.params["a"] == pytest.approx(exponent, abs=1e-4)
-    assert made.derived["budgets"] == budgets
+    fit = isoflop.fit(data, kept)
+    assert fit.params["a"] == pytest.approx(exponent, abs=1e-4)
+    assert fit.derived["budgets"] == budgets
     if window is None:
-        assert len(made.rows_used) == 123 and made.flags == ["edge_minimum:1e20"]
+        assert len(fit.rows_used) == 123 and fit.flags == ["edge_minimum:1e20"]
         strict = isoflop.fit(data, choose(budgets=NINE, noise=0, replicates=0))
         assert strict.derived["budgets"] == 8 and strict.params["a"] == pytest.approx(0.4920, abs=1e-4)

@@ -40,33 +40,33 @@ def runs(
 @pytest.mark.parametrize("places", [FIVE, GRID])
 @pytest.mark.parametrize("changed", [{}, {"scale": "relative"}, {"bounds": "nonnegative"}])
 def test_exact_runs_give_the_exact_law(places: Any, changed: dict[str, Any]) -> None:
-    made = overtraining.fit(runs(places), Options(replicates=20, **changed))
+    fit = overtraining.fit(runs(places), Options(replicates=20, **changed))
     for name, value in C4.items():
-        assert made.params[name] == pytest.approx(value, rel=2e-4), name
-    assert made.objective < 1e-15
+        assert fit.params[name] == pytest.approx(value, rel=2e-4), name
+    assert fit.objective < 1e-15
     best = (190 / 141) ** (1 / 0.242)
-    assert made.derived["m_best"] == pytest.approx(best, rel=1e-3)
-    at = overtraining.predict(made, Target({"n": 6.9e9, "d": 1.38e11}))
+    assert fit.derived["m_best"] == pytest.approx(best, rel=1e-3)
+    at = overtraining.predict(fit, Target({"n": 6.9e9, "d": 1.38e11}))
     truth = overtraining.loss(C4, 6 * 6.9e9 * 1.38e11, 20)
     assert at["loss"].value == pytest.approx(truth, rel=1e-6)
     assert at["error"].value == pytest.approx(overtraining.error(C4, truth), rel=1e-5)
-    assert made.flags == (["one_degree_of_freedom"] if places is FIVE else [])
+    assert fit.flags == (["one_degree_of_freedom"] if places is FIVE else [])
 
 
 def test_targets_name_the_same_run_in_many_ways() -> None:
-    made = overtraining.fit(runs(), Options(replicates=10))
+    fit = overtraining.fit(runs(), Options(replicates=10))
     c, n, d, m = 6 * 1e9 * 8e10, 1e9, 8e10, 80.0
     ways = (
         {"n": n, "d": d}, {"n": n, "tokens_per_parameter": m}, {"flops": c, "tokens_per_parameter": m},
         {"flops": c, "d": d}, {"flops": c, "n": n},
     )  # fmt: skip
-    values = [overtraining.predict(made, way)["loss"] for way in ways]
-    for one in values[1:]:
-        assert one.value == pytest.approx(values[0].value, rel=1e-12)
-        assert one.interval == pytest.approx(values[0].interval, rel=1e-9)
-    best = overtraining.predict(made, Target({"flops": c}))
+    values = [overtraining.predict(fit, way)["loss"] for way in ways]
+    for value in values[1:]:
+        assert value.value == pytest.approx(values[0].value, rel=1e-12)
+        assert value.interval == pytest.approx(values[0].interval, rel=1e-9)
+    best = overtraining.predict(fit, Target({"flops": c}))
     assert best["loss"].value < min(
-        overtraining.predict(made, Target({"flops": c, "tokens_per_parameter": m}))["loss"].value
+        overtraining.predict(fit, Target({"flops": c, "tokens_per_parameter": m}))["loss"].value
         for m in (best["tokens_per_parameter"].value * share for share in (0.8, 1.25))
     )
     assert best["n"].value * best["d"].value * 6 == pytest.approx(c)
@@ -81,11 +81,11 @@ def test_intervals_cover() -> None:
     n, m = 1.4e9, 640.0
     truth = overtraining.loss(C4, 6 * n * n * m, m)
     for seed in range(150):
-        made = overtraining.fit(runs(GRID, 0.004, seed), Options(replicates=200, seed=seed))
+        fit = overtraining.fit(runs(GRID, 0.004, seed), Options(replicates=200, seed=seed))
         for name in C4:
-            low, high = made.intervals[name]
+            low, high = fit.intervals[name]
             held.setdefault("parameters", []).append(low <= C4[name] <= high)
-        at = overtraining.predict(made, Target({"n": n, "d": n * m}))
+        at = overtraining.predict(fit, Target({"n": n, "d": n * m}))
         draw = np.random.default_rng(1000 + seed)
         loss = truth * np.exp(0.004 * draw.standard_normal())
         error = overtraining.error(C4, loss) + 0.004 * draw.standard_normal()
@@ -102,57 +102,57 @@ def test_five_runs_have_honest_intervals() -> None:
     """One degree of freedom: the scatter itself is hardly known, and the intervals say so."""
     held = []
     for seed in range(60):
-        made = overtraining.fit(runs(FIVE, 0.004, seed), Options(replicates=100, seed=seed))
-        held += [low <= C4[name] <= high for name, (low, high) in made.intervals.items() if name in C4]
+        fit = overtraining.fit(runs(FIVE, 0.004, seed), Options(replicates=100, seed=seed))
+        held += [low <= C4[name] <= high for name, (low, high) in fit.intervals.items() if name in C4]
     assert 0.90 <= np.mean(held) <= 0.98
-    known = overtraining.fit(runs(FIVE, 0.004, 1), Options(noise=0.004))
+    stated = overtraining.fit(runs(FIVE, 0.004, 1), Options(noise=0.004))
     free = overtraining.fit(runs(FIVE, 0.004, 1), Options())
-    assert np.ptp(known.intervals["eta"]) < np.ptp(free.intervals["eta"])
+    assert np.ptp(stated.intervals["eta"]) < np.ptp(free.intervals["eta"])
 
 
 def test_runs_at_one_ratio_tell_only_about_that_ratio() -> None:
     places = np.array([(n, 20) for n in np.geomspace(1e7, 1e9, 7)])
-    made = overtraining.fit(runs(places, 0.0005), Options(replicates=100))
-    assert {"not_identified:a", "not_identified:b"} <= set(made.flags)
-    assert "not_identified:eta" not in made.flags and "not_identified:E" not in made.flags
-    at = overtraining.predict(made, Target({"n": 3e9, "tokens_per_parameter": 20}))["loss"]
+    fit = overtraining.fit(runs(places, 0.0005), Options(replicates=100))
+    assert {"not_identified:a", "not_identified:b"} <= set(fit.flags)
+    assert "not_identified:eta" not in fit.flags and "not_identified:E" not in fit.flags
+    at = overtraining.predict(fit, Target({"n": 3e9, "tokens_per_parameter": 20}))["loss"]
     assert at.value == pytest.approx(overtraining.loss(C4, 6 * 20 * 9e18, 20), rel=5e-3)
     for elsewhere in ({"n": 3e9, "tokens_per_parameter": 200}, {"flops": 1e21}):
-        assert np.isnan(overtraining.predict(made, elsewhere)["loss"].value)
+        assert np.isnan(overtraining.predict(fit, elsewhere)["loss"].value)
 
 
 def test_rows_with_a_role_are_used_as_it_says() -> None:
     places = np.concatenate([FIVE, [(1.4e9, 20), (1.4e9, 640), (6.9e9, 20)]])
     data = runs(places, role=["fit"] * 5 + ["task", "target", "target"])
-    made = overtraining.fit(data, Options(replicates=20))
-    assert len(made.rows_used) == 6 and len(made.details["errors"]["loss"]) == 6
-    assert [row.row for row in made.rows_excluded] == ["6", "7"]
-    assert [row["quantity"] for row in made.details["targets"]] == [
+    fit = overtraining.fit(data, Options(replicates=20))
+    assert len(fit.rows_used) == 6 and len(fit.details["errors"]["loss"]) == 6
+    assert [row.row for row in fit.rows_excluded] == ["6", "7"]
+    assert [row["quantity"] for row in fit.details["targets"]] == [
         "loss", "error at the true loss", "chained error"
     ] * 2  # fmt: skip
-    assert max(abs(row["error"]) for row in made.details["targets"]) < 1e-5
-    assert made.derived["error_of_chained_error"] < 1e-5
+    assert max(abs(row["error"]) for row in fit.details["targets"]) < 1e-5
+    assert fit.derived["error_of_chained_error"] < 1e-5
 
 
 @pytest.mark.parametrize("resample", ["noise", "rows", "runs"])
 def test_every_kind_of_replicate(resample: Any) -> None:
     data = runs(GRID, 0.003, run=[str(i // 2) for i in range(16)])
-    made = overtraining.fit(data, Options(replicates=60, resample=resample))
-    low, high = made.intervals["eta"]
-    assert low < made.params["eta"] < high
+    fit = overtraining.fit(data, Options(replicates=60, resample=resample))
+    low, high = fit.intervals["eta"]
+    assert low < fit.params["eta"] < high
     again = overtraining.fit(data, Options(replicates=60, resample=resample))
-    assert again.intervals == made.intervals
+    assert again.intervals == fit.intervals
 
 
 def test_counted_flops_are_used_where_asked() -> None:
     data = runs(GRID)
     twice = Observations.of(n=data.n, d=data.d, flops=2 * data.flops, loss=data.loss)
-    made = overtraining.fit(twice, Options(replicates=5, compute="column"))
-    assert made.derived["flops_per_nd"] == pytest.approx(12) and "gamma" not in made.params
-    assert made.params["a"] == pytest.approx(141 * 2**0.121, rel=1e-3)
+    fit = overtraining.fit(twice, Options(replicates=5, compute="column"))
+    assert fit.derived["flops_per_nd"] == pytest.approx(12) and "gamma" not in fit.params
+    assert fit.params["a"] == pytest.approx(141 * 2**0.121, rel=1e-3)
     at = {"n": 6.9e9, "d": 1.38e11}
     plain = overtraining.fit(data, Options(replicates=5))
-    assert overtraining.predict(made, at)["loss"].value == pytest.approx(
+    assert overtraining.predict(fit, at)["loss"].value == pytest.approx(
         overtraining.predict(plain, at)["loss"].value, rel=1e-6
     )
 
@@ -162,19 +162,21 @@ def test_counted_flops_are_used_where_asked() -> None:
 def test_units_change_only_factors(unit: float, tokens: float) -> None:
     """Losses in another unit scale E, a and b; N and D in another unit change a and b by C's factor."""
     data = runs(GRID, 0.001)
-    one = overtraining.fit(Observations.of(n=data.n, d=data.d, loss=data.loss), Options(replicates=0))
-    other = overtraining.fit(
+    plain = overtraining.fit(Observations.of(n=data.n, d=data.d, loss=data.loss), Options(replicates=0))
+    rescaled = overtraining.fit(
         Observations.of(n=data.n * tokens, d=data.d * tokens, loss=data.loss * unit), Options(replicates=0)
     )
-    eta = one.params["eta"]
-    assert other.params["eta"] == pytest.approx(eta, rel=1e-4)
-    assert other.params["E"] == pytest.approx(unit * one.params["E"], rel=1e-4)
+    eta = plain.params["eta"]
+    assert rescaled.params["eta"] == pytest.approx(eta, rel=1e-4)
+    assert rescaled.params["E"] == pytest.approx(unit * plain.params["E"], rel=1e-4)
     for name in ("a", "b"):
-        assert other.params[name] == pytest.approx(unit * tokens ** (2 * eta) * one.params[name], rel=5e-3)
+        assert rescaled.params[name] == pytest.approx(
+            unit * tokens ** (2 * eta) * plain.params[name], rel=5e-3
+        )
 
 
 @pytest.mark.parametrize(
-    ("changed", "told"),
+    ("changed", "message"),
     [
         ({"loss": np.full(16, 3.0)}, "losses are all 3"),
         ({"error": np.full(16, 0.5)}, "errors are all 0.5"),
@@ -184,18 +186,18 @@ def test_units_change_only_factors(unit: float, tokens: float) -> None:
         ({"role": ["other"] * 16}, "'other'"),
     ],
 )
-def test_what_is_refused(changed: dict[str, Any], told: str) -> None:
+def test_what_is_refused(changed: dict[str, Any], message: str) -> None:
     data = runs(GRID, 0.001)
-    with pytest.raises(CannotFit, match=told):
+    with pytest.raises(CannotFit, match=message):
         overtraining.fit(Observations.of(**{**data.columns, **changed}), Options(replicates=5))
 
 
 def test_flags() -> None:
     data = runs(GRID, 0.001)
     rising = Observations.of(n=data.n, d=data.d, loss=2 + 0.1 * np.log(data.flops))
-    made = overtraining.fit(rising, Options(replicates=5))
-    assert "not_identified:eta" in made.flags and "m_best" not in made.derived
-    assert np.isnan(overtraining.predict(made, Target({"flops": 1e21}))["n"].value)
+    fit = overtraining.fit(rising, Options(replicates=5))
+    assert "not_identified:eta" in fit.flags and "m_best" not in fit.derived
+    assert np.isnan(overtraining.predict(fit, Target({"flops": 1e21}))["n"].value)
     bound = overtraining.fit(rising, Options(replicates=5, bounds="nonnegative"))
     assert min(bound.params[name] for name in ("E", "a", "b")) >= 0
     assert any(flag.startswith("at_bound") for flag in bound.flags)
@@ -251,11 +253,11 @@ loss on C4 and mean error of their 17 tasks."""
 )
 def test_the_authors_runs(dataset: str, params: dict[str, float]) -> None:
     frame = pd.read_csv(io.StringIO(GADRE)).query(f"dataset == '{dataset}'").drop(columns="dataset")
-    made = overtraining.fit(observations(frame, overtraining.LAW, TableReading()), Options(replicates=20))
+    fit = overtraining.fit(observations(frame, overtraining.LAW, TableReading()), Options(replicates=20))
     for name, value in params.items():
-        assert made.params[name] == pytest.approx(value, rel=4e-3), name
+        assert fit.params[name] == pytest.approx(value, rel=4e-3), name
     if dataset == "rpj":
-        errors = {(row["n"], row["quantity"]): 100 * abs(row["error"]) for row in made.details["targets"]}
+        errors = {(row["n"], row["quantity"]): 100 * abs(row["error"]) for row in fit.details["targets"]}
         assert errors[1439795200, "loss"] == pytest.approx(0.7103, abs=1e-3)
         assert errors[6889410560, "loss"] == pytest.approx(0.7320, abs=1e-3)
         assert errors[1439795200, "chained error"] == pytest.approx(3.6365, abs=1e-3)
@@ -264,8 +266,8 @@ def test_the_authors_runs(dataset: str, params: dict[str, float]) -> None:
 
 def test_what_is_no_number_survives_being_kept() -> None:
     """A best ratio that some replicates have not is none in JSON and not a number again."""
-    made = overtraining.fit(runs(FIVE, 0.05, 1), Options(replicates=200))
-    assert np.isnan(made.arrays()["m_best"]).any()
-    again = dataclasses.replace(made, samples=json.loads(json.dumps(finite(made.samples), allow_nan=False)))
+    fit = overtraining.fit(runs(FIVE, 0.05, 1), Options(replicates=200))
+    assert np.isnan(fit.arrays()["m_best"]).any()
+    again = dataclasses.replace(fit, samples=json.loads(json.dumps(finite(fit.samples), allow_nan=False)))
     at = {"flops": 1e21}
-    assert overtraining.predict(again, at)["n"].interval == overtraining.predict(made, at)["n"].interval
+    assert overtraining.predict(again, at)["n"].interval == overtraining.predict(fit, at)["n"].interval

@@ -42,28 +42,28 @@ def changed(data: Observations, **columns: Any) -> Observations:
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("starts", ["grid", "hoffmann"])
 def test_known_parameters_come_back_exactly(objective: Any, starts: Any) -> None:
-    made = parametric.fit(grid(), Options(replicates=0, objective=objective, starts=starts))
+    fit = parametric.fit(grid(), Options(replicates=0, objective=objective, starts=starts))
     for name, value in TRUE.items():
-        assert made.params[name] == pytest.approx(value, rel=1e-5)
-    assert made.objective < 1e-6 and made.flags == []
+        assert fit.params[name] == pytest.approx(value, rel=1e-5)
+    assert fit.objective < 1e-6 and fit.flags == []
     if starts == "grid" and objective == "huber_log":
-        assert made.starts.agreeing == made.starts.tried == 49
+        assert fit.starts.agreeing == fit.starts.tried == 49
 
 
 @pytest.mark.parametrize("true", [{"alpha": 0.1, "beta": 0.9}, {"E": 0.01}, {"alpha": 1.2, "A": 1e8}])
 def test_unlike_chinchilla_too(true: dict[str, float]) -> None:
     data = grid(**true)
-    made = parametric.fit(data, Options(replicates=0))
-    assert parametric.loss(made.params, data.n, data.d) == pytest.approx(data.loss, rel=1e-6)
+    fit = parametric.fit(data, Options(replicates=0))
+    assert parametric.loss(fit.params, data.n, data.d) == pytest.approx(data.loss, rel=1e-6)
 
 
 def test_the_published_starts_are_4500() -> None:
     assert len(set(HOFFMANN)) == len(HOFFMANN) == 4500
-    made = parametric.fit(grid(0.004), Options(replicates=0, starts="hoffmann"))
-    assert made.starts.tried == 4500 and made.starts.agreeing > 4000
-    assert made.details["solved_for_on_the_way"] < 4500
+    fit = parametric.fit(grid(0.004), Options(replicates=0, starts="hoffmann"))
+    assert fit.starts.tried == 4500 and fit.starts.agreeing > 4000
+    assert fit.details["solved_for_on_the_way"] < 4500
     other = parametric.fit(grid(0.004), Options(replicates=0))
-    assert made.objective == pytest.approx(other.objective, rel=1e-9)
+    assert fit.objective == pytest.approx(other.objective, rel=1e-9)
 
 
 def misfit(x: Any, data: Observations, objective: str, delta: float, weights: Any) -> float:
@@ -84,22 +84,22 @@ def test_no_other_optimizer_finds_less(objective: Any) -> None:
     draw = np.random.default_rng(0)
     weights = draw.multinomial(36, np.full(36, 1 / 36), size=2).astype(float)
     whole = solve(data.n, data.d, data.loss, options)
-    found = refit(data.n, data.d, data.loss, options, whole, weights)
+    refits = refit(data.n, data.d, data.loss, options, whole, weights)
     ones = np.ones(36)
     cases = [(whole.parameters[0], whole.objectives[0], ones)]
-    cases += list(zip(found.parameters, found.objectives, weights, strict=True))
+    cases += list(zip(refits.parameters, refits.objectives, weights, strict=True))
     for parameters, value, weight in cases:
         x = np.concatenate([np.log(parameters[:3]), parameters[3:]])
-        told = misfit(x, data, objective, options.delta, weight)
+        least = misfit(x, data, objective, options.delta, weight)
         near = 5e-3 if objective == "lad_log" and weight is not ones else 1e-9
-        assert told == pytest.approx(value, rel=near)
+        assert least == pytest.approx(value, rel=near)
         for spread in (0, 0.01):
             start = x + spread * draw.standard_normal(5)
             other = minimize(
                 misfit, start, (data, objective, options.delta, weight), "Nelder-Mead",
                 options={"maxfev": 3000, "xatol": 1e-10, "fatol": 1e-14},
             )  # fmt: skip
-            assert other.fun >= told * (1 - near)
+            assert other.fun >= least * (1 - near)
 
 
 @pytest.mark.parametrize("kind", ["log", "raw"])
@@ -133,11 +133,11 @@ def test_derivatives_are_those_of_the_misfit(kind: Any, weighted: bool) -> None:
 def test_units_change_factors_only(loss: float, n: float, d: float, objective: Any) -> None:
     """Losses in other units scale E, A and B; N and D in other units A and B; exponents stay."""
     data, options = grid(0.005, 2), Options(objective=objective)
-    one = solve(data.n, data.d, data.loss, options).parameters[0]
-    two = solve(data.n * n, data.d * d, data.loss * loss, options).parameters[0]
-    factors = loss * np.array([1, n ** one[3], d ** one[4]])
-    assert two[3:] == pytest.approx(one[3:], rel=1e-5)
-    assert two[:3] == pytest.approx(one[:3] * factors, rel=1e-3)
+    plain = solve(data.n, data.d, data.loss, options).parameters[0]
+    rescaled = solve(data.n * n, data.d * d, data.loss * loss, options).parameters[0]
+    factors = loss * np.array([1, n ** plain[3], d ** plain[4]])
+    assert rescaled[3:] == pytest.approx(plain[3:], rel=1e-5)
+    assert rescaled[:3] == pytest.approx(plain[:3] * factors, rel=1e-3)
 
 
 def test_intervals_cover() -> None:
@@ -147,11 +147,11 @@ def test_intervals_cover() -> None:
     truth = {**TRUE, "a": TRUE["beta"] / total, "eta": (TRUE["beta"] - TRUE["alpha"]) / total}
     trials = 120
     for seed in range(trials):
-        made = parametric.fit(
+        fit = parametric.fit(
             grid(0.004, seed, 7, 7), Options(replicates=250, seed=seed, exponents=(0.3, 0.5))
         )
         for name in held:
-            low, high = made.intervals[name]
+            low, high = fit.intervals[name]
             held[name] += low <= truth[name] <= high
     assert all(count / trials >= 0.88 for count in held.values()), held
     assert 0.90 <= sum(held.values()) / (trials * len(held)) <= 0.98, held
@@ -178,13 +178,22 @@ def test_a_prediction_holds_new_runs() -> None:
     """Of 95 % intervals of a run, about 95 % hold a run that was not fitted."""
     held = trials = 0
     for seed in range(40):
-        made = parametric.fit(grid(0.01, seed), Options(replicates=250, exponents=(0.3, 0.5)))
+        fit = parametric.fit(grid(0.01, seed), Options(replicates=250, exponents=(0.3, 0.5)))
         new = np.exp(0.01 * np.random.default_rng(1000 + seed).standard_normal(5))
         for factor in new:
             n, d = 6e9, 2e11
-            found = parametric.predict(made, n, d)
-            assert found.run_interval[0] <= found.interval[0] <= found.interval[1] <= found.run_interval[1]
-            held += found.run_interval[0] <= parametric.loss(TRUE, n, d) * factor <= found.run_interval[1]
+            prediction = parametric.predict(fit, n, d)
+            assert (
+                prediction.run_interval[0]
+                <= prediction.interval[0]
+                <= prediction.interval[1]
+                <= prediction.run_interval[1]
+            )
+            held += (
+                prediction.run_interval[0]
+                <= parametric.loss(TRUE, n, d) * factor
+                <= prediction.run_interval[1]
+            )
             trials += 1
     assert 0.88 <= held / trials <= 1.0
 
@@ -201,31 +210,31 @@ def test_the_optimum_is_one(per_token: tuple[float, float]) -> None:
 
 
 def test_minicpm_writes_the_same_optimum() -> None:
-    made = parametric.fit(grid(), Options(replicates=0, objective="squares"))
+    fit = parametric.fit(grid(), Options(replicates=0, objective="squares"))
     for flops in (1e19, 1e23):
-        n, d = parametric.optimum(made.params, flops)
-        ratio = made.derived["K2"] * (flops / 6) ** made.derived["eta"]
+        n, d = parametric.optimum(fit.params, flops)
+        ratio = fit.derived["K2"] * (flops / 6) ** fit.derived["eta"]
         assert n / d == pytest.approx(ratio) and n == pytest.approx(
-            made.derived["G"] * (flops / 6) ** made.derived["a"]
+            fit.derived["G"] * (flops / 6) ** fit.derived["a"]
         )
 
 
 def test_counted_flops_move_the_optimum() -> None:
     data = grid(0.002)
     counted = changed(data, flops=(6.2 * data.n + 5e8) * data.d)
-    made = parametric.fit(counted, Options(replicates=60, flops="counted"))
-    assert made.derived["k"] == pytest.approx(6.2) and made.derived["k0"] == pytest.approx(5e8)
-    found = parametric.predict_optimum(made, 1e19)
-    assert (6.2 * found["n"].value + 5e8) * found["d"].value == pytest.approx(1e19)
-    assert found["n"].interval[0] < found["n"].value < found["n"].interval[1]
+    fit = parametric.fit(counted, Options(replicates=60, flops="counted"))
+    assert fit.derived["k"] == pytest.approx(6.2) and fit.derived["k0"] == pytest.approx(5e8)
+    optimum = parametric.predict_optimum(fit, 1e19)
+    assert (6.2 * optimum["n"].value + 5e8) * optimum["d"].value == pytest.approx(1e19)
+    assert optimum["n"].interval[0] < optimum["n"].value < optimum["n"].interval[1]
     plain = parametric.fit(counted, Options(replicates=0))
-    assert plain.protocol["optimum"] == "C = 6 N D" != made.protocol["optimum"]
-    assert parametric.predict_optimum(plain, 1e19)["n"].value < found["n"].value
+    assert plain.protocol["optimum"] == "C = 6 N D" != fit.protocol["optimum"]
+    assert parametric.predict_optimum(plain, 1e19)["n"].value < optimum["n"].value
     with pytest.raises(CannotFit, match="must rise with N"):
         parametric.fit(changed(data, flops=data.d * 1e9), Options(flops="counted"))
     with pytest.raises(CannotFit, match="by C = 6 N D"):
-        made_up = dataclasses.replace(data, accounting={"flops": "six_n"})
-        parametric.fit(made_up, Options(flops="counted"))
+        assumed = dataclasses.replace(data, accounting={"flops": "six_n"})
+        parametric.fit(assumed, Options(flops="counted"))
     with pytest.raises(CannotFit, match="training FLOPs C"):
         parametric.fit(Observations.of(n=data.n, d=data.d, loss=data.loss), Options(flops="counted"))
 
@@ -256,9 +265,9 @@ def test_flops_that_do_not_rise_with_n_are_refused_whatever_rounding_says(
 )
 def test_what_the_data_do_not_say_is_flagged(keep: Any, flags: set[str]) -> None:
     data = grid(0.002, sizes=8)
-    made = parametric.fit(part(data, keep(data.n, data.d)), Options(replicates=50))
-    assert flags <= {flag.partition(":")[2] for flag in made.flags if flag.startswith("not_identified:")}
-    assert ("collinear:n_d" in made.flags) == ("B" in flags)
+    fit = parametric.fit(part(data, keep(data.n, data.d)), Options(replicates=50))
+    assert flags <= {flag.partition(":")[2] for flag in fit.flags if flag.startswith("not_identified:")}
+    assert ("collinear:n_d" in fit.flags) == ("B" in flags)
 
 
 def test_a_term_that_is_not_there_is_flagged() -> None:
@@ -274,9 +283,9 @@ def test_a_term_that_is_not_there_is_flagged() -> None:
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_no_irreducible_loss_is_said(objective: Any) -> None:
-    made = parametric.fit(grid(0.003, 4, E=0.0), Options(replicates=50, objective=objective))
-    assert {"at_bound:E", "not_identified:E"} <= set(made.flags)
-    assert 0 <= made.params["E"] < 0.02
+    fit = parametric.fit(grid(0.003, 4, E=0.0), Options(replicates=50, objective=objective))
+    assert {"at_bound:E", "not_identified:E"} <= set(fit.flags)
+    assert 0 <= fit.params["E"] < 0.02
 
 
 def test_nonnegative_bounds_hold() -> None:
@@ -284,17 +293,17 @@ def test_nonnegative_bounds_hold() -> None:
     small = changed(data, loss=1 + 0.5 * data.n**-0.05 + 400 * data.d**-0.3)
     free = parametric.fit(small, Options(replicates=0))
     assert free.params["A"] == pytest.approx(0.5, rel=1e-2)
-    made = parametric.fit(small, Options(replicates=30, bounds="nonnegative"))
-    assert made.params["A"] == pytest.approx(1) and "at_bound:A" in made.flags
-    assert made.objective > free.objective
-    assert min(made.samples["A"]) >= 1 - 1e-9 and min(made.samples["B"]) >= 1 - 1e-9
+    fit = parametric.fit(small, Options(replicates=30, bounds="nonnegative"))
+    assert fit.params["A"] == pytest.approx(1) and "at_bound:A" in fit.flags
+    assert fit.objective > free.objective
+    assert min(fit.samples["A"]) >= 1 - 1e-9 and min(fit.samples["B"]) >= 1 - 1e-9
     inside = [parametric.fit(data, Options(replicates=0, bounds=b)) for b in ("none", "nonnegative")]  # type: ignore[arg-type]
     assert inside[0].params == pytest.approx(inside[1].params, rel=1e-4)
 
 
 def test_a_lonely_optimum_is_said() -> None:
-    made = parametric.fit(grid(), Options(replicates=0, exponents=(0.3,)))
-    assert made.starts == Starts(tried=1, agreeing=1) and made.flags == ["lonely_optimum"]
+    fit = parametric.fit(grid(), Options(replicates=0, exponents=(0.3,)))
+    assert fit.starts == Starts(tried=1, agreeing=1) and fit.flags == ["lonely_optimum"]
 
 
 def test_refusals_are_one_sentence() -> None:
@@ -333,10 +342,10 @@ def test_hostile_tables_give_an_answer_or_a_refusal(objective: Any, bounds: Any)
         data.take([0, 7, 14, 21, 28, 35]),
     )
     for table in tables:
-        made = parametric.fit(table, Options(replicates=5, objective=objective, bounds=bounds))
-        assert np.isfinite(list(made.params.values())).all() and np.isfinite(made.objective)
-        parametric.predict_target(made, {"flops": 1e21})
-        parametric.predict_target(made, {"n": 1e9, "d": 1e11})
+        fit = parametric.fit(table, Options(replicates=5, objective=objective, bounds=bounds))
+        assert np.isfinite(list(fit.params.values())).all() and np.isfinite(fit.objective)
+        parametric.predict_target(fit, {"flops": 1e21})
+        parametric.predict_target(fit, {"n": 1e9, "d": 1e11})
 
 
 def test_seeded() -> None:
@@ -351,8 +360,8 @@ def chinchilla(drop: int = 5) -> pd.DataFrame:
 
 def solved(frame: pd.DataFrame, **options: Any) -> tuple[dict[str, float], float]:
     """The parameters and the objective of a table of n, d, loss_nats."""
-    found = solve(frame.n.to_numpy(), frame.d.to_numpy(), frame.loss_nats.to_numpy(), Options(**options))
-    return dict(zip(PARAMS, found.parameters[0], strict=True)), float(found.objectives[0])
+    minima = solve(frame.n.to_numpy(), frame.d.to_numpy(), frame.loss_nats.to_numpy(), Options(**options))
+    return dict(zip(PARAMS, minima.parameters[0], strict=True)), float(minima.objectives[0])
 
 
 @needs("chinchilla_besiroglu/runs.csv")
@@ -361,16 +370,16 @@ def test_the_chinchilla_points(starts: Any) -> None:
     """Besiroglu et al. 2024: Huber 1e-3, sum, without the five highest losses."""
     frame = chinchilla()
     data = Observations.of(n=frame.n, d=frame.d, loss=frame.loss_nats)
-    made = parametric.fit(data, Options(replicates=4000, starts=starts))
-    assert made.objective <= 1.018275e-3
-    assert made.starts.agreeing == made.starts.tried == {"grid": 49, "hoffmann": 4500}[starts]
+    fit = parametric.fit(data, Options(replicates=4000, starts=starts))
+    assert fit.objective <= 1.018275e-3
+    assert fit.starts.agreeing == fit.starts.tried == {"grid": 49, "hoffmann": 4500}[starts]
     for name, value, within in (("alpha", 0.347311, 2e-4), ("beta", 0.367172, 2e-4), ("E", 1.817218, 3e-4)):
-        assert made.params[name] == pytest.approx(value, abs=within)
-    assert made.params["A"] == pytest.approx(477.826, rel=2e-3)
-    assert made.params["B"] == pytest.approx(2143.42, rel=4e-3)
+        assert fit.params[name] == pytest.approx(value, abs=within)
+    assert fit.params["A"] == pytest.approx(477.826, rel=2e-3)
+    assert fit.params["B"] == pytest.approx(2143.42, rel=4e-3)
     for name, low, high in (("alpha", 0.3168, 0.3733), ("beta", 0.3313, 0.4154), ("E", 1.7694, 1.8712)):
         width = high - low
-        assert made.intervals[name] == pytest.approx((low, high), abs=0.05 * width)
+        assert fit.intervals[name] == pytest.approx((low, high), abs=0.05 * width)
 
 
 @needs("chinchilla_besiroglu/runs.csv")
@@ -380,8 +389,8 @@ def test_the_published_bootstraps() -> None:
     n, d, loss = (frame[name].to_numpy() for name in ("n", "d", "loss_nats"))
     draw = np.random.RandomState(42)
     weights = np.array([np.bincount(draw.choice(240, 240), minlength=240) for _ in range(4000)], dtype=float)
-    found = solve(n, d, loss, Options(), weights)
-    samples = dict(zip(PARAMS, found.parameters.T, strict=True))
+    minima = solve(n, d, loss, Options(), weights)
+    samples = dict(zip(PARAMS, minima.parameters.T, strict=True))
     ends = {name: np.percentile(values, [2.5, 97.5]) for name, values in samples.items()}
     for name, low, high in (("E", 1.7694, 1.8712), ("alpha", 0.3168, 0.3733), ("beta", 0.3313, 0.4154)):
         assert ends[name] == pytest.approx((low, high), abs=1e-4)
@@ -396,11 +405,11 @@ def test_the_published_bootstraps() -> None:
 
 @needs("chinchilla_besiroglu/runs.csv")
 def test_least_absolute_deviations_give_the_printed_estimate() -> None:
-    found, value = solved(chinchilla(), objective="lad_log")
+    params, value = solved(chinchilla(), objective="lad_log")
     assert value == pytest.approx(1.1294947, abs=1e-7)
-    for name, known, within in (("alpha", 0.347813, 2e-5), ("beta", 0.365854, 2e-5), ("E", 1.816864, 5e-5)):
-        assert found[name] == pytest.approx(known, abs=within)
-    assert (found["A"], found["B"]) == pytest.approx((482.006, 2085.436), rel=1e-5)
+    for name, printed, within in (("alpha", 0.347813, 2e-5), ("beta", 0.365854, 2e-5), ("E", 1.816864, 5e-5)):
+        assert params[name] == pytest.approx(printed, abs=within)
+    assert (params["A"], params["B"]) == pytest.approx((482.006, 2085.436), rel=1e-5)
 
 
 @needs("chinchilla_besiroglu/runs.csv")
@@ -408,17 +417,17 @@ def test_least_squares_of_the_loss() -> None:
     """apple/ml-scalefit's mse, whose A and B count N in 1e6 and D in 1e9."""
     frame = chinchilla()
     frame = frame[frame.training_flop < 1e21]
-    found, value = solved(frame, objective="squares")
+    params, value = solved(frame, objective="squares")
     assert len(frame) == 217
     assert value == pytest.approx(0.06241429, abs=2e-8)
-    scaled = {"A": found["A"] / 1e6 ** found["alpha"], "B": found["B"] / 1e9 ** found["beta"]}
-    known = {"E": 1.905092, "A": 4.000522, "B": 1.050948, "alpha": 0.351058, "beta": 0.458742}
-    assert {**found, **scaled} == pytest.approx(known, abs=2e-6)
+    scaled = {"A": params["A"] / 1e6 ** params["alpha"], "B": params["B"] / 1e9 ** params["beta"]}
+    published = {"E": 1.905092, "A": 4.000522, "B": 1.050948, "alpha": 0.351058, "beta": 0.458742}
+    assert {**params, **scaled} == pytest.approx(published, abs=2e-6)
 
 
 @needs("chinchilla_besiroglu/runs.csv")
 @pytest.mark.parametrize(
-    ("options", "known"),
+    ("options", "published"),
     [
         ({"delta": 1e-5}, (1.8167, 481.4, 2081, 0.3477, 0.3658)),
         ({"delta": 1e-4}, (1.8158, 478.7, 2065, 0.3474, 0.3654)),
@@ -427,46 +436,46 @@ def test_least_squares_of_the_loss() -> None:
         ({"objective": "squares_log"}, (1.8646, 593.3, 4876, 0.3603, 0.4059)),
     ],
 )
-def test_delta_moves_the_chinchilla_fit(options: dict[str, Any], known: tuple[float, ...]) -> None:
-    found, _ = solved(chinchilla(), **options)
-    assert tuple(found.values()) == pytest.approx(known, rel=3e-4)
+def test_delta_moves_the_chinchilla_fit(options: dict[str, Any], published: tuple[float, ...]) -> None:
+    params, _ = solved(chinchilla(), **options)
+    assert tuple(params.values()) == pytest.approx(published, rel=3e-4)
 
 
 @needs("chinchilla_besiroglu/runs.csv")
 def test_outliers_move_the_chinchilla_fit() -> None:
-    found, value = solved(chinchilla(0))
+    params, value = solved(chinchilla(0))
     assert value == pytest.approx(1.82601e-3, rel=1e-5)
-    assert tuple(found.values()) == pytest.approx((1.8913, 495.73, 12846, 0.3493, 0.4531), rel=3e-4)
+    assert tuple(params.values()) == pytest.approx((1.8913, 495.73, 12846, 0.3493, 0.4531), rel=3e-4)
 
 
 @needs("chinchilla_besiroglu/runs.csv")
 @pytest.mark.parametrize(
-    ("parameters", "known"),
+    ("parameters", "objective"),
     [
         ((0.5267228, 6.0073404, 6.0179186, 0.33917084, 0.2849083), 1.23116e-3),
         ((np.log(1.69), np.log(406.4), np.log(410.7), 0.34, 0.28), 4.12101e-3),
     ],
 )
-def test_the_objective_at_published_parameters(parameters: tuple[float, ...], known: float) -> None:
+def test_the_objective_at_published_parameters(parameters: tuple[float, ...], objective: float) -> None:
     frame = chinchilla()
     x = np.array([[np.exp(parameters[0]), *parameters[1:]]])
     points = descent.LossRows(
         np.log(frame.n.to_numpy()), np.log(frame.d.to_numpy()), frame.loss_nats.to_numpy()
     )
     delta = np.array([1e-3])
-    assert descent.local(points, x, None, delta, delta).at_new[0] == pytest.approx(known, rel=1e-5)
+    assert descent.local(points, x, None, delta, delta).at_new[0] == pytest.approx(objective, rel=1e-5)
 
 
-@pytest.mark.parametrize(("delta", "known"), [(1e-3, 1.9816129e-3), (1e-4, 2.075052e-4)])
-def test_the_gemstones(delta: float, known: float) -> None:
+@pytest.mark.parametrize(("delta", "objective"), [(1e-3, 1.9816129e-3), (1e-4, 2.075052e-4)])
+def test_the_gemstones(delta: float, objective: float) -> None:
     """McLeish et al. 2025, subset hot; their stored 2.076018e-4 at delta 1e-4 is not an optimum."""
     frame = pd.read_csv(DATA / "gemstones.csv.gz").query("subset == 'hot'")
-    found, value = solved(
+    params, value = solved(
         frame.assign(n=frame.params_total.astype(float), d=frame.tokens.astype(float)), delta=delta
     )
-    assert value <= known * (1 + 1e-6)
+    assert value <= objective * (1 + 1e-6)
     if delta == 1e-3:
-        assert (found["alpha"], found["beta"]) == pytest.approx((0.29287, 0.71287), abs=3e-4)
+        assert (params["alpha"], params["beta"]) == pytest.approx((0.29287, 0.71287), abs=3e-4)
 
 
 @needs("steplaw/dense_runs.csv")
@@ -474,13 +483,13 @@ def test_the_best_runs_of_the_step_law() -> None:
     frame = pd.read_csv(SHARED / "steplaw" / "dense_runs.csv")
     best = frame.groupby(["params_non_embedding", "train_tokens"]).smooth_loss_nats.min().reset_index()
     best = best.set_axis(["n", "d", "loss_nats"], axis=1).astype(float)
-    found, value = solved(best)
+    params, value = solved(best)
     assert value == pytest.approx(4.0532490e-5, rel=1e-6)
-    assert (found["E"], found["alpha"], found["beta"]) == pytest.approx((0.906, 0.1328, 0.2945), abs=5e-4)
+    assert (params["E"], params["alpha"], params["beta"]) == pytest.approx((0.906, 0.1328, 0.2945), abs=5e-4)
 
 
-@pytest.mark.parametrize(("task", "known"), [("hellaswag", 0.653177), ("piqa", 0.874795)])
-def test_the_first_step_of_the_olmo_ladder(task: str, known: float) -> None:
+@pytest.mark.parametrize(("task", "bpb"), [("hellaswag", 0.653177), ("piqa", 0.874795)])
+def test_the_first_step_of_the_olmo_ladder(task: str, bpb: float) -> None:
     frame = pd.read_csv(DATA / "olmo_ladder.csv.gz")
     frame = frame[(frame.role == "fit") & frame.task.str.startswith(task)].sort_values("ckpt_index")
     runs = pd.DataFrame(
@@ -491,16 +500,16 @@ def test_the_first_step_of_the_olmo_ladder(task: str, known: float) -> None:
         }
         for _, run in frame.groupby("run")
     ).astype(float)
-    found, _ = solved(runs, bounds="nonnegative")
+    params, _ = solved(runs, bounds="nonnegative")
     assert len(runs) == 16
-    assert parametric.loss(found, 13202396160.0, 5000088518656.0) == pytest.approx(known, abs=2e-6)
+    assert parametric.loss(params, 13202396160.0, 5000088518656.0) == pytest.approx(bpb, abs=2e-6)
 
 
 def test_the_cs336_runs() -> None:
     frame = pd.read_csv(DATA / "cs336_isoflop.csv").astype(float)
     frame = frame.assign(n=frame.params, d=frame.flop_budget / 6 / frame.params, loss_nats=frame.loss)
     for objective in OBJECTIVES:
-        found, _ = solved(frame, objective=objective)
+        params, _ = solved(frame, objective=objective)
         for name, value in (("alpha", 0.34), ("beta", 0.36), ("E", 2.69)):
-            assert found[name] == pytest.approx(value, abs=1e-5)
-        assert (found["A"], found["B"]) == pytest.approx((1606.4, 3210.7), rel=1e-4)
+            assert params[name] == pytest.approx(value, abs=1e-5)
+        assert (params["A"], params["B"]) == pytest.approx((1606.4, 3210.7), rel=1e-4)

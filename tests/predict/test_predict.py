@@ -47,8 +47,8 @@ def test_an_attempt_makes_a_prior_prediction_impossible(planned: Planner, law: F
     with pytest.raises(RequestError, match="has begun"):
         predict_stage(sweep_jobs.sweep, stage, law, post_hoc=False)
     assert not predictions.folder(sweep_jobs.sweep).exists()
-    told, new = predict_stage(sweep_jobs.sweep, stage, law, post_hoc=True)
-    assert new and not told.prior
+    prediction, new = predict_stage(sweep_jobs.sweep, stage, law, post_hoc=True)
+    assert new and not prediction.prior
     with pytest.raises(RequestError, match="No stage"):
         score(sweep_jobs.sweep)
 
@@ -61,8 +61,8 @@ def test_one_begun_run_is_enough_to_refuse_and_the_rest_is_told_apart(planned: P
     with pytest.raises(RequestError, match=f"has begun.*{first.id}"):
         predict_stage(sweep_jobs.sweep, stage, law, post_hoc=False)
     assert not predictions.folder(sweep_jobs.sweep).exists()
-    told, _ = predict_stage(sweep_jobs.sweep, stage, law, post_hoc=True)
-    assert not told.prior and len(told.observations) == 4
+    prediction, _ = predict_stage(sweep_jobs.sweep, stage, law, post_hoc=True)
+    assert not prediction.prior and len(prediction.observations) == 4
     assert set(predictions.prior(sweep_jobs.sweep)) == {job.id for job in rest}
 
 
@@ -113,13 +113,13 @@ def test_a_prediction_that_was_edited_is_not_believed(planned: Planner, law: Fit
 
 def test_a_recipe_for_a_budget_is_on_the_ladder_and_at_the_optimum(planned: Planner, law: Fit) -> None:
     sweep_jobs = planned(name="recipe")
-    found = predict_target(sweep_jobs.sweep, law, flops=1e12, n=None, d=None, rate=1e9)
-    assert found.optimum is not None
-    best = found.optimum["n"].value
-    assert found.shape.d_model == 8 * found.shape.n_layers and 0.5 < found.n / best < 2
-    assert found.d == found.steps * 64 and found.flops == pytest.approx(1e12, rel=0.01)
-    assert found.device_hours == pytest.approx(found.flops_exact / 1e9 / 3600)
-    assert found.loss_nats.value == pytest.approx(parametric.loss(law.params, found.n, found.d))
+    recipe = predict_target(sweep_jobs.sweep, law, flops=1e12, n=None, d=None, rate=1e9)
+    assert recipe.optimum is not None
+    best = recipe.optimum["n"].value
+    assert recipe.shape.d_model == 8 * recipe.shape.n_layers and 0.5 < recipe.n / best < 2
+    assert recipe.d == recipe.steps * 64 and recipe.flops == pytest.approx(1e12, rel=0.01)
+    assert recipe.device_hours == pytest.approx(recipe.flops_exact / 1e9 / 3600)
+    assert recipe.loss_nats.value == pytest.approx(parametric.loss(law.params, recipe.n, recipe.d))
     larger = predict_target(sweep_jobs.sweep, law, None, 10 * best, 1e6, None)
     assert larger.loss_nats.interval[0] < larger.loss_nats.value < larger.loss_nats.interval[1]
     assert larger.device_hours is None and len(tree(predictions.folder(sweep_jobs.sweep))) == 2
