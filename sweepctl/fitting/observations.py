@@ -87,12 +87,10 @@ def observations(frame: pd.DataFrame, law: Law, reading: TableReading) -> Observ
     names = _names(frame, reading.row)
     reasons = _reasons(frame, law, reading)
     numbers = [role for role in used if role in NUMBERS]
-    needed = used[
-        [r for r in numbers if r not in law.partial and (r not in law.takes or r in reading.columns)]
-    ]
-    reasons[(reasons == "") & needed.isna().any(axis=1)] = "no " + _first_absent(needed)
-    for role in (role for role in law.needs if role in LABELS):
-        reasons[(reasons == "") & used[role].isna()] = f"no {role}"
+    needed = [r for r in numbers if r not in law.partial and (r not in law.takes or r in reading.columns)]
+    for role in (*needed, *(role for role in law.needs if role in LABELS)):
+        what = NUMBERS.get(role, role).partition(",")[0]
+        reasons[(reasons == "") & used[role].isna()] = f"no {what}"
     reasons[(reasons == "") & frame.astype(str).duplicated()] = "it repeats another row"
     kept = used[reasons == ""].assign(row=names[reasons == ""])
     if law.annealed and "schedule" in frame.columns:
@@ -197,11 +195,6 @@ def _reasons(frame: pd.DataFrame, law: Law, reading: TableReading) -> pd.Series:
     return reasons
 
 
-def _first_absent(needed: pd.DataFrame) -> str:
-    absent = [str(role) for role in needed if needed[role].isna().any()]
-    return NUMBERS[absent[0]].partition(",")[0] if absent else ""
-
-
 def _reduce(
     frame: pd.DataFrame, used: pd.DataFrame, law: Law, reading: TableReading
 ) -> tuple[pd.DataFrame, list[Excluded], str]:
@@ -215,21 +208,17 @@ def _reduce(
         return used, [], "none"
     if not settings and not seeds and reading.reduce == "best":
         return used, [], "none"
-    place = ["n", "d", *(role for role in ("group",) if role in used)]
+    place = ["n", "d", *(["group"] if "group" in used else [])]
     keys = [_column(frame, c).loc[used.index].astype(str).rename(c) for c in settings]
     places = [used[p] for p in place]
     varied = [key for key in keys if key.groupby(places, dropna=False).nunique().gt(1).any()]
     over = ", ".join(dict.fromkeys(str(key.name) for key in varied))
     mean: dict[Any, Any] = dict.fromkeys(used, "first") | {"loss": "mean", "row": " ".join}
     if reading.reduce == "mean":
-        means = used.groupby([used[p] for p in place], sort=False, dropna=False).agg(mean)
-        return (
-            means.reset_index(drop=True),
-            [],
-            f"mean over {', '.join([*seeds, over]) if over else 'equal runs'}",
-        )
+        means = used.groupby(places, sort=False, dropna=False).agg(mean).reset_index(drop=True)
+        return means, [], f"mean over {', '.join([*seeds, over]) if over else 'equal runs'}"
     if seeds:  # runs that nothing else tells apart differ in more than a seed where no column names one
-        used = used.groupby([*(used[p] for p in place), *keys], sort=False, dropna=False).agg(mean)
+        used = used.groupby([*places, *keys], sort=False, dropna=False).agg(mean)
     used = used.reset_index(drop=True)
     best = used.loc[used.groupby(place, sort=False)["loss"].idxmin()]
     why = [

@@ -22,11 +22,11 @@ PARAMETRIC, READING = LAWS["parametric"], TableReading()
 def test_rows_that_are_left_out_say_why() -> None:
     frame = pd.DataFrame(
         {
-            "n": [1e6, 1e6, 1e6, 2e6, 2e6],
-            "d": [1e8, 1e8, 2e8, 1e8, 1e8],
-            "loss": [3.0, 3.2, None, 2.9, 2.7],
-            "state": ["done", "done", "done", "diverged", "done"],
-            "lr": [0.1, 0.2, 0.1, 0.1, 0.1],
+            "n": [1e6, 1e6, 1e6, 2e6, 2e6, 2e6],
+            "d": [1e8, 1e8, 2e8, 1e8, 1e8, None],
+            "loss": [3.0, 3.2, None, 2.9, 2.7, 2.6],
+            "state": ["done", "done", "done", "diverged", "done", "done"],
+            "lr": [0.1, 0.2, 0.1, 0.1, 0.1, 0.1],
         }
     )
     data = observations(frame, PARAMETRIC, READING)
@@ -35,6 +35,7 @@ def test_rows_that_are_left_out_say_why() -> None:
         "1": "a lower loss at the same N and D dominates it",
         "2": "no loss",
         "3": "diverged",
+        "5": "no tokens D",
     }
 
 
