@@ -34,10 +34,17 @@ def positive(option: str, value: float | None) -> None:
         raise RequestError(f"{option} {value:g} is not valid: it must be a finite number above 0.")
 
 
-def drawable(option: str, path: Path | None) -> None:
+def writable(option: str, path: Path | None) -> None:
     """Raises RequestError where a file could not be written at the end of long work."""
     if path is not None and str(path) != "-" and (not path.parent.is_dir() or path.is_dir()):
         raise RequestError(f"{option} {path} is not valid: it must be a file in a folder that exists.")
+
+
+def drawable(png: Path | None) -> None:
+    """Raises RequestError where a picture could not be."""
+    writable("--png", png)
+    if png is not None and png.suffix not in (".png", ".svg", ".pdf"):
+        raise RequestError(f"--png {png} is not valid: it must end in .png, .svg or .pdf.")
 
 
 @app.callback(invoke_without_command=True)

@@ -43,7 +43,7 @@ def coordinates(
     from sweepctl.report.checks import ProgressLine, show_coordinates
     from sweepctl.report.console import show_json
 
-    drawable("--png", png)
+    drawable(png)
     workspace, study, index, execution = _checked(overrides, config_dir, on)
     request = check.request_of(
         study, _numbers("--widths", widths), _numbers("--depths", depths), _numbers("--steps", steps), seeds

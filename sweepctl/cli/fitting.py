@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from sweepctl.cli.app import app, drawable
+from sweepctl.cli.app import app, drawable, writable
 from sweepctl.errors import RequestError
 
 Column = Annotated[str | None, typer.Option(metavar="COL", rich_help_panel="Columns of a table")]
@@ -78,8 +78,8 @@ def fit(
         raise RequestError(f"--reduce {reduce} is not valid: best, mean or none.")
     if rolling and hold_out is None:
         raise RequestError("--rolling goes with --hold-out, which says what is held out.")
-    for name, path in (("--json", json_file), ("--png", png)):
-        drawable(name, None if path is None else Path(path))
+    writable("--json", None if json_file is None else Path(json_file))
+    drawable(png)
     named = {
         "n": n, "d": d, "flops": flops, "loss": loss, "lr": lr, "batch": batch, "steps": steps, "step": step,
         "group": group, "run": run, "role": role, "parent": parent, "task_loss": task_loss,

@@ -48,7 +48,7 @@ def transfer(
     from sweepctl.store.throughput import measured
     from sweepctl.store.workspace import Workspace
 
-    drawable("--png", png)
+    drawable(png)
     config = build_settings(LocalSettings, {**compose_launcher("local", []), "workers": workers})
     chosen = (
         rows_named(rows) if rows is not None else [ROWS[name] for name in (ROWS if list_rows else DEFAULT)]

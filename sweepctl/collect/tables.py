@@ -6,9 +6,6 @@ bytes. `curves` has the points along every run, `attempts` who ran what, where, 
 
 from __future__ import annotations
 
-import contextlib
-import os
-import uuid
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +17,7 @@ from sweepctl.spec.build import plain
 from sweepctl.spec.science import Point
 from sweepctl.store import attempts, metrics
 from sweepctl.store.attempts import Attempt
-from sweepctl.store.files import storage
+from sweepctl.store.files import replacing
 from sweepctl.store.job import JobFolder
 from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 
@@ -50,17 +47,11 @@ def collect(sweep_jobs: SweepJobs, csv: bool = False) -> dict[str, pd.DataFrame]
 
 def write_table(frame: pd.DataFrame, path: Path) -> None:
     """Write a table in one step, as Parquet or CSV by its ending."""
-    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    with storage(path):
-        try:
-            if path.suffix == ".csv":
-                frame.to_csv(scratch, index=False)
-            else:
-                frame.to_parquet(scratch, index=False)
-            os.replace(scratch, path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                scratch.unlink()
+    with replacing(path) as scratch:
+        if path.suffix == ".csv":
+            frame.to_csv(scratch, index=False)
+        else:
+            frame.to_parquet(scratch, index=False)
 
 
 def _runs(sweep_jobs: SweepJobs) -> list[dict[str, Any]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from pathlib import Path
 
 import matplotlib as mpl
@@ -19,7 +17,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from sweepctl.check.coordinates import CoordinateResult
 from sweepctl.check.slopes import Slope
 from sweepctl.report.checks import rows_of
-from sweepctl.store.files import storage
+from sweepctl.store.files import replacing
 
 _ROWS = {"activation": "RMS", "change": "change since init", "update": "update"}
 _GREEN, _YELLOW, _RED, _GREY = "#2e7d4f", "#d79b00", "#c62828", "#9a9a9a"
@@ -49,10 +47,8 @@ def draw_coordinates(path: Path, result: CoordinateResult) -> None:
     handles = [Line2D([], [], color=color, label=label) for color, label in shown]
     figure.legend(handles=handles, loc="upper right", ncols=4, frameon=False, fontsize=9)
     figure.tight_layout(rect=(0, 0, 1, 0.97))
-    scratch = path.with_name(f".{uuid.uuid4().hex[:8]}.png")
-    with storage(path):
+    with replacing(path) as scratch:
         figure.savefig(scratch, dpi=130)
-        os.replace(scratch, path)
     plt.close(figure)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from sweepctl.laws.fit import Fit
 from sweepctl.predict.stage import Scored
 from sweepctl.report.console import count
 from sweepctl.report.laws import isoflop
-from sweepctl.store.files import storage
+from sweepctl.store.files import replacing
 
 
 @dataclass(frozen=True)
@@ -64,10 +62,8 @@ def draw_fit(path: Path, picture: FitPicture) -> None:
         draw(ax, picture)
     law = picture.law
     figure.suptitle(f"{picture.name}: {len(law.rows_used)} runs, {parametric_text(law)}", fontsize=11)
-    scratch = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
-    with storage(path):
+    with replacing(path) as scratch:
         figure.savefig(scratch, dpi=130)
-        os.replace(scratch, path)
     plt.close(figure)
 
 

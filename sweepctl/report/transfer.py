@@ -4,8 +4,6 @@ best in bold, and whether the rate transfers; as JSON and as a picture."""
 from __future__ import annotations
 
 import math
-import os
-import uuid
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -18,7 +16,7 @@ from rich.markup import escape
 from sweepctl.check.transfer import ROWS, RowPlan, RowResult
 from sweepctl.plan.cost import Cost, sum_costs
 from sweepctl.report.console import duration, flops, many, table
-from sweepctl.store.files import storage
+from sweepctl.store.files import replacing
 from sweepctl.store.throughput import Rate
 
 ASSUMED = 3e10
@@ -213,10 +211,8 @@ def draw_transfer(path: Path, results: Sequence[RowResult]) -> None:
         ax.set_visible(False)
     for ax in axes[:, 0]:
         ax.set_ylabel("held-out loss (nats a token)")
-    scratch = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
-    with storage(path):
+    with replacing(path) as scratch:
         figure.savefig(scratch, dpi=130)
-        os.replace(scratch, path)
     plt.close(figure)
 
 

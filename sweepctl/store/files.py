@@ -35,6 +35,19 @@ def storage(path: Path) -> Iterator[None]:
         raise StorageError(f"Cannot write {path}: {reason}. What was saved before is intact.") from error
 
 
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Where to write what shall take a file's place in one step, of its ending; gone where that fails."""
+    scratch = path.with_name(f".{uuid.uuid4().hex[:8]}.{path.name}")
+    with storage(path):
+        try:
+            yield scratch
+            os.replace(scratch, path)
+        finally:
+            with contextlib.suppress(OSError):
+                scratch.unlink()
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace a file in one step; durable when this returns."""
     scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
-import uuid
 from pathlib import Path
 
 import matplotlib as mpl
@@ -13,20 +11,13 @@ mpl.use("Agg")
 
 import matplotlib.pyplot as plt
 
-from sweepctl.errors import RequestError
 from sweepctl.laws.fit import Fit
 from sweepctl.report.laws.panel import Panel
-from sweepctl.store.files import storage
+from sweepctl.store.files import replacing
 
 
 def draw(path: Path, fits: list[Fit]) -> None:
-    """One figure with the panels of every fit, one row a fit.
-
-    Raises:
-        RequestError: the file does not end in .png, .svg or .pdf.
-    """
-    if path.suffix not in (".png", ".svg", ".pdf"):
-        raise RequestError(f"--png {path} is not valid: it must end in .png, .svg or .pdf.")
+    """One figure with the panels of every fit, one row a fit; its ending says which kind of picture."""
     rows = [panels(fit) for fit in fits]
     width = max(len(row) for row in rows)
     size = (5.2 * width, 4.4 * len(rows))
@@ -37,10 +28,8 @@ def draw(path: Path, fits: list[Fit]) -> None:
         for ax in places[len(row) :]:
             ax.axis("off")
         places[0].set_title(f"{fit.law}: {places[0].get_title()}", fontsize=10)
-    scratch = path.with_name(f".{uuid.uuid4().hex[:8]}{path.suffix}")
-    with storage(path):
+    with replacing(path) as scratch:
         figure.savefig(scratch, dpi=120)
-        os.replace(scratch, path)
     plt.close(figure)
 
 
