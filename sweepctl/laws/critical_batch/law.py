@@ -24,7 +24,7 @@ import numpy as np
 from sweepctl.laws.critical_batch.steps import StepsFits, fit_steps, log_steps_at
 from sweepctl.laws.fit import Estimate, Fit, Target, claim, estimate
 from sweepctl.laws.law import Law, Resampling, option
-from sweepctl.laws.numerics.linear import collinear, power_law, r_squared
+from sweepctl.laws.numerics.linear import collinear, power_law, r_squared, scatters
 from sweepctl.laws.observations import CannotFit, Floats, Observations
 from sweepctl.laws.shared.cells import Cell, cells_of, center
 
@@ -81,8 +81,8 @@ class StepsCurve:
 
     cell: Cell
     """Its rows."""
-    name: str
-    """Of its parameters."""
+    suffix: str
+    """What the names of its parameters end in, where there are several."""
     whole: StepsFits
     """The fit."""
     copies: StepsFits
@@ -115,7 +115,7 @@ def fit(data: Observations, options: Options) -> Fit:
         params, drawn, r2, of_laws = _power_laws(data, curves, over, options)
         samples |= drawn
         flags += of_laws
-        laws = {"used": [curve.name for curve in curves if not curve.unknown]}
+        laws = {"used": [curve.cell.name for curve in curves if not curve.unknown]}
     return claim(
         NAME,
         data,
@@ -157,8 +157,8 @@ def predict(fit: Fit, target: Target) -> dict[str, Estimate]:
     raise CannotFit(f"This fit has no law over {','.join(target)}: set the option over, or ask at batch=...")
 
 
-def _at(params: Mapping[str, Any], name: str, target: Target) -> Any:
-    """A critical batch by its power law; parameters are numbers or [replicates]."""
+def _at(params: Mapping[str, Any], name: str, target: Mapping[str, Any]) -> Any:
+    """A critical batch by its power law; parameters and the target's values broadcast."""
     if set(target) == {"loss"}:
         star, alpha = _kaplan_names(name)
         return params[star] * np.exp(-np.log(target["loss"]) / params[alpha])
@@ -205,22 +205,14 @@ def _curves(data: Observations, cells: list[Cell], options: Options) -> list[Ste
     freedom = len(left) - 2 * len(cells)
     draw = np.random.Generator(np.random.PCG64(options.seed))
     curves = []
-    suffixes = [f":{cell.name}" if len(cells) > 1 else "" for cell in cells]
-    spread = _spread(float(np.sum(left**2)), freedom, options.replicates, draw)
-    for cell, (batch, _), steps_fit, line, suffix in zip(cells, logs, fits, fitted, suffixes, strict=True):
+    spread = scatters(float(np.sum(left**2)), freedom, options.replicates, draw)
+    for cell, (batch, _), steps_fit, line in zip(cells, logs, fits, fitted, strict=True):
         noise = draw.standard_normal((options.replicates, len(line))) * spread[:, None]
         copies = fit_steps(batch, line + noise, delta)
-        unknown = _unknown(steps_fit, copies)
-        curves.append(
-            StepsCurve(cell, cell.name, steps_fit, copies, tuple(f"{name}{suffix}" for name in unknown))
-        )
+        suffix = f":{cell.name}" if len(cells) > 1 else ""
+        unknown = tuple(f"{name}{suffix}" for name in _unknown(steps_fit, copies))
+        curves.append(StepsCurve(cell, suffix, steps_fit, copies, unknown))
     return curves
-
-
-def _spread(squares: float, freedom: int, replicates: int, draw: np.random.Generator) -> Floats:
-    """The standard deviation of every copy's noise [replicates]: that of the residuals, which is itself known
-    to `freedom` degrees only, so that copies scatter as Student's t."""
-    return np.asarray(np.sqrt(squares / draw.chisquare(max(1, freedom), replicates)))
 
 
 def _unknown(whole: StepsFits, copies: StepsFits) -> tuple[str, ...]:
@@ -237,12 +229,11 @@ def _of_curves(curves: list[StepsCurve], options: Options) -> tuple[dict[str, fl
     params: dict[str, Floats] = {}
     samples: dict[str, Floats] = {}
     for curve in curves:
-        suffix = f":{curve.name}" if len(curves) > 1 else ""
         for fits, into in ((curve.whole, params), (curve.copies, samples)):
             ratio = np.exp(fits.ratio)
             values = (np.exp(fits.level), np.exp(fits.level + fits.ratio), ratio, options.second(ratio))
             for name, value in zip(("S_min", "E_min", *DEFINITIONS), values, strict=True):
-                into[f"{name}{suffix}"] = value
+                into[f"{name}{curve.suffix}"] = value
     values_by_name = {name: float(value[0]) for name, value in params.items()}
     return values_by_name, samples if options.replicates else {}
 
@@ -267,13 +258,11 @@ def _power_laws(
         values = np.array([change(float(np.exp(c.whole.ratio[0]))) for c in good])
         copies = np.stack([np.exp(c.copies.ratio) for c in good], axis=1) if good else np.empty((0, 0))
         copies = options.second(copies) if name == "B_overhead" else copies
-        of_definition, drawn, flags = _power(predictors, values, copies, name, options)
+        of_definition, drawn, of_law = _power(predictors, values, copies, name, options)
+        flags += [flag for flag in of_law if flag not in flags]
         params |= of_definition
         samples |= drawn
-        fitted = np.array(
-            [_at(of_definition, name, Target({r: predictors[r][i] for r in over})) for i in range(len(good))]
-        )
-        explained = r_squared(np.log(fitted), np.log(values))
+        explained = r_squared(np.log(_at(of_definition, name, predictors)), np.log(values))
         derived |= {f"{name}_r2": explained} if np.isfinite(explained) else {}
     return params, samples, derived, flags
 
@@ -299,7 +288,7 @@ def _power(
     left = np.log(values) - np.log(fitted)
     freedom = len(values) - size
     draw = np.random.Generator(np.random.PCG64(options.seed + 1))
-    flags = _shape(predictors)
+    flags = _shape(predictors, name)
     logs = np.stack([np.log(column) for column in predictors.values()], axis=1)
     if any(flag.startswith("collinear") for flag in flags) and collinear(logs, IN_LINE):
         raise CannotFit(
@@ -307,16 +296,15 @@ def _power(
             "their powers apart: fit over one of them."
         )
     if freedom > 0:
-        spread = _spread(float(np.sum(left**2)), freedom, options.replicates, draw)
+        spread = scatters(float(np.sum(left**2)), freedom, options.replicates, draw)
         noise = spread[:, None] * draw.standard_normal((options.replicates, len(values)))
         copies = fitted * np.exp(noise)
     else:
         flags.append("few_points")
-    refits = [] if copies is None else list(copies)
     design = np.stack([np.ones(len(values)), *(np.log(column) for column in predictors.values())], axis=1)
     middle = design[:, 1:].mean(axis=0)
     design[:, 1:] -= middle
-    solved = np.linalg.pinv(design) @ np.log(np.array(refits)).T if refits else np.empty((size, 0))
+    solved = np.empty((size, 0)) if copies is None else np.linalg.pinv(design) @ np.log(copies).T
     drawn = {role: solved[place + 1] for place, role in enumerate(predictors)}
     level = np.exp(solved[0] - middle @ solved[1:])
     return *_named(name, factor, powers, level, drawn), flags
@@ -340,28 +328,24 @@ def _inverse(power: Any) -> Any:
     return -1 / np.where(np.abs(power) < LEVEL_POWER, -LEVEL_POWER, power)
 
 
-def _shape(predictors: dict[str, Floats]) -> list[str]:
-    """Predictors that do not vary, or vary together."""
+def _shape(predictors: dict[str, Floats], name: str) -> list[str]:
+    """Flags of a law's predictors that do not vary, or vary together."""
     columns = {role: np.log(values) for role, values in predictors.items()}
     still = [role for role, values in columns.items() if np.ptp(values) < 1e-6]
-    flags = [f"not_identified:{name}_{role}" for role in still for name in DEFINITIONS]
+    flags = [f"not_identified:{name}_{role}" for role in still]
     if len(columns) > 1 and not still and collinear(np.stack(list(columns.values()), axis=1), COLLINEAR):
         flags.append("collinear:" + "_".join(columns))
-        flags += [f"not_identified:{name}_{role}" for role in columns for name in DEFINITIONS]
+        flags += [f"not_identified:{name}_{role}" for role in columns]
     return flags
 
 
 def _fit_optimal(data: Observations, options: Options) -> Fit:
     over = OVER[options.over] or ("loss",)
-    predictors = {role: data[role] for role in over}
-    params, samples, flags = _power(predictors, data["batch"], None, "batch", options)
-    values = data["batch"]
-    fitted = np.array(
-        [_at(params, "batch", Target({r: predictors[r][i] for r in over})) for i in range(len(data))]
-    )
+    predictors, values = {role: data[role] for role in over}, data["batch"]
+    params, samples, flags = _power(predictors, values, None, "batch", options)
+    fitted = _at(params, "batch", predictors)
     explained = r_squared(np.log(fitted), np.log(values))
     left = np.log(values) - np.log(fitted)
-    flags = [flag.replace("B_crit", "batch") for flag in flags if "B_overhead" not in flag]
     if "loss" in over and options.replicates and len(samples["alpha_B"]):
         low, high = np.percentile(1 / samples["alpha_B"], [2.5, 97.5])
         flags += ["not_identified:alpha_B"] if low <= 0 <= high else []
@@ -385,11 +369,10 @@ def _fit_optimal(data: Observations, options: Options) -> Fit:
 
 def _table(data: Observations, curve: StepsCurve, options: Options) -> dict[str, Any]:
     rows = curve.cell.rows
-    single = len(rows) == len(data)
     ratio = float(np.exp(curve.whole.ratio[0]))
     return {
-        "curve": curve.name,
-        "suffix": "" if single else f":{curve.name}",
+        "curve": curve.cell.name,
+        "suffix": curve.suffix,
         "batch": data["batch"][rows].tolist(),
         "steps": data["steps"][rows].tolist(),
         "S_min": float(np.exp(curve.whole.level[0])),
