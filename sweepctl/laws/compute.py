@@ -19,12 +19,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sweepctl.laws.fit import Estimate, Fit, Prediction, Target, claim, misfit, percentile_interval
+from sweepctl.laws.fit import Estimate, Fit, Prediction, Target, claim, misfit, percentile_interval, scattered
 from sweepctl.laws.law import Law, Resampling, option
 from sweepctl.laws.numerics import linear
 from sweepctl.laws.numerics.optimize import minimize
 from sweepctl.laws.numerics.rounding import above_rounding
 from sweepctl.laws.observations import CannotFit, Floats, Observations
+from sweepctl.laws.shared import compute_optimal
 from sweepctl.laws.shared.levels import levels
 
 NAME = "compute"
@@ -107,14 +108,13 @@ def fit(data: Observations, options: Options) -> Fit:
     params = {name: float(values[0]) for name, values in solved.params().items()}
     residuals = np.log(loss(params, data.flops)) - log_l
     freedom = len(data) - wanted + 1
-    scatter = float(np.sqrt(np.sum(residuals**2) / freedom))
-    samples = _sample(log_c, log_l, residuals, scatter, freedom, options)
+    samples = _sample(log_c, log_l, residuals, freedom, options)
     fit = claim(
         NAME, data, options, params, float(solved.objective[0]), samples,
         "copies of the law with its scatter" if options.intervals == "copies" else "rows",
         starts=(solved.tried, solved.agreeing), residuals=residuals.tolist(),
     )  # fmt: skip
-    fit.derived = _derived(params, residuals, scatter, budgets, options)
+    fit.derived = _derived(params, residuals, freedom, budgets, options)
     if options.floor == 0 and samples:
         fit.intervals["c"] = percentile_interval(samples["a"] ** (1 / samples["b"]))
     fit.details = {"deviations": _deviations(params, whole, data)}
@@ -265,8 +265,7 @@ def predict(fit: Fit, target: Target) -> dict[str, Estimate]:
     draw = np.random.Generator(np.random.PCG64(fit.protocol["seed"]))
     freedom = max(1, round(fit.derived["degrees_of_freedom"]))
     noise = fit.derived["scatter"] * draw.standard_t(freedom, size=(20, len(draws)))
-    law, run = percentile_interval(draws), percentile_interval((draws * np.exp(noise)).ravel())
-    return {"loss": Prediction(value, law, (min(law[0], run[0]), max(law[1], run[1])))}
+    return {"loss": scattered(value, draws, draws * np.exp(noise))}
 
 
 def _fitted(data: Observations, options: Options) -> Observations:
@@ -285,7 +284,7 @@ def _fitted(data: Observations, options: Options) -> Observations:
 
 
 def _sample(
-    log_c: Floats, log_l: Floats, residuals: Floats, scatter: float, freedom: int, options: Options
+    log_c: Floats, log_l: Floats, residuals: Floats, freedom: int, options: Options
 ) -> dict[str, Floats]:
     """Refits: name -> [replicates]."""
     if not options.replicates:
@@ -297,21 +296,19 @@ def _sample(
     else:
         draw = np.random.Generator(np.random.PCG64(options.seed))
         shape = (options.replicates, len(log_c))
-        s = scatter * np.sqrt(freedom / draw.chisquare(freedom, size=options.replicates))
-        copies = log_l + residuals + s[:, None] * draw.standard_normal(shape)
+        spread = linear.scatters(float(np.sum(residuals**2)), freedom, options.replicates, draw)
+        copies = log_l + residuals + spread[:, None] * draw.standard_normal(shape)
         solved = solve(log_c, copies, None, options)
-    samples = solved.params()
-    good = np.all([np.isfinite(values) for values in samples.values()], axis=0)
-    return {name: values[good] for name, values in samples.items()}
+    return compute_optimal.whole(solved.params())
 
 
 def _derived(
-    params: dict[str, float], residuals: Floats, scatter: float, budgets: int, options: Options
+    params: dict[str, float], residuals: Floats, freedom: int, budgets: int, options: Options
 ) -> dict[str, float]:
     derived = {
         "budgets": float(budgets),
-        "scatter": scatter,
-        "degrees_of_freedom": float(len(residuals) - (3 if options.floor is None else 2)),
+        "scatter": float(np.sqrt(np.sum(residuals**2) / freedom)),
+        "degrees_of_freedom": float(freedom),
         **misfit(residuals),
     }
     if options.floor == 0:

@@ -10,6 +10,7 @@ straight lines through (log F, log N), (log F, log D) and (log F, log L) of thos
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -241,15 +242,12 @@ def _details(data: Observations, envelope: Envelope, touch: Any, places: Any) ->
         np.exp(np.broadcast_to(envelope.logs[k], envelope.on.shape)[0, touch]) for k in ("n", "d", "loss")
     )
     curves = data.labels.get("run") or tuple(f"{size:.6g} parameters" for size in data.n)
-    touching: dict[str, int] = {}
-    for place in places:
-        touching[curves[place]] = touching.get(curves[place], 0) + 1
     return {
         "envelope": [
             {"flops": float(c), "n": float(n_), "d": float(d_), "loss": float(l_), "curve": curves[place]}
             for c, n_, d_, l_, place in zip(np.exp(envelope.log_c[touch]), n, d, loss, places, strict=True)
         ],
-        "touching": touching,
+        "touching": dict(Counter(curves[place] for place in places)),
         "curves": sorted(set(curves)),
         "points": {
             "flops": data.flops.tolist(), "n": data.n.tolist(), "loss": data.loss.tolist(),

@@ -345,3 +345,9 @@ def misfit(residuals: Floats) -> dict[str, float]:
 def estimate(value: Any, samples: Any) -> Estimate:
     """A value with the interval of its samples."""
     return Estimate(float(value), percentile_interval(samples))
+
+
+def scattered(value: Any, draws: Floats, noisy: Floats) -> Prediction:
+    """A prediction with the intervals of its draws and, for a new run, of its draws with scatter."""
+    law, run = percentile_interval(draws), percentile_interval(noisy)
+    return Prediction(float(value), law, (min(law[0], run[0]), max(law[1], run[1])))

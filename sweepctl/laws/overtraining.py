@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from sweepctl.laws.fit import Estimate, Fit, Target, claim, estimate, misfit
+from sweepctl.laws.fit import Estimate, Fit, Target, claim, estimate, misfit, scattered
 from sweepctl.laws.law import Law, Resampling, option
 from sweepctl.laws.numerics import linear, profile
 from sweepctl.laws.numerics.rounding import above_rounding
@@ -25,7 +25,6 @@ from sweepctl.laws.shared import two_steps
 
 NAME = "overtraining"
 MIN_ROWS = 5
-MIN_ERRORS = 4
 ETA = (0.01, 1.0)
 GAMMA = (0.01, 20.0)
 POINTS = 60
@@ -136,13 +135,11 @@ def predict(fit: Fit, target: Target) -> dict[str, Estimate]:
             value, draws = np.nan, np.full(draws.shape, np.nan)
         draw = np.random.Generator(np.random.PCG64(fit.protocol["seed"] + 2))
         runs = draws * np.exp(drawn.get("noise", 0.0) * draw.standard_normal(draws.shape))
-        estimates["loss"] = two_steps.scattered(value, draws, runs)
+        estimates["loss"] = scattered(value, draws, runs)
         if "gamma" in params:
             scatter = drawn.get("noise_error", 0.0) * draw.standard_normal(draws.shape)
             chained = error(drawn, draws) + scatter
-            estimates["error"] = two_steps.scattered(
-                error(params, value), chained, error(drawn, runs) + scatter
-            )
+            estimates["error"] = scattered(error(params, value), chained, error(drawn, runs) + scatter)
     return estimates
 
 
@@ -323,7 +320,6 @@ def _place(fit: Fit, target: Target) -> tuple[float, float | None]:
 def _flags(
     fit: Fit, rows: Observations, options: Options, first: StepFit, second: StepFit | None
 ) -> list[str]:
-    flags = []
     names = set(first.lost | (second.lost if second is not None else frozenset()))
     if _at_end(fit.params["eta"], options.eta):
         names |= {"eta", "E", "a", "b"}
@@ -331,14 +327,9 @@ def _flags(
         names |= {"gamma", "k", "epsilon"}
     if "m_best" in fit.derived and names & {"a", "b"}:
         names.add("m_best")
-    flags += [f"not_identified:{name}" for name in ("E", "a", "b", "eta", "epsilon", "k", "gamma", "m_best")
-              if name in names]  # fmt: skip
     names |= {name for name in ("a", "b") if _spans_zero(fit, name) and options.bounds != "nonnegative"}
-    flags += [
-        f"not_identified:{name}"
-        for name in ("a", "b")
-        if name in names and f"not_identified:{name}" not in flags
-    ]
+    every = ("E", "a", "b", "eta", "epsilon", "k", "gamma", "m_best")
+    flags = [f"not_identified:{name}" for name in every if name in names]
     if options.bounds == "nonnegative":
         flags += [f"at_bound:{name}" for name in ("E", "a", "b") if fit.params[name] <= 0]
     if len(rows) == MIN_ROWS:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from sweepctl.laws.fit import LEVEL
 from sweepctl.laws.numerics import linear, profile
 from sweepctl.laws.observations import CannotFit, Floats
 from sweepctl.laws.parametric import loss as loss_at
@@ -98,15 +99,15 @@ def _by_size(ends: Mapping[str, Floats], choice: Choice, weights: Floats) -> Fir
         drawn = np.where(((weights > 0).sum(axis=1) >= len(params))[:, None], drawn, np.nan)
         samples = dict(zip(search.PARAMS, drawn.T, strict=True))
     flags = []
+    together = abs(np.corrcoef(np.log(n), np.log(d))[0, 1])
     if choice.bounds == "nonnegative":
         least = {"E": 0.0, "A": 1.0, "B": 1.0, "alpha": 0.0, "beta": 0.0}
         flags += [f"at_bound:{name}" for name, low in least.items() if params[name] <= low + 1e-9]
-    if abs(np.corrcoef(np.log(n), np.log(d))[0, 1]) > 0.98:
+    if together > 0.98:
         flags.append("collinear:n_d")
-    flat = {name for name, wide in zip(("E", "A", "B", "alpha", "beta"), whole.spread, strict=True)
-            if not np.isfinite(wide)}  # fmt: skip
+    flat = {name for name, wide in zip(search.PARAMS, whole.spread, strict=True) if not np.isfinite(wide)}
     flat |= {name for name, values in (("alpha", n), ("beta", d)) if len(np.unique(values)) < 3}
-    if abs(np.corrcoef(np.log(n), np.log(d))[0, 1]) > 0.999:
+    if together > 0.999:
         flat |= {"A", "B", "alpha", "beta"}
     if "E" in samples and np.nanpercentile(samples["E"], 2.5) < 0.02 * loss.min():
         flat.add("E")
@@ -164,18 +165,9 @@ def _by_line(ends: Mapping[str, Floats], weights: Floats) -> FirstStep:
     if len(weights):
         enough = (weights > 0).sum(axis=1) >= 2
         drawn = natural(linear.least_squares(design, loss, weights))
-        wide = _expansion(len(loss), 2)
+        wide = linear.widening(len(loss), 2, LEVEL)
         samples = {
             name: np.where(enough, params[name] + wide * (values - params[name]), np.nan)
             for name, values in drawn.items()
         }
     return FirstStep(params, samples, float(left @ left), (1, 1))
-
-
-def _expansion(rows: int, parameters: int) -> float:
-    """By how much replicates of a straight line are spread so that their percentiles cover as Student's t
-    does (expanded percentile intervals, Hesterberg 2015, The American Statistician 69)."""
-    from scipy.special import stdtrit
-
-    freedom = rows - parameters
-    return float(np.sqrt(rows / freedom) * stdtrit(freedom, 0.975) / 1.959964)

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 
 from sweepctl.laws.downstream import first_step, sigmoid
-from sweepctl.laws.fit import Estimate, Fit, Target, claim, misfit
+from sweepctl.laws.fit import Estimate, Fit, Target, claim, misfit, scattered
 from sweepctl.laws.law import Law, Resampling, option
 from sweepctl.laws.numerics import linear, profile
 from sweepctl.laws.observations import CannotFit, Floats, Mask, Observations
@@ -88,7 +88,7 @@ def fit(data: Observations, options: Options) -> Fit:
             above 1, or no column that step 1 goes by.
     """
     _refuse(data)
-    if {"d"} <= set(data.columns) and "run" in data:
+    if "d" in data and "run" in data:
         points = len(set(zip(data.label("run"), data.d, strict=True)))
         if points < len(data):
             raise CannotFit(
@@ -112,17 +112,15 @@ def fit(data: Observations, options: Options) -> Fit:
 
 def gather(data: Observations, options: Options) -> LadderRuns:
     """The runs of a table, checkpoints in the order of their tokens where it has them."""
-    names = data.labels.get("run", data.rows)
-    members: dict[str, list[int]] = {}
-    for i, name in enumerate(names):
-        members.setdefault(name, []).append(i)
+    if "run" in data:
+        members = list(data.groups("run").items())
+    else:
+        members = [(row, np.array([i])) for i, row in enumerate(data.rows)]
     roles = data.labels.get("role", (two_steps.FIT,) * len(data))
     ends: dict[str, list[float]] = {}
     loss, accuracy, run = [], [], []
-    for number, rows in enumerate(members.values()):
-        order = np.array(rows)
-        if "d" in data:
-            order = order[np.argsort(data.d[order], kind="stable")]
+    for number, (_, rows) in enumerate(members):
+        order = rows[np.argsort(data.d[rows], kind="stable")] if "d" in data else rows
         for role in ("n", "d", "flops"):
             if role in data:
                 ends.setdefault(role, []).append(float(data[role][order[-1]]))
@@ -135,8 +133,8 @@ def gather(data: Observations, options: Options) -> LadderRuns:
         run.append(np.full(len(kept), number))
     lengths = np.array([len(part) for part in run])
     return LadderRuns(
-        tuple(members), {role: np.array(values) for role, values in ends.items()},
-        np.array([roles[rows[0]] == two_steps.TASK for rows in members.values()]),
+        tuple(name for name, _ in members), {role: np.array(values) for role, values in ends.items()},
+        np.array([roles[rows[0]] == two_steps.TASK for _, rows in members]),
         np.concatenate(loss), np.concatenate(accuracy), np.concatenate(run), np.cumsum(lengths) - 1,
     )  # fmt: skip
 
@@ -175,8 +173,8 @@ def predict(fit: Fit, target: Target) -> dict[str, Estimate]:
         chained = np.clip(sigmoid.value(drawn, draws) + scatter, 0, 1)
         of_a_run = np.clip(sigmoid.value(drawn, runs) + scatter, 0, 1)
         return {
-            "task_loss": two_steps.scattered(value, draws, runs),
-            "accuracy": two_steps.scattered(sigmoid.value(params, value), chained, of_a_run),
+            "task_loss": scattered(value, draws, runs),
+            "accuracy": scattered(sigmoid.value(params, value), chained, of_a_run),
         }
 
 

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from sweepctl.laws.fit import LEVEL
 from sweepctl.laws.hyperparameters.optima import Optima
 from sweepctl.laws.law import Resampling
-from sweepctl.laws.numerics.linear import power_law, resample, resample_groups, varies
+from sweepctl.laws.numerics.linear import power_law, resample, resample_groups, varies, widening
 from sweepctl.laws.observations import Floats
 
 
@@ -71,7 +70,7 @@ def through(
     factor, exponents = power_law(predictors, points.value, base[None])
     drawn_factor, drawn = power_law(predictors, points.value, weights)
     cell_count = len(np.unique(points.cell))
-    wider = _widening(cell_count, len(predictors) + 1) if draw == "cells" else 1.0
+    wider = widening(cell_count, len(predictors) + 1, LEVEL) if draw == "cells" else 1.0
     samples = {f"{role}_factor": factor * (drawn_factor / factor) ** wider}
     samples |= {f"{role}_{k}": exponents[k] + wider * (drawn[k] - exponents[k]) for k in drawn}
     if draw == "cells" and cell_count <= len(predictors) + 1:
@@ -89,16 +88,6 @@ def through(
         (float(share[0]), shares),
         float(squares[0]),
     )
-
-
-def _widening(cells: int, parameters: int) -> float:
-    """What few cells cost: replicates of G cells around k parameters scatter by (1 - k / G)^1/2 too little,
-    and their scatter is itself known to G - k degrees of freedom only (Student's t)."""
-    freedom = cells - parameters
-    if freedom < 1:
-        return 1.0
-    share = 0.5 + LEVEL / 2
-    return float(np.sqrt(cells / freedom) * stats.t.ppf(share, freedom) / stats.norm.ppf(share))
 
 
 def _weights(

@@ -11,6 +11,7 @@ from scipy.interpolate import Akima1DInterpolator
 from sweepctl.laws.isoflop.options import Options
 from sweepctl.laws.numerics import linear
 from sweepctl.laws.observations import Excluded, Floats, Observations
+from sweepctl.laws.shared.levels import levels
 
 MIN_POINTS = 3
 SAME = {"quadratic": 1e-9, "akima": 1e-3}
@@ -131,12 +132,9 @@ def _grouped(data: Observations, options: Options, excluded: list[Excluded]) -> 
         ]
         groups = [np.flatnonzero(near & (place == k)).tolist() for k in range(len(nominal))]
         return [(float(c), rows) for c, rows in zip(nominal, groups, strict=True) if rows]
-    groups = []
-    for i in np.argsort(data.flops, kind="stable"):
-        if groups and data.flops[i] <= data.flops[groups[-1][0]] * (1 + options.tolerance):
-            groups[-1].append(int(i))
-        else:
-            groups.append([int(i)])
+    order = np.argsort(data.flops, kind="stable")
+    place = levels(data.flops[order], options.tolerance)
+    groups = [order[place == k].tolist() for k in range(place.max(initial=-1) + 1)]
     return [(float(np.exp(np.log(data.flops[rows]).mean())), rows) for rows in groups]
 
 

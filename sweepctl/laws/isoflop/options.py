@@ -21,7 +21,7 @@ class Options(Resampling):
     budgets: tuple[float, ...] | None = option(None, "FLOPs that rows are snapped to; none: groups of rows")
     tolerance: float = option(0.1, "share in FLOPs within which rows are of a budget")
     per_size: Literal["nearest", "best", "mean", "all"] = option(
-        "nearest", "of rows of one size in a budget: the nearest in FLOPs (of equals the best), ..."
+        "nearest", "of rows of one size in a budget: the nearest in FLOPs, the best, their mean, or all"
     )
     window: int | None = option(None, "sizes used each side of the least loss; none: all")
     edges: Literal["drop", "keep"] = option("drop", "budgets with a minimum outside the sizes trained")

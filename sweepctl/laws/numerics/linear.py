@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri, stdtrit
 
 from sweepctl.laws.numerics.rounding import above_rounding
 from sweepctl.laws.observations import Floats
@@ -80,3 +81,21 @@ def resample(rows: int, replicates: int, seed: int) -> Floats:
 def resample_groups(groups: NDArray[np.int64], replicates: int, seed: int) -> Floats:
     """The same with whole groups drawn: `groups` [rows] are their numbers from 0 on; [replicates, rows]."""
     return resample(int(groups.max()) + 1, replicates, seed)[:, groups]
+
+
+def widening(drawn: int, parameters: int, level: float) -> float:
+    """By how much replicates of G drawn around k parameters are spread so that their percentiles cover as
+    Student's t does (expanded percentile intervals, Hesterberg 2015, The American Statistician 69): they
+    scatter by (1 - k / G)^1/2 too little, and their scatter is itself known to G - k degrees of freedom only.
+    """
+    freedom = drawn - parameters
+    if freedom < 1:
+        return 1.0
+    share = 0.5 + level / 2
+    return float(np.sqrt(drawn / freedom) * stdtrit(freedom, share) / ndtri(share))
+
+
+def scatters(squares: float, freedom: int, replicates: int, draw: np.random.Generator) -> Floats:
+    """Draws [replicates] of the standard deviation behind a sum of squares: that sum over a chi-squared with
+    as many degrees of freedom, so that what is drawn with it has Student's tails."""
+    return np.asarray(np.sqrt(squares / draw.chisquare(max(1, freedom), replicates)))

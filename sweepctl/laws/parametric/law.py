@@ -25,7 +25,7 @@ from sweepctl.laws.fit import (
     claim,
     estimate,
     misfit,
-    percentile_interval,
+    scattered,
 )
 from sweepctl.laws.law import Law
 from sweepctl.laws.numerics.linear import least_squares, resample, resample_groups
@@ -167,12 +167,9 @@ def predict(fit: Fit, n: float, d: float) -> Prediction:
     residuals = np.asarray(fit.residuals)
     freedom = max(1, len(residuals) - len(PARAMS))
     scatter = residuals * np.sqrt(len(residuals) / freedom)
-    picks = np.random.Generator(np.random.PCG64(fit.protocol["seed"])).integers(
-        0, len(scatter), size=(20, len(draws))
-    )
-    runs = draws * np.exp(-scatter[picks])
-    law, run = percentile_interval(draws), percentile_interval(runs.ravel())
-    return Prediction(value, law, (min(law[0], run[0]), max(law[1], run[1])))
+    draw = np.random.Generator(np.random.PCG64(fit.protocol["seed"]))
+    picks = draw.integers(0, len(scatter), size=(20, len(draws)))
+    return scattered(value, draws, draws * np.exp(-scatter[picks]))
 
 
 def predict_optimum(fit: Fit, flops: float) -> dict[str, Estimate]:
@@ -240,7 +237,7 @@ def _flags(data: Observations, fit: Fit, whole: ParametricSolution) -> list[str]
 
 def _wide(data: Observations, fit: Fit, whole: ParametricSolution) -> list[str]:
     """Parameters whose interval, or whose standard deviation by the curvature, spans what any law has."""
-    spread = dict(zip(("E", "A", "B", "alpha", "beta"), whole.spread, strict=True))
+    spread = dict(zip(PARAMS, whole.spread, strict=True))
     wide = []
     for name in ("alpha", "beta"):
         low, high = fit.intervals.get(name, (fit.params[name],) * 2)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sweepctl.laws.fit import Prediction, percentile_interval
+from sweepctl.laws.numerics.linear import scatters
 from sweepctl.laws.observations import CannotFit, Floats, Mask, Observations
 
 FIT, TASK, TARGET = "fit", "task", "target"
@@ -73,14 +73,6 @@ def mean_errors(checked: Sequence[Checked]) -> dict[str, float]:
 
 
 def spread(squares: float, freedom: int, replicates: int, seed: int) -> tuple[float, Floats]:
-    """The standard deviation of a scatter and draws of it [replicates], from its sum of squares: that sum
-    over a chi-squared with as many degrees of freedom, so that what is drawn with it has Student's tails."""
+    """The standard deviation of a scatter, from its sum of squares, and draws of it [replicates]."""
     draw = np.random.Generator(np.random.PCG64(seed))
-    freedom = max(1, freedom)
-    return float(np.sqrt(squares / freedom)), np.sqrt(squares / draw.chisquare(freedom, replicates))
-
-
-def scattered(value: Any, draws: Floats, noisy: Floats) -> Prediction:
-    """A prediction with the intervals of its draws and, for a new run, of its draws with scatter."""
-    law, run = percentile_interval(draws), percentile_interval(noisy)
-    return Prediction(float(value), law, (min(law[0], run[0]), max(law[1], run[1])))
+    return float(np.sqrt(squares / max(1, freedom))), scatters(squares, freedom, replicates, draw)
