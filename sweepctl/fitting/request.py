@@ -86,7 +86,7 @@ class FitSource:
             reading = dataclasses.replace(reading, columns=others)
         if self.sweep is not None:
             accounting = accounting or next(iter(self._plans.values())).accounting
-            frame = sweep_table(self._plans, self._frames, law)
+            frame = sweep_table(self._frames, law)
         if accounting is not None:
             reading = self._counted_by(accounting, reading, frame)
         return observations(select(frame, self.request.where), law, reading)

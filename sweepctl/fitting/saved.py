@@ -21,7 +21,7 @@ from sweepctl.store.workspace import Sweep
 
 def save(sweep: Sweep, fit: Fit) -> Path:
     """Keep a fit beside the sweep's tables."""
-    path = sweep.folder / "fits" / f"{fit.law}.json"
+    path = _file(sweep, fit.law)
     with storage(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, finite(fit.record()))
@@ -39,7 +39,7 @@ def finite(value: Any) -> Any:
 
 def kept(sweep: Sweep) -> dict[str, Fit]:
     """The fits of a sweep that were kept, by law."""
-    return {name: load(sweep, name) for name in LAWS if (sweep.folder / "fits" / f"{name}.json").exists()}
+    return {name: load(sweep, name) for name in LAWS if _file(sweep, name).exists()}
 
 
 def kept_or_fitted(sweep: Sweep, plans: dict[str, Plan], frames: dict[str, pd.DataFrame]) -> dict[str, Fit]:
@@ -61,7 +61,7 @@ def load(sweep: Sweep, name: str) -> Fit:
     Raises:
         RequestError: there is none yet.
     """
-    path = sweep.folder / "fits" / f"{name}.json"
+    path = _file(sweep, name)
     try:
         return Fit.read(read_json(path))
     except FileNotFoundError:
@@ -70,3 +70,7 @@ def load(sweep: Sweep, name: str) -> Fit:
         ) from None
     except (KeyError, TypeError, ValueError, DamagedFile) as error:
         raise DamagedFile(f"{path} is not a fit ({error}); run `sweepctl fit {sweep.name}` again.") from None
+
+
+def _file(sweep: Sweep, law: str) -> Path:
+    return sweep.folder / "fits" / f"{law}.json"

@@ -35,7 +35,7 @@ def sweep_reading(accounting: Accounting, reading: TableReading = TableReading()
     return replace(reading, columns={**columns, **reading.columns}, row="job", accounting=counted)
 
 
-def sweep_table(plans: dict[str, Plan], frames: dict[str, pd.DataFrame], law: Law) -> pd.DataFrame:
+def sweep_table(frames: dict[str, pd.DataFrame], law: Law) -> pd.DataFrame:
     """The table of a sweep that a law reads: its runs, or its curves with their counts of N and C.
 
     Raises:
@@ -88,4 +88,4 @@ def _drops(text: Any) -> tuple[Drop, ...]:
 def sweep_observations(plans: dict[str, Plan], frames: dict[str, pd.DataFrame], law: Law) -> Observations:
     """A sweep's runs under its study's accounting."""
     accounting = next(iter(plans.values())).accounting
-    return observations(sweep_table(plans, frames, law), law, sweep_reading(accounting))
+    return observations(sweep_table(frames, law), law, sweep_reading(accounting))

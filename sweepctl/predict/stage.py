@@ -63,16 +63,16 @@ def predict_stage(sweep: Sweep, stage: str, fit: Fit, post_hoc: bool) -> tuple[S
             f"Stage {stage} has begun ({len(late)} of its runs, {late[0].id} first), so this would not be a "
             "prediction beforehand; --post-hoc writes it down as what it is."
         )
-    for jobs, prior in ((fresh, True), (late, False)):
-        if jobs:
-            _write(sweep, plan, jobs, fit, prior)
-    rows = predictions.prior(sweep) | {job.id: _predicted(plan, job, fit) for job in late}
+    after_the_fact = [_predicted(plan, job, fit) for job in late]
+    for losses, prior in (([_predicted(plan, job, fit) for job in fresh], True), (after_the_fact, False)):
+        if losses:
+            _write(sweep, plan, StagePrediction(stage, prior, losses), fit)
+    rows = predictions.prior(sweep) | {row.job: row for row in after_the_fact}
     whole = [rows[job.id] for job in plan.observations() if job.id in rows]
     return StagePrediction(stage, not late, whole), bool(fresh or late)
 
 
-def _write(sweep: Sweep, plan: Plan, jobs: list[Job], fit: Fit, prior: bool) -> None:
-    prediction = StagePrediction(plan.stage, prior, [_predicted(plan, job, fit) for job in jobs])
+def _write(sweep: Sweep, plan: Plan, prediction: StagePrediction, fit: Fit) -> None:
     predictions.write(
         sweep,
         {

@@ -15,7 +15,7 @@ from sweepctl.plan.cost import by_rung, cost_of_plans, total
 from sweepctl.plan.plan import Plan
 from sweepctl.predict.stage import Scored
 from sweepctl.report.console import count, flops, many, percent, place, shown, table
-from sweepctl.report.fit import estimate
+from sweepctl.report.fit import estimate, fit_json, score_json
 from sweepctl.store.workspace import Sweep
 
 
@@ -161,8 +161,6 @@ def _show_scores(out: Console, scores: dict[str, list[Scored]]) -> None:
 
 def screen_json(findings: Findings) -> dict[str, Any]:
     """The same facts."""
-    from sweepctl.report.fit import fit_json, score_json
-
     every_stage = cost_of_plans(findings.plans.values())
     return {
         "sweep": findings.sweep.name,

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
 from sweepctl.laws.fit import Fit
 from sweepctl.laws.observations import Floats
-from sweepctl.report.laws.panel import Panel, logarithmic
+from sweepctl.report.laws.panel import Panel, logarithmic, shades
 
 
 def panels(fit: Fit) -> list[Panel]:
@@ -22,15 +19,11 @@ def panels(fit: Fit) -> list[Panel]:
     grid = np.geomspace(every.min(), every.max() * 3, 60)
     params = fit.params
 
-    def color(size: float) -> Any:
-        share = np.log(size / sizes.min()) / max(1e-9, np.log(sizes.max() / sizes.min()))
-        return plt.get_cmap("viridis")(0.9 * share)
-
     def curves(ax: Axes) -> None:
         for name in fit.details["curves"]:
             rows = np.flatnonzero(names == name)
             rows = rows[np.argsort(every[rows])]
-            ax.plot(every[rows], losses[rows], "-", lw=0.8, ms=2, color=color(sizes[rows[0]]))
+            ax.plot(every[rows], losses[rows], "-", lw=0.8, ms=2, color=shades(sizes[rows[0]], sizes))
         ax.plot(grid, params["k_l"] * grid ** params["c"], "--", lw=1, color="black", label="law")
         ax.plot(c, loss, "o", ms=4, mfc="none", color="tab:red", label="envelope")
         logarithmic(ax, "x", "FLOPs C")
@@ -44,7 +37,7 @@ def panels(fit: Fit) -> list[Panel]:
     def line(values: Floats, exponent: str, factor: str, label: str, name: str) -> Panel:
         def panel(ax: Axes) -> None:
             ax.plot(grid, params[factor] * grid ** params[exponent], lw=1, color="black")
-            ax.scatter(c, values, c=[color(size) for size in n], s=22, zorder=3)
+            ax.scatter(c, values, c=shades(n, sizes), s=22, zorder=3)
             logarithmic(ax, "x", "FLOPs C")
             logarithmic(ax, "y", label)
             ax.set(title=f"{name} ~ C^{params[exponent]:.3f}")

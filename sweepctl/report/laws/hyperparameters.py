@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator
 
 from sweepctl.laws.fit import Fit
+from sweepctl.laws.hyperparameters.powers import power_at
 from sweepctl.report.console import count
-from sweepctl.report.laws.panel import Panel, logarithmic
+from sweepctl.report.laws.panel import Panel, logarithmic, shades
 
 LINES = 4
 NAMES = {"lr": "peak learning rate", "batch": "batch (tokens)"}
@@ -53,21 +53,16 @@ def _curves(
     first = np.asarray(points[over[0]])
     spread = np.exp(0.02 * np.random.default_rng(0).uniform(-1, 1, len(value)))  # so that equal ones show
     grid = np.geomspace(first.min() / 1.3, first.max() * 1.3, 40)
-    factor, power = fit.params[f"{role}_factor"], fit.params[f"{role}_{over[0]}"]
-    rest = list(over[1:])
+    rest = over[1:]
     middle = {name: float(np.exp(np.log(points[name]).mean())) for name in rest}
     second = np.asarray(points[rest[0]]) if rest else first
-    span = np.ptp(np.log(second)) or 1.0
-    colors = plt.get_cmap("viridis")((np.log(second) - np.log(second.min())) / span * 0.9)
-    ax.scatter(first * spread, value * spread[::-1], c=colors if rest else "tab:blue", s=12, alpha=0.6)
+    colors = shades(second, second) if rest else "tab:blue"
+    ax.scatter(first * spread, value * spread[::-1], c=colors, s=12, alpha=0.6)
     for level in np.geomspace(second.min(), second.max(), LINES) if rest else [1.0]:
         held = {**middle, rest[0]: level} if rest else {}
-        line = factor * grid**power
-        for name in rest:
-            line = line * held[name] ** fit.params[f"{role}_{name}"]
-        share = (np.log(level) - np.log(second.min())) / span * 0.9 if rest else 0.0
         ax.plot(
-            grid, line, lw=1.2, color=plt.get_cmap("viridis")(share) if rest else "black",
+            grid, power_at(fit.params, role, over, {over[0]: grid, **held}), lw=1.2,
+            color=shades(level, second) if rest else "black",
             label=f"{PREDICTORS[rest[0]].split()[-1]} = {_short(level)}" if rest else None,
         )  # fmt: skip
     logarithmic(ax, "x", PREDICTORS[over[0]])

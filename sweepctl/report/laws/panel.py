@@ -33,8 +33,8 @@ def spaced(values: Floats, most: int = 6) -> Floats:
     return np.asarray(np.geomspace(values.min(), values.max(), most))
 
 
-def shades(values: Floats, among: Floats) -> Floats:
-    """A colour for each value by the place of its logarithm among all: [values, 4]."""
+def shades(values: Floats | float, among: Floats) -> Floats:
+    """A colour for a value, or for each of several, by the place of its logarithm among all: [values, 4]."""
     low, high = np.log(among.min()), np.log(among.max())
     share = (np.log(values) - low) / max(1e-9, high - low)
     return np.asarray(plt.get_cmap("viridis")(0.9 * np.clip(share, 0, 1)))
