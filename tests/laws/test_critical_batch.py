@@ -88,6 +88,7 @@ def test_the_published_notebook() -> None:
     assert fit.details["curves"][0]["S_min"] == pytest.approx(1293.8269, rel=1e-5)
     assert fit.details["curves"][0]["E_min"] == pytest.approx(2834258.09 * 512, rel=1e-5)
     assert fit.params["B_overhead_n"] == pytest.approx(0.468278, abs=1e-5)
+    assert fit.params["B_crit_n"] == pytest.approx(0.619132, abs=1e-5)
     at = law.predict(fit, Target({"n": 6e9}))["B_overhead"]
     assert at.value == pytest.approx(512 * 5478.06, rel=1e-4) and at.interval[0] < at.value < at.interval[1]
 

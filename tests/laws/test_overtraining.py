@@ -243,19 +243,16 @@ loss on C4 and mean error of their 17 tasks."""
 @pytest.mark.parametrize(
     ("dataset", "params"),
     [
-        ("c4_original", C4),
-        ("rpj", {"E": 1.84, "a": 212, "b": 367, "eta": 0.136, "epsilon": 0.857, "k": 2.21, "gamma": 0.715}),
-        (
-            "rw_original",
-            {"E": 1.73, "a": 157, "b": 246, "eta": 0.127, "epsilon": 0.865, "k": 2.21, "gamma": 0.707},
-        ),
+        ("c4_original", (1.508, 141.3, 189.5, 0.1212, 0.8497, 2.079, 0.7561)),
+        ("rpj", (1.837, 212.2, 366.7, 0.1364, 0.8570, 2.206, 0.7146)),
+        ("rw_original", (1.734, 157.1, 246.2, 0.1272, 0.8653, 2.215, 0.7070)),
     ],
 )
-def test_the_authors_runs(dataset: str, params: dict[str, float]) -> None:
+def test_the_authors_runs(dataset: str, params: tuple[float, ...]) -> None:
+    """What the released code gives, in the order of C4."""
     frame = pd.read_csv(io.StringIO(GADRE)).query(f"dataset == '{dataset}'").drop(columns="dataset")
     fit = overtraining.fit(observations(frame, overtraining.LAW, TableReading()), Options(replicates=20))
-    for name, value in params.items():
-        assert fit.params[name] == pytest.approx(value, rel=4e-3), name
+    assert [fit.params[name] for name in C4] == pytest.approx(params, rel=5e-4)
     if dataset == "rpj":
         errors = {(row["n"], row["quantity"]): 100 * abs(row["error"]) for row in fit.details["targets"]}
         assert errors[1439795200, "loss"] == pytest.approx(0.7103, abs=1e-3)
