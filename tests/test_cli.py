@@ -93,28 +93,28 @@ def test_every_table_also_comes_as_json(
         "cancel": ["cancel", "small"],
         "clean": ["clean", "small"],
     }
-    found: dict[str, Any] = {}
+    shown: dict[str, Any] = {}
     for name, command in commands.items():
-        found[name] = json.loads(printed(*command, "--json"))
+        shown[name] = json.loads(printed(*command, "--json"))
         assert printed(*command).strip(), name
-    stage = next(iter(found["plan"]["stages"].values()))
+    stage = next(iter(shown["plan"]["stages"].values()))
     assert stage["exists"] == len(stage["jobs"]) == 10 and stage["new"] == 0
     for rung in stage["rungs"]:
         assert rung["exact_flops_per_token"] == 3 * rung["forward_flops_per_token"]
         assert rung["decode_flops_per_token"] == rung["forward_flops_per_token"]
         assert rung["parameters"]["active_non_embedding"] == rung["parameters"]["non_embedding"]
-    schedules = {row["kind"]: row for row in found["plan"]["schedules"]}
+    schedules = {row["kind"]: row for row in shown["plan"]["schedules"]}
     assert list(schedules) == ["wsd", "multistep", "cosine", "constant", "wsd-s"]
     assert [kind for kind, row in schedules.items() if row["own"]] == ["wsd"]
     assert schedules["wsd"]["tokens"] == stage["cost"]["tokens"]
     assert schedules["cosine"]["tokens"] == stage["cost"]["tokens_from_scratch"]
-    assert found["launch"]["finished"] == [] and found["dry"]["to_train"] == []
-    assert found["status"]["complete"] and len(found["status"]["jobs"]) == 10
-    assert found["collect"]["rows"]["runs"] == 8 and found["collect"]["runs"] == {"done": 8}
-    assert set(found["fit"]) >= {"law", "protocol", "accounting", "params", "intervals", "objective", "flags"}
-    assert found["predict"]["loss_nats"]["value"] > 0
-    assert found["cancel"] == {"cancelled": [], "spared": [], "done": False} and found["clean"]["jobs"] == {}
-    assert len(found["report"]["runs"]) == 8
+    assert shown["launch"]["finished"] == [] and shown["dry"]["to_train"] == []
+    assert shown["status"]["complete"] and len(shown["status"]["jobs"]) == 10
+    assert shown["collect"]["rows"]["runs"] == 8 and shown["collect"]["runs"] == {"done": 8}
+    assert set(shown["fit"]) >= {"law", "protocol", "accounting", "params", "intervals", "objective", "flags"}
+    assert shown["predict"]["loss_nats"]["value"] > 0
+    assert shown["cancel"] == {"cancelled": [], "spared": [], "done": False} and shown["clean"]["jobs"] == {}
+    assert len(shown["report"]["runs"]) == 8
 
 
 def test_the_composed_study_can_be_read_and_is_what_is_planned(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_the_plan_shows_all_and_active_parameters(workspace: Workspace) -> None:
     head = [line for line in call(*arguments, "model=moe").stdout.splitlines() if "rung" in line]
     assert "N total   N active" in head[0]
     document = json.loads(call(*arguments, "model=moe", "--json").stdout)
-    [counts] = [rung["parameters"] for rung in document["stages"]["all"]["rungs"]][:1]
+    counts = document["stages"]["all"]["rungs"][0]["parameters"]
     assert counts["idle"] == 6 * 2 * 8 * (32 // 2) and counts["active"] == counts["total"] - counts["idle"]
 
 
@@ -251,8 +251,8 @@ def test_other_data_than_the_plans_is_refused_before_anything_trains(
     sweep_jobs = planned(name="ready")
     shutil.rmtree(workspace.corpus("synthetic"))
     refused("launch", "ready", says="synthetic")
-    made = call("data", "prepare", "synthetic", "--source", "synthetic")
-    assert made.returncode == 0, made.stderr
+    prepared = call("data", "prepare", "synthetic", "--source", "synthetic")
+    assert prepared.returncode == 0, prepared.stderr
     refused("launch", "ready", says="was made on")
     assert not (workspace.root / "store").exists() and len(sweep_jobs.by_id) == 6
 
@@ -272,11 +272,11 @@ def test_an_unreadable_shard_is_refused_before_anything_trains(
 def test_a_foreign_checkpoint_is_refused(planned: Planner) -> None:
     sweep_jobs = planned(name="ready")
     run_all(sweep_jobs)
-    one, other = only(sweep_jobs, "trunk")
-    shutil.rmtree(one.folder.checkpoints)
+    trunk, other = only(sweep_jobs, "trunk")
+    shutil.rmtree(trunk.folder.checkpoints)
     for branch in only(sweep_jobs, "branch"):
         (branch.folder.path / "result.json").unlink()
-    shutil.copytree(other.folder.checkpoints, one.folder.checkpoints)
+    shutil.copytree(other.folder.checkpoints, trunk.folder.checkpoints)
     before = tree(sweep_jobs.sweep.workspace.root / "store")
     refused("launch", "ready", says=f"of job {other.job.id}")
     assert tree(sweep_jobs.sweep.workspace.root / "store") == before
@@ -285,10 +285,10 @@ def test_a_foreign_checkpoint_is_refused(planned: Planner) -> None:
 def test_the_story_of_a_job_is_told(home: Path) -> None:
     jobs = json.loads(call("status", "small", "--json", home=home).stdout)["jobs"]
     job = next(job["id"] for job in jobs if job["kind"] == "branch")
-    told = call("logs", "small", job[:12], home=home)
-    assert told.returncode == 0 and told.stdout.startswith(job) and "done after" in told.stdout
+    story = call("logs", "small", job[:12], home=home)
+    assert story.returncode == 0 and story.stdout.startswith(job) and "done after" in story.stdout
     assert json.loads(call("logs", "small", job, "--json", home=home).stdout)["attempts"][0]["metrics"]
-    assert call("logs", "small", job, "-f", home=home).stdout == told.stdout
+    assert call("logs", "small", job, "-f", home=home).stdout == story.stdout
     assert call("logs", "small", job, "--process", home=home).returncode == 0
     wrong = call("logs", "small", job, "--json", "-f", home=home)
     assert wrong.returncode == 2 and "--json" in wrong.stderr

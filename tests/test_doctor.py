@@ -45,7 +45,7 @@ def call(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
 
 
 def bad(findings: Any) -> dict[str, Finding]:
-    return {one.check: one for one in findings if one.verdict != "ok"}
+    return {finding.check: finding for finding in findings if finding.verdict != "ok"}
 
 
 def test_without_slurm_one_line_says_so(tmp_path: Path) -> None:
@@ -66,8 +66,8 @@ def test_on_this_machine(tmp_path: Path) -> None:
 
 def test_a_workspace_with_something_in_it_stays(tmp_path: Path) -> None:
     (tmp_path / ".doctor" / "another").mkdir(parents=True)
-    with own_folder(Workspace(tmp_path)) as made:
-        assert isinstance(made, Path) and disk.try_out(made / "login").faults == []
+    with own_folder(Workspace(tmp_path)) as folder:
+        assert isinstance(folder, Path) and disk.try_out(folder / "login").faults == []
     assert [path.name for path in (tmp_path / ".doctor").iterdir()] == ["another"]
 
 
@@ -91,8 +91,8 @@ def test_a_good_node() -> None:
     ],
 )
 def test_a_node_with_one_fault(change: dict[str, Any], check: str, advice: str) -> None:
-    found = bad(judge(REPORT | change, LAUNCHER, 1, []))
-    assert list(found) == [check] and found[check].verdict == "failed" and advice in found[check].advice
+    faults = bad(judge(REPORT | change, LAUNCHER, 1, []))
+    assert list(faults) == [check] and faults[check].verdict == "failed" and advice in faults[check].advice
 
 
 def test_what_is_only_told() -> None:

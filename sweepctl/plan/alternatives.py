@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
 
 from sweepctl.plan.cost import Cost
 from sweepctl.plan.plan import Plan
@@ -45,7 +44,7 @@ def alternatives(plans: Iterable[Plan], cost: Cost) -> list[Alternative]:
     plans = list(plans)
     points = _points(plans)
     planned = plans[0].schedule
-    own = {plan.schedule_of(index).kind for plan in plans for index in _first_of_each_schedule(plan)}
+    own = {point.settings.get("schedule.kind", plan.schedule.kind) for plan in plans for point in plan.points}
     compared = []
     for kind in Schedule.kinds():
         if own == {kind} == {planned.kind}:
@@ -54,14 +53,6 @@ def alternatives(plans: Iterable[Plan], cost: Cost) -> list[Alternative]:
             schedule = with_field(planned, planned.by, kind).with_fork(True)
             compared.append(Alternative(schedule, kind in own, _cost(schedule, points)))
     return compared
-
-
-def _first_of_each_schedule(plan: Plan) -> Iterable[int]:
-    """A point for every kind of schedule that the plan has."""
-    first: dict[Any, int] = {}
-    for index, point in enumerate(plan.points):
-        first.setdefault(point.settings.get("schedule.kind"), index)
-    return first.values()
 
 
 def _points(plans: list[Plan]) -> list[_Point]:

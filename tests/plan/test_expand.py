@@ -30,46 +30,46 @@ def plan(**changes) -> Plan:
     st.sampled_from([True, False]),
 )
 def test_a_plan_is_read_back_whole_and_its_ids_are_its_sciences(budgets, rates, fork) -> None:
-    made = plan(
+    planned = plan(
         budget__tokens=budgets,
         schedule__fork=fork,
         grid={"axes": {"optimizer.lr": rates, "schedule.decay.shape": ["linear", "cosine"]}},
     )
-    again = load(made.text, "x")
-    assert again == made and again.hash == made.hash
+    again = load(planned.text, "x")
+    assert again == planned and again.hash == planned.hash
     for job in again.jobs:
         assert again.science(job).id == job.id
         assert job.trunk is None or job.trunk in again.by_id
 
 
 def test_the_trunk_is_shared_by_all_budgets_of_a_point() -> None:
-    made = plan(budget__tokens=[640, 1280, 2560])
-    assert [job.kind for job in made.jobs] == ["trunk", "branch", "branch", "branch"] * 2
-    trunk = made.jobs[0]
-    assert trunk.end == max(job.cut for job in made.branches[trunk.id])
+    planned = plan(budget__tokens=[640, 1280, 2560])
+    assert [job.kind for job in planned.jobs] == ["trunk", "branch", "branch", "branch"] * 2
+    trunk = planned.jobs[0]
+    assert trunk.end == max(job.cut for job in planned.branches[trunk.id])
     longer = plan(budget__tokens=[640, 1280, 2560, 5120])
-    assert {job.id for job in made.jobs} < {job.id for job in longer.jobs}
+    assert {job.id for job in planned.jobs} < {job.id for job in longer.jobs}
 
 
 def test_flop_budgets_need_one_trunk_a_rung() -> None:
-    made = plan(budget={"flops": [1e8, 2e8, 4e8]})
-    assert len([job for job in made.jobs if job.kind == "trunk"]) == 2
-    for job in made.observations():
-        counts = made.counts(job)
-        wanted = float(job.label.split()[0]) / counts.flops_per_token(made.accounting)
-        assert abs(made.tokens(job) - wanted) <= made.batch_tokens(job) / 2
+    planned = plan(budget={"flops": [1e8, 2e8, 4e8]})
+    assert len([job for job in planned.jobs if job.kind == "trunk"]) == 2
+    for job in planned.observations():
+        counts = planned.counts(job)
+        wanted = float(job.label.split()[0]) / counts.flops_per_token(planned.accounting)
+        assert abs(planned.tokens(job) - wanted) <= planned.batch_tokens(job) / 2
 
 
 def test_a_cosine_trains_every_budget_whole() -> None:
-    made = plan(
+    planned = plan(
         schedule={
             "kind": "cosine",
             "warmup_steps": 4,
             "decay": {"end_lr_share": 0.1},
         }
     )
-    assert {job.kind for job in made.jobs} == {"run"}
-    assert total(made).saving == 1.0
+    assert {job.kind for job in planned.jobs} == {"run"}
+    assert total(planned).saving == 1.0
 
 
 def test_any_science_field_can_be_an_axis() -> None:
@@ -82,31 +82,31 @@ def test_any_science_field_can_be_an_axis() -> None:
         "schedule.decay.fraction": [0.1, 0.3],
         "schedule.warmup_steps": [2, 3],
     }
-    made = plan(grid={"axes": axes}, ladder__depths=[1])
-    assert len(made.points) == 2**7
-    for index, row in enumerate(made.points):
-        point = made.point(index)
+    planned = plan(grid={"axes": axes}, ladder__depths=[1])
+    assert len(planned.points) == 2**7
+    for index, row in enumerate(planned.points):
+        point = planned.point(index)
         assert point.optimizer.lr == row.settings["optimizer.lr"]
         assert point.shape.d_ff == row.settings["shape.d_ff"]
         assert point.warmup_steps == row.settings["schedule.warmup_steps"]
-    wide = next(job for job in made.jobs if made.points[job.point].settings["shape.d_ff"] == 24)
-    assert made.counts(wide).non_embedding == 4 * 64 + 2 * 8 * 24
+    wide = next(job for job in planned.jobs if planned.points[job.point].settings["shape.d_ff"] == 24)
+    assert planned.counts(wide).non_embedding == 4 * 64 + 2 * 8 * 24
 
 
 def test_batch_sizes_are_planned_for_the_same_tokens() -> None:
-    made = plan(grid={"axes": {"batch.tokens": [64, 128]}}, ladder__depths=[1], budget__tokens=[2560])
-    assert {made.tokens(job) for job in made.observations()} == {2560}
+    planned = plan(grid={"axes": {"batch.tokens": [64, 128]}}, ladder__depths=[1], budget__tokens=[2560])
+    assert {planned.tokens(job) for job in planned.observations()} == {2560}
 
 
 def test_forking_saves_what_the_arithmetic_says() -> None:
     """Four doubling budgets, decays of a fifth: (1 + 0.875 x 0.2) T against 1.875 T."""
-    made = plan(
+    planned = plan(
         budget__tokens=[64_000, 128_000, 256_000, 512_000], schedule__decay__fraction=0.2, ladder__depths=[1]
     )
-    cost = total(made)
+    cost = total(planned)
     assert cost.tokens == pytest.approx((1 + 0.875 * 0.2) * 512_000)
     assert cost.saving == pytest.approx(1.875 / 1.175)
-    assert sum_costs(c for _, _, c in by_rung(made)) == cost
+    assert sum_costs(c for _, _, c in by_rung(planned)) == cost
 
 
 def test_the_disk_a_plan_needs_is_what_training_writes(planned) -> None:
@@ -132,10 +132,10 @@ def test_a_plan_that_repeats_its_data_says_so() -> None:
 def test_a_change_is_traced_to_its_field() -> None:
     old = plan(budget__tokens=[1280, 2560])
     new = plan(budget__tokens=[1280, 5120], optimizer__lr=0.5)
-    found = diff(old, new)
-    assert (found.kept, found.added, found.changed) == (0, 2, 4)
-    assert found.changes[0].field == "optimizer.lr"
-    assert (found.changes[0].old, found.changes[0].new, found.changes[0].jobs) == (0.02, 0.5, 4)
+    difference = diff(old, new)
+    assert (difference.kept, difference.added, difference.changed) == (0, 2, 4)
+    change = difference.changes[0]
+    assert (change.field, change.old, change.new, change.jobs) == ("optimizer.lr", 0.02, 0.5, 4)
     same = diff(old, plan(budget__tokens=[1280, 2560, 5120]))
     assert (same.kept, same.added, same.changed, same.gone) == (6, 2, 0, ())
 

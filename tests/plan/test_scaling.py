@@ -32,26 +32,26 @@ RULE = {
 
 
 def test_a_scaling_rule_sets_each_rungs_fields() -> None:
-    made = plan(scaling=RULE, budget__tokens=[12_800], optimizer__clip_norm=None)
-    small, large = (made.point(i) for i in range(2))
-    n = [rung.counts.non_embedding for rung in made.rungs]
-    batches = [round((2 ** round(math.log2(64 * (one / 144) ** 0.5)) + 3) / 16) * 16 for one in n]
+    planned = plan(scaling=RULE, budget__tokens=[12_800], optimizer__clip_norm=None)
+    small, large = (planned.point(i) for i in range(2))
+    sizes = [rung.counts.non_embedding for rung in planned.rungs]
+    batches = [round((2 ** round(math.log2(64 * (size / 144) ** 0.5)) + 3) / 16) * 16 for size in sizes]
     assert [small.batch.tokens, large.batch.tokens] == batches and batches[0] != batches[1]
-    for point, layers, batch, size in ((small, 1, batches[0], n[0]), (large, 2, batches[1], n[1])):
+    for point, layers, batch, size in ((small, 1, batches[0], sizes[0]), (large, 2, batches[1], sizes[1])):
         assert point.optimizer.lr == pytest.approx(0.02 * math.sqrt(batch / 64) * layers / (8 * layers) * 8)
         assert point.optimizer.beta2 == (0.95 if batch >= 128 else 0.99)
         assert point.warmup_steps == round(10 * size / batch / 100 + 3)
         assert point.optimizer.clip_norm is None and not hasattr(point.optimizer, "adamw_lr")
-    again = load(made.text, "x")
-    assert again == made and all(again.science(job).id == job.id for job in again.jobs)
+    again = load(planned.text, "x")
+    assert again == planned and all(again.science(job).id == job.id for job in again.jobs)
 
 
 def test_an_axis_stands_above_the_rule_and_the_rule_is_not_an_axis() -> None:
-    made = plan(scaling=RULE, grid={"axes": {"optimizer.lr": [0.1, 0.2]}}, budget__tokens=[12_800])
-    assert sorted(made.point(i).optimizer.lr for i in range(4)) == [0.1, 0.1, 0.2, 0.2]
-    assert "optimizer.lr" not in made.scaling.fields
+    planned = plan(scaling=RULE, grid={"axes": {"optimizer.lr": [0.1, 0.2]}}, budget__tokens=[12_800])
+    assert sorted(planned.point(i).optimizer.lr for i in range(4)) == [0.1, 0.1, 0.2, 0.2]
+    assert "optimizer.lr" not in planned.scaling.fields
     assert (
-        made.point(0).batch.tokens
+        planned.point(0).batch.tokens
         == plan(scaling=RULE, budget__tokens=[12_800], optimizer__clip_norm=None).point(0).batch.tokens
     )
 
@@ -71,8 +71,8 @@ def test_a_changed_rule_is_traced_to_the_field_it_sets() -> None:
     def rule(lr: str) -> Plan:
         return plan(scaling={"fields": {"optimizer.lr": lr}})
 
-    found = diff(rule("base / L"), rule("base / L / 2"))
-    assert found.changed == 6 and {one.field for one in found.changes} == {"optimizer.lr"}
+    difference = diff(rule("base / L"), rule("base / L / 2"))
+    assert difference.changed == 6 and {change.field for change in difference.changes} == {"optimizer.lr"}
 
 
 @pytest.mark.parametrize(

@@ -25,18 +25,18 @@ END = "schedule.decay.end_lr_share"
 @pytest.mark.parametrize("kind", ["multistep", "constant", "wsd-s", "cosine"])
 @pytest.mark.parametrize("fork", [True, False])
 def test_every_schedule_is_read_back_whole_with_its_ids(kind: str, fork: bool) -> None:
-    made = plan(
+    planned = plan(
         schedule__kind=kind, schedule__fork=fork, schedule__rewarm_steps=2, budget__tokens=[1280, 2560, 5120],
         schedule__decay__end_lr_share=0.1, schedule__drops=[[0.7, 0.5]],
     )  # fmt: skip
-    again = load(made.text, "x")
-    assert again == made and again.hash == made.hash
+    again = load(planned.text, "x")
+    assert again == planned and again.hash == planned.hash
     for job in again.jobs:
         science = again.science(job)
         trunk = again.science(again.by_id[job.trunk]) if job.trunk else None
         assert science.id == job.id
         assert read_job(json.loads(canonical(science.record())), trunk and trunk.record()).id == job.id
-    assert ({job.kind for job in made.jobs} == {"run"}) == (not fork or kind == "cosine")
+    assert ({job.kind for job in planned.jobs} == {"run"}) == (not fork or kind == "cosine")
 
 
 def test_other_kinds_of_an_earlier_plan_begin_as_its_record_says() -> None:
@@ -58,11 +58,11 @@ def test_other_kinds_of_an_earlier_plan_begin_as_its_record_says() -> None:
 
 def test_points_of_one_trunk_are_branches_without_a_step() -> None:
     for kind in ("constant", "wsd-s"):
-        made = plan(schedule__kind=kind, budget__tokens=[1280, 2560], ladder__depths=[1])
-        assert [(job.kind, job.cut, job.end) for job in made.jobs] == [
+        planned = plan(schedule__kind=kind, budget__tokens=[1280, 2560], ladder__depths=[1])
+        assert [(job.kind, job.cut, job.end) for job in planned.jobs] == [
             ("trunk", None, 40), ("branch", 20, 20), ("branch", 40, 40),
         ]  # fmt: skip
-        assert total(made).tokens == 2560 and total(made).saving == 1.5
+        assert total(planned).tokens == 2560 and total(planned).saving == 1.5
 
 
 def test_a_new_budget_makes_another_wsd_s_trunk_and_only_there() -> None:
@@ -91,26 +91,27 @@ def test_a_plan_from_before_there_were_kinds_keeps_its_ids() -> None:
 def test_each_schedule_costs_what_planning_it_costs() -> None:
     """The table beside the study's own schedule, held against plans of each."""
     budgets, axes = [1280, 2560, 5120], {"axes": {"optimizer.lr": [0.1, 0.2]}}
-    every = {
+    plans = {
         kind: plan(schedule__kind=kind, budget__tokens=budgets, grid=axes, schedule__decay__fraction=0.1)
         for kind in Schedule.kinds()
     }
-    planned = {kind: total(made) for kind, made in every.items()}
-    for kind, made in every.items():
-        for one in alternatives([made], total(made)):
-            wanted = planned[one.schedule.kind]
-            assert one.own == (one.schedule.kind == kind)
+    costs = {kind: total(planned) for kind, planned in plans.items()}
+    for kind, planned in plans.items():
+        for row in alternatives([planned], total(planned)):
+            wanted = costs[row.schedule.kind]
+            assert row.own == (row.schedule.kind == kind)
             for name in ("jobs", "observations", "tokens", "tokens_from_scratch", "flops", "flops_exact"):
-                assert getattr(one.cost, name) == pytest.approx(getattr(wanted, name)), (kind, one, name)
-    tokens = {kind: cost.tokens for kind, cost in planned.items()}
+                assert getattr(row.cost, name) == pytest.approx(getattr(wanted, name)), (kind, row, name)
+    tokens = {kind: cost.tokens for kind, cost in costs.items()}
     assert tokens["wsd-s"] == tokens["constant"] < tokens["wsd"] < tokens["multistep"] < tokens["cosine"]
 
 
 def test_kinds_of_schedules_can_be_an_axis() -> None:
     kinds = ["wsd", "multistep", "cosine", "constant", "wsd-s"]
-    made = plan(grid={"axes": {"schedule.kind": kinds}}, ladder__depths=[1])
-    assert all(one.own for one in alternatives([made], total(made)))
-    assert [made.schedule_of(i).kind for i in range(5)] == kinds
+    planned = plan(grid={"axes": {"schedule.kind": kinds}}, ladder__depths=[1])
+    assert all(row.own for row in alternatives([planned], total(planned)))
+    assert [planned.schedule_of(i).kind for i in range(5)] == kinds
     # wsd, multistep and constant are of one trunk; wsd-s has its own; a cosine has none.
-    assert [job.kind for job in made.jobs].count("trunk") == 2
-    assert {job.id for job in load(made.text, "x").jobs if made.science(job).id != job.id} == set()
+    assert [job.kind for job in planned.jobs].count("trunk") == 2
+    again = load(planned.text, "x")
+    assert all(again.science(job).id == job.id for job in again.jobs)

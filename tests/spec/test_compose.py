@@ -188,15 +188,15 @@ def test_a_broken_file_of_the_users_is_one_sentence(tmp_path: Path) -> None:
 
 def fields_of(kind: typing.Any, prefix: str = "") -> set[str]:
     """Dotted names of every field that a YAML file could set."""
-    found = set()
+    names = set()
     hints = typing.get_type_hints(kind)
     for name, hint in ((field.name, hints[field.name]) for field in dataclasses.fields(kind)):
         parts = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
         inner = next((part for part in parts if dataclasses.is_dataclass(part)), None)
-        found |= (
+        names |= (
             fields_of(inner, f"{prefix}{name}.") if inner and type(None) not in parts else {prefix + name}
         )
-    return found
+    return names
 
 
 def keys_of(file: Path) -> dict[str, typing.Any]:

@@ -28,10 +28,10 @@ def test_the_groups_say_every_field() -> None:
 
 def test_experts_can_be_an_axis() -> None:
     study = compose_study(["model=moe", "model.experts.top_k=1,2", "stages={}", "data=synthetic"])
-    made = expand(study, "all", FACTS)
-    assert {made.science(job).point.model.experts.top_k for job in made.jobs} == {1, 2}
-    assert len({job.id for job in made.jobs}) == len(made.jobs)
-    assert {rung.counts.idle > 0 for rung in made.rungs} == {True}
+    planned = expand(study, "all", FACTS)
+    assert {planned.science(job).point.model.experts.top_k for job in planned.jobs} == {1, 2}
+    assert len({job.id for job in planned.jobs}) == len(planned.jobs)
+    assert {rung.counts.idle > 0 for rung in planned.rungs} == {True}
 
 
 def test_a_ladder_keeps_its_shapes() -> None:

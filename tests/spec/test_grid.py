@@ -29,8 +29,8 @@ def test_axes_are_crossed_in_order() -> None:
     ],
 )
 def test_rules(axis, values) -> None:
-    found = axis_values("x", axis)
-    assert found == (values if isinstance(values[0], str) else pytest.approx(values))
+    listed = axis_values("x", axis)
+    assert listed == (values if isinstance(values[0], str) else pytest.approx(values))
 
 
 def test_sampling_is_seeded_and_each_draw_stands_alone() -> None:

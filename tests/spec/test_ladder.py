@@ -35,8 +35,8 @@ def test_a_size_is_met_by_a_shape_whose_heads_can_share_keys() -> None:
     shared = some_architecture(queries_per_kv=4)
     rule = {"aspect": 8, "head_size": 8, "d_ff_ratio": 4}
     sizes = [hidden_parameters(Shape(8 * n, n, n, 32 * n), shared) for n in (4, 8)]
-    found = build(Ladder, {**rule, "params": [sizes[0] * 0.6, sizes[1] * 1.3]}).shapes(shared)
-    assert found == [Shape(32, 4, 4, 128), Shape(64, 8, 8, 256)]
+    shapes = build(Ladder, {**rule, "params": [sizes[0] * 0.6, sizes[1] * 1.3]}).shapes(shared)
+    assert shapes == [Shape(32, 4, 4, 128), Shape(64, 8, 8, 256)]
     with pytest.raises(RequestError, match="queries_per_kv=2000 is not valid: it must be a divisor of"):
         build(Ladder, {**rule, "params": [1e6]}).shapes(some_architecture(queries_per_kv=2000))
 

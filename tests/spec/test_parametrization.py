@@ -48,9 +48,9 @@ def near(**values: float) -> dict[str, Any]:
 @pytest.mark.parametrize("name", TABLES)
 def test_every_table_has_every_class_and_a_number_in_every_column(name: str) -> None:
     assert set(TABLES[name]) == set(CLASSES)
-    found = rows(some_parametrization(name, 0.5, depth_exponent=0.5), shape(512, 6))  # type: ignore[arg-type]
-    assert set(found) == set(CLASSES)
-    for kind, row in found.items():
+    table_rows = rows(some_parametrization(name, 0.5, depth_exponent=0.5), shape(512, 6))  # type: ignore[arg-type]
+    assert set(table_rows) == set(CLASSES)
+    for kind, row in table_rows.items():
         assert set(dataclasses.asdict(row)) == set(COLUMNS)
         assert all(math.isfinite(value) for value in dataclasses.asdict(row).values())
         assert min(row.lr, row.lr_sgd, row.lr_muon, row.forward, row.eps) > 0
@@ -271,11 +271,11 @@ def table(*arguments: str) -> subprocess.CompletedProcess[str]:
 )
 def test_the_command_takes_widths_in_three_spellings(widths: tuple[str, ...]) -> None:
     done = table("cerebras", *widths, "--json", "optimizer.lr=0.004")
-    found = json.loads(done.stdout)
-    assert [one["shape"]["d_model"] for one in found["shapes"]] == [256, 1024]
-    hidden = next(line for line in found["shapes"][1]["lines"] if line["kind"] == "hidden")
+    tables = json.loads(done.stdout)
+    assert [entry["shape"]["d_model"] for entry in tables["shapes"]] == [256, 1024]
+    hidden = next(line for line in tables["shapes"][1]["lines"] if line["kind"] == "hidden")
     assert hidden["learning_rate"] == 0.001 and hidden["row"]["init_std"] == 0.04
-    assert found["formulas"]["hidden"]["init_std"] == "s / sqrt(m)"
+    assert tables["formulas"]["hidden"]["init_std"] == "s / sqrt(m)"
 
 
 def test_the_command_shows_what_it_can_without_torch_and_refuses_in_a_sentence() -> None:
