@@ -14,7 +14,7 @@ from sweepctl.laws.registry import LAWS
 from sweepctl.plan.cost import by_rung, cost_of_plans, total
 from sweepctl.plan.plan import Plan
 from sweepctl.predict.stage import Scored
-from sweepctl.report.console import count, flops, many, percent, place, shown, table
+from sweepctl.report.console import count, flops, interval, many, percent, place, shown, table
 from sweepctl.report.fit import estimate, fit_json, score_json
 from sweepctl.store.workspace import Sweep
 
@@ -149,7 +149,7 @@ def _show_scores(out: Console, scores: dict[str, list[Scored]]) -> None:
                 count(s.d),
                 f"{s.d / s.n:.3g}",
                 f"{s.predicted:.4f}",
-                f"{s.low:.4f} to {s.high:.4f}",
+                interval((s.low, s.high), 4),
                 f"{s.measured:.4f}" if s.measured else "not yet",
                 percent(s.error) if s.error is not None else "",
             ]

@@ -18,6 +18,7 @@ from sweepctl.laws import curve
 from sweepctl.laws.curve import Options, schedules
 from sweepctl.laws.observations import CannotFit, Observations
 from sweepctl.spec.learning_rate import LearningRateCurve
+from tests.laws.common import DATA
 
 TISSUE = {"L0": 2.6, "A": 0.43, "alpha": 0.55, "C": 0.41}
 MULTI = {"L0": 2.4, "A": 0.65, "alpha": 0.43, "B": 520.0, "C": 2.0, "beta": 0.6, "gamma": 0.63}
@@ -315,19 +316,17 @@ def test_the_published_points_of_tissue() -> None:
         assert fit.params[name] == pytest.approx(value, rel=1e-5)
 
 
-MULTI_POWER = Path(__file__).parent / "data" / "multi_power_25m.csv"
-"""Curves of the 25M model of Luo et al. 2025 (github.com/thu-yao-01-luo/MultiPowerLaw, MIT): points as its
-loader reads them, and the bends of each schedule; four of its six target schedules."""
-
-
 @pytest.mark.parametrize(
     ("form", "objective", "error", "r2"),
     [("multipower", 1.383e-4, 0.0010, 0.99), ("tissue", 4.633e-4, 0.0030, 0.98)],
 )
 def test_the_published_curves_of_the_multi_power_law(form, objective, error, r2) -> None:
-    """Fitted to a cosine, a constant and one step down, the others are predicted. The objective is 2.9122e-4
-    at the published parameters; a lower one is reached."""
-    fit = curve.fit(observed(pd.read_csv(MULTI_POWER)), Options(form=form, warmup_rise=True, replicates=0))
+    """Luo et al. 2025, the 25M model: fitted to a cosine, a constant and one step down, four of its six other
+    schedules are predicted. The objective is 2.9122e-4 at the published parameters; a lower one is reached."""
+    fit = curve.fit(
+        observed(pd.read_csv(DATA / "multi_power_25m.csv")),
+        Options(form=form, warmup_rise=True, replicates=0),
+    )
     assert fit.objective == pytest.approx(objective, rel=1e-2)
     scored = [run for run in fit.details["runs"].values() if run["role"] == "target"]
     assert len(scored) == 4

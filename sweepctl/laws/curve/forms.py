@@ -42,6 +42,8 @@ class Form(Protocol):
     """A form with k search variables: its values, its starts and what the variables are in the law."""
 
     names: tuple[str, ...]
+    fallen: float
+    """The unit of what the factor of annealing is multiplied with; 0 where no rate falls."""
 
     def values(self, x: Floats, design: Design) -> Values: ...
     def fenced(self, x: Floats) -> Mask: ...
@@ -68,7 +70,7 @@ class Tissue:
 
     scale: float
     """The unit of S1."""
-    annealed: float
+    fallen: float
     """The unit of S2."""
     exponents: tuple[float, ...] = (0.1, 0.2, 0.35, 0.5, 0.7, 1.0)
     """Of S1, from which fits start."""
@@ -76,14 +78,14 @@ class Tissue:
     """Of the parameters."""
 
     def __post_init__(self) -> None:
-        self.names = ("L0", "A", "alpha", "C") if self.annealed > 0 else ("L0", "A", "alpha")
+        self.names = ("L0", "A", "alpha", "C") if self.fallen > 0 else ("L0", "A", "alpha")
 
     def values(self, x: Floats, design: Design) -> Values:
         level, power, log = _power(x, design.s1 / self.scale)
         parts = [np.broadcast_to(level, power.shape), power, -power * log]
         whole = level + power
-        if self.annealed > 0:
-            drop = np.exp(x[:, 3:4]) * design.s2 / self.annealed
+        if self.fallen > 0:
+            drop = np.exp(x[:, 3:4]) * design.s2 / self.fallen
             parts.append(-drop)
             whole = whole - drop
         return whole, np.stack(parts, axis=1)
@@ -95,8 +97,8 @@ class Tissue:
         rows = []
         for alpha in self.exponents:
             columns = [np.ones_like(loss), (design.s1 / self.scale) ** -alpha]
-            if self.annealed > 0:
-                columns.append(-design.s2 / self.annealed)
+            if self.fallen > 0:
+                columns.append(-design.s2 / self.fallen)
             level, factor, *rest = np.log(_linear(np.stack(columns, axis=1), loss))
             rows.append([level, factor, alpha, *rest])
         return np.array(rows)
@@ -105,7 +107,7 @@ class Tissue:
         params = {
             "L0": np.exp(x[:, 0]), "A": np.exp(x[:, 1] + x[:, 2] * np.log(self.scale)), "alpha": x[:, 2]
         }  # fmt: skip
-        return params | ({"C": np.exp(x[:, 3]) / self.annealed} if self.annealed > 0 else {})
+        return params | ({"C": np.exp(x[:, 3]) / self.fallen} if self.fallen > 0 else {})
 
 
 @dataclass

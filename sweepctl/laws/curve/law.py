@@ -257,7 +257,7 @@ def _flags(fit: Fit, best: _Solution, lowest: float, options: Options) -> list[s
     for name in best.form.names:
         low, high = fit.intervals.get(name, (1.0, 1.0))
         wide = high - low > 1.5 if name in ("alpha", "gamma") else high > 10 * max(low, 1e-300)
-        taken = fit.params[name] * _size(best) if name == factor else fit.params["L0"]
+        taken = fit.params[name] * best.form.fallen if name == factor else fit.params["L0"]
         if (name == factor and taken < least) or (name == "L0" and taken < 0.02 * lowest):
             flags.append(f"at_bound:{name}")
         elif wide and name != "L0":
@@ -267,11 +267,6 @@ def _flags(fit: Fit, best: _Solution, lowest: float, options: Options) -> list[s
     if best.starts[1] < 2:
         flags.append("lonely_optimum")
     return flags
-
-
-def _size(best: _Solution) -> float:
-    """What C or B is multiplied with at most."""
-    return best.form.annealed if isinstance(best.form, Tissue) else getattr(best.form, "fallen", 0.0)
 
 
 def _curves(

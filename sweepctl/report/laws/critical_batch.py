@@ -15,6 +15,7 @@ from sweepctl.report.laws.panel import Panel, logarithmic
 
 LABELS = {"loss": "loss (nats a token)", "n": "parameters N", "d": "tokens D"}
 TITLES = {"B_crit": "B_crit = E_min / S_min", "B_overhead": "B_overhead", "batch": "best batch"}
+MARKERS = {"B_crit": "D", "B_overhead": "s"}
 COLORS = {"B_crit": "tab:red", "B_overhead": "tab:blue", "batch": "tab:red"}
 
 
@@ -37,10 +38,10 @@ def _steps(ax: Axes, fit: Fit) -> None:
         ax.plot(grid, curve["S_min"] + curve["E_min"] / grid, lw=1, color=color, label=curve["curve"])
         ax.plot(batch, steps, "o", ms=3.5, color=color)
         if not curve["not_identified"]:
-            for name, marker in (("B_crit", "D"), ("B_overhead", "s")):
+            for name, marker in MARKERS.items():
                 at = curve["S_min"] + curve["E_min"] / curve[name]
                 ax.plot(curve[name], at, marker, ms=7, mfc="none", mec=COLORS[name])
-    for name, marker in (("B_crit", "D"), ("B_overhead", "s")):
+    for name, marker in MARKERS.items():
         ax.plot([], [], marker, ms=7, mfc="none", mec=COLORS[name], ls="none", label=TITLES[name])
     logarithmic(ax, "x", "batch (tokens)")
     logarithmic(ax, "y", "steps to the target loss")

@@ -23,13 +23,10 @@ def panels(fit: Fit) -> list[Panel]:
         grid = np.geomspace(x.min() / 1.5, max([x.max(), *(row["d"] for row in measured)]) * 1.5, 80)
         if form == "nd":
             sizes = np.array([run["n"] for run in runs] + [row["n"] for row in measured])
-            for n, color in zip(
-                spaced(np.unique(sizes)), shades(spaced(np.unique(sizes)), sizes), strict=True
-            ):
-                at = {"n": n, "d": grid}
-                ax.plot(
-                    grid, first_step.value(form, fit.params, at), lw=1, color=color, label=count(float(n))
-                )
+            lines = spaced(np.unique(sizes))
+            for n, color in zip(lines, shades(lines, sizes), strict=True):
+                losses = first_step.value(form, fit.params, {"n": n, "d": grid})
+                ax.plot(grid, losses, lw=1, color=color, label=count(float(n)))
             ax.scatter(x, y, c=shades(sizes[: len(x)], sizes), s=20, zorder=3)
             edges = shades(sizes[len(x) :], sizes).tolist()
             ax.scatter([row["d"] for row in measured], [row["actual"] for row in measured], marker="D", s=30,
