@@ -20,11 +20,11 @@ from sweepctl.spec.execution import Execution
 from sweepctl.store.workspace import Workspace
 from tests.launch.settings import resources, slurm
 
-SEEN: dict[str, Any] = {
+NODE: dict[str, Any] = {
     "torch": "2.9", "cuda": "12.8", "import_s": 2.0, "gpus": ["NVIDIA H100"], "gpu_error": None,
 }  # fmt: skip
 REPORT: dict[str, Any] = {
-    **SEEN,
+    **NODE,
     "host": "n1",
     "python": ".".join(map(str, sys.version_info[:3])),
     "executable": "/env/bin/python",
@@ -97,13 +97,13 @@ def test_a_node_with_one_fault(change: dict[str, Any], check: str, advice: str) 
 
 def test_what_is_only_told() -> None:
     assert clock_finding(20.0, "clock", "here").verdict == "warning"
-    more = SEEN | {"gpus": ["NVIDIA H100"] * 8}
+    more = NODE | {"gpus": ["NVIDIA H100"] * 8}
     assert gpu_finding(1, more, Execution()).verdict == "warning"
     assert gpu_finding(None, more, Execution()).verdict == "ok"
     assert gpu_finding(8, more, Execution(), processes=8).verdict == "ok"
-    assert gpu_finding(8, SEEN, Execution(), processes=8, bound=True).verdict == "ok"
-    assert gpu_finding(0, SEEN | {"gpus": []}, Execution(device="cuda")).verdict == "failed"
-    assert gpu_finding(1, SEEN | {"gpus": []}, Execution(device="cpu")).verdict == "warning"
+    assert gpu_finding(8, NODE, Execution(), processes=8, bound=True).verdict == "ok"
+    assert gpu_finding(0, NODE | {"gpus": []}, Execution(device="cuda")).verdict == "failed"
+    assert gpu_finding(1, NODE | {"gpus": []}, Execution(device="cpu")).verdict == "warning"
     off = replace(LAUNCHER, commands_on_nodes=False)
     assert bad(judge(REPORT | {"commands_fail": "no"}, off, 1, [])) == {}
 

@@ -24,9 +24,9 @@ Rule = Callable[[ast.Module], Iterator[str]]
 """What breaks it in a module."""
 
 
-def modules() -> Iterator[tuple[str, ast.Module]]:
-    for path in sorted(ROOT.rglob("*.py")):
-        yield str(path.relative_to(ROOT)), ast.parse(path.read_text())
+def modules(root: Path = ROOT) -> Iterator[tuple[str, ast.Module]]:
+    for path in sorted(root.rglob("*.py")):
+        yield str(path.relative_to(root)), ast.parse(path.read_text())
 
 
 def empty_names(module: ast.Module) -> Iterator[str]:
@@ -91,6 +91,13 @@ def long_functions(module: ast.Module) -> Iterator[str]:
 def test_every_module_keeps(rule: Rule) -> None:
     broken = [f"{path}, {what}" for path, module in modules() for what in rule(module)]
     assert not broken, "\n".join([rule.__doc__ or "", *broken])
+
+
+@pytest.mark.parametrize("folder", ["tests", "benchmarks", "docs", "launchers"])
+def test_names_beside_the_package_say_what_they_hold_too(folder: str) -> None:
+    beside = modules(ROOT.parent / folder)
+    broken = [f"{path}, {what}" for path, module in beside for what in empty_names(module)]
+    assert not broken, "\n".join(broken)
 
 
 @pytest.mark.parametrize(

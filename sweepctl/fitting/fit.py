@@ -11,7 +11,7 @@ import numpy as np
 from sweepctl.errors import RequestError, unknown_name
 from sweepctl.laws.fit import Answer, Fit, Target
 from sweepctl.laws.law import Law, Resampling
-from sweepctl.laws.observations import LABELS, CannotFit, Observations
+from sweepctl.laws.observations import CannotFit, Observations
 from sweepctl.laws.registry import LAWS
 
 OF_LOSS = ("parametric", "isoflop")
@@ -36,8 +36,7 @@ def fit_law(law: Law, data: Observations, options: Resampling) -> Fit:
         RequestError: the data do not carry the law.
     """
     try:
-        for role in law.needs:
-            _ = data.label(role) if role in LABELS else data[role]
+        data.require(*law.needs)
         if not len(data):
             raise CannotFit(f"There is no row for {law.name} to fit.")
         with computing(law):

@@ -115,10 +115,7 @@ class Observations:
         Raises:
             CannotFit: there is none.
         """
-        if role not in self.columns:
-            raise CannotFit(
-                f"A column of {NUMBERS.get(role, role)} is missing: name it with --{_flag(role)}."
-            )
+        self.require(role)
         return self.columns[role]
 
     def label(self, role: str) -> tuple[str, ...]:
@@ -127,9 +124,19 @@ class Observations:
         Raises:
             CannotFit: there is none.
         """
-        if role not in self.labels:
-            raise CannotFit(f"A column that names {LABELS[role]} is missing: name it with --{_flag(role)}.")
+        self.require(role)
         return self.labels[role]
+
+    def require(self, *roles: str) -> None:
+        """Refuse a table that lacks a column.
+
+        Raises:
+            CannotFit: there is none for one of the roles.
+        """
+        for role in roles:
+            if role not in (self.labels if role in LABELS else self.columns):
+                holds = f"that names {LABELS[role]}" if role in LABELS else f"of {NUMBERS.get(role, role)}"
+                raise CannotFit(f"A column {holds} is missing: name it with --{_flag(role)}.")
 
     @property
     def n(self) -> Floats:

@@ -26,7 +26,7 @@ LONG = {"budget__tokens": [50_000, 200_000]}
 """Five seconds of training: enough to be in the middle of."""
 
 
-class Seen:
+class Recorder:
     """A watcher that keeps what it is told, and can act when a job makes progress."""
 
     def __init__(self, act: Callable[[], Any] | None = None) -> None:
@@ -72,19 +72,19 @@ def test_everything_is_trained_once_and_asking_again_trains_nothing(
     planned: Planner, undisturbed: Undisturbed
 ) -> None:
     sweep_jobs, told_to_end = planned(name="once"), signal.getsignal(signal.SIGTERM)
-    report = LocalLaunch(sweep_jobs, launcher(), Seen()).run()
+    report = LocalLaunch(sweep_jobs, launcher(), Recorder()).run()
     assert signal.getsignal(signal.SIGTERM) is told_to_end
     assert sorted(report.finished) == sorted(sweep_jobs.by_id) and not report.failed
     collect(sweep_jobs)
     assert (sweep_jobs.sweep.folder / "runs.parquet").read_bytes() == undisturbed.runs(sweep_jobs)
     before = tree(sweep_jobs.sweep.workspace.root / "store")
-    again = LocalLaunch(sweep_jobs, launcher(), Seen()).run()
+    again = LocalLaunch(sweep_jobs, launcher(), Recorder()).run()
     assert again.finished == [] and tree(sweep_jobs.sweep.workspace.root / "store") == before
 
 
 def test_a_branch_starts_while_its_trunk_trains_on(planned: Planner) -> None:
     sweep_jobs = planned(name="early", ladder__depths=[1], budget__tokens=[640, 200_000])
-    watcher = Seen()
+    watcher = Recorder()
     LocalLaunch(sweep_jobs, launcher(), watcher).run()
     [trunk], branches = only(sweep_jobs, "trunk"), only(sweep_jobs, "branch")
     first = min(branches, key=lambda e: e.job.end)
@@ -128,7 +128,7 @@ def test_a_launcher_that_is_stopped_leaves_no_worker_and_a_saved_state(
     assert reached > 50 and sweep_jobs.state(sweep_jobs.by_id[trunk.job.id]).step == reached
     if number != signal.SIGKILL:
         assert process.returncode == 130 and json.loads(out)["stopped"]
-    LocalLaunch(sweep_jobs, launcher(), Seen()).run()
+    LocalLaunch(sweep_jobs, launcher(), Recorder()).run()
     again = attempts.every(trunk.folder)[1].record
     assert again["start_step"] == reached and again["why"] == "done"
 
@@ -137,14 +137,14 @@ def test_cancelling_stops_what_runs_and_a_launch_takes_it_up_again(planned: Plan
     from sweepctl.launch.cancel import cancel
 
     sweep_jobs = planned(name="cancelled", ladder__depths=[1], **LONG)
-    report = LocalLaunch(sweep_jobs, launcher(), Seen(lambda: cancel(sweep_jobs))).run()
+    report = LocalLaunch(sweep_jobs, launcher(), Recorder(lambda: cancel(sweep_jobs))).run()
     assert sorted(report.cancelled) == sorted(sweep_jobs.by_id) and not report.finished
     [trunk] = only(sweep_jobs, "trunk")
     reached = attempts.every(trunk.folder)[0].record["end_step"]
     assert trunk.folder.wishes() == [] and checkpoints.steps(trunk.folder) == [reached]
     sweep_jobs.sweep.uncancel()
     sweep_jobs = SweepJobs(sweep_jobs.sweep, sweep_jobs.plans)
-    assert sorted(LocalLaunch(sweep_jobs, launcher(), Seen()).run().finished) == sorted(sweep_jobs.by_id)
+    assert sorted(LocalLaunch(sweep_jobs, launcher(), Recorder()).run().finished) == sorted(sweep_jobs.by_id)
     assert attempts.every(trunk.folder)[1].record["start_step"] == reached > 20
 
 
@@ -160,7 +160,7 @@ def test_a_cancelled_branch_does_not_keep_its_trunk_busy(planned: Planner, share
     report = LocalLaunch(
         sweep_jobs,
         launcher(),
-        Seen(lambda: cancel(sweep_jobs, choose(sweep_jobs, None if shared else [longest.job.id]))),
+        Recorder(lambda: cancel(sweep_jobs, choose(sweep_jobs, None if shared else [longest.job.id]))),
     ).run()
     [trunk] = only(sweep_jobs, "trunk")
     assert longest.job.id in report.cancelled and longest.job.id not in report.finished
@@ -173,7 +173,7 @@ def test_a_job_is_cancelled_before_its_worker_has_begun_it(planned: Planner) -> 
 
     sweep_jobs = planned(name="soon", ladder__depths=[1], **LONG)
 
-    class Early(Seen):
+    class Early(Recorder):
         def started(self, planned_job: Any, worker: int) -> None:
             cancel(sweep_jobs)
             launch._cancels.hasten()
@@ -189,10 +189,10 @@ def test_checkpoints_that_are_gone_are_trained_again(planned: Planner) -> None:
     sweep_jobs = planned(name="gone", ladder__depths=[1])
     sweep_jobs.make_wishes()
     [trunk] = only(sweep_jobs, "trunk")
-    LocalLaunch(SweepJobs(sweep_jobs.sweep, {}), launcher(), Seen()).run()
+    LocalLaunch(SweepJobs(sweep_jobs.sweep, {}), launcher(), Recorder()).run()
     run_job(sweep_jobs, trunk)
 
-    class Thief(Seen):
+    class Thief(Recorder):
         def started(self, planned_job: Any, worker: int) -> None:
             if planned_job.job.kind == "branch" and len(self.order) == 0:
                 for step in checkpoints.steps(trunk.folder):
@@ -209,7 +209,7 @@ def test_a_job_that_cannot_work_fails_once_and_others_go_on(planned: Planner, tm
     spoiled, other = only(sweep_jobs, "trunk")
     spoiled.folder.path.mkdir(parents=True)
     (spoiled.folder.path / "job.json").write_text('{"kind": "trunk"}')
-    report = LocalLaunch(sweep_jobs, launcher(), Seen()).run()
+    report = LocalLaunch(sweep_jobs, launcher(), Recorder()).run()
     assert list(report.failed) == [spoiled.job.id] and "is not the science" in report.failed[spoiled.job.id]
     assert other.job.id in report.finished
     assert {e.job.id for e in only(sweep_jobs, "branch") if e.job.trunk == spoiled.job.id} <= set(
@@ -228,7 +228,7 @@ def test_a_job_that_always_kills_its_process_is_given_up(planned: Planner, monke
         (faults / f"worker-{i}").write_text("started 0")
     monkeypatch.setenv("FAULTS", str(faults))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "faults"))
-    report = LocalLaunch(sweep_jobs, local(workers=1, retries=retries(died=2)), Seen()).run()
+    report = LocalLaunch(sweep_jobs, local(workers=1, retries=retries(died=2)), Recorder()).run()
     [trunk] = only(sweep_jobs, "trunk")
     assert "died 3 times" in report.failed[trunk.job.id] and "signal 9" in report.failed[trunk.job.id]
 

@@ -321,8 +321,9 @@ def test_the_published_points_of_tissue() -> None:
     [("multipower", 1.383e-4, 0.0010, 0.99), ("tissue", 4.633e-4, 0.0030, 0.98)],
 )
 def test_the_published_curves_of_the_multi_power_law(form, objective, error, r2) -> None:
-    """Luo et al. 2025, the 25M model: fitted to a cosine, a constant and one step down, four of its six other
-    schedules are predicted. The objective is 2.9122e-4 at the published parameters; a lower one is reached."""
+    """Luo et al. 2025, the 25M model: fitted to a cosine, a constant and one step down, four of its six
+    other schedules are predicted. The objective is 2.9122e-4 at the published parameters; a lower one is
+    reached."""
     fit = curve.fit(
         observed(pd.read_csv(DATA / "multi_power_25m.csv")),
         Options(form=form, warmup_rise=True, replicates=0),

@@ -13,17 +13,17 @@ from tests.conftest import Planner, Undisturbed, only
 from .cluster import OnSlurm, until
 from .test_survive import with_fates
 
-ONE = {"ladder__depths": [1]}
+ONE_DEPTH = {"ladder__depths": [1]}
 
 
 def test_a_trunk_goes_on_for_another_sweep_after_a_requeue(on_slurm: Callable[..., OnSlurm]) -> None:
     """The first sweep's cuts are passed, its task is requeued; the second one's branches are released by
     it."""
-    first = on_slurm(name="first", budget__tokens=[512_000], **ONE)
+    first = on_slurm(name="first", budget__tokens=[512_000], **ONE_DEPTH)
     first.launch()
     [trunk] = only(first.sweep_jobs, "trunk")
     until(lambda: first.reached(trunk, 20), why=first.story)
-    second = on_slurm(name="second", budget__tokens=[512_000, 1_280_000], **ONE)
+    second = on_slurm(name="second", budget__tokens=[512_000, 1_280_000], **ONE_DEPTH)
     assert second.launch()["already_queued"] >= 1
     until(lambda: second.reached(trunk, 6500), why=first.story)
     first.ask("scontrol", "requeue", attempts.newest(trunk.folder).record["scheduler_id"])
@@ -39,7 +39,7 @@ def test_a_failed_job_whose_task_still_waits_is_taken_up(
     again."""
     settings = {**with_fates(tmp_path, worker_0="error 1"), "parallel": 1, "sbatch.nice": 1}
     sweep = on_slurm(
-        settings, name="forgiven", grid={"axes": {"seed.init": [0, 1]}}, budget__tokens=[64_000], **ONE
+        settings, name="forgiven", grid={"axes": {"seed.init": [0, 1]}}, budget__tokens=[64_000], **ONE_DEPTH
     )
     sweep.launch()
 
@@ -66,7 +66,7 @@ def test_tasks_take_jobs_of_their_own_class(on_slurm: Callable[..., OnSlurm]) ->
 def test_no_progress_before_the_time_limit_is_a_failure(on_slurm: Callable[..., OnSlurm]) -> None:
     """Restarts that get nowhere end, and say which setting is wrong."""
     sweep = on_slurm(
-        {"resources.time_min": 1, "save_ahead_s": 59}, name="standstill", budget__tokens=[6_400_000], **ONE
+        {"resources.time_min": 1, "save_ahead_s": 59}, name="standstill", budget__tokens=[6_400_000], **ONE_DEPTH
     )  # fmt: skip
     sweep.launch()
     [trunk] = only(sweep.sweep_jobs, "trunk")
@@ -79,10 +79,10 @@ def test_what_no_plan_wants_any_more_leaves_the_queue(
     on_slurm: Callable[..., OnSlurm], planned: Planner, undisturbed: Undisturbed
 ) -> None:
     later = {"sbatch.begin": "now+1hour"}
-    sweep = on_slurm(later, name="fewer", budget__tokens=[6_400, 12_800], **ONE)
+    sweep = on_slurm(later, name="fewer", budget__tokens=[6_400, 12_800], **ONE_DEPTH)
     sweep.launch()
     before = set(sweep.tasks())
-    sweep_jobs = planned(name="fewer", budget__tokens=[12_800], **ONE)
+    sweep_jobs = planned(name="fewer", budget__tokens=[12_800], **ONE_DEPTH)
     again = OnSlurm(sweep.box, sweep_jobs, undisturbed, **{k.replace(".", "__"): v for k, v in later.items()})
     report = again.launch()
     gone = before - set(again.tasks())

@@ -101,8 +101,7 @@ def fit(data: Observations, options: Options) -> Fit:
     if options.form == "optimal":
         return _fit_optimal(data, options)
     over = OVER[options.over]
-    for role in ("batch", "steps", *over):
-        _ = data[role]
+    data.require("batch", "steps", *over)
     cells, data = _cells(data, over, options)
     curves = _curves(data, cells, options)
     params, samples = _of_curves(curves, options)

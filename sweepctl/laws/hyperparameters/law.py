@@ -91,8 +91,7 @@ def fit(data: Observations, options: Options) -> Fit:
         raise CannotFit("There are no runs to take the learning rate or the batch from.")
     if len(data) > 1 and np.ptp(data.loss) <= 1e-12 * data.loss.max():
         raise CannotFit(f"The {len(data)} losses are all {data.loss[0]:g}: no run is better than another.")
-    for name in (name for role in present for name in options.over(role) or ()):
-        _ = data[name]  # a missing column is refused, whichever law it is of
+    data.require(*(name for role in present for name in options.over(role) or ()))
     places = ("n", "d") if "n" in data and "d" in data else ("n", "d", "flops")
     cells = cells_of(data, tuple(role for role in places if role in data), options.tolerance)
     laws: dict[str, PowerLaw] = {}

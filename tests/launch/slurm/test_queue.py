@@ -16,7 +16,7 @@ from tests.conftest import Planner, only, tree
 from .cluster import Cluster
 from .conftest import launch
 
-ONE: dict[str, Any] = {"ladder__depths": [1]}
+ONE_DEPTH: dict[str, Any] = {"ladder__depths": [1]}
 
 
 def states(sweep_jobs: SweepJobs) -> dict[str, State]:
@@ -24,7 +24,7 @@ def states(sweep_jobs: SweepJobs) -> dict[str, State]:
 
 
 def test_a_status_says_what_waits_and_why_and_changes_nothing(cluster: Cluster, planned: Planner) -> None:
-    sweep_jobs = planned(name="waits", **ONE)
+    sweep_jobs = planned(name="waits", **ONE_DEPTH)
     launch(sweep_jobs)
     [name] = cluster.waiting()
     cluster.tasks[name].reason = "Resources"
@@ -40,7 +40,7 @@ def test_a_status_says_what_waits_and_why_and_changes_nothing(cluster: Cluster, 
 
 
 def test_where_slurm_does_not_answer_the_files_speak(cluster: Cluster, planned: Planner) -> None:
-    sweep_jobs = planned(name="files", **ONE)
+    sweep_jobs = planned(name="files", **ONE_DEPTH)
     launch(sweep_jobs)
     cluster.away = 100
     shown = full_status(sweep_jobs)
@@ -49,7 +49,7 @@ def test_where_slurm_does_not_answer_the_files_speak(cluster: Cluster, planned: 
 
 
 def test_how_a_task_ended_without_a_word_is_the_accountings(cluster: Cluster, planned: Planner) -> None:
-    sweep_jobs = planned(name="ended", **ONE)
+    sweep_jobs = planned(name="ended", **ONE_DEPTH)
     launch(sweep_jobs)
     [trunk] = only(sweep_jobs, "trunk")
     [name] = cluster.waiting()
@@ -65,7 +65,7 @@ def test_how_a_task_ended_without_a_word_is_the_accountings(cluster: Cluster, pl
 
 
 def test_of_a_task_that_runs_nobody_is_called_dead(cluster: Cluster, planned: Planner) -> None:
-    sweep_jobs = planned(name="alive", **ONE)
+    sweep_jobs = planned(name="alive", **ONE_DEPTH)
     launch(sweep_jobs)
     [name] = cluster.waiting()
     for word in ("RUNNING", "COMPLETING", "SOMETHING_NEW"):
@@ -75,7 +75,7 @@ def test_of_a_task_that_runs_nobody_is_called_dead(cluster: Cluster, planned: Pl
 
 
 def test_a_cancel_takes_back_what_waits(cluster: Cluster, planned: Planner) -> None:
-    sweep_jobs = planned(name="back", **ONE)
+    sweep_jobs = planned(name="back", **ONE_DEPTH)
     launch(sweep_jobs)
     [running] = cluster.waiting()
     cluster.tasks[running].state = "RUNNING"
@@ -84,8 +84,8 @@ def test_a_cancel_takes_back_what_waits(cluster: Cluster, planned: Planner) -> N
 
 
 def test_a_cancel_spares_what_another_sweep_waits_for(cluster: Cluster, planned: Planner) -> None:
-    theirs = planned(name="theirs", **ONE)
-    mine = planned(name="mine", **ONE, budget__tokens=[1280, 2560, 5120])
+    theirs = planned(name="theirs", **ONE_DEPTH)
+    mine = planned(name="mine", **ONE_DEPTH, budget__tokens=[1280, 2560, 5120])
     launch(theirs)
     launch(mine)
     tasks = set(cluster.tasks)
@@ -95,7 +95,7 @@ def test_a_cancel_spares_what_another_sweep_waits_for(cluster: Cluster, planned:
 
 
 def test_arrays_of_which_nothing_is_left_are_not_asked_for_again(cluster: Cluster, planned: Planner) -> None:
-    sweep_jobs = planned(name="closed", **ONE)
+    sweep_jobs = planned(name="closed", **ONE_DEPTH)
     launch(sweep_jobs)
     cluster.run_all()
     launch(sweep_jobs)

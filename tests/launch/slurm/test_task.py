@@ -22,7 +22,7 @@ from tests.conftest import Planner, Undisturbed, only
 from .cluster import Cluster, Killed, dies_at_once, meets, train, until_told
 from .conftest import launch, same
 
-ONE: dict[str, Any] = {"ladder__depths": [1]}
+ONE_DEPTH: dict[str, Any] = {"ladder__depths": [1]}
 """A trunk and two branches."""
 SOON = 121 / 60
 """Minutes to a time limit that leave a second: a task saves two minutes ahead of it."""
@@ -62,7 +62,7 @@ def terminate() -> None:
 def test_a_sweep_runs_to_its_end_by_itself(
     cluster: Cluster, planned: Planner, undisturbed: Undisturbed
 ) -> None:
-    sweep_jobs = planned(name="whole", **ONE, grid={"axes": {"seed.init": [0, 1]}})
+    sweep_jobs = planned(name="whole", **ONE_DEPTH, grid={"axes": {"seed.init": [0, 1]}})
     submitted = launch(sweep_jobs)
     assert submitted.submitted == 6 == len(cluster.tasks) and len(cluster.held()) == 4
     cluster.run_all()
@@ -75,7 +75,7 @@ def test_a_task_goes_on_with_what_can_start(
     cluster: Cluster, planned: Planner, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The first trains everything; the others find nothing to do."""
-    sweep_jobs = planned(name="onward", **ONE)
+    sweep_jobs = planned(name="onward", **ONE_DEPTH)
     launch(sweep_jobs)
     [first] = cluster.waiting()
     assert cluster.run(first) == 0 and not list(sweep_jobs.unfinished())
@@ -90,7 +90,7 @@ def test_a_task_that_is_told_to_end_saves_and_goes_on_after_its_requeue(
     cluster: Cluster, planned: Planner, undisturbed: Undisturbed
 ) -> None:
     """By preemption: Slurm has requeued it, and tells its process."""
-    sweep_jobs = planned(name="told", **ONE)
+    sweep_jobs = planned(name="told", **ONE_DEPTH)
     launch(sweep_jobs)
     [name] = cluster.waiting()
     assert cluster.run(name, until_told(lambda: (cluster.requeue(name), terminate()))) == 1
@@ -106,7 +106,7 @@ def test_a_task_that_is_told_to_end_saves_and_goes_on_after_its_requeue(
 def test_a_task_saves_ahead_of_its_time_limit_and_requeues_itself(
     cluster: Cluster, planned: Planner, undisturbed: Undisturbed
 ) -> None:
-    sweep_jobs = planned(name="limit", **ONE)
+    sweep_jobs = planned(name="limit", **ONE_DEPTH)
     launch(sweep_jobs)
     [name] = cluster.waiting()
     assert cluster.run(name, until_told(), minutes=SOON) == 1
@@ -119,7 +119,7 @@ def test_a_task_saves_ahead_of_its_time_limit_and_requeues_itself(
 def test_without_commands_on_its_node_a_task_just_ends_at_its_limit(
     cluster: Cluster, planned: Planner
 ) -> None:
-    sweep_jobs = planned(name="plain", **ONE)
+    sweep_jobs = planned(name="plain", **ONE_DEPTH)
     launch(sweep_jobs, "commands_on_nodes=false")
     name = cluster.waiting()[0]
     asked = len(cluster.questions)
@@ -128,7 +128,7 @@ def test_without_commands_on_its_node_a_task_just_ends_at_its_limit(
 
 
 def test_no_time_to_get_anywhere_is_a_failure_that_says_so(cluster: Cluster, planned: Planner) -> None:
-    sweep_jobs = planned(name="standstill", **ONE)
+    sweep_jobs = planned(name="standstill", **ONE_DEPTH)
     launch(sweep_jobs)
     [name] = cluster.waiting()
     trunk = trunk_of(sweep_jobs)
@@ -150,7 +150,7 @@ def test_no_time_to_get_anywhere_is_a_failure_that_says_so(cluster: Cluster, pla
 def test_a_cancelled_job_is_saved_and_the_task_goes_on_with_another(
     cluster: Cluster, planned: Planner
 ) -> None:
-    sweep_jobs = planned(name="cancelled", **ONE, grid={"axes": {"seed.init": [0, 1]}})
+    sweep_jobs = planned(name="cancelled", **ONE_DEPTH, grid={"axes": {"seed.init": [0, 1]}})
     launch(sweep_jobs)
     first, second = only(sweep_jobs, "trunk")
     cancelled = {first.job.id, *(branch.job.id for branch in sweep_jobs.branches[first.job.id])}
@@ -166,7 +166,7 @@ def test_a_task_that_was_started_anew_elsewhere_ends_here(
     cluster: Cluster, planned: Planner, undisturbed: Undisturbed
 ) -> None:
     """Its node was given up, and its process lives: what it trains is the newer restart's."""
-    sweep_jobs = planned(name="split", **ONE)
+    sweep_jobs = planned(name="split", **ONE_DEPTH)
     launch(sweep_jobs)
     [name] = cluster.waiting()
     folder = folder_of(cluster, name)
@@ -178,7 +178,7 @@ def test_a_task_that_was_started_anew_elsewhere_ends_here(
 
 
 def test_a_worker_that_dies_is_replaced(cluster: Cluster, planned: Planner, undisturbed: Undisturbed) -> None:
-    sweep_jobs = planned(name="dies", **ONE)
+    sweep_jobs = planned(name="dies", **ONE_DEPTH)
     launch(sweep_jobs)
     assert cluster.run(cluster.waiting()[0], meets(Killed())) == 0
     assert ends(trunk_of(sweep_jobs)) == [End.DIED, End.DONE]
@@ -187,7 +187,7 @@ def test_a_worker_that_dies_is_replaced(cluster: Cluster, planned: Planner, undi
 
 def test_a_job_whose_process_keeps_dying_at_one_place_is_given_up(cluster: Cluster, planned: Planner) -> None:
     """The place is the checkpoint that an attempt starts from. A launch gives it a new start."""
-    sweep_jobs = planned(name="keeps", **ONE)
+    sweep_jobs = planned(name="keeps", **ONE_DEPTH)
     launch(sweep_jobs, "retries.died=1")
     trunk = trunk_of(sweep_jobs)
 
@@ -208,7 +208,7 @@ def test_a_job_whose_process_keeps_dying_at_one_place_is_given_up(cluster: Clust
 
 
 def test_where_workers_end_before_they_begin_the_task_ends(cluster: Cluster, planned: Planner) -> None:
-    sweep_jobs = planned(name="stillborn", **ONE)
+    sweep_jobs = planned(name="stillborn", **ONE_DEPTH)
     launch(sweep_jobs, "retries.died=1")
     assert cluster.run(cluster.waiting()[0], dies_at_once, dies_at_once) == 1
     assert attempts.newest(trunk_of(sweep_jobs).folder) is None
@@ -217,7 +217,7 @@ def test_where_workers_end_before_they_begin_the_task_ends(cluster: Cluster, pla
 def test_what_runs_out_of_memory_is_tried_again_with_half_the_micro_batch(
     cluster: Cluster, planned: Planner
 ) -> None:
-    sweep_jobs = planned(name="memory", **ONE)
+    sweep_jobs = planned(name="memory", **ONE_DEPTH)
     launch(sweep_jobs)
     cluster.run(cluster.waiting()[0], meets(MemoryError("no memory")))
     first, second = attempts.every(trunk_of(sweep_jobs).folder)
@@ -228,7 +228,7 @@ def test_what_runs_out_of_memory_is_tried_again_with_half_the_micro_batch(
 
 
 def test_a_python_error_is_not_repeated_until_a_launch_says_so(cluster: Cluster, planned: Planner) -> None:
-    sweep_jobs = planned(name="error", **ONE)
+    sweep_jobs = planned(name="error", **ONE_DEPTH)
     launch(sweep_jobs)
     trunk = trunk_of(sweep_jobs)
     assert cluster.run(cluster.waiting()[0], meets(RuntimeError("a fault of the test"))) == 1
@@ -244,7 +244,7 @@ def test_a_full_disk_is_waited_for_until_its_retries_are_used_up(
     cluster: Cluster, planned: Planner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(feed, "REST_MAX_S", 0.0)
-    sweep_jobs = planned(name="full", **ONE)
+    sweep_jobs = planned(name="full", **ONE_DEPTH)
     launch(sweep_jobs, "retries.storage=2")
     full = meets(StorageError("the disk is full."))
     name = cluster.waiting()[0]
@@ -259,7 +259,7 @@ def test_a_trunk_that_diverges_takes_its_branches_tasks_with_it(
     cluster: Cluster, planned: Planner, undisturbed: Undisturbed
 ) -> None:
     wild = {"optimizer__lr": 1e4, "parametrization__name": "standard", "parametrization__zero_head": False}
-    sweep_jobs = planned(name="wild", **wild, **ONE)
+    sweep_jobs = planned(name="wild", **wild, **ONE_DEPTH)
     launch(sweep_jobs)
     cluster.run_all()
     assert cluster.tasks == {} and not list(sweep_jobs.unfinished())
@@ -270,7 +270,7 @@ def test_a_trunk_that_diverges_takes_its_branches_tasks_with_it(
 
 
 def test_branches_are_released_once_the_controller_is_back(cluster: Cluster, planned: Planner) -> None:
-    sweep_jobs = planned(name="away", **ONE)
+    sweep_jobs = planned(name="away", **ONE_DEPTH)
     launch(sweep_jobs)
     [name] = cluster.waiting()
 
@@ -283,7 +283,7 @@ def test_branches_are_released_once_the_controller_is_back(cluster: Cluster, pla
 
 
 def test_a_task_that_starts_before_its_checkpoint_ends(cluster: Cluster, planned: Planner) -> None:
-    sweep_jobs = planned(name="early", **ONE)
+    sweep_jobs = planned(name="early", **ONE_DEPTH)
     launch(sweep_jobs)
     trunk, branch = cluster.waiting()[0], cluster.held()[0]
     folder = folder_of(cluster, trunk)
