@@ -27,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sweepctl.errors import RequestError
 from sweepctl.store.ends import End
-from sweepctl.train.processes import Command, ProcessesLost, SingleProcess
+from sweepctl.train.processes import Command, ProcessesLost, SingleProcess, out_of_memory
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
@@ -116,7 +116,7 @@ class ProcessGroup(SingleProcess):
 
     def report_failure(self, error: Exception) -> None:
         """Say why this process cannot go on, for rank 0 to find when it misses it. The first word counts."""
-        why = End.OUT_OF_MEMORY if isinstance(error, torch.OutOfMemoryError) else End.INFRASTRUCTURE
+        why = End.OUT_OF_MEMORY if out_of_memory(error) else End.INFRASTRUCTURE
         text = f"Rank {self.rank} of {self.size} on {socket.gethostname()} failed: {_sentence(error)}"
         with suppress(dist.DistError):  # rank 0 is gone too
             self._store.compare_set("failure", "", json.dumps([text, why]))

@@ -28,7 +28,7 @@ from sweepctl.store.protocol import Progress, Saved
 from sweepctl.train.follower import follower_message
 from sweepctl.train.interface import Assignment
 from sweepctl.train.loop import Diverged, Loop, Stopped, Superseded
-from sweepctl.train.processes import ProcessesLost, SingleProcess
+from sweepctl.train.processes import ProcessesLost, SingleProcess, out_of_memory
 from sweepctl.train.registry import trainer_named
 
 Report = Callable[[Progress | Saved], None]
@@ -110,17 +110,9 @@ def _attempt(
     except SweepctlError as error:
         return Outcome(End.REQUEST if error.exit_code == 2 else End.FAILED, str(error))
     except Exception as error:
-        if _out_of_memory(error):
+        if out_of_memory(error):
             return Outcome(End.OUT_OF_MEMORY, (str(error).strip().splitlines() or ["no memory"])[0])
         return Outcome(End.FAILED, "".join(traceback.format_exc().splitlines(keepends=True)[-12:]))
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """torch and its like raise RuntimeErrors that say it in words."""
-    words = ("can't allocate memory", "out of memory", "bad_alloc", "cannot allocate memory")
-    if isinstance(error, RuntimeError):
-        return any(word in str(error).lower() for word in words)
-    return isinstance(error, MemoryError)
 
 
 def _fitting(execution: Execution, folder: JobFolder, attempt: Attempt) -> Execution:

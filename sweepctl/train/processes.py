@@ -41,6 +41,14 @@ class ProcessesLost(SweepctlError):
         self.why = why
 
 
+def out_of_memory(error: Exception) -> bool:
+    """torch and its like raise RuntimeErrors that say it in words."""
+    words = ("can't allocate memory", "out of memory", "bad_alloc", "cannot allocate memory")
+    if isinstance(error, RuntimeError):
+        return any(word in str(error).lower() for word in words)
+    return isinstance(error, MemoryError)
+
+
 class SingleProcess:
     """The processes of a job that one trains alone: every action is its own, nothing is shared."""
 

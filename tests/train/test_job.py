@@ -19,6 +19,7 @@ from sweepctl.store.job import JobFolder
 from sweepctl.train.batches import Batches
 from sweepctl.train.builtin import BuiltinTrainer
 from sweepctl.train.job import run
+from sweepctl.train.processes import out_of_memory
 from tests.conftest import Planner, manifest, only, run_all, run_job, tiny
 
 
@@ -197,6 +198,20 @@ def test_an_unexpected_error_is_recorded_with_its_last_lines(planned: Planner, m
     assert record["why"] == "failed" and "ZeroDivisionError" in record["error"]
     assert sweep_jobs.state(trunk).state == "failed"
     assert run_job(sweep_jobs, trunk).why == "done"
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes."), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_what_is_out_of_memory(error: Exception, expected: bool) -> None:
+    assert out_of_memory(error) is expected
 
 
 def test_resume_checkpoints_roll(planned: Planner) -> None:
