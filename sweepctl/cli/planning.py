@@ -61,9 +61,9 @@ def plan(
         return
     out = console()
     show_plan(out, plans, compared, waiting, throughput, provenance)
-    out.print(
-        f"Written to {place(sweep.folder)}. Next: [bold]sweepctl launch {study.name}[/]", soft_wrap=True
-    )
+    is_left = waiting or any(stage.left.jobs for stage in compared.values())
+    command = f"sweepctl {'launch' if is_left else 'collect'} {study.name}"
+    out.print(f"Written to {place(sweep.folder)}. Next: [bold]{command}[/]", soft_wrap=True)
 
 
 @data_app.command("prepare")

@@ -36,7 +36,7 @@ def launch(
     from sweepctl.launch.launcher import LaunchRequest, read_launcher
     from sweepctl.launch.prepare import launchable
     from sweepctl.launch.retry import choose
-    from sweepctl.report.console import console, show_json
+    from sweepctl.report.console import console, many, show_json
     from sweepctl.report.launch_view import LaunchView
     from sweepctl.report.launched import launched_json, rehearsal_json, show_launched, show_rehearsal
     from sweepctl.report.submitted import Waiting
@@ -64,7 +64,7 @@ def launch(
     if as_json:
         show_json(launched_json(request, outcome) | ({} if left is None else {"left": left}))
     elif left:
-        out.print(f"{len(left)} jobs are left; `sweepctl status {sweep}` says why.")
+        out.print(f"{many(len(left), 'job')} left; `sweepctl status {sweep}` says why.")
     if left or outcome.exit_code:
         raise SystemExit(outcome.exit_code or 1)
 

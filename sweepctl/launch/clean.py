@@ -58,12 +58,12 @@ def find(sweep: Sweep, keep: str) -> Unwanted:
         folder = sweep.workspace.job(job_id)
         unwanted.debris += [(path, _size(path)) for path in folder.path.parent.glob(f".{job_id}.*.gone")]
         if folder.path.exists():
-            if _alive(folder):
+            if attempts.owned(folder):
                 unwanted.busy.append(job_id)
             else:
                 unwanted.jobs[job_id] = (folder.path, _size(folder.path))
     for planned_job in sweep_jobs.by_id.values():
-        if not _alive(planned_job.folder):
+        if not attempts.owned(planned_job.folder):
             unwanted.debris += [(path, _size(path)) for path in _debris(planned_job.folder)]
             if planned_job.job.id not in elsewhere:
                 saved = (
@@ -102,12 +102,12 @@ def delete(sweep: Sweep, unwanted: Unwanted) -> None:
     sweep_jobs = SweepJobs(sweep, sweep.plans())
     for checkpoint, _ in unwanted.checkpoints:
         planned_job = sweep_jobs.by_id.get(checkpoint.job)
-        if planned_job is None or _alive(planned_job.folder) or wanted.by_others(checkpoint.job):
+        if planned_job is None or attempts.owned(planned_job.folder) or wanted.by_others(checkpoint.job):
             continue
         if checkpoint.step in _to_spare(sweep_jobs, planned_job, unwanted.keep):
             checkpoints.remove(checkpoint)
     for path, _ in unwanted.debris:
-        if not _alive(JobFolder(path.parent.parent, path.parent.parent.name)):
+        if not attempts.owned(JobFolder(path.parent.parent, path.parent.parent.name)):
             shutil.rmtree(path, ignore_errors=True)
     mine = sweep.job_ids()
     for trunk_id in sweep_jobs.branches:
@@ -151,11 +151,6 @@ def _delete_job(folder: JobFolder, sure: Callable[[], bool]) -> None:
     gone = folder.path.with_name(f".{folder.id}.{uuid.uuid4().hex[:6]}.gone")
     os.rename(folder.path, gone)
     shutil.rmtree(gone, ignore_errors=True)
-
-
-def _alive(folder: JobFolder) -> bool:
-    last = attempts.newest(folder)
-    return last is not None and last.alive()
 
 
 def _debris(folder: JobFolder) -> list[Path]:

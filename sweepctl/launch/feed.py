@@ -83,8 +83,6 @@ class Feed:
         """Jobs that may have something left to train, the most urgent first."""
         self.in_hand: set[str] = set()
         """Jobs that were handed to workers."""
-        self.cancelled: set[str] = set()
-        """Jobs that the sweep has given up."""
         self.given_up: set[str] = set()
         """Jobs that are not tried again whatever their records say."""
         self._elsewhere: dict[str, float] = {}
@@ -94,6 +92,11 @@ class Feed:
         self._stillborn = 0
         self._ended_at: dict[str, int] = {}
         self._reopened: set[str] = set()
+
+    @property
+    def cancelled(self) -> set[str]:
+        """Jobs that the sweep has given up."""
+        return self.sweep_jobs.cancelled
 
     # Which job
 
@@ -162,7 +165,7 @@ class Feed:
         """Give up what `sweepctl cancel` has named, and take up again what a launch has asked for anew."""
         cancelled = self.sweep_jobs.sweep.cancelled()
         new = cancelled - self.cancelled
-        self.cancelled, self.sweep_jobs.given_up = cancelled, cancelled
+        self.sweep_jobs.cancelled = cancelled
         for job in new & self.open.keys():
             self._elsewhere.pop(job, None)
             self._tell(Decision(self.open[job], State.CANCELLED))

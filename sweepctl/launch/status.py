@@ -13,7 +13,7 @@ from typing import Any, Literal
 from sweepctl.launch.launcher import Launcher, SchedulerError, launchers_of
 from sweepctl.launch.speed import Running, last_sign, mean_speed, running, time_left
 from sweepctl.launch.tasks import Task, furthest, with_task
-from sweepctl.store import attempts, metrics
+from sweepctl.store import metrics
 from sweepctl.store.attempts import Attempt
 from sweepctl.store.ends import End
 from sweepctl.store.facts import Facts
@@ -95,6 +95,8 @@ class SweepStatus:
     """Job -> the scheduler's task that is meant for it."""
     running: list[Running] = field(default_factory=list)
     """Attempts that may be running."""
+    killed: dict[int, Facts] = field(default_factory=dict)
+    """Place in `jobs` -> the attempt of one that was interrupted without a word."""
     problems: list[Problem] = field(default_factory=list)
     """What is wrong."""
     tokens_done: int = 0
@@ -160,16 +162,13 @@ def full_status(sweep_jobs: SweepJobs) -> SweepStatus:
 
 def _tell_ends(sweep: SweepStatus, launcher: type[Launcher[Any]]) -> None:
     """Put the scheduler's word on jobs whose task ended without one of its own."""
-    places: dict[int, str] = {}
-    for place, (planned_job, state) in enumerate(sweep.jobs):
-        if state.state is State.INTERRUPTED and len(places) < ASKED:
-            last = attempts.newest(planned_job.folder)
-            if last is None or last.ended or last.facts.launcher != launcher.kind:
-                continue
-            if last.facts.scheduler_id is not None:
-                places[place] = last.facts.scheduler_id
-    ends = launcher.ended_as(places.values())
-    for place, task in places.items():
+    tasks = [
+        (place, facts.scheduler_id)
+        for place, facts in sweep.killed.items()
+        if facts.launcher == launcher.kind and facts.scheduler_id is not None
+    ][:ASKED]
+    ends = launcher.ended_as(task for _, task in tasks)
+    for place, task in tasks:
         if task in ends:
             planned_job, state = sweep.jobs[place]
             note = f"task {task} ended as {ends[task]}; {state.note}"
@@ -201,6 +200,8 @@ class _Reader:
         if state.state is State.RUNNING and tries and not tries[-1].ended:
             left = planned_job.flops * (1 - _share(planned_job, state))
             sweep.running.append(running(planned_job, tries[-1], state.step, left, self.now))
+        if state.state is State.INTERRUPTED and not tries[-1].ended:
+            sweep.killed[len(sweep.jobs) - 1] = tries[-1].facts
         sweep.other_code += bool(tries) and _by_other_code(tries[-1].facts)
         if state.state is State.FAILED:
             sweep.problems.append(Problem(planned_job, "failed", state.failure, _why(state, tries[-1])))
@@ -310,10 +311,7 @@ def _silent(attempt: Running) -> Problem:
 
 
 def _share(planned_job: PlannedJob, state: JobState) -> float:
-    if state.state.is_final:
-        return 1.0
-    first = (planned_job.job.cut or 0) if planned_job.job.kind == "branch" else 0
-    return min(1.0, max(0.0, (state.step - first) / max(1, planned_job.steps_to_train)))
+    return 1.0 if state.state.is_final else planned_job.share(state.step)
 
 
 def _on_gpu(facts: Facts) -> bool:

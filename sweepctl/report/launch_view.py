@@ -76,12 +76,10 @@ class LaunchView:
         self._running[planned_job.job.id] = (planned_job, task)
 
     def progress(self, planned_job: PlannedJob, step: int) -> None:
-        first = (planned_job.job.cut or 0) if planned_job.job.kind == "branch" else 0
-        share = min(1.0, max(0.0, (step - first) / max(1, planned_job.steps_to_train)))
-        self._left[planned_job.job.id] = planned_job.flops * (1 - share)
+        self._left[planned_job.job.id] = planned_job.flops * (1 - planned_job.share(step))
         _, task = self._running.get(planned_job.job.id, (planned_job, None))
         if task is not None:
-            self._bars.update(task, completed=max(0, step - first))
+            self._bars.update(task, completed=max(0, step - planned_job.first_step))
 
     def ended(self, decision: Decision) -> None:
         planned_job = decision.planned_job

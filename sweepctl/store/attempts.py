@@ -110,6 +110,12 @@ def newest(folder: JobFolder) -> Attempt | None:
     return _read(folder, numbers[-1]) if numbers else None
 
 
+def owned(folder: JobFolder) -> bool:
+    """Whether a process that may be alive owns the job."""
+    last = newest(folder)
+    return last is not None and last.alive()
+
+
 def every(folder: JobFolder) -> list[Attempt]:
     """All attempts, oldest first."""
     return [_read(folder, number) for number in _numbers(folder)]

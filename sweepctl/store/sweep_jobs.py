@@ -40,9 +40,18 @@ class PlannedJob:
         return " ".join(part for part in (self.plan.rung_of(self.job).name, varied, label) if part)
 
     @property
+    def first_step(self) -> int:
+        """The step that its own part begins at."""
+        return (self.job.cut or 0) if self.job.kind == "branch" else 0
+
+    @property
     def steps_to_train(self) -> int:
         """Steps this job adds when its trunk is there."""
-        return self.job.end - (self.job.cut or 0) if self.job.kind == "branch" else self.job.end
+        return self.job.end - self.first_step
+
+    def share(self, step: int) -> float:
+        """How much of `steps_to_train` is done at a step."""
+        return min(1.0, max(0.0, (step - self.first_step) / max(1, self.steps_to_train)))
 
     @property
     def flops(self) -> float:
@@ -56,7 +65,7 @@ class SweepJobs:
 
     def __init__(self, sweep: Sweep, plans: dict[str, Plan]) -> None:
         self.sweep, self.plans = sweep, plans
-        self.given_up: set[str] = set()
+        self.cancelled: set[str] = set()
         """Jobs that were cancelled while these are in use."""
         self.by_id: dict[str, PlannedJob] = {}
         self.branches: dict[str, list[PlannedJob]] = {}
@@ -73,6 +82,11 @@ class SweepJobs:
         workspace = self.sweep.workspace
         trunk = workspace.job(job.trunk) if job.trunk else None
         return PlannedJob(job, plan, workspace.job(job.id), trunk)
+
+    @property
+    def rungs(self) -> list[str]:
+        """The names of the plans' rungs."""
+        return list(dict.fromkeys(rung.name for plan in self.plans.values() for rung in plan.rungs))
 
     def leave_out(self, jobs: set[str]) -> None:
         """Take jobs out."""
@@ -93,7 +107,7 @@ class SweepJobs:
             return True
         if planned_job.job.kind == "trunk":
             return all(
-                b.job.id in self.given_up
+                b.job.id in self.cancelled
                 or files.reaches(b.job.cut or 0)
                 or cache.of(b.folder).result is not None
                 for b in self.branches.get(planned_job.job.id, [])
@@ -133,7 +147,7 @@ class SweepJobs:
                 cut = planned_job.job.cut or 0
                 # Of a cut that was passed the branch trains the piece: the trunk's folder stays as it is.
                 passed = cut not in files.saved and files.reaches(cut)
-                if not passed and planned_job.job.id not in self.given_up:
+                if not passed and planned_job.job.id not in self.cancelled:
                     wish = Wish(cut, planned_job.job.id, self.sweep.name)
                     new += trunk.wish(wish, durable=False, keep=keep)
             stale = {w.branch for w in trunk.wishes() if w.sweep == self.sweep.name} - current

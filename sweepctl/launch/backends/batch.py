@@ -24,7 +24,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from sweepctl.errors import InvalidValue, StorageError, SweepctlError
 from sweepctl.launch.defaults import build_settings
@@ -47,7 +47,7 @@ from sweepctl.store.ends import End
 from sweepctl.store.facts import Dispatch
 from sweepctl.store.files import read_json, storage, write_json, write_text
 from sweepctl.store.job import JobFolder
-from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
+from sweepctl.store.sweep_jobs import PlannedJob
 from sweepctl.store.workspace import Sweep, Workspace
 
 MODULE = "sweepctl.launch.backends.batch"
@@ -126,9 +126,8 @@ class BatchSettings:
                 raise InvalidValue(key, getattr(self, key), "at least 0")
         for settings in (self.of_tasks, *each_pattern(self.of_tasks, self.rungs)):
             if settings.time_min is not None and self.save_ahead_s >= 60 * settings.time_min:
-                raise InvalidValue(
-                    "save_ahead_s", self.save_ahead_s, f"less than time_min={settings.time_min:g}"
-                )
+                limit = f"less than {60 * settings.time_min:g}, which is time_min={settings.time_min:g}"
+                raise InvalidValue("save_ahead_s", self.save_ahead_s, limit)
 
     @property
     def of_tasks(self) -> TaskSettings:
@@ -188,6 +187,10 @@ class Script:
         write_text(folder / "run.sh", self.text(sweep))
 
 
+ScriptWithJobs: TypeAlias = tuple[Script, list[PlannedJob]]
+"""A script, and the jobs that are left in it."""
+
+
 class BatchLauncher(Launcher[BatchSettings], kind="batch", settings=BatchSettings):
     """What the tasks did, the sweep's files say: who submits them is not asked."""
 
@@ -199,36 +202,29 @@ class BatchLauncher(Launcher[BatchSettings], kind="batch", settings=BatchSetting
         for script, _ in scripts:
             script.write(sweep)
         return Submitted(
-            [_submission(sweep, script, planned_jobs) for script, planned_jobs in scripts],
-            queued=sum(
-                _is_trained(planned_job) for _, planned_jobs in scripts for planned_job in planned_jobs
-            ),
+            _submissions(sweep, scripts),
+            queued=_in_training(scripts),
             exhausted=list(request.retry.left),
-            idle_patterns=idle_patterns(self.settings.rungs, _rungs(request.sweep_jobs)),
+            idle_patterns=idle_patterns(self.settings.rungs, request.sweep_jobs.rungs),
         )
 
     def rehearse(self, request: LaunchRequest) -> ToSubmit:
-        sweep, scripts = request.sweep_jobs.sweep, self._scripts(request)
-        return ToSubmit(
-            [_submission(sweep, script, planned_jobs) for script, planned_jobs in scripts],
-            queued=sum(
-                _is_trained(planned_job) for _, planned_jobs in scripts for planned_job in planned_jobs
-            ),
-            exhausted=list(request.retry.left),
-        )
+        scripts = self._scripts(request)
+        submissions = _submissions(request.sweep_jobs.sweep, scripts)
+        return ToSubmit(submissions, _in_training(scripts), list(request.retry.left))
 
-    def _scripts(self, request: LaunchRequest) -> list[tuple[Script, list[PlannedJob]]]:
-        """A script for every class of rungs, with the jobs that are left in it."""
+    def _scripts(self, request: LaunchRequest) -> list[ScriptWithJobs]:
+        """A script for every class of rungs."""
         order, retry = Order.of(request, self.settings), request.retry
         classes: dict[TaskSettings, list[str]] = {}
-        for rung in _rungs(request.sweep_jobs):
+        for rung in request.sweep_jobs.rungs:
             settings = for_rung(self.settings.of_tasks, self.settings.rungs, rung)
             classes.setdefault(settings, []).append(rung)
         left: dict[str, list[PlannedJob]] = {}
         for planned_job in request.sweep_jobs.unfinished():
             if planned_job.job.id not in retry.left:
                 left.setdefault(planned_job.plan.rung_of(planned_job.job).name, []).append(planned_job)
-        scripts = []
+        scripts: list[ScriptWithJobs] = []
         for settings, rungs in classes.items():
             if planned_jobs := [planned_job for rung in rungs for planned_job in left.get(rung, [])]:
                 script = Script(order, tuple(rungs), settings, retry.left, retry.forgiven)
@@ -261,13 +257,13 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _rungs(sweep_jobs: SweepJobs) -> list[str]:
-    return list(dict.fromkeys(rung.name for plan in sweep_jobs.plans.values() for rung in plan.rungs))
+def _in_training(scripts: list[ScriptWithJobs]) -> int:
+    jobs = [planned_job for _, planned_jobs in scripts for planned_job in planned_jobs]
+    return sum(attempts.owned(planned_job.folder) for planned_job in jobs)
 
 
-def _is_trained(planned_job: PlannedJob) -> bool:
-    newest = attempts.newest(planned_job.folder)
-    return newest is not None and newest.alive()
+def _submissions(sweep: Sweep, scripts: list[ScriptWithJobs]) -> list[Submission]:
+    return [_submission(sweep, script, planned_jobs) for script, planned_jobs in scripts]
 
 
 def _submission(sweep: Sweep, script: Script, planned_jobs: list[PlannedJob]) -> Submission:

@@ -81,8 +81,7 @@ def dispatch(records: Records, order: SlurmOrder, sweep_jobs: SweepJobs, ending:
                 limits = replace(limits, room=limits.room + ending)
             _submit_all(records, order, needed, limits, done, _arrays_of_trunks(needed, queue))
             _release_what_came_meanwhile(sweep_jobs, done)
-        rungs = {rung.name for plan in sweep_jobs.plans.values() for rung in plan.rungs}
-        done.idle_patterns = idle_patterns(launcher.rungs, rungs)
+        done.idle_patterns = idle_patterns(launcher.rungs, sweep_jobs.rungs)
         records.note_unsubmitted(done.unsubmitted, done.why)
     return done
 
@@ -165,10 +164,11 @@ def tasks_needed(
             continue
         last = attempts.newest(planned_job.folder)
         if last is not None and not last.ended:
-            if last.alive() and planned_job.job.id not in lost:
+            if job in lost:
+                needed.gone.add(lost[job])
+            elif last.alive():
                 needed.queued += 1
                 continue
-            needed.gone |= {lost[planned_job.job.id]} if planned_job.job.id in lost else set()
         if exhausted(planned_job.folder, last, launcher.retries, forgiven.get(job, 0)):
             needed.exhausted.append(job)
             needed.surplus += [q.name for q in tasks if q.word == "PENDING"]
@@ -274,8 +274,13 @@ def _submit_all(
                 break
             if not waits:
                 trunks.append(done.submissions[-1].id)
-            rest = replace(rest, jobs=rest.jobs[sent:], token=(token := new_token()),
-                           name=f"{records.sweep.name}.{token}")  # fmt: skip
+            rest = _part(records, rest, rest.jobs[sent:])
+
+
+def _part(records: Records, array: Array, jobs: tuple[str, ...]) -> Array:
+    """Another array like this one, for some of its jobs."""
+    token = new_token()
+    return replace(array, jobs=jobs, token=token, name=f"{records.sweep.name}.{token}")
 
 
 def _after(array: Array, trunks: list[str], launcher: SlurmSettings) -> Array:
@@ -300,9 +305,7 @@ def _submit_some(records: Records, order: SlurmOrder, array: Array, done: Submit
             if not _OVER_LIMIT.search(str(error)):
                 raise RequestError(f"Slurm refused the jobs. {error}") from None
             done.why = str(error)
-            token = new_token()
-            array = replace(array, jobs=array.jobs[: len(array.jobs) // 2], token=token,
-                            name=f"{records.sweep.name}.{token}")  # fmt: skip
+            array = _part(records, array, array.jobs[: len(array.jobs) // 2])
             continue
         records.write_id(array.token, array_id)
         done.submissions.append(_submission(array, array_id))

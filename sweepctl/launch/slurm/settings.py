@@ -141,7 +141,8 @@ class SlurmSettings:
             raise InvalidValue("save_ahead_s", self.save_ahead_s, "at least 1")
         for wanted in (self.resources, *each_pattern(self.resources, self.rungs)):
             if self.save_ahead_s >= 60 * wanted.time_min:
-                raise InvalidValue("save_ahead_s", self.save_ahead_s, f"less than time_min={wanted.time_min}")
+                limit = f"less than {60 * wanted.time_min}, which is time_min={wanted.time_min}"
+                raise InvalidValue("save_ahead_s", self.save_ahead_s, limit)
 
     def resources_of(self, rung: str) -> Resources:
         """A rung's resources.

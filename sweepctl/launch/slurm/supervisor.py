@@ -60,8 +60,7 @@ class Supervisor:
         self.process, self.records, self.array, self.order = process, records, array, order
         self.launcher = order.settings
         self.sweep_jobs = order.sweep_jobs(records.sweep)
-        rungs = {rung.name for plan in self.sweep_jobs.plans.values() for rung in plan.rungs}
-        self._resources = {name: self.launcher.resources_of(name) for name in rungs}
+        self._resources = {rung: self.launcher.resources_of(rung) for rung in self.sweep_jobs.rungs}
         self.releaser: Releaser | None = None
         if self.launcher.commands_on_nodes:
             self.releaser = Releaser(records.sweep.workspace, array.cluster, self.say)
