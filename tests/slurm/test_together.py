@@ -66,8 +66,11 @@ def test_tasks_take_jobs_of_their_own_class(on_slurm: Callable[..., OnSlurm]) ->
 def test_no_progress_before_the_time_limit_is_a_failure(on_slurm: Callable[..., OnSlurm]) -> None:
     """Restarts that get nowhere end, and say which setting is wrong."""
     sweep = on_slurm(
-        {"resources.time_min": 1, "save_ahead_s": 59}, name="standstill", budget__tokens=[6_400_000], **ONE_DEPTH
-    )  # fmt: skip
+        {"resources.time_min": 1, "save_ahead_s": 59},
+        name="standstill",
+        budget__tokens=[6_400_000],
+        **ONE_DEPTH,
+    )
     sweep.launch()
     [trunk] = only(sweep.sweep_jobs, "trunk")
     until(lambda: sweep.quiet() and len(sweep.records_of(trunk)) >= 3, why=sweep.story)
