@@ -125,7 +125,7 @@ def test_a_task_that_is_killed_is_run_again_and_goes_on(
 
 
 def test_it_saves_ahead_of_the_time_limit(planned: Planner) -> None:
-    sweep_jobs = planned(name="limited", ladder__depths=[1], **LONG)
+    sweep_jobs = planned(name="limited", ladder__depths=[1], budget__tokens=[100_000_000])  # minutes, not 5 s
     [array] = launch("limited", "time_min=1", "save_ahead_s=55")["arrays"]
     assert "saved, with work left" in ended(start(array["id"]), UNFINISHED)
     for of_job in (attempts.every(planned_job.folder) for planned_job in sweep_jobs.by_id.values()):
