@@ -66,7 +66,7 @@ def own_folder(workspace: Workspace) -> Iterator[Path | OSError]:
     above = [parent for parent in folder.parents if not parent.exists()]
     problem: OSError | None = None
     try:
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, mode=0o755)
     except OSError as error:
         problem = error
     try:

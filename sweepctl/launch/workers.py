@@ -7,7 +7,7 @@ import os
 import selectors
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -16,6 +16,8 @@ from sweepctl.store.files import storage
 from sweepctl.store.manifest import Manifest
 from sweepctl.store.protocol import Died, Ended, Event, Ready, RunJob, StopJob, read_event
 
+SAFE_PATH = ("-P",)
+"""Of an interpreter: without the current folder on Python's path, where anybody may have put a module."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -93,7 +95,7 @@ class Pool:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
         with open(log, "a") as errors:
             process = subprocess.Popen(
-                [sys.executable, "-m", "sweepctl.train.worker"],
+                [sys.executable, *SAFE_PATH, "-m", "sweepctl.train.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -157,4 +159,18 @@ class Pool:
 
 def worker_environment(threads: int) -> dict[str, str]:
     """The environment of a worker process."""
-    return {**os.environ, **dict.fromkeys(THREAD_VARIABLES, str(threads))}
+    return safe_path(os.environ) | dict.fromkeys(THREAD_VARIABLES, str(threads))
+
+
+def safe_path(environment: Mapping[str, str]) -> dict[str, str]:
+    """An environment in which no interpreter takes modules from the current folder."""
+    return {**whole_path(environment), "PYTHONSAFEPATH": "1"}
+
+
+def whole_path(environment: Mapping[str, str]) -> dict[str, str]:
+    """Without the empty parts of PYTHONPATH that a shell's `PYTHONPATH=$PYTHONPATH:...` leaves: they mean the
+    current folder, where anybody may have put a module."""
+    if "PYTHONPATH" not in environment:
+        return dict(environment)
+    parts = filter(None, environment["PYTHONPATH"].split(os.pathsep))
+    return {**environment, "PYTHONPATH": os.pathsep.join(parts)}

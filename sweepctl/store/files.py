@@ -48,12 +48,12 @@ def replacing(path: Path) -> Iterator[Path]:
                 scratch.unlink()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a file in one step; durable when this returns."""
+def write_text(path: Path, text: str, mode: int = 0o666) -> None:
+    """Replace a file in one step; durable when this returns. Of the mode the umask takes its part."""
     scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     with storage(path):
         try:
-            _write_durably(scratch, text)
+            _write_durably(scratch, text, mode)
             os.replace(scratch, path)
             sync_folder(path.parent)
         except OSError:
@@ -62,9 +62,9 @@ def write_text(path: Path, text: str) -> None:
             raise
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, mode: int = 0o666) -> None:
     """`write_text` of readable JSON."""
-    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", mode)
 
 
 def create(path: Path, durable: bool = True) -> bool:
@@ -127,8 +127,8 @@ def file_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _write_durably(path: Path, text: str) -> None:
-    with open(path, "w", encoding="utf-8") as file:
+def _write_durably(path: Path, text: str, mode: int) -> None:
+    with open(path, "w", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, mode)) as file:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())

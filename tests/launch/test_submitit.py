@@ -15,11 +15,8 @@ PRIVATE = re.compile(r"[\w)]\._(?:make_submission|submit_command|num_tasks|write
 
 
 def test_the_methods_are_what_they_were() -> None:
-    for name, parameters in {
-        "_make_submission_file_text": ["self", "command", "uid"],
-        "_submit_command": ["self", "command"],
-    }.items():
-        assert list(inspect.signature(getattr(SlurmExecutor, name)).parameters) == parameters, name
+    parameters = inspect.signature(SlurmExecutor._make_submission_file_text).parameters
+    assert list(parameters) == ["self", "command", "uid"]
 
 
 def test_a_script_is_made_where_there_is_no_slurm(tmp_path: Path) -> None:

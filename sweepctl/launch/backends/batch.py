@@ -35,6 +35,7 @@ from sweepctl.launch.launcher import Launcher, LaunchRequest
 from sweepctl.launch.local import LocalLaunch, LocalSettings, Share, Watcher
 from sweepctl.launch.order import Order
 from sweepctl.launch.outcome import Submission, Submitted, ToSubmit
+from sweepctl.launch.ownership import READABLE, protected_folder
 from sweepctl.launch.retries import Retries
 from sweepctl.launch.retry import Retry
 from sweepctl.launch.rungs import each_pattern, for_rung, idle_patterns
@@ -45,7 +46,7 @@ from sweepctl.spec.execution import Execution
 from sweepctl.store import attempts
 from sweepctl.store.ends import End
 from sweepctl.store.facts import Dispatch
-from sweepctl.store.files import read_json, storage, write_json, write_text
+from sweepctl.store.files import read_json, write_json, write_text
 from sweepctl.store.job import JobFolder
 from sweepctl.store.sweep_jobs import PlannedJob
 from sweepctl.store.workspace import Sweep, Workspace
@@ -155,12 +156,12 @@ class Script:
         return build_settings(BatchSettings, self.order.launcher)
 
     def folder(self, sweep: Sweep) -> Path:
-        """Asking for the same again gives the same script."""
-        return sweep.folder / "batch" / hashing.digest(hashing.canonical(plain(self)))[:10]
+        """Asking for the same again gives the same script; of two users each has one."""
+        return sweep.folder / "batch" / hashing.digest(f"{os.getuid()} {hashing.canonical(plain(self))}")[:10]
 
     def text(self, sweep: Sweep) -> str:
         settings, folder = self.settings, self.folder(sweep)
-        command = f"{shlex.quote(settings.python or sys.executable)} -u -m {MODULE}"
+        command = f"{shlex.quote(settings.python or sys.executable)} -u -P -m {MODULE}"
         exports = [f"export {name}={shlex.quote(str(value))}" for name, value in settings.environment.items()]
         return "\n".join(
             [
@@ -179,12 +180,10 @@ class Script:
         )
 
     def write(self, sweep: Sweep) -> None:
-        """Put it into the sweep's folder."""
-        folder = self.folder(sweep)
-        with storage(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "script.json", plain(self))
-        write_text(folder / "run.sh", self.text(sweep))
+        """Put it into the sweep's folder, where nobody else can change it before it is submitted."""
+        folder = protected_folder(self.folder(sweep))
+        write_json(folder / "script.json", plain(self), READABLE)
+        write_text(folder / "run.sh", self.text(sweep), READABLE)
 
 
 ScriptWithJobs: TypeAlias = tuple[Script, list[PlannedJob]]

@@ -9,13 +9,15 @@ import re
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from sweepctl.launch.launcher import SchedulerError
 from sweepctl.launch.tasks import Task, TaskState
+from sweepctl.launch.workers import whole_path
 
 PATIENCE_S = 30.0
 """How long a command may take: a controller that restarts answers late."""
+SUBMISSION_PATIENCE_S = 600.0
+"""How long sbatch may take, which asks a controller that is full again for two minutes."""
 _BATCH = 500
 """Ids on one command line."""
 _INHERITED = re.compile(
@@ -46,8 +48,8 @@ class Limits:
     """Which limit that is."""
 
 
-def ask(*command: str, patience_s: float = PATIENCE_S, errors: bool = False) -> str:
-    """What a command prints, with `errors` also what it says on standard error.
+def ask(*command: str, patience_s: float = PATIENCE_S, errors: bool = False, text: str | None = None) -> str:
+    """What a command prints that is given a text, with `errors` also what it says on standard error.
 
     Raises:
         SlurmError: it is not there, failed, or did not answer in time.
@@ -58,8 +60,8 @@ def ask(*command: str, patience_s: float = PATIENCE_S, errors: bool = False) -> 
             capture_output=True,
             text=True,
             timeout=patience_s,
-            stdin=subprocess.DEVNULL,
-            env={name: value for name, value in os.environ.items() if not _inherited(name)},
+            env=clean_environment(),
+            **({"stdin": subprocess.DEVNULL} if text is None else {"input": text}),
         )
     except FileNotFoundError:
         raise SlurmError(f"{command[0]} is not on the PATH: is this a machine of the cluster?") from None
@@ -70,13 +72,24 @@ def ask(*command: str, patience_s: float = PATIENCE_S, errors: bool = False) -> 
     return done.stdout + done.stderr if errors else done.stdout
 
 
-def test_only(script: Path, patience_s: float = PATIENCE_S) -> str:
+def sbatch(script: str) -> str:
+    """Submit a batch script; the id of the job or array.
+
+    Raises:
+        SlurmError: it was refused, or Slurm does not answer.
+    """
+    # sbatch itself asks a busy controller again and again before it gives up.
+    answer = ask("sbatch", "--parsable", patience_s=SUBMISSION_PATIENCE_S, text=script)
+    return answer.strip().partition(";")[0]
+
+
+def test_only(script: str, patience_s: float = PATIENCE_S) -> str:
     """What Slurm would do with a batch script, in its words. Nothing is queued.
 
     Raises:
         SlurmError: it would refuse it, or does not answer.
     """
-    verdict = ask("sbatch", "--test-only", str(script), patience_s=patience_s, errors=True)
+    verdict = ask("sbatch", "--test-only", patience_s=patience_s, errors=True, text=script)
     return sentence(verdict, "").removeprefix(": ")
 
 
@@ -90,18 +103,11 @@ def _inherited(name: str) -> bool:
     return name != "SLURM_CONF" and _INHERITED.fullmatch(name) is not None
 
 
-@contextlib.contextmanager
-def clean_environment() -> Iterator[None]:
+def clean_environment() -> dict[str, str]:
     """Without what a surrounding job or torchrun left behind: sbatch hands its environment on, and a task
     that is submitted from inside another must not inherit that one's. SLURM_CONF says which cluster, and
     stays."""
-    kept = {name: value for name, value in os.environ.items() if _inherited(name)}
-    for name in kept:
-        del os.environ[name]
-    try:
-        yield
-    finally:
-        os.environ.update(kept)
+    return {name: value for name, value in whole_path(os.environ).items() if not _inherited(name)}
 
 
 def settings() -> dict[str, str]:

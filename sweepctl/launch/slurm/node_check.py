@@ -73,12 +73,10 @@ def check_node(
     (folder / "tasks").mkdir()
     launched = replace(array, resources=launcher.resources)
     (folder / "launch.sh").write_text(script(launched, folder, launcher))
-    (folder / "check.sh").write_text(script(array, folder, brief, f"{REPORT} {shlex.quote(str(folder))}"))
     say("sending a job")
     try:
-        with commands.clean_environment():
-            output = commands.ask("sbatch", "--parsable", str(folder / "check.sh"))
-        sent = SentJob(folder, output.strip().partition(";")[0], array.name, wanted.nodes)
+        array_id = commands.sbatch(script(array, folder, brief, f"{REPORT} {shlex.quote(str(folder))}"))
+        sent = SentJob(folder, array_id, array.name, wanted.nodes)
         problem = _wait(sent, say, wait_min)
         if problem is not None:
             yield problem

@@ -91,7 +91,7 @@ def _commands_fail(script: Path) -> str | None:
     try:
         commands.settings()
         commands.in_queue("--me")
-        commands.test_only(script)
+        commands.test_only(script.read_text())
     except commands.SlurmError as error:
         return str(error).rstrip(".")
     return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 
 from sweepctl.launch.slurm import commands
@@ -25,7 +24,7 @@ def read_queue(records: Records, adopt: bool = False) -> dict[str, list[Task]]:
     for array in arrays:
         if array.cluster != config.get("ClusterName", ""):
             continue
-        array_id = records.id(array.token) or (_adopt(records, array) if adopt else None)
+        array_id = records.id(array.token) or (_adopt(records, array) if adopt and array.is_own else None)
         if array_id is not None:
             by_id[array_id] = array
     live = commands.squeue(by_id, {array_id: array.name for array_id, array in by_id.items()})
@@ -38,13 +37,12 @@ def read_queue(records: Records, adopt: bool = False) -> dict[str, list[Task]]:
             tasks.setdefault(by_id[array_id].jobs[int(place)], []).append(task)
     for array_id in set(by_id) - present:
         array = by_id[array_id]
-        foreign = array.by.get("user", os.getuid()) != os.getuid()
-        if foreign and "jobs" in config.get("PrivateData", ""):  # nothing follows from its absence
+        if not array.is_own and "jobs" in config.get("PrivateData", ""):  # nothing follows from its absence
             hidden = "another user's, which Slurm hides"
             for index, job in enumerate(array.jobs):
                 task = Task(f"{array_id}_{index}", TaskState.UNKNOWN, "UNKNOWN", hidden)
                 tasks.setdefault(job, []).append(task)
-        elif adopt:
+        elif adopt and array.is_own:
             records.close(array.token, "none of its tasks is in the queue")
     return tasks
 

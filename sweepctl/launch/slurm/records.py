@@ -1,6 +1,6 @@
 """What was submitted, on disk: an intent before every `sbatch`, the array's id after it.
 
-<sweep>/slurm/orders/HASH.json      what a launch asked for: plans, stages held back, settings of the cluster
+<sweep>/slurm/orders/USER/HASH.json what a launch asked for: plans, stages held back, settings of the cluster
 <sweep>/slurm/forgiven.json         job -> attempts up to this number do not count against its retries
 <sweep>/slurm/unsubmitted.json      how many jobs have no task of their own, and why
 <sweep>/slurm/arrays/TOKEN/
@@ -9,24 +9,31 @@
     closed                          nothing came of it: why
     tasks/I.R                       task I began its R-th restart; an older one that sees a newer one ends
     tasks/I.job                     the job that it has in hand
-    *.sh *.out *.err                the script and what the tasks printed
+    script.sh                       what sbatch was given, to be read
+    *.out                           what the tasks printed
+
+Orders and arrays are their user's: others read them, nobody else can write there, and a task takes its own
+user's word alone for what it runs.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import time
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from sweepctl.errors import DamagedFile, RequestError
 from sweepctl.launch.defaults import build_settings
 from sweepctl.launch.order import Order
+from sweepctl.launch.ownership import READABLE, is_own, owner, protected_folder, read_own_json
 from sweepctl.launch.slurm.settings import Resources, SlurmSettings
+from sweepctl.spec import hashing
 from sweepctl.spec.build import build, plain
 from sweepctl.store.files import create, read_json, storage, write_json, write_text
 from sweepctl.store.workspace import Sweep
@@ -66,6 +73,15 @@ class Array:
     by: dict[str, Any] = field(default_factory=dict)
     """Who submitted it, and when."""
 
+    @property
+    def user(self) -> int:
+        """Whose it is: of one that was read, by the file system."""
+        return int(self.by.get("user", os.getuid()))
+
+    @property
+    def is_own(self) -> bool:
+        return self.user == os.getuid()
+
 
 @dataclass(frozen=True, slots=True)
 class Records:
@@ -82,29 +98,50 @@ class Records:
         return self.folder / "arrays" / token
 
     def write_order(self, order: SlurmOrder) -> None:
-        path = self.folder / "orders" / f"{order.hash}.json"
-        if not path.exists():
-            with storage(path):
-                path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, plain(order))
-        else:
+        path = protected_folder(self._orders) / f"{order.hash}.json"
+        if is_own(path):
             os.utime(path)
+        else:
+            write_json(path, plain(order), READABLE)
 
     def order(self, digest: str) -> SlurmOrder:
-        return build(SlurmOrder, _read(self.folder / "orders" / f"{digest}.json"))
+        """This user's order of a hash.
+
+        Raises:
+            DamagedFile: it is missing, somebody else can have written it, or it is not what was ordered.
+        """
+        path = self._orders / f"{digest}.json"
+        if not path.exists():  # of an older version
+            path = self.folder / "orders" / f"{digest}.json"
+        raw = _read(path)
+        if hashing.digest(hashing.canonical(raw)) != digest:
+            raise DamagedFile(f"{path} is not what was ordered; launch again.")
+        return build(SlurmOrder, raw)
 
     def newest_order(self) -> SlurmOrder | None:
-        """The order that was written last."""
-        files = sorted((self.folder / "orders").glob("*.json"), key=lambda path: path.stat().st_mtime)
-        return self.order(files[-1].stem) if files else None
+        """The order that this user wrote last."""
+        files = [*self._orders.glob("*.json"), *(self.folder / "orders").glob("*.json")]
+        own = sorted(filter(is_own, files), key=lambda path: path.stat().st_mtime)
+        return self.order(own[-1].stem) if own else None
+
+    @property
+    def _orders(self) -> Path:
+        return self.folder / "orders" / str(os.getuid())
 
     def intend(self, array: Array) -> Path:
         """Write down what is about to be submitted; the array's folder."""
-        folder = self.array_folder(array.token)
-        with storage(folder):
-            (folder / "tasks").mkdir(parents=True, exist_ok=True)
-        write_json(folder / "array.json", plain(array))
+        folder = protected_folder(self.array_folder(array.token))
+        protected_folder(folder / "tasks")
+        write_json(folder / "array.json", plain(array), READABLE)
         return folder
+
+    def own_array(self, token: str) -> Array:
+        """An array of this user's, for its tasks.
+
+        Raises:
+            DamagedFile: it is missing, or somebody else can have written it.
+        """
+        return build(Array, _read(self.array_folder(token) / "array.json"))
 
     def arrays(self) -> list[Array]:
         """Every array of which something may have come, oldest first."""
@@ -117,38 +154,40 @@ class Records:
             folder = self.array_folder(token)
             if not (folder / "closed").exists():
                 with contextlib.suppress(DamagedFile, RequestError, FileNotFoundError):
-                    arrays.append(build(Array, read_json(folder / "array.json")))
+                    array = build(Array, read_json(folder / "array.json"))
+                    arrays.append(replace(array, by={**array.by, "user": owner(folder / "array.json")}))
         return sorted(arrays, key=lambda array: (array.by.get("at", 0.0), array.token))
 
     def id(self, token: str) -> str | None:
         """The array's id, None where nobody has learned it yet."""
         try:
-            return (self.array_folder(token) / "id").read_text().strip() or None
+            text = (self.array_folder(token) / "id").read_text().strip()
         except FileNotFoundError:
             return None
+        return text if re.fullmatch("[0-9]+", text) else None
 
     def write_id(self, token: str, array_id: str) -> None:
         if self.id(token) is None:
-            write_text(self.array_folder(token) / "id", array_id)
+            write_text(self.array_folder(token) / "id", array_id, READABLE)
 
     def close(self, token: str, why: str) -> None:
         """Nothing came of an intent, or nothing is left of an array: do not ask for it any more."""
-        write_text(self.array_folder(token) / "closed", why + "\n")
+        write_text(self.array_folder(token) / "closed", why + "\n", READABLE)
 
     def held_tasks(self, jobs: set[str], cluster: str) -> list[str]:
-        """The tasks that were submitted held to this cluster and are meant for these jobs, as
+        """This user's tasks that were submitted held to this cluster and are meant for these jobs, as
         `ARRAY_INDEX`."""
         tasks = []
         for array in self.arrays():
-            if not array.held or array.cluster != cluster:
+            if not (array.held and array.is_own and array.cluster == cluster):
                 continue
             if (array_id := self.id(array.token)) is not None:
                 tasks += [f"{array_id}_{i}" for i, job in enumerate(array.jobs) if job in jobs]
         return tasks
 
     def names(self) -> dict[str, str]:
-        """Array id -> the name it was submitted under."""
-        names = ((self.id(array.token), array.name) for array in self.arrays())
+        """Array id -> the name that this user submitted it under."""
+        names = ((self.id(array.token), array.name) for array in self.arrays() if array.is_own)
         return {array_id: name for array_id, name in names if array_id is not None}
 
     def forgive(self, jobs: dict[str, int]) -> None:
@@ -203,6 +242,6 @@ def outrun(folder: Path, index: int, restart: int) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return read_json(path)
+        return read_own_json(path)
     except FileNotFoundError:
         raise DamagedFile(f"{path} is missing.") from None

@@ -1,24 +1,21 @@
 """One job array as a batch script, through submitit.
 
-submitit writes the script and calls sbatch; the command is our own module, so that no pickle has to be put in
-place after sbatch has already started a task, and a launch may die at any moment.
+submitit makes the script; the command is our own module, so that no pickle has to be put in place after
+sbatch has already started a task, and a launch may die at any moment.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 import shlex
 import sys
 from pathlib import Path
 from typing import Any
 
-from submitit.core.utils import FailedJobError, FailedSubmissionError
-
-from sweepctl.launch.slurm.commands import SlurmError, clean_environment, sentence
+from sweepctl.launch.ownership import READABLE
 from sweepctl.launch.slurm.records import Array
 from sweepctl.launch.slurm.settings import SlurmSettings
 from sweepctl.launch.slurm.submitit_executor import CommandExecutor
+from sweepctl.store.files import write_text
 
 TASK = "sweepctl.launch.slurm.task"
 STILLBORN_RESTARTS = 3
@@ -49,15 +46,8 @@ def submit(array: Array, folder: Path, launcher: SlurmSettings) -> str:
     Raises:
         SlurmError: it refused.
     """
-    executor = _executor(array, folder, launcher)
-    try:
-        # submitit prints what sbatch complains of before it raises it
-        with clean_environment(), contextlib.redirect_stderr(io.StringIO()):
-            return executor.submit_command(_command(launcher))
-    except (FailedJobError, FailedSubmissionError) as error:
-        raise SlurmError(_refusal(str(error))) from None
-    except FileNotFoundError:
-        raise SlurmError("sbatch is not on the PATH: is this a machine of the cluster?") from None
+    write_text(folder / "script.sh", script(array, folder, launcher), READABLE)
+    return _executor(array, folder, launcher).submit_command(_command(launcher))
 
 
 def _executor(array: Array, folder: Path, launcher: SlurmSettings) -> CommandExecutor:
@@ -116,10 +106,4 @@ def _setup(folder: Path, launcher: SlurmSettings) -> list[str]:
 
 
 def _command(launcher: SlurmSettings, module: str = TASK) -> str:
-    return f"{shlex.quote(launcher.python or sys.executable)} -u -m {module}"
-
-
-def _refusal(text: str) -> str:
-    """What sbatch printed, out of what submitit wraps around it."""
-    complaints = [line for line in text.splitlines() if "error:" in line]
-    return sentence("\n".join(complaints) or text.strip().splitlines()[-1])
+    return f"{shlex.quote(launcher.python or sys.executable)} -u -P -m {module}"

@@ -2,17 +2,19 @@
 
 Its own `submit` takes a function and puts the function's pickle in place after sbatch has returned: a task
 may have begun by then, and a launch may die in between. Our tasks run a module that reads our own records, so
-that there is nothing to put in place. To submit a command submitit has only
+that there is nothing to put in place. submitit makes the script, by
 
-    _make_submission_file_text(command, uid)    the script, also for whoever only wants to see it
-    _submit_command(command)                    the script written, sbatch called, the array's id read
+    _make_submission_file_text(command, uid)
 
-A test holds their signatures, and pyproject.toml the versions that have them.
+whose signature a test holds, and pyproject.toml the versions that have it. It goes to sbatch by standard
+input: a file of it in a shared folder could be another one by the time that sbatch reads it.
 """
 
 from __future__ import annotations
 
 from submitit.slurm.slurm import SlurmExecutor
+
+from sweepctl.launch.slurm import commands
 
 
 class CommandExecutor(SlurmExecutor):
@@ -31,7 +33,6 @@ class CommandExecutor(SlurmExecutor):
         """Call sbatch once; the array's id.
 
         Raises:
-            FailedJobError, FailedSubmissionError: it refused.
-            FileNotFoundError: there is no sbatch.
+            SlurmError: it refused, or did not answer.
         """
-        return str(self._submit_command(command).job_id)
+        return commands.sbatch(self.script(command))

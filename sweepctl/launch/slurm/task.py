@@ -15,12 +15,10 @@ import time
 from pathlib import Path
 
 from sweepctl.errors import SweepctlError
-from sweepctl.launch.slurm.records import Array, Records, SlurmOrder, begin_task
+from sweepctl.launch.slurm.records import Records, SlurmOrder, begin_task
 from sweepctl.launch.slurm.supervisor import Supervisor
 from sweepctl.launch.slurm.task_process import join_group, this_process
-from sweepctl.launch.workers import worker_environment
-from sweepctl.spec.build import build
-from sweepctl.store.files import read_json
+from sweepctl.launch.workers import SAFE_PATH, worker_environment
 from sweepctl.store.workspace import Workspace
 
 
@@ -28,7 +26,7 @@ def follow(threads: int) -> int:
     """Keep a worker that follows rank 0's, a new one whenever the group breaks."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # rank 0 is told too, and decides
     while True:
-        command = [sys.executable, "-m", "sweepctl.train.worker"]
+        command = [sys.executable, *SAFE_PATH, "-m", "sweepctl.train.worker"]
         worker = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=worker_environment(threads))
         if worker.wait() == 0:
             return 0
@@ -40,7 +38,7 @@ def main() -> int:
     folder = Path(os.environ["SWEEPCTL_ARRAY"])
     workspace = Workspace(folder.parents[3])
     records = Records(workspace.sweep(folder.parents[2].name))
-    array = build(Array, read_json(folder / "array.json"))
+    array = records.own_array(folder.name)
     order: SlurmOrder = records.order(array.order)
     launcher = order.settings
     process = this_process(array.resources.time_min)

@@ -21,7 +21,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from submitit.core.utils import FailedJobError
 
 from sweepctl.launch.slurm import commands, supervisor, task
 from sweepctl.launch.slurm.commands import SlurmError
@@ -177,7 +176,9 @@ class Cluster:
 
     # What Slurm's commands do
 
-    def ask(self, *command: str, patience_s: float = 30.0, errors: bool = False) -> str:
+    def ask(
+        self, *command: str, patience_s: float = 30.0, errors: bool = False, text: str | None = None
+    ) -> str:
         """In the place of `commands.ask`."""
         self.questions.append(command)
         if self.away:
@@ -234,7 +235,7 @@ class Cluster:
         options = dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(.*))?$", script, re.MULTILINE))
         last = int(options["array"].partition("-")[2].partition("%")[0])
         if self.refusal or (self.takes is not None and len(self.tasks) + last + 1 > self.takes):
-            raise FailedJobError(self.refusal or LIMIT)
+            raise SlurmError(commands.sentence(self.refusal or LIMIT))
         array_id = str(next(self._ids))
         folder = re.search(r"^export SWEEPCTL_ARRAY=(.*)$", script, re.MULTILINE)
         assert folder is not None
