@@ -71,6 +71,7 @@ def test_an_accounts_limit_is_read_beforehand(
     limit = ("sacctmgr", "-i", "modify", "user", getpass.getuser(), "set")
     sweep.ask(*limit, "MaxSubmitJobs=7")
     monkeypatch.setenv("SLURM_CONF", str(accounting_box.conf))
+    until(lambda: commands.in_queue("--me") == 0, why=sweep.story)  # tasks of the test before may be ending
     try:
         assert commands.limits(None, 18).room == 7
         report = sweep.launch()
