@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from sweepctl.launch.launcher import LaunchRequest
+from sweepctl.launch.variables import names_only
 from sweepctl.resources import code_version
 from sweepctl.spec import hashing
 from sweepctl.spec.build import plain
@@ -22,7 +23,7 @@ class Order:
     held: tuple[str, ...]
     """Stages that were held back."""
     launcher: dict[str, Any]
-    """The launcher's settings."""
+    """The launcher's settings; of its variables the names alone."""
     code: str
     """The version of the code that ordered it."""
 
@@ -35,7 +36,7 @@ class Order:
         return cls(
             plans=plans | {stage: hashes[stage] for stage in held},
             held=tuple(held),
-            launcher=plain(settings),
+            launcher=names_only(plain(settings)),
             code=code_version(),
         )
 

@@ -16,7 +16,8 @@ _WORDS = {bool: "true or false", int: "a whole number", float: "a number", str: 
 
 def build(cls: type[T], raw: Any, at: str = "") -> T:
     """Make a dataclass from a mapping, converting each value to its field's declared type. A class with
-    variants (`variant`, a class method) says which of them the mapping is of.
+    variants (`variant`, a class method) says which of them the mapping is of; one may put a mapping as people
+    write it in order first (`tidy`).
 
     Raises:
         RequestError: a key that is unknown or missing, or a value of the wrong type or range; the
@@ -26,6 +27,11 @@ def build(cls: type[T], raw: Any, at: str = "") -> T:
         raise InvalidValue(at or cls.__name__, raw, "a mapping of keys")
     variant = getattr(cls, "variant", None)
     cls = variant(raw) if variant else cls
+    tidy = getattr(cls, "tidy", None)
+    try:
+        raw = tidy(raw) if tidy else raw
+    except InvalidValue as error:
+        raise (error.under(at) if at else error) from None
     hints: dict[str, Any] = _hints(cls)  # type: ignore[arg-type]
     for key in raw:
         if key not in hints:
@@ -56,7 +62,8 @@ def convert(kind: Any, value: Any, at: str) -> Any:
         raise InvalidValue(at, value, "one of " + ", ".join(str(arg) for arg in args))
     if origin is tuple:
         if isinstance(value, (str, bytes, Mapping)) or not hasattr(value, "__iter__"):
-            raise InvalidValue(at, value, "a list")
+            example = f", such as \"{at}=['{value}']\"" if isinstance(value, str) else ""
+            raise InvalidValue(at, value, "a list" + example)
         return tuple(convert(args[0], item, f"{at}[{i}]") for i, item in enumerate(value))
     if origin is dict:
         if not isinstance(value, Mapping):

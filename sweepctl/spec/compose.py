@@ -86,6 +86,8 @@ def compose_launcher(name: str, overrides: list[str], config_dir: Path | None = 
     rungs = [rung for text in overrides if (rung := _RUNG.fullmatch(text))]
     settings = [text for text in overrides if not _RUNG.fullmatch(text)]
     settings = [text if text.startswith(("+", "~", "execution.")) else f"++{text}" for text in settings]
+    for text in settings:
+        _one_value(text)
     raw = _compose(launchers_dir(), name, settings, config_dir)
     for rung in rungs:
         raw.setdefault("rungs", {}).setdefault(rung[1], {})[rung[2]] = _parse(f"value={rung[3]}").value()
@@ -114,6 +116,24 @@ def _compose(directory: Path, name: str, overrides: list[str], user: Path | None
     if not isinstance(raw, dict):
         raise RequestError(f"The configuration {name} is a {type(raw).__name__}, not a mapping.")
     return {str(key): value for key, value in raw.items()}
+
+
+def _one_value(text: str) -> None:
+    """See that an override gives one value.
+
+    Raises:
+        RequestError: it is no override, or one of several values; with how to quote it.
+    """
+    key, _, value = text.lstrip("+").partition("=")
+    try:
+        several = OverridesParser.create().parse_override(text).is_sweep_override()
+    except HydraException:
+        several = value != ""
+    if several:
+        quoted = f"\"{key}='...'\", a list of such as \"{key}=['a b', 'c=d']\""
+        raise RequestError(
+            f"{key}={value} must be quoted for Hydra: a text with blanks, = or commas as {quoted}."
+        )
 
 
 def _split_sweeps(overrides: list[str]) -> tuple[list[str], dict[str, Any]]:

@@ -23,6 +23,7 @@ from sweepctl.launch.slurm.dispatch import tasks_needed
 from sweepctl.launch.slurm.records import Array, Records, SlurmOrder, begin_task, outrun
 from sweepctl.launch.slurm.script import script
 from sweepctl.launch.slurm.settings import SlurmSettings
+from sweepctl.launch.variables import handed_on
 from sweepctl.spec.build import build, plain
 from sweepctl.spec.compose import compose_launcher
 from sweepctl.spec.execution import Execution
@@ -105,11 +106,13 @@ TEXT = st.text(
 @given(value=TEXT, folder=TEXT.map(lambda t: t.replace("/", "_").replace("%", "_")))
 def test_no_text_of_the_users_is_shell(value: str, folder: str) -> None:
     """What bash makes of the script's lines is the text itself."""
-    launcher = slurm(environment={"WORD": value}, commands_on_nodes=False)
+    launcher = slurm(environment={"WORD": None}, commands_on_nodes=False)
     text = script(an_array(), Path("/x") / folder, launcher)
     exports = "\n".join(line for line in text.split("\n# command")[0].split("# setup\n")[1:])
     done = subprocess.run(
-        ["bash", "-c", exports + '\nprintf "%s\\0%s" "$WORD" "$SWEEPCTL_ARRAY"'], capture_output=True
+        ["bash", "-c", exports + '\nprintf "%s\\0%s" "$WORD" "$SWEEPCTL_ARRAY"'],
+        capture_output=True,
+        env={**os.environ, **handed_on({"WORD": value})},
     )
     assert done.stdout.decode().split("\0") == [value, str(Path("/x") / folder)]
 

@@ -6,6 +6,7 @@ most urgent that can start and nobody has, until nothing is left for it.
 <sweep>/batch/HASH/
     script.json     what was ordered, and which rungs the script trains
     run.sh          the script: `bash run.sh` is a task too
+    environment.sh  the variables of its jobs, for nobody else to read
     tasks/NAME/     the starts of the task of this name, kept as attempts are
     tasks/NAME/job  the job that it has in hand
     logs/           what the workers printed
@@ -35,11 +36,13 @@ from sweepctl.launch.launcher import Launcher, LaunchRequest
 from sweepctl.launch.local import LocalLaunch, LocalSettings, Share, Watcher
 from sweepctl.launch.order import Order
 from sweepctl.launch.outcome import Submission, Submitted, ToSubmit
-from sweepctl.launch.ownership import READABLE, protected_folder
+from sweepctl.launch.ownership import PRIVATE, READABLE, protected_folder
+from sweepctl.launch.python import python_command
 from sweepctl.launch.retries import Retries
 from sweepctl.launch.retry import Retry
 from sweepctl.launch.rungs import each_pattern, for_rung, idle_patterns
 from sweepctl.launch.tasks import Task, TaskState
+from sweepctl.launch.variables import check, values
 from sweepctl.spec import hashing
 from sweepctl.spec.build import build, plain
 from sweepctl.spec.execution import Execution
@@ -102,8 +105,8 @@ class BatchSettings:
     """The three above for rungs by name or pattern."""
     setup: tuple[str, ...]
     """Lines of shell that every task runs first."""
-    environment: dict[str, str | int | float]
-    """Variables of the jobs."""
+    environment: dict[str, str | int | float | None]
+    """Variables of the jobs; None: as it is where the script is written."""
     python: str | None
     """The interpreter where tasks run; None: the one that launches."""
     index: tuple[str, ...]
@@ -118,10 +121,10 @@ class BatchSettings:
     """How jobs are run."""
 
     def __post_init__(self) -> None:
-        for key, names in (("index", self.index), ("environment", self.environment)):
-            for name in names:
-                if not _VARIABLE.fullmatch(name):
-                    raise InvalidValue(key, name, "the name of a variable")
+        check(self.environment)
+        for name in self.index:
+            if not _VARIABLE.fullmatch(name):
+                raise InvalidValue("index", name, "the name of a variable")
         for key in ("wait_min", "save_ahead_s"):
             if getattr(self, key) < 0:
                 raise InvalidValue(key, getattr(self, key), "at least 0")
@@ -161,8 +164,9 @@ class Script:
 
     def text(self, sweep: Sweep) -> str:
         settings, folder = self.settings, self.folder(sweep)
-        command = f"{shlex.quote(settings.python or sys.executable)} -u -P -m {MODULE}"
-        exports = [f"export {name}={shlex.quote(str(value))}" for name, value in settings.environment.items()]
+        command = f"{python_command(settings.python)} -u -P -m {MODULE}"
+        names = " ".join(settings.environment)
+        variables = f". {shlex.quote(str(folder / 'environment.sh'))}  # {names}"
         return "\n".join(
             [
                 "#!/bin/bash",
@@ -172,16 +176,19 @@ class Script:
                 f"for name in {' '.join(settings.index)}; do",
                 '  case "${!name:-}" in "" | *[!0-9]*) ;; *) index="${!name}"; break ;; esac',
                 "done",
-                *exports,
+                *([variables] if names else []),
                 *settings.setup,
                 f'exec {command} {shlex.quote(str(folder))} "$index"',
                 "",
             ]
         )
 
-    def write(self, sweep: Sweep) -> None:
-        """Put it into the sweep's folder, where nobody else can change it before it is submitted."""
+    def write(self, sweep: Sweep, variables: Mapping[str, str]) -> None:
+        """Put it into the sweep's folder, where nobody else can change it before it is submitted, nor read
+        the values of its variables."""
         folder = protected_folder(self.folder(sweep))
+        exports = [f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()]
+        write_text(folder / "environment.sh", "".join(exports), PRIVATE)
         write_json(folder / "script.json", plain(self), READABLE)
         write_text(folder / "run.sh", self.text(sweep), READABLE)
 
@@ -194,12 +201,13 @@ class BatchLauncher(Launcher[BatchSettings], kind="batch", settings=BatchSetting
     """What the tasks did, the sweep's files say: who submits them is not asked."""
 
     def launch(self, request: LaunchRequest, watcher: Watcher) -> Submitted:
+        variables = values(self.settings.environment)
         request.begin()
         request.sweep_jobs.make_wishes(self.execution.keep)
         sweep = request.sweep_jobs.sweep
         scripts = self._scripts(request)
         for script, _ in scripts:
-            script.write(sweep)
+            script.write(sweep, variables)
         return Submitted(
             _submissions(sweep, scripts),
             queued=_in_training(scripts),

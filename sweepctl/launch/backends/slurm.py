@@ -14,6 +14,7 @@ from sweepctl.launch.slurm.queue_state import read_queue
 from sweepctl.launch.slurm.records import Records, SlurmOrder
 from sweepctl.launch.slurm.settings import SlurmSettings
 from sweepctl.launch.tasks import Task
+from sweepctl.launch.variables import values
 from sweepctl.store.workspace import Sweep, Workspace
 
 
@@ -24,12 +25,14 @@ class SlurmLauncher(Launcher[SlurmSettings], kind="slurm", settings=SlurmSetting
         from sweepctl.launch.slurm.dispatch import dispatch
 
         order = self._order(request)
+        for rung in request.sweep_jobs.rungs:
+            values(self.settings.of_rung(rung).environment)
         request.begin()
         request.sweep_jobs.make_wishes(self.execution.keep)
         records = Records(request.sweep_jobs.sweep)
         records.write_order(order)
         records.forgive(request.retry.forgiven)
-        return dispatch(records, order, request.sweep_jobs)
+        return dispatch(records, order, request.sweep_jobs, settings=self.settings)
 
     def rehearse(self, request: LaunchRequest) -> ToSubmit:
         from sweepctl.launch.slurm.dispatch import rehearse

@@ -7,8 +7,9 @@ import getpass
 import os
 import re
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from sweepctl.launch.launcher import SchedulerError
 from sweepctl.launch.tasks import Task, TaskState
@@ -48,8 +49,15 @@ class Limits:
     """Which limit that is."""
 
 
-def ask(*command: str, patience_s: float = PATIENCE_S, errors: bool = False, text: str | None = None) -> str:
-    """What a command prints that is given a text, with `errors` also what it says on standard error.
+def ask(
+    *command: str,
+    patience_s: float = PATIENCE_S,
+    errors: bool = False,
+    text: str | None = None,
+    variables: Mapping[str, str] = MappingProxyType({}),
+) -> str:
+    """What a command prints that is given a text and variables, with `errors` also what it says on standard
+    error.
 
     Raises:
         SlurmError: it is not there, failed, or did not answer in time.
@@ -60,7 +68,7 @@ def ask(*command: str, patience_s: float = PATIENCE_S, errors: bool = False, tex
             capture_output=True,
             text=True,
             timeout=patience_s,
-            env=clean_environment(),
+            env={**clean_environment(), **variables},
             **({"stdin": subprocess.DEVNULL} if text is None else {"input": text}),
         )
     except FileNotFoundError:
@@ -72,14 +80,14 @@ def ask(*command: str, patience_s: float = PATIENCE_S, errors: bool = False, tex
     return done.stdout + done.stderr if errors else done.stdout
 
 
-def sbatch(script: str) -> str:
-    """Submit a batch script; the id of the job or array.
+def sbatch(script: str, variables: Mapping[str, str] = MappingProxyType({})) -> str:
+    """Submit a batch script, with these variables in its environment; the id of the job or array.
 
     Raises:
         SlurmError: it was refused, or Slurm does not answer.
     """
     # sbatch itself asks a busy controller again and again before it gives up.
-    answer = ask("sbatch", "--parsable", patience_s=SUBMISSION_PATIENCE_S, text=script)
+    answer = ask("sbatch", "--parsable", patience_s=SUBMISSION_PATIENCE_S, text=script, variables=variables)
     return answer.strip().partition(";")[0]
 
 
@@ -96,6 +104,7 @@ def test_only(script: str, patience_s: float = PATIENCE_S) -> str:
 def sentence(text: str, command: str = "sbatch") -> str:
     """Slurm's complaint as one sentence."""
     lines = [re.sub(r"^\w+: (error: )?", "", line).strip() for line in text.splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("Try ")]
     return f"{command}: {'; '.join(dict.fromkeys(lines)) or 'failed without a word'}"
 
 

@@ -23,8 +23,9 @@ from sweepctl.launch.slurm.commands import Limits, SlurmError
 from sweepctl.launch.slurm.queue_state import read_queue
 from sweepctl.launch.slurm.records import Array, Records, SlurmOrder, author, new_token
 from sweepctl.launch.slurm.script import script, submit
-from sweepctl.launch.slurm.settings import Resources, SlurmSettings
+from sweepctl.launch.slurm.settings import SlurmSettings
 from sweepctl.launch.tasks import Task
+from sweepctl.spec import hashing
 from sweepctl.spec.build import plain
 from sweepctl.store import attempts
 from sweepctl.store.ends import End
@@ -55,15 +56,22 @@ class TasksNeeded:
     """Jobs that failed and have no retry left."""
 
 
-def dispatch(records: Records, order: SlurmOrder, sweep_jobs: SweepJobs, ending: int = 0) -> Submitted:
+def dispatch(
+    records: Records,
+    order: SlurmOrder,
+    sweep_jobs: SweepJobs,
+    ending: int = 0,
+    settings: SlurmSettings | None = None,
+) -> Submitted:
     """Submit what has no task yet, release what can start, cancel what has become superfluous. `ending` tasks
-    that are still in the queue make room in a moment.
+    that are still in the queue make room in a moment. `settings`: those of the order with the values of its
+    variables; without them the values are this process's own.
 
     Raises:
         RequestError: Slurm does not know a partition, account or option.
         SlurmError: it does not answer. What was submitted until then is on record.
     """
-    launcher = order.settings
+    launcher = settings or order.settings
     with _turn(records):
         queue = read_queue(records, adopt=True)
         needed = tasks_needed(sweep_jobs, order, queue, records.forgiven())
@@ -79,7 +87,8 @@ def dispatch(records: Records, order: SlurmOrder, sweep_jobs: SweepJobs, ending:
             limits = commands.limits(launcher.max_submitted, len(needed.now) + len(needed.later))
             if limits.room is not None:
                 limits = replace(limits, room=limits.room + ending)
-            _submit_all(records, order, needed, limits, done, _arrays_of_trunks(needed, queue))
+            arrays = _arrays(records, order, needed, limits)
+            _submit_all(records, launcher, arrays, needed, limits, done, _arrays_of_trunks(needed, queue))
             _release_what_came_meanwhile(sweep_jobs, done)
         done.idle_patterns = idle_patterns(launcher.rungs, sweep_jobs.rungs)
         records.note_unsubmitted(done.unsubmitted, done.why)
@@ -218,12 +227,17 @@ def _arrays(records: Records, order: SlurmOrder, needed: TasksNeeded, limits: Li
     launcher = order.settings
     cluster = _cluster()
     arrays = []
+    of_rungs: dict[str, tuple[str, SlurmSettings]] = {}
     for held, planned_jobs in ((False, needed.now), (True, needed.later)):
-        classes: dict[Resources, list[str]] = {}
+        classes: dict[str, tuple[str, SlurmSettings, list[str]]] = {}
         for planned_job in planned_jobs:
             rung = planned_job.plan.rung_of(planned_job.job).name
-            classes.setdefault(launcher.resources_of(rung), []).append(planned_job.job.id)
-        for resources, jobs in classes.items():
+            if rung not in of_rungs:
+                settings = launcher.of_rung(rung)
+                of_rungs[rung] = (hashing.canonical(plain(settings)), settings)
+            key, settings = of_rungs[rung]
+            classes.setdefault(key, (rung, settings, []))[2].append(planned_job.job.id)
+        for rung, settings, jobs in classes.values():
             for first in range(0, len(jobs), limits.array):
                 token = new_token()
                 arrays.append(
@@ -233,7 +247,8 @@ def _arrays(records: Records, order: SlurmOrder, needed: TasksNeeded, limits: Li
                         name=f"{records.sweep.name}.{token}",
                         cluster=cluster,
                         jobs=tuple(jobs[first : first + limits.array]),
-                        resources=resources,
+                        resources=settings.resources,
+                        rung=rung,
                         held=held and launcher.commands_on_nodes,
                         gone=tuple(sorted(needed.gone)),
                     )
@@ -250,7 +265,8 @@ def _cluster() -> str:
 
 def _submit_all(
     records: Records,
-    order: SlurmOrder,
+    launcher: SlurmSettings,
+    arrays: list[Array],
     needed: TasksNeeded,
     limits: Limits,
     done: Submitted,
@@ -259,14 +275,14 @@ def _submit_all(
     """`trunks`: the arrays whose end branches are submitted after where nobody may release them."""
     room = limits.room
     later = {planned_job.job.id for planned_job in needed.later}
-    for array in _arrays(records, order, needed, limits):
+    for array in arrays:
         waits = array.jobs[0] in later
         if waits:
-            array = _after(array, trunks, order.settings)
+            array = _after(array, trunks, launcher)
         rest = array
         while rest.jobs:
             take = len(rest.jobs) if room is None else min(len(rest.jobs), room)
-            sent = _submit_some(records, order, replace(rest, jobs=rest.jobs[:take]), done) if take else 0
+            sent = _submit_some(records, launcher, replace(rest, jobs=rest.jobs[:take]), done) if take else 0
             room = None if room is None else room - sent
             if sent == 0:
                 done.unsubmitted += len(rest.jobs)
@@ -291,13 +307,13 @@ def _after(array: Array, trunks: list[str], launcher: SlurmSettings) -> Array:
     return replace(array, dependency=f"{word}:" + ":".join(trunks))
 
 
-def _submit_some(records: Records, order: SlurmOrder, array: Array, done: Submitted) -> int:
+def _submit_some(records: Records, launcher: SlurmSettings, array: Array, done: Submitted) -> int:
     """Submit an array, or, where Slurm refuses so many, half of it, and half of that; how many it took."""
     while array.jobs:
         array = replace(array, by=author())
         folder = records.intend(array)
         try:
-            array_id = submit(array, folder, order.settings)
+            array_id = submit(array, folder, launcher)
         except SlurmError as error:
             if error.no_answer:  # it may have arrived: the next dispatch looks for it by name
                 raise WorkFailed(f"{error}. Launch again: what has arrived is found.") from None

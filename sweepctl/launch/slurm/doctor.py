@@ -17,6 +17,8 @@ from sweepctl.launch.slurm.node_check import check_node
 from sweepctl.launch.slurm.records import Array, new_token
 from sweepctl.launch.slurm.script import script
 from sweepctl.launch.slurm.settings import Resources, SlurmSettings
+from sweepctl.spec import hashing
+from sweepctl.spec.build import plain
 from sweepctl.store.workspace import Workspace
 
 PROGRAMS = ("sbatch", "squeue", "scontrol", "scancel")
@@ -34,16 +36,22 @@ class ResourceGroup:
 
     name: str
     """The rungs; empty for the launcher's own resources."""
-    resources: Resources
-    """What a task of theirs asks for."""
+    launcher: SlurmSettings
+    """The launcher's settings with theirs in place."""
+
+    @property
+    def resources(self) -> Resources:
+        """What a task of theirs asks for."""
+        return self.launcher.resources
 
 
 def resource_groups(launcher: SlurmSettings) -> list[ResourceGroup]:
     """The launcher's own resources, then those of rungs that differ."""
-    groups: dict[Resources, list[str]] = {launcher.resources: []}
-    for rung in launcher.rungs:
-        groups.setdefault(launcher.resources_of(rung), []).append(rung)
-    return [ResourceGroup(", ".join(rungs), wanted) for wanted, rungs in groups.items()]
+    groups: dict[str, tuple[SlurmSettings, list[str]]] = {}
+    for rung in ("", *launcher.rungs):
+        settings = launcher.of_rung(rung)
+        groups.setdefault(hashing.canonical(plain(settings)), (settings, []))[1].append(rung)
+    return [ResourceGroup(", ".join(filter(None, rungs)), own) for own, rungs in groups.values()]
 
 
 def examine_slurm(
@@ -103,7 +111,7 @@ def _cluster(launcher: SlurmSettings) -> Iterator[Finding]:
                 good = good and finding.verdict != "failed"
                 yield _named(finding, group, groups)
             if good:
-                yield _named(_verdict(group, launcher, name), group, groups)
+                yield _named(_verdict(group.launcher, name), group, groups)
         yield _room(launcher)
         yield _ending(launcher, groups, partitions, config)
         yield _time(launcher, groups)
@@ -314,33 +322,37 @@ def _default_memory(wanted: Resources, partition: dict[str, str], config: dict[s
 # Slurm's own verdict
 
 
-def _verdict(group: ResourceGroup, launcher: SlurmSettings, cluster: str) -> Finding:
+def _verdict(launcher: SlurmSettings, cluster: str) -> Finding:
     """What sbatch says to the script that a launch would submit."""
     try:
-        text = commands.test_only(launch_script(group.resources, launcher, cluster, Path("/tmp")))
+        text = commands.test_only(launch_script(launcher, cluster, Path("/tmp")))
     except SlurmError as error:
         return Finding("sbatch", "failed", str(error).rstrip("."), _advice(str(error)))
     return Finding("sbatch", "ok", "Slurm would take it: " + re.sub(r"^Job \d+ (?=to start)", "", text))
 
 
-def launch_script(wanted: Resources, launcher: SlurmSettings, cluster: str, folder: Path) -> str:
+def launch_script(launcher: SlurmSettings, cluster: str, folder: Path) -> str:
     """The script of a launch, of an array of one task."""
     token = new_token()
-    return script(Array(token, "", f"doctor.{token}", cluster, ("doctor",), wanted), folder, launcher)
+    array = Array(token, "", f"doctor.{token}", cluster, ("doctor",), launcher.resources)
+    return script(array, folder, launcher)
 
 
 def _advice(refusal: str) -> str:
+    refusal = refusal.replace("(job submit limit, user's size and/or time limits)", "")  # said of every limit
     for words, advice in (
-        ("account|qos", "Set resources.account and resources.qos: `sacctmgr show assoc` lists yours."),
-        ("time limit", "Set a shorter time_min: a task that needs more saves, is requeued and goes on."),
-        ("node configuration|node count|processors", "Ask for less: `sinfo -o '%P %D %c %m %G'` lists it."),
-        ("feature", "Correct resources.constraint: `sinfo -o '%P %f'` lists features."),
-        ("gres", "Correct resources.gres: `sinfo -o '%P %G'` lists what there is."),
-        ("reservation", "Correct sbatch.reservation: `scontrol show reservation` lists them."),
-        ("limit|MaxSubmit", "Wait for your other jobs: `sacctmgr show assoc,qos` lists limits."),
-        ("unrecognized option|Invalid option|invalid option", "Correct the launcher's `sbatch` options."),
+        ("SubmitJob", "Wait for your other jobs: `sacctmgr show assoc,qos` lists limits."),
+        ("MaxWall", "Set a shorter time_min: a task that needs more saves, is requeued and goes on."),
+        ("(Max|Grp|Min)[A-Z]|accounting/QOS policy", "Ask for less: `sacctmgr show assoc,qos` lists limits."),
+        ("(?i)account|qos", "Set resources.account and resources.qos: `sacctmgr show assoc` lists yours."),
+        ("(?i)time limit", "Set a shorter time_min: a task that needs more saves, is requeued and goes on."),
+        ("(?i)node co(nfiguration|unt)|processors", "Ask for less: `sinfo -o '%P %D %c %m %G'` lists it."),
+        ("(?i)feature", "Correct resources.constraint: `sinfo -o '%P %f'` lists features."),
+        ("(?i)gres", "Correct resources.gres: `sinfo -o '%P %G'` lists what there is."),
+        ("(?i)reservation", "Correct sbatch.reservation: `scontrol show reservation` lists them."),
+        ("(?i)unrecognized option|invalid option", "Correct the launcher's `sbatch` options."),
     ):  # fmt: skip
-        if re.search(words, refusal, re.IGNORECASE):
+        if re.search(words, refusal):
             return advice
     return "Change the launcher's resources or sbatch options as Slurm says."
 
@@ -425,7 +437,7 @@ def _time(launcher: SlurmSettings, groups: list[ResourceGroup]) -> Finding:
 
 
 def _requeue(launcher: SlurmSettings) -> Finding:
-    if launcher.sbatch.get("no-requeue") or launcher.sbatch.get("requeue") is False:
+    if "no-requeue" in launcher.options:
         return Finding(
             "requeue",
             "warning",

@@ -20,6 +20,7 @@ from sweepctl.launch.slurm.records import Array, new_token
 from sweepctl.launch.slurm.script import script
 from sweepctl.launch.slurm.settings import SlurmSettings
 from sweepctl.launch.tasks import Task
+from sweepctl.launch.variables import handed_on, values
 from sweepctl.resources import code_version
 from sweepctl.store.files import create, read_json, write_text
 
@@ -75,7 +76,8 @@ def check_node(
     (folder / "launch.sh").write_text(script(launched, folder, launcher))
     say("sending a job")
     try:
-        array_id = commands.sbatch(script(array, folder, brief, f"{REPORT} {shlex.quote(str(folder))}"))
+        text = script(array, folder, brief, f"{REPORT} {shlex.quote(str(folder))}")
+        array_id = commands.sbatch(text, handed_on(values(launcher.environment)))
         sent = SentJob(folder, array_id, array.name, wanted.nodes)
         problem = _wait(sent, say, wait_min)
         if problem is not None:

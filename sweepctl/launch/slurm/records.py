@@ -72,6 +72,8 @@ class Array:
     """Tasks that Slurm had given up when it was submitted."""
     by: dict[str, Any] = field(default_factory=dict)
     """Who submitted it, and when."""
+    rung: str = ""
+    """A rung of its class: what its tasks are like beside `resources`; empty where all rungs are alike."""
 
     @property
     def user(self) -> int:

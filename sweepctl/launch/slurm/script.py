@@ -6,18 +6,22 @@ sbatch has already started a task, and a launch may die at any moment.
 
 from __future__ import annotations
 
+import re
 import shlex
-import sys
 from pathlib import Path
 from typing import Any
 
 from sweepctl.launch.ownership import READABLE
+from sweepctl.launch.python import python_command
 from sweepctl.launch.slurm.records import Array
 from sweepctl.launch.slurm.settings import SlurmSettings
 from sweepctl.launch.slurm.submitit_executor import CommandExecutor
+from sweepctl.launch.variables import PREFIX, exports, handed_on, values
 from sweepctl.store.files import write_text
 
 TASK = "sweepctl.launch.slurm.task"
+_REFERENCE = re.compile(r"\$(?:[A-Za-z_]\w*|\{[A-Za-z_]\w*\})")
+_NO_REFERENCE = re.compile(r'["`\\]|\$(?![A-Za-z_]|\{[A-Za-z_]\w*\})')
 STILLBORN_RESTARTS = 3
 """How often a task that fails before its first line of Python requeues itself."""
 
@@ -37,17 +41,22 @@ trap requeue_stillborn EXIT"""
 
 def script(array: Array, folder: Path, launcher: SlurmSettings, module: str = TASK) -> str:
     """The text that sbatch is given; `module` is what its tasks run, with arguments."""
-    return _executor(array, folder, launcher).script(_command(launcher, module))
+    launcher = launcher.of_rung(array.rung)
+    return _executor(array, folder, launcher).script(_command(array, launcher, module))
 
 
 def submit(array: Array, folder: Path, launcher: SlurmSettings) -> str:
-    """Call sbatch once; the array's id.
+    """Call sbatch once; the array's id. Variables whose values the settings do not have are taken from this
+    process's own.
 
     Raises:
         SlurmError: it refused.
+        RequestError: such a variable is not set.
     """
-    write_text(folder / "script.sh", script(array, folder, launcher), READABLE)
-    return _executor(array, folder, launcher).submit_command(_command(launcher))
+    launcher = launcher.of_rung(array.rung)
+    executor, command = _executor(array, folder, launcher), _command(array, launcher)
+    write_text(folder / "script.sh", executor.script(command), READABLE)
+    return executor.submit_command(command, handed_on(values(launcher.environment)))
 
 
 def _executor(array: Array, folder: Path, launcher: SlurmSettings) -> CommandExecutor:
@@ -55,7 +64,11 @@ def _executor(array: Array, folder: Path, launcher: SlurmSettings) -> CommandExe
     executor = CommandExecutor(folder)
     # submitit asks for a signal ahead of the time limit, which Slurm may send a minute early: to a
     # process that has no handler yet and dies of it. Tasks go by the clock, and of this signal nobody dies.
-    options: dict[str, Any] = {"requeue": True, "signal": "URG@0", **launcher.sbatch}
+    options: dict[str, Any] = {"signal": "URG@0"} | launcher.options
+    exported = str(options.get("export", "ALL"))
+    if launcher.environment and exported.partition(",")[0].upper() != "ALL":  # then it hands on nothing else
+        named = [] if exported.upper() in ("NONE", "NIL") else [exported]
+        options["export"] = ",".join([*named, *(PREFIX + name for name in launcher.environment)])
     if array.held:
         options["hold"] = True
     if array.dependency:
@@ -78,7 +91,6 @@ def _executor(array: Array, folder: Path, launcher: SlurmSettings) -> CommandExe
         "stderr_to_stdout": True,
         "additional_parameters": options,
         "setup": _setup(folder, launcher),
-        "srun_args": _srun_args(array, launcher),
     }
     if wanted.mem_gb is not None:
         parameters["mem"] = f"{round(wanted.mem_gb * 1024)}M"
@@ -89,7 +101,7 @@ def _executor(array: Array, folder: Path, launcher: SlurmSettings) -> CommandExe
 
 
 def _srun_args(array: Array, launcher: SlurmSettings) -> list[str]:
-    arguments = []
+    arguments = ["--export=ALL"]  # what the script has set: sbatch's own --export is meant for the script
     if array.resources.cpus_per_task is not None:  # from Slurm 22.05 on srun does not take it from sbatch
         arguments.append(f"--cpus-per-task={array.resources.cpus_per_task}")
     if array.resources.processes > 1:
@@ -99,11 +111,20 @@ def _srun_args(array: Array, launcher: SlurmSettings) -> list[str]:
 
 def _setup(folder: Path, launcher: SlurmSettings) -> list[str]:
     lines = [f"export SWEEPCTL_ARRAY={shlex.quote(str(folder))}"]
-    lines += [f"export {name}={shlex.quote(str(value))}" for name, value in launcher.environment.items()]
+    lines += exports(launcher.environment)
     if launcher.commands_on_nodes:
         lines.append(_STILLBORN)
     return [*lines, *launcher.setup]
 
 
-def _command(launcher: SlurmSettings, module: str = TASK) -> str:
-    return f"{shlex.quote(launcher.python or sys.executable)} -u -P -m {module}"
+def _command(array: Array, launcher: SlurmSettings, module: str = TASK) -> str:
+    """The rest of the line that begins with srun."""
+    arguments = [shell_word(argument) for argument in _srun_args(array, launcher)]
+    return " ".join([*arguments, python_command(launcher.python), "-u", "-P", "-m", module])
+
+
+def shell_word(text: str) -> str:
+    """One word for a shell, in which it expands $NAME and ${NAME} and nothing else."""
+    if not _REFERENCE.search(text):
+        return shlex.quote(text)
+    return '"' + _NO_REFERENCE.sub(r"\\\g<0>", text) + '"'

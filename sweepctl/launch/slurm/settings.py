@@ -3,24 +3,77 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, fields
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any, Literal
 
 from sweepctl.errors import InvalidValue
 from sweepctl.launch.retries import Retries
-from sweepctl.launch.rungs import each_pattern, for_rung
+from sweepctl.launch.rungs import for_rung
+from sweepctl.launch.variables import check
+from sweepctl.spec.build import build, plain
 from sweepctl.spec.execution import Execution
 
 _OPTION = re.compile(r"[a-z][a-z0-9-]*")
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _AMOUNTS = ("gpus_per_node", "cpus_per_task", "mem_gb", "time_min")
 _OURS = ("array", "dependency", "error", "hold", "job-name", "open-mode", "output", "signal")
 """sbatch options that a launch sets itself."""
+_OF_RESOURCES = {
+    "account": "account",
+    "constraint": "constraint",
+    "cpus-per-task": "cpus_per_task",
+    "gpus-per-node": "gpus_per_node",
+    "gres": "gres",
+    "mem": "mem_gb",
+    "nodes": "nodes",
+    "ntasks": "tasks_per_node",
+    "ntasks-per-node": "tasks_per_node",
+    "partition": "partition",
+    "qos": "qos",
+    "time": "time_min",
+}
+"""sbatch options, and the resource that sets them where it is not null."""
+_WHOLE = ("gpus",)
+"""Options whose name another's begins with."""
+_TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
+_TASK_KEYS = ("sbatch", "srun_args", "environment", "execution")
+"""What a rung may have of its own beside resources: mappings are put over the launcher's."""
+
+
+def whole_minutes(text: str) -> int:
+    """A time as Slurm writes it (`M`, `M:S`, `H:M:S`, `D-H`, `D-H:M`, `D-H:M:S`) in minutes, rounded up.
+
+    Raises:
+        InvalidValue: it is none.
+    """
+    match = _TIME.fullmatch(text.strip())
+    if match is None:
+        raise InvalidValue(
+            "time_min", text, "minutes, or a time as Slurm writes it, such as 1-12:00 or 04:00:00"
+        )
+    days, *rest = (None if part is None else int(part) for part in match.groups())
+    parts = [part for part in rest if part is not None]
+    if days is None and len(parts) < 3:
+        parts.insert(0, 0)  # minutes, or minutes and seconds
+    hours, minutes, seconds = [*parts, 0, 0][:3]
+    return ((days or 0) * 24 + hours) * 60 + minutes + (seconds > 0)
 
 
 def _one_line(key: str, value: object) -> None:
     if isinstance(value, str) and ("\n" in value or "\r" in value or "\0" in value):
         raise InvalidValue(key, value, "one line")
+
+
+def _plain_text(key: str, value: object) -> None:
+    """Of an option of a script, which no shell reads."""
+    _one_line(key, value)
+    if isinstance(value, str) and re.search(r"\$(\w|\{)", value):
+        raise InvalidValue(
+            key, value, "a text without $NAME, which Slurm does not expand: write ${oc.env:NAME}"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +103,14 @@ class Resources:
     time_min: int
     """The time limit."""
 
+    @classmethod
+    def tidy(cls, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """The mapping with a time as Slurm writes it in minutes, and without empty texts."""
+        tidy = {key: None if value == "" else value for key, value in raw.items()}
+        if isinstance(raw.get("time_min"), str):
+            tidy["time_min"] = whole_minutes(raw["time_min"])
+        return tidy
+
     def __post_init__(self) -> None:
         for key in ("nodes", "tasks_per_node", "time_min"):
             if getattr(self, key) < 1:
@@ -63,7 +124,7 @@ class Resources:
         if self.gres is not None and self.gpus_per_node is not None:
             raise InvalidValue("gres", self.gres, "null where gpus_per_node is given: both ask for GPUs")
         for setting in fields(self):
-            _one_line(setting.name, getattr(self, setting.name))
+            _plain_text(setting.name, getattr(self, setting.name))
 
     def within(self, other: Resources) -> bool:
         """Whether a job with these resources can use a place with the others: as many processes, and no more
@@ -94,17 +155,17 @@ class SlurmSettings:
     resources: Resources
     """Of the tasks of every rung that `rungs` says nothing of."""
     rungs: dict[str, dict[str, Any]]
-    """Other resources for rungs by name or pattern."""
-    sbatch: dict[str, str | int | bool]
-    """Further options."""
+    """Other resources, and sbatch, srun_args, environment and execution, for rungs by name or pattern."""
+    sbatch: dict[str, str | int | bool | None]
+    """Further options; false, null and an empty text leave one out."""
     srun_args: tuple[str, ...]
     """Further arguments of srun."""
     setup: tuple[str, ...]
     """Lines of shell that every task runs first."""
-    environment: dict[str, str | int | float]
-    """Variables of the jobs."""
+    environment: dict[str, str | int | float | None]
+    """Variables of the jobs; None: as it is where it is submitted."""
     python: str | None
-    """The compute nodes' interpreter; None: the one that launches."""
+    """The compute nodes' interpreter, or a command line that starts one; None: the one that launches."""
     parallel: int | None
     """Tasks of one array that run at once; None: as many as there are."""
     max_submitted: int | None
@@ -122,16 +183,15 @@ class SlurmSettings:
 
     def __post_init__(self) -> None:
         for name, value in self.sbatch.items():
-            if not _OPTION.fullmatch(name):
-                raise InvalidValue("sbatch", name, "the long name of an sbatch option, such as reservation")
-            if name in _OURS:
-                raise InvalidValue(
-                    "sbatch", name, f"an option that sweepctl does not set ({', '.join(_OURS)})"
-                )
-            _one_line(f"sbatch.{name}", value)
-        for name in self.environment:
-            if not _VARIABLE.fullmatch(name):
-                raise InvalidValue("environment", name, "the name of a variable")
+            _check_option(name, value, self.resources)
+        check(self.environment)
+        for argument in self.srun_args:
+            _one_line("srun_args", argument)
+        for line in self.setup:
+            if "\0" in line:
+                raise InvalidValue("setup", line, "a text without a zero byte")
+        if self.python is not None:
+            _check_command(self.python)
         for key in ("parallel", "max_submitted"):
             if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise InvalidValue(key, getattr(self, key), "at least 1, or null")
@@ -139,15 +199,79 @@ class SlurmSettings:
             raise InvalidValue("wait_min", self.wait_min, "at least 0")
         if self.save_ahead_s < 1:
             raise InvalidValue("save_ahead_s", self.save_ahead_s, "at least 1")
-        for wanted in (self.resources, *each_pattern(self.resources, self.rungs)):
+        for wanted in (self.resources, *(self.resources_of(pattern) for pattern in self.rungs)):
             if self.save_ahead_s >= 60 * wanted.time_min:
                 limit = f"less than {60 * wanted.time_min}, which is time_min={wanted.time_min}"
                 raise InvalidValue("save_ahead_s", self.save_ahead_s, limit)
 
+    def within(self, other: SlurmSettings) -> bool:
+        """Whether a job with these settings of a rung can use a task with the others."""
+        same = (self.sbatch, self.srun_args, self.environment, self.execution.threads)
+        theirs = (other.sbatch, other.srun_args, other.environment, other.execution.threads)
+        return same == theirs and self.resources.within(other.resources)
+
     def resources_of(self, rung: str) -> Resources:
-        """A rung's resources.
+        """A rung's resources."""
+        return self.of_rung(rung).resources
+
+    def of_rung(self, rung: str) -> SlurmSettings:
+        """The settings with those of a rung in their place.
 
         Raises:
             RequestError: an unknown key or a wrong value, named with the rung.
         """
-        return for_rung(self.resources, self.rungs, rung)
+        changes = [own for pattern, own in self.rungs.items() if fnmatchcase(rung, pattern)]
+        if not rung or not changes:
+            return replace(self, rungs={})
+        resources = {
+            pattern: {key: value for key, value in own.items() if key not in _TASK_KEYS}
+            for pattern, own in self.rungs.items()
+        }
+        settings = plain(self) | {"rungs": {}, "resources": for_rung(self.resources, resources, rung)}
+        for own in changes:
+            for key in own.keys() & set(_TASK_KEYS):
+                below = settings[key]
+                merge = isinstance(below, Mapping) and isinstance(own[key], Mapping)
+                settings[key] = {**below, **own[key]} if merge else own[key]
+            if "keep" in own.get("execution", {}):
+                raise InvalidValue(
+                    f"rungs.{rung}.execution.keep", own["execution"]["keep"], "set for all rungs"
+                )
+        return build(SlurmSettings, settings, f"rungs.{rung}")
+
+    @property
+    def options(self) -> dict[str, str | int]:
+        """The options of sbatch that are to be in a script; true stands for an option without a value."""
+        chosen = {name: value for name, value in self.sbatch.items() if value is not False and value != ""}
+        if self.sbatch.get("requeue") is False:
+            chosen["no-requeue"] = True
+        if "no-requeue" not in chosen:
+            chosen.setdefault("requeue", True)
+        return {name: value for name, value in chosen.items() if value is not None}
+
+
+def _check_option(name: str, value: str | int | bool | None, resources: Resources) -> None:
+    if not _OPTION.fullmatch(name) or len(name) == 1:
+        raise InvalidValue("sbatch", name, "the long name of an sbatch option, such as reservation")
+    if name == "clusters":
+        raise InvalidValue(
+            "sbatch.clusters", value, "set as the variable SLURM_CLUSTERS, for all of Slurm's commands"
+        )
+    if name in _OF_RESOURCES:
+        raise InvalidValue(f"sbatch.{name}", value, f"set as resources.{_OF_RESOURCES[name]}")
+    if name in _OURS:
+        raise InvalidValue("sbatch", name, f"an option that sweepctl does not set ({', '.join(_OURS)})")
+    others = (*_OURS, *_OF_RESOURCES)
+    if name not in (*_WHOLE, *others) and any(other.startswith(name) for other in others):
+        raise InvalidValue("sbatch", name, "the whole name of an sbatch option, not its beginning")
+    _plain_text(f"sbatch.{name}", value)
+
+
+def _check_command(python: str) -> None:
+    _one_line("python", python)
+    try:
+        words = shlex.split(python)
+    except ValueError:
+        words = []
+    if not words and not Path(python).exists():
+        raise InvalidValue("python", python, "a path, or a command line that a shell can read")

@@ -12,6 +12,8 @@ input: a file of it in a shared folder could be another one by the time that sba
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from submitit.slurm.slurm import SlurmExecutor
 
 from sweepctl.launch.slurm import commands
@@ -29,10 +31,10 @@ class CommandExecutor(SlurmExecutor):
         """The text that sbatch is given."""
         return str(self._make_submission_file_text(command, ""))
 
-    def submit_command(self, command: str) -> str:
-        """Call sbatch once; the array's id.
+    def submit_command(self, command: str, variables: Mapping[str, str]) -> str:
+        """Call sbatch once, with these variables in its environment; the array's id.
 
         Raises:
             SlurmError: it refused, or did not answer.
         """
-        return commands.sbatch(self.script(command))
+        return commands.sbatch(self.script(command), variables)

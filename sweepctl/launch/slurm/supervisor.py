@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 
@@ -60,7 +61,8 @@ class Supervisor:
         self.process, self.records, self.array, self.order = process, records, array, order
         self.launcher = order.settings
         self.sweep_jobs = order.sweep_jobs(records.sweep)
-        self._resources = {rung: self.launcher.resources_of(rung) for rung in self.sweep_jobs.rungs}
+        self._of_rungs = {rung: self.launcher.of_rung(rung) for rung in self.sweep_jobs.rungs}
+        self._mine = replace(self.launcher.of_rung(array.rung), resources=array.resources)
         self.releaser: Releaser | None = None
         if self.launcher.commands_on_nodes:
             self.releaser = Releaser(records.sweep.workspace, array.cluster, self.say)
@@ -106,7 +108,7 @@ class Supervisor:
         try:
             planned_job = self._next_or_wait()
             if planned_job is not None or process.processes > 1:
-                pool = Pool(1, self.launcher.execution.threads, [], process.folder, process.log)
+                pool = Pool(1, self._mine.execution.threads, [], process.folder, process.log)
             while planned_job is not None and pool is not None and not self._leaving and not self._outrun:
                 try:
                     self._train(planned_job, pool)
@@ -251,10 +253,10 @@ class Supervisor:
 
     def _fits(self, planned_job: PlannedJob) -> bool:
         """Whether the job is of this task's class; what has no task of its own may also be smaller."""
-        wanted, mine = self._resources[planned_job.plan.rung_of(planned_job.job).name], self.array.resources
-        if wanted == mine or planned_job.job.id == self.array.jobs[self.process.index]:
+        wanted = self._of_rungs[planned_job.plan.rung_of(planned_job.job).name]
+        if wanted == self._mine or planned_job.job.id == self.array.jobs[self.process.index]:
             return True
-        return self._spare and wanted.within(mine)
+        return self._spare and wanted.within(self._mine)
 
     @property
     def _hand(self) -> Path:
@@ -277,7 +279,10 @@ class Supervisor:
             return
         self.say(f"{planned_job.name} {job}")
         self._release(planned_job, max(checkpoints.steps(planned_job.folder), default=0))
-        execution, gone = self.launcher.execution, self.array.gone
+        execution, gone = (
+            self._of_rungs[planned_job.plan.rung_of(planned_job.job).name].execution,
+            self.array.gone,
+        )
         if not worker.give(self.sweep_jobs.manifest(planned_job, execution, self.dispatch, gone)):
             self._listen(pool)  # its process is gone: then there is another
             return

@@ -45,7 +45,7 @@ def main() -> int:
     if process.processes > 1:
         join_group()
     if process.rank > 0:
-        return follow(launcher.execution.threads)
+        return follow(launcher.of_rung(array.rung).execution.threads)
     begin_task(folder, process.index, process.restart)
     records.write_id(array.token, process.array_id)  # the launch may have died before it could
     return Supervisor(process, records, array, order).run()

@@ -14,7 +14,7 @@ import shlex
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -45,6 +45,8 @@ class ArrayTask:
     reason: str = "Priority"
     dependency: str = ""
     restart: int = 0
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """What sbatch handed on."""
 
     @property
     def waits(self) -> bool:
@@ -165,6 +167,8 @@ class Cluster:
     sbatch_killed: str = ""
     """Where whoever calls sbatch dies: before it is asked, or after it has taken the job."""
     questions: list[tuple[str, ...]] = field(default_factory=list)
+    scripts: list[str] = field(default_factory=list)
+    """What sbatch was given."""
     _ids: Iterator[int] = field(default_factory=lambda: itertools.count(101))
 
     def waiting(self) -> list[str]:
@@ -176,9 +180,7 @@ class Cluster:
 
     # What Slurm's commands do
 
-    def ask(
-        self, *command: str, patience_s: float = 30.0, errors: bool = False, text: str | None = None
-    ) -> str:
+    def ask(self, *command: str, **how: Any) -> str:
         """In the place of `commands.ask`."""
         self.questions.append(command)
         if self.away:
@@ -227,9 +229,10 @@ class Cluster:
             lines.append(re.sub("%[iTrj]", lambda match: said[match[0]], pattern))  # noqa: B023
         return "\n".join(lines)
 
-    def sbatch(self, script: str) -> str:
+    def sbatch(self, script: str, variables: Mapping[str, str]) -> str:
         """Take a script, and queue the tasks of its array; the array's id."""
         self.questions.append(("sbatch",))
+        self.scripts.append(script)
         if self.sbatch_killed == "before":
             raise Killed
         options = dict(re.findall(r"^#SBATCH --([\w-]+)(?:=(.*))?$", script, re.MULTILINE))
@@ -246,6 +249,7 @@ class Cluster:
                 shlex.split(folder[1])[0],
                 reason="JobHeldUser" if "hold" in options else "Priority",
                 dependency=options.get("dependency", ""),
+                variables=variables,
             )
         if self.sbatch_killed == "after":
             raise Killed
@@ -268,6 +272,7 @@ class Cluster:
         queued.state, queued.reason = "RUNNING", "None"
         array_id, _, index = name.partition("_")
         places = {
+            **queued.variables,
             "SWEEPCTL_ARRAY": queued.folder,
             "SLURM_ARRAY_JOB_ID": array_id,
             "SLURM_JOB_ID": array_id,
@@ -307,7 +312,9 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     cluster = Cluster(monkeypatch)
     monkeypatch.setattr(commands, "ask", cluster.ask)
     monkeypatch.setattr(
-        CommandExecutor, "submit_command", lambda executor, command: cluster.sbatch(executor.script(command))
+        CommandExecutor,
+        "submit_command",
+        lambda executor, command, variables: cluster.sbatch(executor.script(command), variables),
     )
     # A task that is to be requeued stays until Slurm ends it: here nobody does.
     monkeypatch.setattr(supervisor, "LINGER_S", 0.01)
