@@ -32,7 +32,7 @@ def fit(
     source: Annotated[str | None, typer.Argument(help="A sweep, or a CSV or Parquet table.")] = None,
     law: Annotated[str, typer.Option(help="A law's name (--list), or all: parametric and isoflop.")] = "all",
     option: Annotated[list[str] | None, typer.Option(help="key=value of the law (repeatable).")] = None,
-    where: Annotated[str | None, typer.Option(help="A pandas query that rows must meet.")] = None,
+    where: Annotated[str | None, typer.Option(help="A condition on columns that rows must meet.")] = None,
     at: Annotated[list[str] | None, typer.Option(help="Predict: flops=1e21, or n=7e9,d=2e12.")] = None,
     hold_out: Annotated[str | None, typer.Option(help="flops=K, n=K or d=K: predict the K largest.")] = None,
     rolling: Annotated[bool, typer.Option(help="Hold out every level in turn.")] = False,

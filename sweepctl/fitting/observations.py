@@ -11,12 +11,22 @@ import numpy as np
 import pandas as pd
 
 from sweepctl.errors import RequestError, unknown_name
+from sweepctl.fitting.cells import numbers, one_of, shares, truths
+from sweepctl.fitting.columns import column
 from sweepctl.laws.law import Law
 from sweepctl.laws.observations import LABELS, NUMBERS, CannotFit, Excluded, Observations
 from sweepctl.spec.schedules.schedule import Schedule
 
 SEEDS = ("seed", "seed_init", "seed_data", "setting_seed.init", "setting_seed.data")
 SETTINGS = ("lr", "batch", "batch_tokens", "parametrization", "optimizer")
+DONE = ("done", "finished", "complete", "completed", "success", "succeeded")
+NOT_DONE = (
+    *("diverged", "missing", "running", "queued", "ready", "interrupted", "waiting", "cancelled", "failed"),
+    *("crashed", "killed", "error", "stopped", "aborted", "canceled", "pending", "scheduled", "submitted"),
+    *("preempted", "preempting", "timeout", "node_fail", "out_of_memory", "suspended", "completing"),
+)
+"""States of runs as trackers and schedulers say them."""
+KINDS = ("trunk", "branch", "run")
 OTHER_LAWS = {kind: cls.another_law for kind, cls in Schedule.kinds().items() if cls.another_law}
 """Schedules whose runs are never fitted with those of others -> why."""
 Reduction = Literal["best", "mean", "none"]
@@ -55,23 +65,6 @@ def read_table(path: Path) -> pd.DataFrame:
         raise RequestError(f"{path} is not a table: {str(error).splitlines()[0]}") from None
 
 
-def select(frame: pd.DataFrame, where: str | None) -> pd.DataFrame:
-    """The rows of a pandas query expression.
-
-    Raises:
-        RequestError: the expression is not one.
-    """
-    if where is None:
-        return frame
-    try:
-        return frame.query(where)
-    except KeyError:
-        raise RequestError(f"--where {where!r} does not say of each row whether it counts.") from None
-    except Exception as error:
-        why = str(error).splitlines()[0][:200]
-        raise RequestError(f"--where {where!r} does not work on this table: {why}.") from None
-
-
 def observations(frame: pd.DataFrame, law: Law, reading: TableReading) -> Observations:
     """The rows of a table that a law is meant for.
 
@@ -83,23 +76,23 @@ def observations(frame: pd.DataFrame, law: Law, reading: TableReading) -> Observ
     Raises:
         RequestError: a column is missing, is not numbers, or mixes units; or rows mix schedules of two laws.
     """
-    used, counted = roles(frame, law, reading)
     names = _names(frame, reading.row)
     reasons = _reasons(frame, law, reading)
-    numbers = [role for role in used if role in NUMBERS]
-    needed = [r for r in numbers if r not in law.partial and (r not in law.takes or r in reading.columns)]
+    used, counted = roles(frame[reasons == ""], law, reading)  # of others it does not matter what cells say
+    measured = [role for role in used if role in NUMBERS]
+    needed = [r for r in measured if r not in law.partial and (r not in law.takes or r in reading.columns)]
     for role in (*needed, *(role for role in law.needs if role in LABELS)):
         what = NUMBERS.get(role, role).partition(",")[0]
-        reasons[(reasons == "") & used[role].isna()] = f"no {what}"
+        reasons[used.index[used[role].isna()].intersection(reasons.index[reasons == ""])] = f"no {what}"
     reasons[(reasons == "") & frame.astype(str).duplicated()] = "it repeats another row"
-    kept = used[reasons == ""].assign(row=names[reasons == ""])
+    kept = used[reasons[used.index] == ""].assign(row=names[reasons == ""])
     if law.annealed and "schedule" in frame.columns:
         schedules = frame["schedule"].loc[kept.index].astype(str)
         _refuse_mixed_schedules(schedules, kept.get("group"))
         if len(kinds := set(schedules)) == 1 and kinds <= OTHER_LAWS.keys():
             counted["schedule"] = kinds.pop()
     reduced, dominated, how = _reduce(frame, kept, law, reading)
-    whole = [r for r in numbers if r in reduced and (r in law.partial or reduced[r].notna().all())]
+    whole = [r for r in measured if r in reduced and (r in law.partial or reduced[r].notna().all())]
     _refuse_mixed_units(reduced.drop(columns=[role for role in law.partial if role in reduced]))
     try:
         return Observations(
@@ -124,8 +117,8 @@ def roles(frame: pd.DataFrame, law: Law, reading: TableReading) -> tuple[pd.Data
         if text is None and role in frame.columns:
             text = role
         if text is not None:
-            values = _column(frame, text)
-            used[role] = values.astype(str) if role in LABELS else _to_numbers(values)
+            values = column(frame, text)
+            used[role] = values.astype(str) if role in LABELS else numbers(values)
             counted[role] = text
     n, d, c = (used.get(role) for role in ("n", "d", "flops"))
     if c is None and n is not None and d is not None:
@@ -146,26 +139,6 @@ def roles(frame: pd.DataFrame, law: Law, reading: TableReading) -> tuple[pd.Data
     return used[[role for role in used if role in wanted]], counted
 
 
-def _column(frame: pd.DataFrame, text: str) -> pd.Series:
-    """A column, or the value of an expression of columns."""
-    if text in frame.columns:
-        return frame[text]
-    if text.isidentifier():
-        raise unknown_name("column", text, map(str, frame.columns))
-    try:
-        floats = frame.astype(dict.fromkeys(frame.select_dtypes("integer").columns, "float64"))
-        with np.errstate(all="ignore"):
-            values = floats.eval(text)
-    except Exception as error:
-        why = str(error).splitlines()[0][:200]
-        raise RequestError(f"{text!r} is neither a column nor an expression of columns: {why}.") from None
-    return values if isinstance(values, pd.Series) else pd.Series(values, frame.index)
-
-
-def _to_numbers(values: pd.Series) -> pd.Series:
-    return pd.to_numeric(values, errors="coerce").astype("float64")
-
-
 def _names(frame: pd.DataFrame, row: str | None) -> pd.Series:
     if row is None:
         return pd.Series(frame.index.astype(str), frame.index)
@@ -179,20 +152,26 @@ def _reasons(frame: pd.DataFrame, law: Law, reading: TableReading) -> pd.Series:
     reasons = pd.Series("", index=frame.index, dtype=object)
     of_settings = {"lr", "batch"} & {*law.needs, *law.takes}  # what stages that choose a setting are for
     if "for_fit" in frame.columns and not of_settings:
-        reasons[~frame["for_fit"].astype(bool)] = "its stage is not meant for laws"
+        reasons[~truths(frame["for_fit"])] = "its stage is not meant for laws"
     if "state" in frame.columns:
-        absent = frame["state"] != "done"
-        reasons[absent] = frame.loc[absent, "state"].astype(str)
+        states = one_of(frame["state"], (*DONE, *NOT_DONE))
+        absent = ~states.isin(DONE)
+        reasons[absent] = states[absent].replace("", "its state is empty")
     if law.annealed and not reading.undecayed:
-        undecayed = pd.Series(False, index=frame.index)
-        if "kind" in frame.columns:
-            undecayed |= frame["kind"] == "trunk"
-        if "decayed" in frame.columns:
-            undecayed |= ~frame["decayed"].astype(bool)
-        if "end_lr_share" in frame.columns:
-            undecayed |= frame["end_lr_share"] >= 1
-        reasons[(reasons == "") & undecayed] = "undecayed: it was not annealed"
+        reasons[_undecayed(frame[reasons == ""])] = "undecayed: it was not annealed"
     return reasons
+
+
+def _undecayed(frame: pd.DataFrame) -> pd.Index:
+    """The rows that say that they were not annealed."""
+    undecayed = pd.Series(False, index=frame.index)
+    if "kind" in frame.columns:
+        undecayed |= one_of(frame["kind"], KINDS) == "trunk"
+    if "decayed" in frame.columns:
+        undecayed |= ~truths(frame["decayed"])
+    if "end_lr_share" in frame.columns:
+        undecayed |= shares(frame["end_lr_share"]) >= 1
+    return undecayed.index[undecayed]
 
 
 def _reduce(
@@ -209,7 +188,7 @@ def _reduce(
     if not settings and not seeds and reading.reduce == "best":
         return used, [], "none"
     place = ["n", "d", *(["group"] if "group" in used else [])]
-    keys = [_column(frame, c).loc[used.index].astype(str).rename(c) for c in settings]
+    keys = [column(frame.loc[used.index], c).astype(str).rename(c) for c in settings]
     places = [used[p] for p in place]
     varied = [key for key in keys if key.groupby(places, dropna=False).nunique().gt(1).any()]
     over = ", ".join(dict.fromkeys(str(key.name) for key in varied))

@@ -14,8 +14,9 @@ import pandas as pd
 
 from sweepctl.collect.tables import collect
 from sweepctl.errors import InvalidValue, RequestError
+from sweepctl.fitting.columns import select
 from sweepctl.fitting.fit import OF_LOSS, computing, fit_law, law_of, predict_at
-from sweepctl.fitting.observations import TableReading, observations, read_table, select
+from sweepctl.fitting.observations import TableReading, observations, read_table
 from sweepctl.fitting.sweeps import CONVENTIONS, sweep_reading, sweep_table
 from sweepctl.laws.fit import Fit, Target, UnderAccounting
 from sweepctl.laws.holdout import HoldOut, hold_out
@@ -41,7 +42,7 @@ class FitRequest:
     reading: TableReading = TableReading()
     """How the table is read."""
     where: str | None = None
-    """A pandas query that rows must meet."""
+    """A condition on columns that rows must meet."""
     targets: tuple[str, ...] = ()
     """Where to predict: role=number, several with commas."""
     hold_out: HoldOut | None = None

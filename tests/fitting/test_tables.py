@@ -9,8 +9,9 @@ import pytest
 
 from sweepctl.collect.tables import collect
 from sweepctl.errors import RequestError
+from sweepctl.fitting.columns import select
 from sweepctl.fitting.fit import fit_law, law_of
-from sweepctl.fitting.observations import TableReading, observations, select
+from sweepctl.fitting.observations import TableReading, observations
 from sweepctl.fitting.request import read_options
 from sweepctl.fitting.sweeps import sweep_reading, with_paths
 from sweepctl.laws.registry import LAWS
