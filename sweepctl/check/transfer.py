@@ -12,7 +12,7 @@ import numpy as np
 
 from sweepctl.check.drift import Floats, TransferVerdict, judge
 from sweepctl.errors import InvalidValue, RequestError, unknown_name
-from sweepctl.launch.compare import compare
+from sweepctl.launch.compare import compare_all
 from sweepctl.launch.local import LocalLaunch, LocalSettings, Watcher
 from sweepctl.launch.outcome import Trained
 from sweepctl.launch.retry import choose
@@ -202,7 +202,7 @@ def plan_row(workspace: Workspace, row: TransferRow, study: Study, corpus: Corpu
 
 def left(planned: RowPlan) -> Cost:
     """What the store lacks of it."""
-    return sum_costs(compare(planned.sweep, plan).left for plan in planned.plans.values())
+    return sum_costs(stage.left for stage in compare_all(planned.sweep, planned.plans).values())
 
 
 def train(planned: RowPlan, config: LocalSettings, sweep_jobs: SweepJobs, watcher: Watcher) -> Trained:

@@ -28,7 +28,7 @@ def plan(
     """
     from sweepctl.data.corpora import ensure
     from sweepctl.data.shards import check_context
-    from sweepctl.launch.compare import compare
+    from sweepctl.launch.compare import compare_all
     from sweepctl.launch.stages import plan_stages
     from sweepctl.report.console import console, place, show_json
     from sweepctl.report.plan import plan_json, show_plan
@@ -48,7 +48,7 @@ def plan(
     corpus = index.facts
     plans, waiting = plan_stages(workspace, study, corpus)
     sweep = workspace.sweep(study.name)
-    compared = {stage: compare(sweep, plan) for stage, plan in plans.items()}
+    compared = compare_all(sweep, plans)
     if flops_per_s is not None:
         rungs = {rung.name for plan in plans.values() for rung in plan.rungs}
         throughput = dict.fromkeys(rungs, Rate(flops_per_s))

@@ -92,7 +92,7 @@ def _cost(plan: Plan, jobs: list[Job], reached: Mapping[str, int]) -> Cost:
             per_token = counts.flops_per_token(plan.accounting)
             rates[size] = per_token, counts.exact_flops_per_token, checkpoint_bytes(plan.point(job.point))
         per_token, per_token_exact, checkpoint = rates[size]
-        first = reached.get(job.id) or (job.cut or 0 if job.kind == "branch" else 0)
+        first = reached.get(job.id, job.cut or 0 if job.kind == "branch" else 0)
         trained = max(0, job.end - first) * batch
         tokens += trained
         flops += float(trained) * per_token

@@ -2,7 +2,7 @@
 
 An attempt is claimed by renaming a folder, its record inside, to the next number: two processes cannot
 both succeed. On one host liveness is exact (process id and its start time); from another host an attempt
-counts as alive until its heartbeat is `LEASE_S` old by the file system's own clock, and a job is never
+counts as alive until its last sign is `LEASE_S` old by the file system's own clock, and a job is never
 taken from an attempt that might be alive.
 """
 
@@ -13,9 +13,10 @@ import errno
 import os
 import shutil
 import socket
+import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,9 @@ from sweepctl.store.files import read_json, storage, sync_folder, write_json
 from sweepctl.store.job import JobFolder
 
 LEASE_S = 300.0
-"""How old the heartbeat of an attempt on another host may grow before the attempt counts as dead."""
+"""How old the last sign of an attempt on another host may grow before the attempt counts as dead."""
+RENEW_S = 10.0
+"""How often an owner says that its process lives."""
 
 
 @dataclass(slots=True)
@@ -81,6 +84,11 @@ class Attempt:
         with contextlib.suppress(OSError):
             scratch.write_text(f'{{"step": {step}, "tokens": {tokens}}}\n')
             os.replace(scratch, self.path / "heartbeat.json")
+
+    def renew(self) -> None:
+        """Say that the process lives, by the file system's clock; how far it is `beat` says."""
+        with contextlib.suppress(OSError):
+            (self.path / "lease").touch()
 
     def progress(self) -> dict[str, Any]:
         """The last heartbeat, empty where there is none."""
@@ -157,6 +165,25 @@ def claim(
                     raise
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def renewed(attempt: Attempt) -> Iterator[Attempt]:
+    """Keep ownership from a thread of its own, whatever takes long meanwhile: an evaluation, a checkpoint, a
+    first step that is compiled."""
+    over = threading.Event()
+
+    def renew() -> None:
+        while not over.wait(RENEW_S):
+            attempt.renew()
+
+    thread = threading.Thread(target=renew, name=f"lease of {attempt.path}", daemon=True)
+    thread.start()
+    try:
+        yield attempt
+    finally:
+        over.set()
+        thread.join()
 
 
 def _sweep_scratch(folder: JobFolder) -> None:

@@ -93,6 +93,11 @@ class JobFiles:
             return True
         return self.result is not None and cut < self.result.step
 
+    def start_of(self, cut: int) -> int:
+        """The step of the checkpoint that a branch of this trunk starts from; 0 where none is left, once the
+        trunk has passed its cut."""
+        return max((step for step in self.saved if step <= cut), default=0)
+
     def outcome(self, trunk: JobFiles | None, cut: int | None) -> Result | None:
         """The result; a branch whose trunk had diverged by the cut diverged with it; None while it is open.
         The trunk's step alone decides, not which checkpoints are left, so that the order of asking does not

@@ -136,7 +136,9 @@ class SweepJobs:
 
     def make_wishes(self, keep: str = "all") -> int:
         """Tell every trunk which checkpoints its branches want, and what is kept of those that are done with;
-        the number of new wishes. This sweep's wishes that no current plan of it wants are withdrawn."""
+        the number of new wishes. Of a cut that the trunk has passed unsaved, the branch wants the checkpoint
+        that it starts from. This sweep's wishes that no current plan of it wants are withdrawn, but those by
+        which `keep=all` keeps checkpoints."""
         wishes = 0
         current = self.sweep.job_ids()
         for trunk_id, branches in self.branches.items():
@@ -145,14 +147,15 @@ class SweepJobs:
             new = 0
             for planned_job in branches:
                 cut = planned_job.job.cut or 0
-                # Of a cut that was passed the branch trains the piece: the trunk's folder stays as it is.
-                passed = cut not in files.saved and files.reaches(cut)
-                if not passed and planned_job.job.id not in self.cancelled:
-                    wish = Wish(cut, planned_job.job.id, self.sweep.name)
+                step = cut
+                if cut not in files.saved and files.reaches(cut):
+                    step = 0 if planned_job.folder.has_result() else files.start_of(cut)
+                if step > 0 and planned_job.job.id not in self.cancelled:
+                    wish = Wish(step, planned_job.job.id, self.sweep.name)
                     new += trunk.wish(wish, durable=False, keep=keep)
             stale = {w.branch for w in trunk.wishes() if w.sweep == self.sweep.name} - current
             if stale:
-                trunk.withdraw(self.sweep.name, stale)
+                trunk.withdraw(self.sweep.name, stale, files.saved if keep == "all" else ())
             if new or stale:
                 sync_folder(trunk.path / "wanted")
             wishes += new

@@ -67,7 +67,8 @@ def run(
         if folder.result() is not None:  # somebody finished it between our look and our claim
             outcome = Outcome(End.DONE, "it has a result already")
         else:
-            outcome = _attempt(manifest, folder, attempt, stop, report, processes or SingleProcess())
+            with attempts.renewed(attempt):
+                outcome = _attempt(manifest, folder, attempt, stop, report, processes or SingleProcess())
         try:
             attempt.end(outcome.why, **({"error": outcome.message} if outcome.message else {}))
         except StorageError as error:

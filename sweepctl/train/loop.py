@@ -132,7 +132,8 @@ class Loop:
         """The annealed loss on every held-out set.
 
         Raises:
-            Diverged: it is not a number.
+            Diverged: one is not a number, or all are beyond the bound: of several sets one may be text of
+                another kind, far from a model that is sound.
         """
         losses, bits = {}, {}
         for name in self.trainer.held_out:
@@ -143,6 +144,8 @@ class Loop:
             per_byte = self.trainer.bits_per_byte(name, loss)
             if per_byte is not None:
                 bits[name] = per_byte
+        if losses and min(losses.values()) > self._bound_nats:
+            raise Diverged(self._diverged(f"the final loss is above {self._bound_nats:.3f} nats"))
         return Result(End.DONE, self.trainer.step, self.tokens, losses, bits, attempt=self.attempt.number)
 
     def check_owner(self) -> None:
@@ -213,12 +216,15 @@ class Loop:
         )
 
     def _judge(self, loss: float) -> None:
-        rule = self.science.point.divergence
         if not math.isfinite(loss):
             raise Diverged(self._diverged("the loss is not finite"))
-        bound = math.log(self.science.point.corpus.vocab_size) + rule.margin_nats
-        if self.trainer.step > self.science.point.warmup_steps and loss > bound:
-            raise Diverged(self._diverged(f"the loss is above {bound:.3f} nats"))
+        if self.trainer.step > self.science.point.warmup_steps and loss > self._bound_nats:
+            raise Diverged(self._diverged(f"the loss is above {self._bound_nats:.3f} nats"))
+
+    @property
+    def _bound_nats(self) -> float:
+        point = self.science.point
+        return math.log(point.corpus.vocab_size) + point.divergence.margin_nats
 
     def _diverged(self, reason: str) -> Result:
         step, tokens = self.trainer.step, self.tokens

@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -61,6 +62,30 @@ def test_another_host_counts_as_alive_until_its_lease_is_over(folder: JobFolder)
     assert owner.alive() and attempts.claim(folder, {}) is None
     age(owner.path, attempts.LEASE_S + 60)
     assert not owner.alive() and attempts.claim(folder, {}) is not None
+
+
+def test_an_owner_is_not_robbed_however_long_it_says_nothing_of_its_progress(
+    folder: JobFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread renews ownership: an evaluation, a checkpoint or a first step may outlast the lease."""
+    owner = forge(folder, host="elsewhere", boot="b")
+    owner.beat(5, 320)
+    age(owner.path, attempts.LEASE_S + 60)
+    renewals = threading.Semaphore(0)
+    renew = attempts.Attempt.renew
+
+    def counted(self: attempts.Attempt) -> None:
+        renew(self)
+        renewals.release()
+
+    monkeypatch.setattr(attempts, "RENEW_S", 0.001)
+    monkeypatch.setattr(attempts.Attempt, "renew", counted)
+    with attempts.renewed(owner):
+        assert renewals.acquire(timeout=60)
+        assert owner.alive(probe=True) and attempts.claim(folder, {}) is None
+        assert owner.progress() == {"step": 5, "tokens": 320}
+    age(owner.path, attempts.LEASE_S + 60)
+    assert attempts.claim(folder, {}) is not None
 
 
 def age(path: Path, seconds: float) -> None:

@@ -8,10 +8,11 @@ import pytest
 
 from sweepctl.launch import clean
 from sweepctl.launch.cancel import cancel
-from sweepctl.store import checkpoints
+from sweepctl.launch.compare import compare_all
+from sweepctl.store import attempts, checkpoints
 from sweepctl.store.job import JobFolder
 from sweepctl.store.sweep_jobs import SweepJobs
-from tests.conftest import Planner, only, run_all, run_job
+from tests.conftest import Planner, StopAfter, only, run_all, run_job
 
 ONE_DEPTH = {"ladder__depths": [1]}
 
@@ -43,6 +44,84 @@ def test_a_branch_whose_cut_was_passed_keeps_what_it_starts_from(planned: Planne
     assert all(more.finished(planned_job) for planned_job in more.by_id.values())
     fresh = planned(name="fresh", budget__tokens=[1280, 5120, 10240], optimizer__lr=0.02, **ONE_DEPTH)
     assert [e.job.id for e in only(fresh, "branch")] == [e.job.id for e in only(more, "branch")]
+
+
+COSINE = {"schedule__decay": {"fraction": 0.25, "shape": "cosine"}}
+
+
+def trained_tokens(sweep_jobs: SweepJobs) -> int:
+    """By all attempts at its jobs so far."""
+    tries = (a for e in sweep_jobs.by_id.values() for a in attempts.every(e.folder))
+    return sum(attempt.facts.trained_tokens or 0 for attempt in tries)
+
+
+def left_tokens(sweep_jobs: SweepJobs) -> int:
+    """What `plan` says is left to train."""
+    return sum(stage.left.tokens for stage in compare_all(sweep_jobs.sweep, sweep_jobs.plans).values())
+
+
+def test_a_longer_budget_deletes_no_cut_of_the_plan_before(planned: Planner) -> None:
+    run_all(planned(name="mine", **ONE_DEPTH))
+    longer = planned(name="mine", budget__tokens=[5120, 10240], **ONE_DEPTH)
+    run_all(longer, checkpoint_every_s=1e-9)
+    assert checkpoints.steps(trunk_of(longer)) == [15, 30, 60, 120]
+    back = planned(name="mine", **COSINE, **ONE_DEPTH)
+    before, left = trained_tokens(back), left_tokens(back)
+    run_all(back)
+    assert left == (5 + 10) * 64 == trained_tokens(back) - before
+
+
+def test_cuts_of_an_older_plan_go_where_they_are_not_to_be_kept(planned: Planner) -> None:
+    run_all(planned(name="mine", **ONE_DEPTH), keep="last")
+    longer = planned(name="mine", budget__tokens=[5120], **ONE_DEPTH)
+    run_all(longer, keep="last", checkpoint_every_s=1e-9)
+    assert checkpoints.steps(trunk_of(longer)) == [60]
+
+
+@pytest.mark.parametrize("gone", [(), (15,), (30,), (15, 30), (15, 30, 60), (60,)])
+@pytest.mark.parametrize("keep", ["all", "none"])
+def test_what_plan_says_is_left_is_trained(planned: Planner, gone: tuple[int, ...], keep: str) -> None:
+    """Whatever checkpoints are there, also where an attempt was stopped on its way."""
+    run_all(planned(name="first", budget__tokens=[1280, 2560, 5120], **ONE_DEPTH))
+    again = planned(name="again", budget__tokens=[1280, 2560, 5120], **COSINE, **ONE_DEPTH)
+    trunk = trunk_of(again)
+    trunk.withdraw("first", {wish.branch for wish in trunk.wishes()})
+    for step in gone:
+        checkpoints.remove(checkpoints.at(trunk, step))
+    before, left = trained_tokens(again), left_tokens(again)
+    again.make_wishes(keep)
+    planned_job = only(again, "branch")[1]
+    if again.can_start(planned_job):
+        run_job(again, planned_job, StopAfter(0))
+        left = left_tokens(again) + trained_tokens(again) - before
+    run_all(again, keep=keep)
+    assert left == trained_tokens(again) - before
+    assert left_tokens(again) == 0
+
+
+def test_what_two_stages_want_is_left_once(planned: Planner) -> None:
+    stages = {"short": {"budget": {"tokens": [1280]}}, "long": {"budget": {"tokens": [1280, 5120]}}}
+    sweep_jobs = planned(name="staged", stages=stages, **ONE_DEPTH)
+    compared = compare_all(sweep_jobs.sweep, sweep_jobs.plans)
+    left = left_tokens(sweep_jobs)
+    run_all(sweep_jobs)
+    assert left == trained_tokens(sweep_jobs)
+    assert sum(stage.left.jobs for stage in compared.values()) == len(sweep_jobs.by_id)
+
+
+def test_a_passed_cut_wishes_for_the_checkpoint_that_its_branch_starts_from(planned: Planner) -> None:
+    """Another sweep that keeps nothing spares it."""
+    theirs = planned(name="theirs", budget__tokens=[1280, 5120], **ONE_DEPTH)
+    trunk = trained_trunk(theirs, keep="none")
+    mine = planned(name="mine", budget__tokens=[2560], **ONE_DEPTH)
+    mine.make_wishes("none")
+    for planned_job in only(theirs, "branch"):
+        run_job(theirs, planned_job, keep="none")
+    clean.delete(theirs.sweep, clean.find(theirs.sweep, "none"))
+    assert 15 in checkpoints.steps(trunk)
+    before, left = trained_tokens(mine), left_tokens(mine)
+    run_all(mine, keep="none")
+    assert left == (40 - 15) * 64 == trained_tokens(mine) - before
 
 
 def test_cancelled_branches_keep_their_checkpoints(planned: Planner) -> None:

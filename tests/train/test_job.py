@@ -61,6 +61,49 @@ def test_a_diverged_run_is_a_result(planned: Planner, lr: float) -> None:
         assert state.state == "diverged" and sweep_jobs.finished(branch)
 
 
+@pytest.mark.parametrize(("worst", "word"), [(1690.0, "above"), (math.nan, "not finite")])
+def test_a_final_loss_beyond_the_bound_is_diverged(planned: Planner, monkeypatch, worst, word: str) -> None:
+    """Also where the training loss was not looked at since it left the bounds."""
+    sweep_jobs = planned(ladder__depths=[1], divergence__every_steps=1000)
+    monkeypatch.setattr(BuiltinTrainer, "evaluate", lambda self, name, tokens: worst)
+    run_all(sweep_jobs)
+    for branch in only(sweep_jobs, "branch"):
+        result = branch.folder.result()
+        assert result.end is End.DIVERGED and f"the final loss is {word}" in result.reason
+        assert not result.loss_nats
+
+
+def test_one_foreign_set_of_several_is_no_divergence(planned: Planner, monkeypatch) -> None:
+    sweep_jobs = planned(ladder__depths=[1])
+    losses = {"validation": 3.0, "foreign": 9.0}
+    monkeypatch.setattr(BuiltinTrainer, "held_out", property(lambda self: tuple(losses)))
+    monkeypatch.setattr(BuiltinTrainer, "evaluate", lambda self, name, tokens: losses[name])
+    monkeypatch.setattr(BuiltinTrainer, "bits_per_byte", lambda self, name, loss: None)
+    run_all(sweep_jobs)
+    assert all(branch.folder.result().loss_nats == losses for branch in only(sweep_jobs, "branch"))
+
+
+@pytest.mark.parametrize("slow", ["evaluate", "save", "update"])
+def test_ownership_is_renewed_while_the_loop_is_busy(planned: Planner, monkeypatch, slow: str) -> None:
+    """A final evaluation, a checkpoint or a first step that outlasts the lease."""
+    monkeypatch.setattr(attempts, "RENEW_S", 0.001)
+    renewed = threading.Event()
+    renew, step = attempts.Attempt.renew, getattr(BuiltinTrainer, slow)
+
+    def noted(self: attempts.Attempt) -> None:
+        renew(self)
+        renewed.set()
+
+    def slowly(self: BuiltinTrainer, *args, **settings):
+        renewed.clear()
+        assert renewed.wait(60)
+        return step(self, *args, **settings)
+
+    monkeypatch.setattr(attempts.Attempt, "renew", noted)
+    monkeypatch.setattr(BuiltinTrainer, slow, slowly)
+    run_all(planned(ladder__depths=[1], budget__tokens=[1280]))
+
+
 def test_a_branch_whose_checkpoint_came_before_the_divergence_lives(planned: Planner, monkeypatch) -> None:
     poison(monkeypatch, 20)
     sweep_jobs = planned(ladder__depths=[1])

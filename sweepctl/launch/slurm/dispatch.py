@@ -339,7 +339,8 @@ def _turn(records: Records) -> Iterator[None]:
             raise WorkFailed(f"Another launch of {records.sweep.name} is submitting; try again in a minute.")
         time.sleep(0.2)
     try:
-        yield
+        with attempts.renewed(turn):
+            yield
     finally:
         turn.end(End.DONE)
         attempts.prune(folder)
