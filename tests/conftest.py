@@ -31,6 +31,7 @@ from sweepctl.store.manifest import Manifest
 from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 from sweepctl.store.workspace import Sweep, Workspace
 from tests.optimizers import VALUES
+from tests.users import shared_folder as shared_folder
 
 TINY: dict[str, Any] = {
     "name": "tiny",

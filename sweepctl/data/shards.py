@@ -20,7 +20,7 @@ from sweepctl.errors import DamagedFile, RequestError, StorageError
 from sweepctl.spec.build import build
 from sweepctl.spec.corpus import CorpusFacts
 from sweepctl.spec.hashing import canonical, digest
-from sweepctl.store.files import file_hash, read_json, write_json
+from sweepctl.store.files import file_hash, read_json, reading, write_json
 
 DTYPES = ("uint8", "uint16", "uint32")
 VERIFIED = "verified.json"
@@ -134,12 +134,13 @@ def verify(folder: Path, index: CorpusIndex) -> None:
         for shard in split.shards:
             path = folder / shard.file
             try:
-                facts = path.stat()
-                present[shard.file] = [facts.st_size, facts.st_mtime_ns, shard.sha256]
-                if verified.get(shard.file) != present[shard.file] and file_hash(path) != shard.sha256:
-                    raise DamagedFile(f"{path} is not what was prepared: its content changed.")
-            except OSError as error:
-                raise DamagedFile(f"{path} cannot be read: {error.strerror}.") from None
+                with reading(path):
+                    facts = path.stat()
+                    present[shard.file] = [facts.st_size, facts.st_mtime_ns, shard.sha256]
+                    if verified.get(shard.file) != present[shard.file] and file_hash(path) != shard.sha256:
+                        raise DamagedFile(f"{path} is not what was prepared: its content changed.")
+            except (FileNotFoundError, IsADirectoryError):
+                raise DamagedFile(f"{path} is missing.") from None
     if present != verified:
         with contextlib.suppress(StorageError):
             write_json(folder / VERIFIED, present)
@@ -185,10 +186,11 @@ def open_shard(folder: Path, shard: Shard, dtype: str) -> NDArray[Any]:
     """
     path = folder / shard.file
     try:
-        tokens = np.memmap(path, dtype=np.dtype(dtype).newbyteorder("<"), mode="r")
-    except FileNotFoundError:
+        with reading(path):
+            tokens = np.memmap(path, dtype=np.dtype(dtype).newbyteorder("<"), mode="r")
+    except (FileNotFoundError, IsADirectoryError):
         raise DamagedFile(f"{path} is missing; prepare the data again.") from None
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise DamagedFile(f"{path} cannot be read: {error}.") from None
     if len(tokens) != shard.tokens:
         raise DamagedFile(

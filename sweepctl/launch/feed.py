@@ -91,6 +91,7 @@ class Feed:
         self._refusals = 0
         self._stillborn = 0
         self._ended_at: dict[str, int] = {}
+        self._failed_at: dict[str, int] = {}
         self._reopened: set[str] = set()
 
     @property
@@ -268,13 +269,22 @@ class Feed:
 
     def _retry_or_fail(self, planned_job: PlannedJob, end: End, message: str) -> None:
         last = attempts.newest(planned_job.folder)
-        failed = self._is_exhausted(planned_job, last)
+        failed = self._is_exhausted(planned_job, last) or self._left_no_attempt(planned_job.job.id, end, last)
         if end is End.DIED:
             message = self._of_the_dead(planned_job, last, message, failed)
         elif not failed:
             half = " with half the micro-batch" if end is End.OUT_OF_MEMORY else ""
             message = f"{message.strip().rstrip('.')}; it is tried again{half}"
         self._tell(Decision(planned_job, State.FAILED if failed else State.INTERRUPTED, end, message))
+
+    def _left_no_attempt(self, job: str, end: End, last: Attempt | None) -> bool:
+        """Whether a failure came before the job was claimed, so that no record counts how often."""
+        number = last.number if last is not None else 0
+        if end is not End.DIED and self._failed_at.get(job, 0) == number:
+            self.given_up.add(job)
+            return True
+        self._failed_at[job] = number
+        return False
 
     def _of_the_dead(self, planned_job: PlannedJob, last: Attempt | None, reason: str, failed: bool) -> str:
         if not failed or last is None:

@@ -1,9 +1,9 @@
 """Attempts: who executes a job, whether they are alive, and why they ended.
 
 An attempt is claimed by renaming a folder, its record inside, to the next number: two processes cannot
-both succeed. On one host liveness is exact (process id and its start time); from another host an attempt
-counts as alive until its last sign is `LEASE_S` old by the file system's own clock, and a job is never
-taken from an attempt that might be alive.
+both succeed. On one host liveness is exact (process id and its start time; a process that cannot be seen but
+is there lives); from another host an attempt counts as alive until its last sign is `LEASE_S` old by the file
+system's own clock, and a job is never taken from an attempt that might be alive.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import shutil
 import socket
 import threading
@@ -21,13 +22,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sweepctl.errors import DamagedFile
+from sweepctl.errors import DamagedFile, StorageError
 from sweepctl.spec.build import plain
+from sweepctl.store.clock import file_system_time
 from sweepctl.store.ends import End
 from sweepctl.store.facts import NAMES, Dispatch, Facts
-from sweepctl.store.files import read_json, storage, sync_folder, write_json
+from sweepctl.store.files import exists, names, read_json, reading, storage, sync_folder, write_json
 from sweepctl.store.job import JobFolder
 
+_NUMBER = re.compile(r"(?!0+$)[0-9]{4,9}")
 LEASE_S = 300.0
 """How old the last sign of an attempt on another host may grow before the attempt counts as dead."""
 RENEW_S = 10.0
@@ -97,19 +100,28 @@ class Attempt:
         except (FileNotFoundError, DamagedFile):
             return {}
 
-    def alive(self, probe: bool = False) -> bool:
-        """Whether its process may still be running; only a clear no is a no. With `probe` the age of another
-        host's heartbeat is taken by the file system's own clock, which means writing a file."""
+    def alive(self) -> bool:
+        """Whether its process may still be running; only a clear no is a no.
+
+        Raises:
+            StorageError: the file system does not say.
+        """
         if self.ended:
             return False
         facts = self.facts
         if facts.pid is not None and (facts.host, facts.boot) == (socket.gethostname(), boot_id()):
-            return process_start(facts.pid) == facts.process_start
+            return process_lives(facts.pid, facts.process_start)
+        last = self._last_write()
+        return last is not None and file_system_time(self.path.parent) - last < LEASE_S
+
+    def _last_write(self) -> float | None:
+        """When anything was last written here; None where its folder is gone."""
         try:
-            last = max(p.stat().st_mtime for p in self.path.iterdir())
-        except (FileNotFoundError, ValueError):
-            return False
-        return (_filesystem_now(self.path) if probe else time.time()) - last < LEASE_S
+            with reading(self.path):
+                files = list(self.path.iterdir()) or [self.path]
+                return max(file.lstat().st_mtime for file in files)
+        except FileNotFoundError:  # also where a file was replaced between two looks
+            return self._last_write() if exists(self.path) else None
 
 
 def newest(folder: JobFolder) -> Attempt | None:
@@ -137,11 +149,15 @@ def claim(
     waited for, and should the process still run it finds itself superseded."""
     while True:
         last = newest(folder)
-        if last is not None and last.alive(probe=True) and not (gone is not None and gone(last.facts)):
+        if last is not None and last.record.get("claim") in _unanswered:
+            _unanswered.discard(last.record["claim"])
+            return last
+        if last is not None and last.alive() and not (gone is not None and gone(last.facts)):
             return None
         number = last.number + 1 if last else 1
         record = {
             "attempt": number,
+            "claim": uuid.uuid4().hex,
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "process_start": process_start(os.getpid()),
@@ -149,22 +165,48 @@ def claim(
             "started": time.time(),
             **plain(facts),
         }
-        scratch = folder.attempts / f".claim-{uuid.uuid4().hex[:8]}"
-        target = folder.attempts / f"{number:04d}"
-        with storage(target):
+        attempt = Attempt(folder.attempts / f"{number:04d}", number, record)
+        if _take(folder, attempt):
+            _sweep_scratch(folder)
+            return attempt
+
+
+_unanswered: set[str] = set()
+"""Claims of this process of which the file system did not say whether they were made."""
+
+
+def _take(folder: JobFolder, attempt: Attempt) -> bool:
+    """Put an attempt at its number; False where somebody else has it."""
+    scratch = folder.attempts / f".claim-{attempt.record['claim'][:8]}"
+    with storage(attempt.path):
+        try:
             scratch.mkdir(parents=True)
-            try:
-                write_json(scratch / "attempt.json", record)
-                os.rename(scratch, target)
-                for place in (folder.attempts, *folder.attempts.parents[:3]):  # up to the store's own folder
-                    sync_folder(place)
-                _sweep_scratch(folder)
-                return Attempt(target, number, record)
-            except OSError as error:
-                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
-                    raise
-            finally:
-                shutil.rmtree(scratch, ignore_errors=True)
+            write_json(scratch / "attempt.json", attempt.record)
+            os.rename(scratch, attempt.path)
+            for place in (folder.attempts, *folder.attempts.parents[:3]):  # up to the store's own folder
+                sync_folder(place)
+        except (OSError, StorageError) as error:
+            if _is_ours(attempt):  # the answer was lost, or its folders could not be synced
+                return True
+            cause = error if isinstance(error, OSError) else error.__cause__
+            if getattr(cause, "errno", None) not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+                raise
+            return False  # ENOENT: a new owner has swept the scratch away
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return True
+
+
+def _is_ours(attempt: Attempt) -> bool:
+    """Whether the record at its place is of the claim that this process made."""
+    token = attempt.record["claim"]
+    try:
+        return bool(read_json(attempt.path / "attempt.json").get("claim") == token)
+    except (FileNotFoundError, DamagedFile):
+        return False
+    except StorageError:
+        _unanswered.add(token)
+        raise
 
 
 @contextlib.contextmanager
@@ -188,9 +230,10 @@ def renewed(attempt: Attempt) -> Iterator[Attempt]:
 
 def _sweep_scratch(folder: JobFolder) -> None:
     """Delete the claims of killed processes. One that is being made this moment has lost anyway."""
-    for name in os.listdir(folder.attempts):
-        if name.startswith("."):
-            shutil.rmtree(folder.attempts / name, ignore_errors=True)
+    with contextlib.suppress(StorageError):
+        for name in names(folder.attempts):
+            if name.startswith("."):
+                shutil.rmtree(folder.attempts / name, ignore_errors=True)
 
 
 def prune(folder: JobFolder) -> None:
@@ -200,8 +243,17 @@ def prune(folder: JobFolder) -> None:
 
 
 def superseded(folder: JobFolder, attempt: Attempt) -> bool:
-    """Whether a newer attempt owns the job, so that this one must stop."""
-    return (folder.attempts / f"{attempt.number + 1:04d}").exists()
+    """Whether a newer attempt owns the job, or the job's folder was deleted meanwhile, so that this one must
+    stop."""
+    if exists(folder.attempts / f"{attempt.number + 1:04d}"):
+        return True
+    try:
+        claim = read_json(attempt.path / "attempt.json").get("claim")
+    except FileNotFoundError:
+        return True
+    except DamagedFile:
+        return False
+    return bool(claim != attempt.record.get("claim"))
 
 
 def boot_id() -> str:
@@ -213,54 +265,43 @@ def boot_id() -> str:
         return ""
 
 
+def process_lives(pid: int, start: str | None) -> bool:
+    """Whether the process of this id that started then may still run. Whether there is one at all a signal
+    says, which cannot be hidden (/proc may hide others' processes); a reused id its start."""
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    now = process_start(pid)
+    return now is None or now == start or (now != ENDED and start in (None, "alive"))
+
+
+ENDED = "ended"
+"""The start of a process that has ended and waits to be reaped."""
+
+
 def process_start(pid: int) -> str | None:
-    """When a process started, in the kernel's own count, so that a reused id is not mistaken; None where
-    there is no such process. Without /proc, only whether it exists."""
+    """When a process started, in the kernel's own count, so that a reused id is not mistaken; None where the
+    kernel does not say."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        if Path("/proc/self/stat").exists():
-            return None
-        return "alive" if _exists(pid) else None
     except OSError:
         return None
     fields = text.rpartition(")")[2].split()
-    return None if fields[0] in ("Z", "X") else fields[19]
-
-
-def _exists(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    return ENDED if fields[0] in ("Z", "X") else fields[19]
 
 
 def _numbers(folder: JobFolder) -> list[int]:
-    try:
-        return sorted(int(name) for name in os.listdir(folder.attempts) if name.isdigit())
-    except FileNotFoundError:
-        return []
+    return sorted(int(name) for name in names(folder.attempts) if _NUMBER.fullmatch(name))
 
 
 def _read(folder: JobFolder, number: int) -> Attempt:
     path = folder.attempts / f"{number:04d}"
     try:
         return Attempt(path, number, read_json(path / "attempt.json"))
-    except (FileNotFoundError, DamagedFile):
+    except FileNotFoundError:
         return Attempt(path, number, {"attempt": number, "error": "attempt.json is damaged"})
-
-
-def _filesystem_now(folder: Path) -> float:
-    """The file server's clock, by the time it gives a new file; this host's where nothing can be written."""
-    probe = folder.parent / f".clock-{uuid.uuid4().hex[:8]}"
-    try:
-        probe.touch()
-        return probe.stat().st_mtime
-    except OSError:
-        return time.time()
-    finally:
-        with contextlib.suppress(OSError):
-            probe.unlink()
+    except DamagedFile as error:
+        return Attempt(path, number, {"attempt": number, "error": str(error)})

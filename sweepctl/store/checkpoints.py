@@ -18,10 +18,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweepctl.errors import DamagedFile, RequestError
+from sweepctl.errors import DamagedFile, RequestError, StorageError
 from sweepctl.spec.build import plain
 from sweepctl.store.facts import Origin
-from sweepctl.store.files import file_hash, read_json, storage, sync_file, sync_folder, write_json
+from sweepctl.store.files import (
+    file_hash,
+    names,
+    read_json,
+    reading,
+    storage,
+    sync_file,
+    sync_folder,
+    write_json,
+)
 from sweepctl.store.job import JobFolder
 
 _STEP = re.compile(r"step-(\d{8,})")
@@ -59,8 +68,9 @@ class Checkpoint:
         return manifest
 
     def check_owner(self) -> None:
-        """Raises RequestError where the manifest is of another job or step; damage is not judged here."""
-        with contextlib.suppress(DamagedFile):
+        """Raises RequestError where the manifest is of another job or step; damage is not judged here, nor
+        what cannot be read now."""
+        with contextlib.suppress(DamagedFile, StorageError):
             self.manifest()
 
     def verify(self) -> dict[str, Any]:
@@ -68,16 +78,18 @@ class Checkpoint:
 
         Raises:
             DamagedFile: something is missing, cut short or changed.
+            StorageError: something cannot be read now, which says nothing of what was written.
         """
         manifest = self.manifest()
         for name, facts in manifest["files"].items():
             file = self.path / name
             try:
-                size, digest = file.stat().st_size, None
-                if size == facts["bytes"]:
-                    digest = file_hash(file)
-            except OSError as error:
-                raise DamagedFile(f"{file} cannot be read: {error.strerror}.") from None
+                with reading(file):
+                    size, digest = file.stat().st_size, None
+                    if size == facts["bytes"]:
+                        digest = file_hash(file)
+            except (FileNotFoundError, IsADirectoryError):
+                raise DamagedFile(f"{file} is missing.") from None
             if digest != facts["sha256"]:
                 raise DamagedFile(f"{file} is not what was written: its size or hash differs.")
         return manifest
@@ -90,11 +102,8 @@ class Checkpoint:
 
 def steps(folder: JobFolder) -> list[int]:
     """Steps of the complete checkpoints, rising."""
-    try:
-        names = os.listdir(folder.checkpoints)
-    except FileNotFoundError:
-        return []
-    return sorted(int(match[1]) for match in map(_STEP.fullmatch, names) if match)
+    matches = map(_STEP.fullmatch, names(folder.checkpoints))
+    return sorted(int(match[1]) for match in matches if match)
 
 
 def at(folder: JobFolder, step: int) -> Checkpoint:
@@ -102,10 +111,14 @@ def at(folder: JobFolder, step: int) -> Checkpoint:
     return Checkpoint(folder.checkpoints / f"step-{step:08d}", folder.id, step)
 
 
-def newest(folder: JobFolder, last: int | None = None) -> Checkpoint | None:
+def newest(folder: JobFolder, last: int | None = None, own: bool = False) -> Checkpoint | None:
     """The newest checkpoint at or before `last` that is as it was written.
 
-    A damaged one is set aside (renamed, kept for inspection) and the one before it is used.
+    A damaged one is passed over; in the folder of one's `own` job it is set aside (renamed, kept for
+    inspection).
+
+    Raises:
+        StorageError: one cannot be read now.
     """
     for step in reversed(steps(folder)):
         if last is not None and step > last:
@@ -114,7 +127,8 @@ def newest(folder: JobFolder, last: int | None = None) -> Checkpoint | None:
         try:
             checkpoint.verify()
         except DamagedFile:
-            set_aside(checkpoint)
+            if own:
+                set_aside(checkpoint)
             continue
         return checkpoint
     return None
@@ -123,7 +137,7 @@ def newest(folder: JobFolder, last: int | None = None) -> Checkpoint | None:
 def set_aside(checkpoint: Checkpoint) -> None:
     """Rename a damaged checkpoint so that its name is free again."""
     aside = checkpoint.path.with_name(f"damaged-{checkpoint.path.name}-{uuid.uuid4().hex[:6]}")
-    with contextlib.suppress(FileNotFoundError), storage(checkpoint.path):
+    with storage(checkpoint.path), contextlib.suppress(FileNotFoundError):
         os.rename(checkpoint.path, aside)
 
 
@@ -150,7 +164,10 @@ def save(
             scratch.mkdir(parents=True)
             write(scratch)
             files = {}
+            mode = scratch.stat().st_mode & 0o666  # the umask's word, which libraries may not have heeded
             for file in sorted(scratch.iterdir()):
+                with contextlib.suppress(PermissionError):
+                    file.chmod(mode)
                 sync_file(file)
                 files[file.name] = {"bytes": file.stat().st_size, "sha256": file_hash(file)}
             manifest = {
@@ -163,7 +180,7 @@ def save(
             write_json(scratch / "manifest.json", manifest)
             if still_owner():
                 _put_in_place(scratch, target)
-        except FileNotFoundError:
+        except (FileNotFoundError, StorageError):
             # A new owner sweeps our scratch away; then there is nothing to be put in place.
             if still_owner():
                 raise
@@ -173,33 +190,36 @@ def save(
 
 
 def _put_in_place(scratch: Path, target: Checkpoint) -> None:
+    """Rename a checkpoint into its name. After an error the target says what came of it: its answer may be
+    what was lost."""
     try:
         os.rename(scratch, target.path)
+        sync_folder(target.path.parent)
+        sync_folder(target.path.parent.parent)
     except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-            raise
         try:
             target.verify()
         except DamagedFile:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise error from None
             set_aside(target)
             os.rename(scratch, target.path)
-    sync_folder(target.path.parent)
-    sync_folder(target.path.parent.parent)
+            sync_folder(target.path.parent)
 
 
 def remove(checkpoint: Checkpoint) -> None:
     """Delete a checkpoint: renamed out of its name first, so that no reader finds half of it."""
     gone = checkpoint.path.with_name(f".{checkpoint.path.name}.gone.{uuid.uuid4().hex[:6]}")
-    try:
-        os.rename(checkpoint.path, gone)
-    except FileNotFoundError:
-        return
+    with storage(checkpoint.path):
+        try:
+            os.rename(checkpoint.path, gone)
+        except FileNotFoundError:
+            return
     shutil.rmtree(gone, ignore_errors=True)
 
 
 def sweep_scratch(folder: JobFolder) -> None:
     """Delete what killed writers left half-written. Only for the job's owner."""
-    with contextlib.suppress(FileNotFoundError):
-        for name in os.listdir(folder.checkpoints):
-            if name.startswith("."):
-                shutil.rmtree(folder.checkpoints / name, ignore_errors=True)
+    for name in names(folder.checkpoints):
+        if name.startswith("."):
+            shutil.rmtree(folder.checkpoints / name, ignore_errors=True)

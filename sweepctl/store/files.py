@@ -20,19 +20,86 @@ _REASONS = {
     errno.EROFS: "the file system is read-only",
     errno.EACCES: "permission is denied",
     errno.EPERM: "permission is denied",
+    errno.EIO: "the disk, or the network to it, failed",
+    errno.ESTALE: "the file server has lost it",
+    errno.ETIMEDOUT: "the file server does not answer",
+    errno.EMFILE: "too many files are open",
+    errno.ENFILE: "too many files are open",
 }
+
+
+TRANSIENT = frozenset(_REASONS) - {errno.EACCES, errno.EPERM}
+"""Refusals that come of a file system only, wherever the error comes from."""
+
+
+def refusal(error: OSError, path: Path, act: str = "write") -> StorageError:
+    """What a file system would not do, as an error that names the path and the reason."""
+    reason = _REASONS.get(error.errno or 0) or (error.strerror or str(error)).lower()
+    intact = " What was saved before is intact." if act == "write" else ""
+    return StorageError(f"Cannot {act} {path}: {reason}.{intact}")
 
 
 @contextlib.contextmanager
 def storage(path: Path) -> Iterator[None]:
-    """Turns the file system's refusals into a StorageError that names the path and the reason."""
+    """Turns everything that the file system may answer to a write into a StorageError."""
     try:
         yield
     except OSError as error:
-        reason = _REASONS.get(error.errno or 0)
-        if reason is None:
-            raise
-        raise StorageError(f"Cannot write {path}: {reason}. What was saved before is intact.") from error
+        raise refusal(error, path) from error
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """The same for what is read, but that a file which is not there says so: a refusal never passes for
+    absence, nor for damage.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+    """
+    try:
+        yield
+    except (FileNotFoundError, IsADirectoryError):
+        raise
+    except OSError as error:
+        raise refusal(error, path, "read") from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """A file's content; nothing of what is no file but waits for a writer.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        StorageError: the file system refuses to say.
+    """
+    with reading(path), open(path, "rb", opener=_without_waiting) as file:
+        return file.read()
+
+
+def exists(path: Path) -> bool:
+    """Whether something is there.
+
+    Raises:
+        StorageError: the file system does not say.
+    """
+    try:
+        with reading(path):
+            os.stat(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def names(folder: Path) -> list[str]:
+    """What a folder holds, nothing where it is not there.
+
+    Raises:
+        StorageError: the file system does not say.
+    """
+    try:
+        with reading(folder):
+            return os.listdir(folder)
+    except FileNotFoundError:
+        return []
 
 
 @contextlib.contextmanager
@@ -49,13 +116,21 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str, mode: int = 0o666) -> None:
-    """Replace a file in one step; durable when this returns. Of the mode the umask takes its part."""
+    """Replace a file in one step; durable when this returns. Of the mode the umask takes its part.
+
+    An answer may get lost on its way from a file server: after an error the file itself says whether it was
+    replaced.
+    """
     scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     with storage(path):
         try:
             _write_durably(scratch, text, mode)
-            os.replace(scratch, path)
-            sync_folder(path.parent)
+            try:
+                os.replace(scratch, path)
+                sync_folder(path.parent)
+            except OSError:
+                if not _holds(path, text):
+                    raise
         except OSError:
             with contextlib.suppress(OSError):
                 scratch.unlink()
@@ -86,11 +161,13 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         FileNotFoundError: there is no such file.
         DamagedFile: it is not a JSON object.
+        StorageError: the file system refuses to say.
     """
     try:
-        with open(path, "rb") as file:  # a text file takes a quarter longer: it tells with ten thousand
-            value = json.loads(file.read().decode())
-    except (ValueError, UnicodeDecodeError) as error:
+        value = json.loads(
+            read_bytes(path).decode()
+        )  # a text file takes a quarter longer: it tells with many
+    except (ValueError, RecursionError, IsADirectoryError) as error:
         raise DamagedFile(f"{path} is damaged: {error}.") from None
     if not isinstance(value, dict):
         raise DamagedFile(f"{path} is damaged: not a JSON object.")
@@ -132,3 +209,14 @@ def _write_durably(path: Path, text: str, mode: int) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
+
+
+def _holds(path: Path, text: str) -> bool:
+    try:
+        return path.read_bytes() == text.encode()
+    except OSError:
+        return False
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)

@@ -11,7 +11,6 @@ evaluations/HASH.json        further losses of the final weights
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Container
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from sweepctl.errors import DamagedFile
-from sweepctl.store.files import create, read_json, storage, write_json, write_text
+from sweepctl.store.files import create, names, read_bytes, read_json, storage, write_json, write_text
 from sweepctl.store.result import Result
 
 _WISH = re.compile(r"step-(\d{8,})\.([0-9a-f]+)\.(.+)")
@@ -87,7 +86,11 @@ class JobFolder:
             raise DamagedFile(f"{self.path / 'job.json'} is not the science this job was asked to train.")
 
     def result(self) -> Result | None:
-        """result.json, None where there is none or it is damaged (the job then writes it again)."""
+        """result.json, None where there is none or it is damaged (the job then writes it again).
+
+        Raises:
+            StorageError: it cannot be read now, which does not say that it is not there.
+        """
         try:
             return Result.read(read_json(self.path / "result.json"))
         except (FileNotFoundError, DamagedFile):
@@ -101,11 +104,7 @@ class JobFolder:
 
     def wishes(self) -> list[Wish]:
         """Every wish, in rising order of step."""
-        try:
-            names = os.listdir(self.path / "wanted")
-        except FileNotFoundError:
-            return []
-        matches = (_WISH.fullmatch(name) for name in names)
+        matches = (_WISH.fullmatch(name) for name in names(self.path / "wanted"))
         return sorted(
             (Wish(int(m[1]), m[2], m[3]) for m in matches if m), key=lambda w: (w.step, w.branch, w.sweep)
         )
@@ -124,14 +123,18 @@ class JobFolder:
 
     def _kept_by(self, wish: Wish) -> str:
         try:
-            return (self.path / "wanted" / wish.file).read_text(encoding="utf-8").strip() or "all"
+            policy = read_bytes(self.path / "wanted" / wish.file).decode(errors="replace").strip()
         except FileNotFoundError:
             return "none"
+        except IsADirectoryError:
+            return "all"
+        return policy if policy in ("none", "last") else "all"
 
     def withdraw(self, sweep: str, branches: set[str], saved: Container[int] = ()) -> int:
         """Remove a sweep's wishes for the given branches, but those whose step is in `saved`; the number
         removed."""
         gone = [w for w in self.wishes() if w.sweep == sweep and w.branch in branches and w.step not in saved]
-        for wish in gone:
-            (self.path / "wanted" / wish.file).unlink(missing_ok=True)
+        with storage(self.path / "wanted"):
+            for wish in gone:
+                (self.path / "wanted" / wish.file).unlink(missing_ok=True)
         return len(gone)

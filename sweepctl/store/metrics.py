@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from sweepctl.store.files import read_bytes
+
 TAIL_BYTES = 8192
 
 
@@ -16,9 +18,10 @@ def rows(lines: Iterable[str]) -> list[dict[str, Any]]:
     """The rows of a file's lines. A killed writer leaves half a line, which is none."""
     measured = []
     for line in lines:
-        with contextlib.suppress(ValueError):
-            row = json.loads(line)
-            if isinstance(row, dict) and "step" in row:
+        with contextlib.suppress(ValueError, RecursionError):
+            # Older versions wrote NaN, which is no JSON: it was not measured.
+            row = json.loads(line, parse_constant=lambda word: None)
+            if isinstance(row, dict) and type(row.get("step")) is int:
                 measured.append(row)
     return measured
 
@@ -26,8 +29,8 @@ def rows(lines: Iterable[str]) -> list[dict[str, Any]]:
 def read(path: Path) -> list[dict[str, Any]]:
     """Every row; none where there is no file yet."""
     try:
-        return rows(path.read_text(encoding="utf-8", errors="replace").splitlines())
-    except FileNotFoundError:
+        return rows(read_bytes(path).decode(errors="replace").splitlines())
+    except (FileNotFoundError, IsADirectoryError):
         return []
 
 
@@ -45,5 +48,5 @@ def tail(path: Path, size: int = TAIL_BYTES) -> list[str]:
 
 def last_rate(path: Path) -> float | None:
     """Tokens a second by the newest row that has them."""
-    measured = [row["tokens_per_s"] for row in rows(tail(path)) if row.get("tokens_per_s")]
-    return float(measured[-1]) if measured else None
+    measured = [row.get("tokens_per_s") for row in rows(tail(path))]
+    return next((float(rate) for rate in reversed(measured) if rate and isinstance(rate, int | float)), None)

@@ -21,6 +21,7 @@ from sweepctl.spec.accounting import count
 from sweepctl.spec.execution import Execution
 from sweepctl.spec.learning_rate import LearningRateCurve
 from sweepctl.spec.science import Point
+from sweepctl.store.files import reading, refusal
 from sweepctl.train.batches import Batches
 from sweepctl.train.device import Machine, machine
 from sweepctl.train.interface import Assignment, Setup, Trainer, Update
@@ -178,18 +179,20 @@ class BuiltinTrainer(Trainer):
             save_file(weights, folder / WEIGHTS)
             if not weights_only:
                 save_file(self.optimizer.state(), folder / OPTIMIZER)
-        except SafetensorError as error:  # it hides the file system's refusals in its text
-            number = re.search(r"os error (\d+)", str(error))
-            if number is None:
-                raise
-            raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from error
+        except SafetensorError as error:
+            if (refused := _file_system_error(error, folder)) is not None:
+                raise refused from error
+            raise
 
     def load(self, folder: Path, step: int) -> None:
         try:
-            weights, state = load_file(folder / WEIGHTS), load_file(folder / OPTIMIZER)
+            with reading(folder):
+                weights, state = load_file(folder / WEIGHTS), load_file(folder / OPTIMIZER)
         except (OSError, ValueError) as error:
             raise DamagedFile(f"{folder} cannot be loaded: {error}.") from None
-        except Exception as error:  # safetensors raises a class of its own that is not exported as a type
+        except SafetensorError as error:
+            if (refused := _file_system_error(error, folder)) is not None:
+                raise refusal(refused, folder, "read") from error
             raise DamagedFile(f"{folder} is not a checkpoint: {error}.") from None
         try:
             tensors = {path: weights.pop(flat_name(path)) for path in self.model.state_dict()}
@@ -201,6 +204,12 @@ class BuiltinTrainer(Trainer):
             difference = str(error.args[0]).splitlines()[0]
             raise RequestError(f"{folder} holds another model or optimizer: {difference}") from None
         self.step = step
+
+
+def _file_system_error(error: SafetensorError, folder: Path) -> OSError | None:
+    """The file system's refusal, which the library hides in its text."""
+    number = re.search(r"os error (\d+)", str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) if number else None
 
 
 def largest_load(loads: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import platform
@@ -22,6 +23,7 @@ from sweepctl.store import attempts, checkpoints, retention
 from sweepctl.store.attempts import Attempt
 from sweepctl.store.ends import End
 from sweepctl.store.facts import Origin
+from sweepctl.store.files import TRANSIENT, refusal
 from sweepctl.store.job import JobFolder
 from sweepctl.store.manifest import Manifest
 from sweepctl.store.protocol import Progress, Saved
@@ -55,32 +57,34 @@ def run(
     exception is a `failed` attempt with its last lines.
     """
     folder = manifest.job_folder()
-    if folder.result() is not None:
-        return Outcome(End.DONE, "it has a result already")
     while True:
         try:
+            science = _checked(manifest)
+            if folder.has_result():
+                return Outcome(End.DONE, "it has a result already")
             attempt = attempts.claim(folder, _facts(manifest), manifest.was_given_up)
-        except StorageError as error:
-            return Outcome(End.STORAGE, str(error))
+        except SweepctlError as error:
+            return Outcome(_end_of(error), str(error))
         if attempt is None:
             return Outcome(End.BUSY, "another process owns it")
-        if folder.result() is not None:  # somebody finished it between our look and our claim
-            outcome = Outcome(End.DONE, "it has a result already")
-        else:
-            with attempts.renewed(attempt):
-                outcome = _attempt(manifest, folder, attempt, stop, report, processes or SingleProcess())
+        with attempts.renewed(attempt):
+            outcome = _attempt(manifest, science, folder, attempt, stop, report, processes or SingleProcess())
         try:
             attempt.end(outcome.why, **({"error": outcome.message} if outcome.message else {}))
         except StorageError as error:
             return Outcome(End.STORAGE, str(error), owns_job=True)
-        # A wish made while the trunk was finishing is seen here, after ownership was given up: whoever
-        # made it saw a living owner and started nobody.
-        if manifest.science["kind"] != "trunk" or outcome.why is not End.DONE or _next_wish(folder) is None:
-            return outcome
+        try:
+            # A wish made while the trunk was finishing is seen here, after ownership was given up: whoever
+            # made it saw a living owner and started nobody.
+            if science.kind != "trunk" or outcome.why is not End.DONE or _next_wish(folder) is None:
+                return outcome
+        except StorageError as error:
+            return Outcome(End.STORAGE, str(error))
 
 
 def _attempt(
     manifest: Manifest,
+    science: JobScience,
     folder: JobFolder,
     attempt: Attempt,
     stop: threading.Event,
@@ -88,8 +92,8 @@ def _attempt(
     processes: SingleProcess,
 ) -> Outcome:
     try:
-        science = manifest.job_science()
-        _check_identity(manifest, science)
+        if folder.has_result():  # somebody finished it between our look and our claim
+            return Outcome(End.DONE, "it has a result already")
         folder.write_record(manifest.science)
         checkpoints.sweep_scratch(folder)
         execution = _fitting(manifest.execution, folder, attempt)
@@ -104,16 +108,23 @@ def _attempt(
         return Outcome(End.STOPPED)
     except Superseded:
         return Outcome(End.SUPERSEDED, "a newer attempt owns the job")
-    except StorageError as error:
-        return Outcome(End.STORAGE, str(error))
     except ProcessesLost as error:
         return Outcome(error.why, str(error))
     except SweepctlError as error:
-        return Outcome(End.REQUEST if error.exit_code == 2 else End.FAILED, str(error))
+        return Outcome(_end_of(error), str(error))
     except Exception as error:
         if out_of_memory(error):
             return Outcome(End.OUT_OF_MEMORY, (str(error).strip().splitlines() or ["no memory"])[0])
+        if isinstance(error, OSError) and error.errno in TRANSIENT:  # of a trainer's or a library's own files
+            return Outcome(End.STORAGE, str(refusal(error, folder.path)))
         return Outcome(End.FAILED, "".join(traceback.format_exc().splitlines(keepends=True)[-12:]))
+
+
+def _end_of(error: SweepctlError) -> End:
+    """The class of a failure that is told in one sentence."""
+    if isinstance(error, StorageError):
+        return End.STORAGE
+    return End.REQUEST if error.exit_code == 2 else End.FAILED
 
 
 def _fitting(execution: Execution, folder: JobFolder, attempt: Attempt) -> Execution:
@@ -134,8 +145,10 @@ def _fitting(execution: Execution, folder: JobFolder, attempt: Attempt) -> Execu
     return execution
 
 
-def _check_identity(manifest: Manifest, science: JobScience) -> None:
-    """A job's folder may only ever hold the science its name is a hash of, trained by these numerics."""
+def _checked(manifest: Manifest) -> JobScience:
+    """The job's science: its folder may only ever hold what its name is a hash of, trained by these
+    numerics. Nothing is written before that is sure."""
+    science = manifest.job_science()
     if science.id != manifest.job:
         raise RequestError(
             f"Job {manifest.job} was given the science of {science.id}; its plan was changed or made by "
@@ -146,6 +159,7 @@ def _check_identity(manifest: Manifest, science: JobScience) -> None:
             f"Job {manifest.job} was planned for numerics {science.point.numerics}, this version trains with "
             f"{NUMERICS}; its results would not be comparable. Plan the sweep again."
         )
+    return science
 
 
 def _prepare(
@@ -164,7 +178,7 @@ def _prepare(
     setup = trainer.setup()
     anneal, trunk = science.anneal, manifest.trunk()
     # A checkpoint at the end holds final weights only: the attempt that wrote it died before its result.
-    start, source = checkpoints.newest(folder, anneal.end - 1 if anneal else None), folder
+    start, source = checkpoints.newest(folder, anneal.end - 1 if anneal else None, own=True), folder
     if start is None and trunk is not None and anneal is not None:
         start, source = checkpoints.newest(trunk, anneal.cut), trunk
     origin = None
@@ -232,7 +246,8 @@ def _train_to_result(loop: Loop, science: JobScience, manifest: Manifest, execut
         loop.save(weights_only=not manifest.final_state, final=True)
     loop.check_owner()
     loop.folder.write_result(result)
-    retention.settle(loop.folder, manifest.trunk(), execution.keep, manifest.trunk_needed)
+    with contextlib.suppress(StorageError):  # what was to be deleted stays for `sweepctl clean`
+        retention.settle(loop.folder, manifest.trunk(), execution.keep, manifest.trunk_needed)
     return Outcome(result.end, result.reason)
 
 

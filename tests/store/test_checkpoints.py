@@ -57,6 +57,8 @@ def test_any_flipped_bit_or_cut_file_is_found(folder: JobFolder, data: st.DataOb
     with pytest.raises(DamagedFile):
         checkpoints.at(folder, 2).verify()
     assert checkpoints.newest(folder).step == 1
+    assert checkpoints.steps(folder) == [1, 2]
+    assert checkpoints.newest(folder, own=True).step == 1
     assert checkpoints.steps(folder) == [1]
 
 
