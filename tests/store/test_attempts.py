@@ -82,7 +82,7 @@ def test_an_owner_is_not_robbed_however_long_it_says_nothing_of_its_progress(
     monkeypatch.setattr(attempts.Attempt, "renew", counted)
     with attempts.renewed(owner):
         assert renewals.acquire(timeout=60)
-        assert owner.alive(probe=True) and attempts.claim(folder, {}) is None
+        assert owner.alive() and attempts.claim(folder, {}) is None
         assert owner.progress() == {"step": 5, "tokens": 320}
     age(owner.path, attempts.LEASE_S + 60)
     assert attempts.claim(folder, {}) is not None
