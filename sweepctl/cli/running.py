@@ -137,14 +137,13 @@ def cancel(
     from sweepctl.launch.cancel import cancel as cancel_jobs
     from sweepctl.launch.cancel import choose
     from sweepctl.report.console import console, many, show_json
+    from sweepctl.report.submitted import show_left_alone
     from sweepctl.store.sweep_jobs import SweepJobs
     from sweepctl.store.workspace import Workspace
 
     planned = Workspace.default().known_sweep(sweep)
     sweep_jobs = SweepJobs(planned, planned.plans())
     choice = choose(sweep_jobs, job, state)
-    if as_json:
-        show_json({"cancelled": choice.cancelled, "spared": choice.spared, "done": yes})
     jobs = many(len(choice.cancelled), "job")
     spared = f"; {len(choice.spared)} spared, another sweep wants them" if choice.spared else ""
     if not yes and not as_json and choice.cancelled:
@@ -154,9 +153,13 @@ def cancel(
             console().print("Nothing cancelled; --yes cancels.")
             return
     if yes:
-        cancel_jobs(sweep_jobs, choice)
-    if not as_json:
+        choice = cancel_jobs(sweep_jobs, choice)
+    if as_json:
+        shown = {"cancelled": choice.cancelled, "spared": choice.spared, "left_alone": choice.left_alone}
+        show_json(shown | {"done": yes})
+    else:
         console().print(f"{jobs} cancelled{spared}. Their checkpoints stay.")
+        show_left_alone(console(), choice.left_alone)
 
 
 @app.command()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
-from sweepctl.errors import unknown_name
-from sweepctl.launch.launcher import launchers_of
+from sweepctl.errors import WorkFailed, unknown_name
+from sweepctl.launch.launcher import SchedulerError, launchers_of
 from sweepctl.launch.logs import find_job
 from sweepctl.launch.status import ORDER, full_status
 from sweepctl.store import checkpoints
@@ -20,6 +20,8 @@ class Cancelled:
     """Jobs that are to stop."""
     spared: list[str]
     """Jobs that go on for another sweep."""
+    left_alone: dict[str, str] = field(default_factory=dict)
+    """Waiting tasks of theirs that could not be taken back, and why."""
 
 
 def choose(
@@ -49,7 +51,11 @@ def choose(
 
 def cancel(sweep_jobs: SweepJobs, choice: Cancelled | None = None) -> Cancelled:
     """Withdraw the sweep's wishes for these jobs, mark them as cancelled, and take back the tasks that wait
-    for them; whoever trains one for this sweep saves its state and stops."""
+    for them; whoever trains one for this sweep saves its state and stops.
+
+    Raises:
+        WorkFailed: a scheduler does not answer; what is done and what is not.
+    """
     choice = choice or choose(sweep_jobs)
     sweep_jobs.sweep.mark_cancelled(choice.cancelled)
     cancelled = set(choice.cancelled)
@@ -58,6 +64,13 @@ def cancel(sweep_jobs: SweepJobs, choice: Cancelled | None = None) -> Cancelled:
         if withdrawn:  # wishes for what is saved stay: they keep the checkpoints
             trunk = sweep_jobs.by_id[trunk_id].folder
             trunk.withdraw(sweep_jobs.sweep.name, withdrawn, checkpoints.steps(trunk))
+    left_alone: dict[str, str] = {}
     for launcher in launchers_of(sweep_jobs.sweep):
-        launcher.cancel(sweep_jobs.sweep, cancelled)
-    return choice
+        try:
+            left_alone |= launcher.cancel(sweep_jobs.sweep, cancelled)
+        except SchedulerError as error:
+            raise WorkFailed(
+                f"{len(cancelled)} jobs are marked as cancelled: who trains one saves and stops, and no task "
+                f"begins one. What waits in the queue could not be taken back: cancel again. {error}"
+            ) from None
+    return replace(choice, left_alone=left_alone)

@@ -36,6 +36,11 @@ WAIT_S = 5.0
 class SchedulerError(SweepctlError):
     """A scheduler refused or did not answer; its own words."""
 
+    @property
+    def no_answer(self) -> bool:
+        """Whether it may be otherwise in a moment, or even have worked."""
+        return False
+
 
 class Settings(Protocol):
     """What a file of `launchers/` says, as the launcher's own dataclass."""
@@ -112,23 +117,32 @@ class Launcher(ABC, Generic[SettingsT]):
         """What usually goes wrong here, the cheap checks first. With `job` a short job may be sent, which
         waits for its turn for `wait_min` at most; `say` takes lines on what is waited for."""
 
-    def wait(self, sweep_jobs: SweepJobs, progress: Callable[[int, int], None]) -> list[str]:
+    def wait(self, sweep_jobs: SweepJobs, progress: Callable[[int, int | None], None]) -> list[str]:
         """Look every few seconds until nothing of the sweep is left, or nothing that is left runs or is about
         to run; the jobs that are left then. `progress` is told how many are left, and how many tasks are in
-        the queue."""
+        the queue: None while the scheduler does not answer, which is waited for.
+
+        Raises:
+            SchedulerError: it refuses to say.
+        """
         while True:
             # The queue first: a task that ends between the two looks has finished its jobs by the second.
-            tasks = [
-                task
-                for of_job in self.tasks(sweep_jobs.sweep).values()
-                for task in of_job
-                if not task.held and (task.pending or task.alive)
-            ]
+            tasks = self._at_work(sweep_jobs.sweep)
             left = [planned_job.job.id for planned_job in sweep_jobs.unfinished()]
-            progress(len(left), len(tasks))
-            if not left or not tasks:
+            progress(len(left), tasks)
+            if not left or tasks == 0:
                 return left
             time.sleep(WAIT_S)
+
+    def _at_work(self, sweep: Sweep) -> int | None:
+        """How many tasks of the sweep run or are about to; None where the scheduler does not answer."""
+        try:
+            tasks = [task for of_job in self.tasks(sweep).values() for task in of_job]
+        except SchedulerError as error:
+            if not error.no_answer:
+                raise
+            return None
+        return sum(not task.held and (task.pending or task.alive) for task in tasks)
 
     # What is known of a sweep from its records, whatever the settings were that it was launched with
 
@@ -152,9 +166,14 @@ class Launcher(ABC, Generic[SettingsT]):
         return []
 
     @classmethod
-    def cancel(cls, sweep: Sweep, jobs: set[str]) -> None:
-        """Take back what waits for these jobs, which the sweep has marked as cancelled. Who trains one sees
-        that by itself."""
+    def cancel(cls, sweep: Sweep, jobs: set[str]) -> Mapping[str, str]:
+        """Take back what waits for these jobs, which the sweep has marked as cancelled, or for none. Who
+        trains one sees that by itself. Tasks that could not be taken back, and why.
+
+        Raises:
+            SchedulerError: it does not answer.
+        """
+        return {}
 
 
 def kinds() -> list[str]:

@@ -96,6 +96,13 @@ class Submitted:
     """Jobs without a task of their own."""
     why: str = ""
     """Why they have none."""
+    replaced: list[str] = field(default_factory=list)
+    """Waiting tasks that were cancelled because their settings were others; their jobs have new ones."""
+    kept: list[str] = field(default_factory=list)
+    """Waiting tasks of other settings that could not be replaced."""
+    left_alone: dict[str, str] = field(default_factory=dict)
+    """Tasks that were to be released or cancelled and are not, and why: whose they are, or the scheduler's
+    words."""
     idle_patterns: list[str] = field(default_factory=list)
     """Patterns of the launcher's `rungs` that match none of the sweep's."""
 

@@ -154,10 +154,29 @@ def full_status(sweep_jobs: SweepJobs) -> SweepStatus:
     sweep = status(sweep_jobs, {job: furthest(of_job) for job, of_job in tasks.items()})
     for launcher in launchers:
         _tell_ends(sweep, launcher)
+    if idle := _idle_tasks(sweep_jobs, sweep, tasks):
+        names = " ".join(idle[:8]) + (" ..." if len(idle) > 8 else "")
+        notes.append(
+            f"{len(idle)} tasks wait with nothing left to do ({names}): a launch or cancel ends them."
+        )
     if sweep.other_code:
         notes.append(f"{sweep.other_code} jobs were trained by other code than they were submitted with.")
     sweep.notes = notes
     return sweep
+
+
+def _idle_tasks(sweep_jobs: SweepJobs, sweep: SweepStatus, tasks: Mapping[str, list[Task]]) -> list[str]:
+    """Tasks in a queue whose jobs are over, or which no plan wants."""
+    unfinished = {planned_job.job.id for planned_job, state in sweep.jobs if not state.state.is_final}
+    other = tasks.keys() - unfinished
+    if other - sweep_jobs.by_id.keys():  # of stages that wait, or of an older plan
+        other -= sweep_jobs.sweep.job_ids() - sweep_jobs.by_id.keys()
+    return [
+        task.name + (f" ({task.owner}'s)" if task.owner else "")
+        for job in sorted(other)
+        for task in tasks[job]
+        if task.pending
+    ]
 
 
 def _tell_ends(sweep: SweepStatus, launcher: type[Launcher[Any]]) -> None:

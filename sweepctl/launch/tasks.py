@@ -37,6 +37,8 @@ class Task:
     """Why it waits."""
     held: bool = False
     """Whether it waits to be released, as the tasks of branches do until their trunk gets there."""
+    owner: str = ""
+    """Whose it is; empty: this user's."""
 
     @property
     def pending(self) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 
 from sweepctl.launch.outcome import Submission, Submitted, ToSubmit
 from sweepctl.report.console import many, table
@@ -13,7 +15,7 @@ from sweepctl.report.launch_view import LINE_S, show_held, show_waiting
 from sweepctl.store.sweep_jobs import SweepJobs
 
 LISTED = 12
-"""Jobs of an array that a rehearsal lists."""
+"""Jobs or tasks that are listed by name."""
 
 
 def show_submitted(
@@ -39,10 +41,13 @@ def show_submitted(
         parts = [f"{jobs} in {many(len(written), 'script')}, not submitted yet"]
     if outcome.queued:
         parts.append(f"{outcome.queued} already queued or running")
+    if outcome.replaced:
+        parts.append(f"{many(len(outcome.replaced), 'waiting task')} of other settings replaced")
     if outcome.released:
         parts.append(f"{many(len(outcome.released), 'held task')} released")
     if outcome.cancelled:
-        parts.append(f"{many(len(outcome.cancelled), 'superfluous task')} cancelled")
+        names = listed(outcome.cancelled)
+        parts.append(f"{many(len(outcome.cancelled), 'task')} with nothing left to do cancelled ({names})")
     if not (outcome.submissions or outcome.queued or outcome.unsubmitted or outcome.exhausted):
         parts = ["Nothing to submit: everything the plans want is there"]
     out.print(f"{'; '.join(parts)}.")
@@ -58,12 +63,36 @@ def show_submitted(
             f"`sweepctl status {name}` says why, a launch with `--retry failed` tries again.",
             soft_wrap=True,
         )
+    if outcome.kept:
+        out.print(
+            f"[yellow]{many(len(outcome.kept), 'waiting task')} of other settings not replaced[/] "
+            f"({listed(outcome.kept)}): {escape(outcome.why)}. The next launch tries again.",
+            soft_wrap=True,
+        )
+    show_left_alone(out, outcome.left_alone)
     for pattern in outcome.idle_patterns:
         out.print(f"[yellow]rungs.{pattern} of the launcher matches no rung of this sweep.[/]")
     show_held(out, sweep_jobs, held_stages)
     show_waiting(out, sweep_jobs.sweep)
     if not stays and (outcome.submitted or outcome.queued):
         out.print(f"Nothing has to stay open here. `sweepctl status {name}` says how it goes.")
+
+
+def listed(tasks: Sequence[str]) -> str:
+    """The first of many tasks."""
+    return " ".join([*tasks[:LISTED], *(["..."] if len(tasks) > LISTED else [])])
+
+
+def show_left_alone(out: Console, tasks: Mapping[str, str]) -> None:
+    """Tasks that a launch or a cancel could not touch, by why."""
+    by_reason: dict[str, list[str]] = {}
+    for task, why in tasks.items():
+        by_reason.setdefault(why, []).append(task)
+    for why, names in by_reason.items():
+        out.print(
+            f"[yellow]{many(len(names), 'task')} left alone[/] ({listed(names)}): {escape(why)}",
+            soft_wrap=True,
+        )
 
 
 def _show_commands(out: Console, script: Submission) -> None:
@@ -79,11 +108,12 @@ class Waiting:
     def __init__(self, out: Console, quiet: bool = False) -> None:
         self._out, self._quiet, self._said = out, quiet, 0.0
 
-    def __call__(self, left: int, tasks: int) -> None:
+    def __call__(self, left: int, tasks: int | None) -> None:
         if self._quiet or (left and time.monotonic() - self._said < LINE_S):
             return
         self._said = time.monotonic()
-        self._out.print(f"{many(left, 'job')} left, {many(tasks, 'task')} in the queue" if left else "Done.")
+        queue = "the scheduler does not answer" if tasks is None else f"{many(tasks, 'task')} in the queue"
+        self._out.print(f"{many(left, 'job')} left, {queue}" if left else "Done.")
 
 
 def submitted_json(sweep_jobs: SweepJobs, held_stages: list[str], outcome: Submitted) -> dict[str, Any]:
@@ -96,6 +126,9 @@ def submitted_json(sweep_jobs: SweepJobs, held_stages: list[str], outcome: Submi
         "already_queued": outcome.queued,
         "released": outcome.released,
         "cancelled": outcome.cancelled,
+        "replaced": outcome.replaced,
+        "kept": outcome.kept,
+        "left_alone": outcome.left_alone,
         "exhausted": outcome.exhausted,
         "unsubmitted": outcome.unsubmitted,
         "why": outcome.why or None,

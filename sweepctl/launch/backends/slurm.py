@@ -10,11 +10,12 @@ from sweepctl.launch.launcher import Launcher, LaunchRequest
 from sweepctl.launch.local import Watcher
 from sweepctl.launch.outcome import Submitted, ToSubmit
 from sweepctl.launch.slurm import commands
-from sweepctl.launch.slurm.queue_state import read_queue
+from sweepctl.launch.slurm.queue_state import late_tasks, read_queue
 from sweepctl.launch.slurm.records import Records, SlurmOrder
 from sweepctl.launch.slurm.settings import SlurmSettings
 from sweepctl.launch.tasks import Task
 from sweepctl.launch.variables import values
+from sweepctl.store.sweep_jobs import SweepJobs
 from sweepctl.store.workspace import Sweep, Workspace
 
 
@@ -73,13 +74,16 @@ class SlurmLauncher(Launcher[SlurmSettings], kind="slurm", settings=SlurmSetting
         return [f"{without}: tasks that end submit them, and so does the next launch."]
 
     @classmethod
-    def cancel(cls, sweep: Sweep, jobs: set[str]) -> None:
-        """Take back the tasks that wait in the queue for these jobs, or for some that no plan wants. One that
-        runs sees the cancel itself, saves, and goes on with another job."""
+    def cancel(cls, sweep: Sweep, jobs: set[str]) -> Mapping[str, str]:
+        """Take back the tasks that wait in the queue for these jobs, for some that are over, or for some that
+        no plan wants. One that runs sees the cancel itself, saves, and goes on with another job."""
         records = Records(sweep)
-        if jobs and records.arrays():
-            wanted = sweep.job_ids() - jobs
-            unwanted = [tasks for job, tasks in read_queue(records).items() if job not in wanted]
-            waiting = [task.name for tasks in unwanted for task in tasks if task.pending]
-            if waiting:
-                commands.scancel(waiting)
+        sweep_jobs = SweepJobs(sweep, sweep.plans())
+        wanted = {planned_job.job.id for planned_job in sweep_jobs.unfinished()}
+        wanted |= sweep.job_ids() - set(sweep_jobs.by_id)
+        queue = read_queue(records, adopt=True)
+        unwanted = [task for job, tasks in queue.items() if job not in wanted - jobs for task in tasks]
+        waiting = [task for task in unwanted if task.pending]
+        theirs = {task.name: f"{task.owner}'s" for task in waiting if task.owner}
+        own = [task.name for task in waiting if not task.owner] + late_tasks(records)
+        return theirs | commands.scancel(own)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import getpass
 import os
 import re
 import subprocess
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -170,6 +169,12 @@ def arrays_named(name: str) -> set[str]:
     return {line.partition("|")[0].partition("_")[0] for line in _squeue("--name", name)}
 
 
+def ours_waiting() -> dict[str, str]:
+    """Our tasks that wait in the queue, and the names of their arrays."""
+    lines = (line.split("|", 3) for line in _squeue("--me"))
+    return {name: array_name for name, word, _, array_name in lines if word == "PENDING"}
+
+
 def in_queue(*whose: str) -> int:
     """How many tasks are in the queue: everybody's, or with `--me` ours."""
     return len(ask("squeue", "-h", "-r", "-o", "%i", *whose).splitlines())
@@ -196,11 +201,9 @@ def sacct(tasks: Iterable[str]) -> dict[str, str]:
     return {task: state for task, _, state in (line.partition("|") for line in lines)}
 
 
-def release(tasks: Sequence[str]) -> None:
-    """Let held tasks run; of one that is not held nothing happens."""
-    for first in range(0, len(tasks), _BATCH):
-        with _forgotten_is_fine():
-            ask("scontrol", "release", ",".join(tasks[first : first + _BATCH]))
+def release(tasks: Sequence[str]) -> dict[str, str]:
+    """Let held tasks run; of one that is not held nothing happens. Those that Slurm refuses, and why."""
+    return _each(tasks, lambda names: ask("scontrol", "release", ",".join(names)))
 
 
 def requeue(task: str) -> None:
@@ -208,24 +211,41 @@ def requeue(task: str) -> None:
     ask("scontrol", "requeue", task)
 
 
-def scancel(tasks: Sequence[str]) -> None:
-    """Cancel tasks. Without a filter by state: with one, Slurm 22.05 cancels every pending task of an array
-    where one was named."""
-    for first in range(0, len(tasks), _BATCH):
-        with _forgotten_is_fine():
-            ask("scancel", *tasks[first : first + _BATCH])
+def scancel(tasks: Sequence[str]) -> dict[str, str]:
+    """Cancel tasks; those that Slurm refuses, and why. Without a filter by state: with one, Slurm 22.05
+    cancels every pending task of an array where one was named."""
+    return _each(tasks, lambda names: ask("scancel", *names))
 
 
 _FORGOTTEN = re.compile(r"Invalid job id|already (finished|completing)|Job/step already|not pending")
 
 
-@contextlib.contextmanager
-def _forgotten_is_fine() -> Iterator[None]:
-    try:
-        yield
-    except SlurmError as error:
-        if not _FORGOTTEN.search(str(error)):
-            raise
+def _each(tasks: Sequence[str], act: Callable[[Sequence[str]], object]) -> dict[str, str]:
+    """Do something to many tasks at once, and where one of them is refused to each alone, so that it stops
+    none of the others. Those that are refused, and why.
+
+    Raises:
+        SlurmError: Slurm does not answer.
+    """
+    refused: dict[str, str] = {}
+    for first in range(0, len(tasks), _BATCH):
+        batch = tasks[first : first + _BATCH]
+        try:
+            act(batch)
+        except SlurmError as error:
+            if error.no_answer:
+                raise
+            if _FORGOTTEN.search(str(error)) and len(batch) == 1:
+                continue
+            refused |= {batch[0]: str(error)} if len(batch) == 1 else _one_by_one(batch, act)
+    return refused
+
+
+def _one_by_one(batch: Sequence[str], act: Callable[[Sequence[str]], object]) -> dict[str, str]:
+    refused: dict[str, str] = {}
+    for task in batch:
+        refused |= _each([task], act)
+    return refused
 
 
 def limits(max_submitted: int | None, wanted: int) -> Limits:

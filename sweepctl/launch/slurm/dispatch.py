@@ -9,22 +9,23 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from sweepctl.errors import RequestError, WorkFailed
+from sweepctl.errors import RequestError, SweepctlError, WorkFailed
 from sweepctl.launch.outcome import Submission, Submitted, ToSubmit
 from sweepctl.launch.retries import exhausted
 from sweepctl.launch.rungs import idle_patterns
 from sweepctl.launch.slurm import commands
 from sweepctl.launch.slurm.commands import Limits, SlurmError
-from sweepctl.launch.slurm.queue_state import read_queue
+from sweepctl.launch.slurm.queue_state import late_tasks, read_queue
 from sweepctl.launch.slurm.records import Array, Records, SlurmOrder, author, new_token
 from sweepctl.launch.slurm.script import script, submit
 from sweepctl.launch.slurm.settings import SlurmSettings
 from sweepctl.launch.tasks import Task
+from sweepctl.launch.variables import names_only
 from sweepctl.spec import hashing
 from sweepctl.spec.build import plain
 from sweepctl.store import attempts
@@ -48,12 +49,32 @@ class TasksNeeded:
     """Held tasks whose job can start."""
     surplus: list[str] = field(default_factory=list)
     """Pending tasks whose job is over."""
+    replaced: dict[str, list[str]] = field(default_factory=dict)
+    """Job -> its pending tasks, whose settings are not the order's."""
+    colleagues: dict[str, str] = field(default_factory=dict)
+    """Tasks of other users that would be released or cancelled, and what they are."""
     gone: set[str] = field(default_factory=set)
     """Tasks that Slurm says are gone, though their attempts look alive."""
     queued: int = 0
     """Jobs that have a task, or are trained this moment."""
     exhausted: list[str] = field(default_factory=list)
     """Jobs that failed and have no retry left."""
+
+    def drop(self, tasks: Iterable[Task]) -> None:
+        """Of tasks with nothing left to do those that wait are to go."""
+        for task in tasks:
+            if task.word == "PENDING" and task.owner:
+                self.colleagues[task.name] = f"{task.owner}'s, with nothing left to do"
+            elif task.word == "PENDING":
+                self.surplus.append(task.name)
+
+    def let_go(self, tasks: Iterable[Task]) -> None:
+        """Of tasks whose job can start those that are held are to run."""
+        for task in tasks:
+            if task.held and task.owner:
+                self.colleagues[task.name] = f"{task.owner}'s, held though its job can start"
+            elif task.held:
+                self.release.append(task.name)
 
 
 def dispatch(
@@ -74,15 +95,16 @@ def dispatch(
     launcher = settings or order.settings
     with _turn(records):
         queue = read_queue(records, adopt=True)
-        needed = tasks_needed(sweep_jobs, order, queue, records.forgiven())
-        needed.surplus += _of_no_plan(records, sweep_jobs, queue)
-        done = Submitted(queued=needed.queued, exhausted=needed.exhausted)
-        if needed.release:
-            commands.release(needed.release)
-            done.released = needed.release
+        changed = _changed(records, order, sweep_jobs, queue)
+        needed = tasks_needed(sweep_jobs, order, queue, records.forgiven(), changed)
+        _add_what_no_plan_wants(needed, records, sweep_jobs, queue)
+        needed.surplus += late_tasks(records)
+        done = Submitted(queued=needed.queued, exhausted=needed.exhausted, left_alone=needed.colleagues)
+        _release(needed.release, done)
         if needed.surplus:
-            commands.scancel(needed.surplus)
-            done.cancelled = needed.surplus
+            refused = commands.scancel(needed.surplus)
+            done.cancelled = [task for task in needed.surplus if task not in refused]
+            done.left_alone |= refused
         if needed.now or needed.later:
             limits = commands.limits(launcher.max_submitted, len(needed.now) + len(needed.later))
             if limits.room is not None:
@@ -90,16 +112,80 @@ def dispatch(
             arrays = _arrays(records, order, needed, limits)
             _submit_all(records, launcher, arrays, needed, limits, done, _arrays_of_trunks(needed, queue))
             _release_what_came_meanwhile(sweep_jobs, done)
+            _replace(records, needed, sweep_jobs, queue, done)
         done.idle_patterns = idle_patterns(launcher.rungs, sweep_jobs.rungs)
         records.note_unsubmitted(done.unsubmitted, done.why)
     return done
 
 
-def _of_no_plan(records: Records, sweep_jobs: SweepJobs, queue: dict[str, list[Task]]) -> list[str]:
+def _release(tasks: list[str], done: Submitted) -> None:
+    if tasks:
+        refused = commands.release(tasks)
+        done.released += [task for task in tasks if task not in refused]
+        done.left_alone |= refused
+
+
+def _changed(
+    records: Records, order: SlurmOrder, sweep_jobs: SweepJobs, queue: dict[str, list[Task]]
+) -> set[str]:
+    """Our tasks that wait in the queue with settings that are not the order's for their job's rung."""
+    changed: set[str] = set()
+    launcher = order.settings
+    of_rungs = {rung: _of_tasks(launcher.of_rung(rung)) for rung in sweep_jobs.rungs}
+    for array in records.arrays():
+        array_id = records.id(array.token)
+        if array_id is None or not array.is_own or array.order == order.hash:
+            continue
+        try:
+            before = records.order(array.order).settings.of_rung(array.rung)
+        except SweepctlError:  # nothing is known of it
+            continue
+        theirs = _of_tasks(replace(before, resources=array.resources))
+        for index, job in enumerate(array.jobs):
+            planned_job = sweep_jobs.by_id.get(job) if job in queue else None
+            if planned_job and theirs != of_rungs[planned_job.plan.rung_of(planned_job.job).name]:
+                changed.add(f"{array_id}_{index}")
+    return changed
+
+
+def _of_tasks(settings: SlurmSettings) -> str:
+    """What of settings a task is like: all but what is about the queue as a whole."""
+    return hashing.canonical(names_only(plain(replace(settings, max_submitted=None))))
+
+
+def _replace(
+    records: Records,
+    needed: TasksNeeded,
+    sweep_jobs: SweepJobs,
+    queue: dict[str, list[Task]],
+    done: Submitted,
+) -> None:
+    """Cancel the tasks that others have taken the place of, unless they have begun meanwhile: first these,
+    then those, so that a refusal leaves a job the task that it had."""
+    submitted = {job for array in done.submissions for job in array.jobs}
+    old = [task for job, tasks in needed.replaced.items() if job in submitted for task in tasks]
+    if old:
+        live = commands.squeue({task.partition("_")[0] for task in old}, records.names())
+        waiting = [task for task in old if task in live and live[task].word == "PENDING"]
+        refused = commands.scancel(waiting) if waiting else {}
+        done.replaced = [task for task in waiting if task not in refused]
+        done.left_alone |= refused
+    kept = needed.replaced.keys() - submitted
+    done.kept = [task for job in kept for task in needed.replaced[job]]
+    done.unsubmitted -= len(kept)
+    done.queued += len(kept)
+    ready = {job for job in kept if sweep_jobs.can_start(sweep_jobs.by_id[job])}
+    _release([q.name for job in ready for q in queue[job] if q.held and not q.owner], done)
+
+
+def _add_what_no_plan_wants(
+    needed: TasksNeeded, records: Records, sweep_jobs: SweepJobs, queue: dict[str, list[Task]]
+) -> None:
     """Pending tasks that are meant for jobs which no current plan of the sweep wants."""
     strange = set(queue) - set(sweep_jobs.by_id)
     strange -= records.sweep.job_ids() if strange else set()
-    return [q.name for job in strange for q in queue[job] if q.word == "PENDING"]
+    for job in strange:
+        needed.drop(queue[job])
 
 
 def _release_what_came_meanwhile(sweep_jobs: SweepJobs, done: Submitted) -> None:
@@ -111,9 +197,7 @@ def _release_what_came_meanwhile(sweep_jobs: SweepJobs, done: Submitted) -> None
         for index, job in enumerate(array.jobs)
         if sweep_jobs.can_start(sweep_jobs.by_id[job])
     ]
-    if ready:
-        commands.release(ready)
-        done.released += ready
+    _release(ready, done)
 
 
 def _arrays_of_trunks(needed: TasksNeeded, queue: dict[str, list[Task]]) -> list[str]:
@@ -139,7 +223,8 @@ def rehearse(records: Records, order: SlurmOrder, sweep_jobs: SweepJobs) -> ToSu
         queue, limits = read_queue(records), commands.limits(settings.max_submitted, 1)
     except SlurmError:
         queue, limits = {}, Limits(1001, None)
-    needed = tasks_needed(sweep_jobs, order, queue, records.forgiven())
+    changed = _changed(records, order, sweep_jobs, queue)
+    needed = tasks_needed(sweep_jobs, order, queue, records.forgiven(), changed)
     trunks = _arrays_of_trunks(needed, queue) or ["IDS_OF_THE_TRUNKS_ARRAYS"]
     later = {planned_job.job.id for planned_job in needed.later}
     arrays = [
@@ -160,8 +245,10 @@ def tasks_needed(
     order: SlurmOrder,
     queue: dict[str, list[Task]],
     forgiven: dict[str, int] | None = None,
+    changed: Set[str] = frozenset(),
 ) -> TasksNeeded:
-    """What the jobs of a sweep lack, the most urgent first."""
+    """What the jobs of a sweep lack, the most urgent first. `changed`: tasks whose settings are others than
+    the order's."""
     needed, forgiven = TasksNeeded(), forgiven or {}
     launcher, cancelled = order.settings, sweep_jobs.sweep.cancelled()
     lost = _lost(sweep_jobs)
@@ -169,7 +256,7 @@ def tasks_needed(
         job = planned_job.job.id
         tasks = queue.get(job, [])
         if job in cancelled or sweep_jobs.finished(planned_job):
-            needed.surplus += [q.name for q in tasks if q.word == "PENDING"]
+            needed.drop(tasks)
             continue
         last = attempts.newest(planned_job.folder)
         if last is not None and not last.ended:
@@ -180,19 +267,24 @@ def tasks_needed(
                 continue
         if exhausted(planned_job.folder, last, launcher.retries, forgiven.get(job, 0)):
             needed.exhausted.append(job)
-            needed.surplus += [q.name for q in tasks if q.word == "PENDING"]
+            needed.drop(tasks)
             continue
         can_start = sweep_jobs.can_start(planned_job)
         if not can_start and not launcher.commands_on_nodes:  # nobody would release it
-            needed.surplus += [q.name for q in tasks if q.held]
+            needed.drop(q for q in tasks if q.held)
             tasks = [q for q in tasks if not q.held]
-        if any(_covers(q, last) for q in tasks):
+        old = [q for q in tasks if q.name in changed and q.word == "PENDING"]
+        if any(_covers(q, last) for q in tasks if q not in old):
             needed.queued += 1
-            needed.release += [q.name for q in tasks if can_start and q.held]
+            needed.drop(old)
+            needed.let_go(q for q in tasks if can_start and q not in old)
             continue
+        needed.let_go(q for q in tasks if can_start and q.owner)
+        if old:
+            needed.replaced[job] = [q.name for q in old]
         (needed.now if can_start else needed.later).append(planned_job)
-    for planned_jobs in (needed.now, needed.later):
-        planned_jobs.sort(key=lambda planned_job: -sweep_jobs.urgency(planned_job))
+    for planned_jobs in (needed.now, needed.later):  # whoever has a task comes after who has none
+        planned_jobs.sort(key=lambda e: (e.job.id in needed.replaced, -sweep_jobs.urgency(e)))
     return needed
 
 
@@ -216,7 +308,10 @@ def _lost(sweep_jobs: SweepJobs) -> dict[str, str]:
 
 
 def _covers(task: Task, last: attempts.Attempt | None) -> bool:
-    """Whether a task in the queue will take the job: one that runs and has given it up does not."""
+    """Whether a task in the queue will take the job: one that runs and has given it up does not, nor one that
+    a colleague holds, whom nothing of ours may tell to let it go."""
+    if task.owner and task.held:
+        return False
     if task.word == "PENDING" or last is None or not last.ended:
         return True
     return not (last.facts.scheduler_id == task.name and last.facts.failure is not None)

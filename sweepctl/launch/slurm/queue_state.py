@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from sweepctl.launch.slurm import commands
-from sweepctl.launch.slurm.records import Array, Records
+from sweepctl.launch.slurm.records import Array, Records, has_ended
 from sweepctl.launch.tasks import Task, TaskState
 
 IN_FLIGHT_S = 15.0
@@ -24,7 +25,7 @@ def read_queue(records: Records, adopt: bool = False) -> dict[str, list[Task]]:
     for array in arrays:
         if array.cluster != config.get("ClusterName", ""):
             continue
-        array_id = records.id(array.token) or (_adopt(records, array) if adopt and array.is_own else None)
+        array_id = records.id(array.token) or (_adopt(records, array) if adopt else None)
         if array_id is not None:
             by_id[array_id] = array
     live = commands.squeue(by_id, {array_id: array.name for array_id, array in by_id.items()})
@@ -34,24 +35,40 @@ def read_queue(records: Records, adopt: bool = False) -> dict[str, list[Task]]:
         array_id, _, place = name.partition("_")
         present.add(array_id)
         if place.isdigit() and int(place) < len(by_id[array_id].jobs):
-            tasks.setdefault(by_id[array_id].jobs[int(place)], []).append(task)
+            array = by_id[array_id]
+            tasks.setdefault(array.jobs[int(place)], []).append(replace(task, owner=array.owner))
     for array_id in set(by_id) - present:
         array = by_id[array_id]
         if not array.is_own and "jobs" in config.get("PrivateData", ""):  # nothing follows from its absence
             hidden = "another user's, which Slurm hides"
+            folder = records.array_folder(array.token)
             for index, job in enumerate(array.jobs):
-                task = Task(f"{array_id}_{index}", TaskState.UNKNOWN, "UNKNOWN", hidden)
-                tasks.setdefault(job, []).append(task)
+                if not has_ended(array, folder, index):
+                    name = f"{array_id}_{index}"
+                    task = Task(name, TaskState.UNKNOWN, "UNKNOWN", hidden, owner=array.owner)
+                    tasks.setdefault(job, []).append(task)
         elif adopt and array.is_own:
             records.close(array.token, "none of its tasks is in the queue")
     return tasks
 
 
+def late_tasks(records: Records) -> list[str]:
+    """Our tasks that wait in the queue though their array was given up: it arrived when nobody waited for it
+    any more. Nothing is left for them to do."""
+    closed = records.closed_names()
+    if not closed:
+        return []
+    waiting = commands.ours_waiting()
+    return [task for task, array_name in waiting.items() if array_name in closed]
+
+
 def _adopt(records: Records, array: Array) -> str | None:
     """The id of a submission whose launch died before it could write it down. Its sbatch may outlive it by a
-    moment; what comes later than that is found by a later dispatch."""
+    moment; what comes later than that is found by a later dispatch. A colleague's is not waited for."""
     while True:
         ids = commands.arrays_named(array.name)
+        if not array.is_own:
+            return min(ids, default=None)
         if ids:
             records.write_id(array.token, min(ids))
             return min(ids)

@@ -9,6 +9,7 @@
     closed                          nothing came of it: why
     tasks/I.R                       task I began its R-th restart; an older one that sees a newer one ends
     tasks/I.job                     the job that it has in hand
+    tasks/I.ended                   it has come to its end
     script.sh                       what sbatch was given, to be read
     *.out                           what the tasks printed
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import re
 import socket
 import time
@@ -28,15 +30,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from sweepctl.errors import DamagedFile, RequestError
+from sweepctl.errors import DamagedFile, RequestError, StorageError
 from sweepctl.launch.defaults import build_settings
 from sweepctl.launch.order import Order
 from sweepctl.launch.ownership import READABLE, is_own, owner, protected_folder, read_own_json
 from sweepctl.launch.slurm.settings import Resources, SlurmSettings
 from sweepctl.spec import hashing
 from sweepctl.spec.build import build, plain
+from sweepctl.store import attempts
 from sweepctl.store.files import create, read_json, storage, write_json, write_text
 from sweepctl.store.workspace import Sweep
+
+UNSEEN_S = 7 * 86_400.0
+"""How long a colleague's task that the queue hides, and that has not begun, counts as waiting."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,11 @@ class Array:
     @property
     def is_own(self) -> bool:
         return self.user == os.getuid()
+
+    @property
+    def owner(self) -> str:
+        """The name of whose it is; empty: this user's."""
+        return "" if self.is_own else user_name(self.user)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +171,11 @@ class Records:
                     arrays.append(replace(array, by={**array.by, "user": owner(folder / "array.json")}))
         return sorted(arrays, key=lambda array: (array.by.get("at", 0.0), array.token))
 
+    def closed_names(self) -> set[str]:
+        """The names of arrays of which nothing came, or nothing is left."""
+        tokens = (path.parent.name for path in (self.folder / "arrays").glob("*/closed"))
+        return {f"{self.sweep.name}.{token}" for token in tokens}
+
     def id(self, token: str) -> str | None:
         """The array's id, None where nobody has learned it yet."""
         try:
@@ -232,8 +248,35 @@ def author() -> dict[str, Any]:
     return {"host": socket.gethostname(), "user": os.getuid(), "pid": os.getpid(), "at": time.time()}
 
 
+def user_name(user: int) -> str:
+    """What a user is called here."""
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return f"user {user}"
+
+
+def end_task(folder: Path, index: int) -> None:
+    """Say that a task has come to its end: its user's colleagues may not see that in the queue."""
+    with contextlib.suppress(StorageError, OSError):
+        create(folder / "tasks" / f"{index}.ended", durable=False)
+
+
+def has_ended(array: Array, folder: Path, index: int) -> bool:
+    """Whether a task that the queue does not show is over by what it left: it said so, or its time has run
+    out since it began, or it has not begun for longer than anybody waits."""
+    tasks = folder / "tasks"
+    if (tasks / f"{index}.ended").exists():
+        return True
+    began = max((path.stat().st_mtime for path in tasks.glob(f"{index}.[0-9]*")), default=None)
+    if began is None:
+        return time.time() - float(array.by.get("at", 0.0)) > UNSEEN_S
+    return time.time() - began > 60 * array.resources.time_min + attempts.LEASE_S
+
+
 def begin_task(folder: Path, index: int, restart: int) -> None:
     """Say that this restart of a task runs."""
+    (folder / "tasks" / f"{index}.ended").unlink(missing_ok=True)
     create(folder / "tasks" / f"{index}.{restart}", durable=False)
 
 

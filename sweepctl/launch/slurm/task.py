@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from sweepctl.errors import SweepctlError
-from sweepctl.launch.slurm.records import Records, SlurmOrder, begin_task
+from sweepctl.launch.slurm.records import Records, SlurmOrder, begin_task, end_task
 from sweepctl.launch.slurm.supervisor import Supervisor
 from sweepctl.launch.slurm.task_process import join_group, this_process
 from sweepctl.launch.workers import SAFE_PATH, worker_environment
@@ -48,7 +48,9 @@ def main() -> int:
         return follow(launcher.of_rung(array.rung).execution.threads)
     begin_task(folder, process.index, process.restart)
     records.write_id(array.token, process.array_id)  # the launch may have died before it could
-    return Supervisor(process, records, array, order).run()
+    code = Supervisor(process, records, array, order).run()
+    end_task(folder, process.index)
+    return code
 
 
 if __name__ == "__main__":

@@ -167,6 +167,8 @@ class Cluster:
     sbatch_killed: str = ""
     """Where whoever calls sbatch dies: before it is asked, or after it has taken the job."""
     questions: list[tuple[str, ...]] = field(default_factory=list)
+    refuses: set[str] = field(default_factory=set)
+    """Tasks that it does not let this user touch."""
     scripts: list[str] = field(default_factory=list)
     """What sbatch was given."""
     _ids: Iterator[int] = field(default_factory=lambda: itertools.count(101))
@@ -195,13 +197,15 @@ class Cluster:
                 return self.associations
             case ("scontrol", "release", names):
                 for name in names.split(","):
-                    if name in self.tasks:
+                    if name in self.tasks and name not in self.refuses:
                         self.tasks[name].reason = "Priority"
+                self._refuse(names.split(","))
             case ("scontrol", "requeue", name):
                 self.requeue(name)
             case ("scancel", *names):
-                for name in names:
+                for name in set(names) - self.refuses:
                     self._drop(name, "CANCELLED")
+                self._refuse(names)
             case ("squeue", *options):
                 return self._squeue(options)
             case ("sacct", *options):
@@ -210,6 +214,12 @@ class Cluster:
             case _:
                 raise AssertionError(f"nobody has said what Slurm answers to {command}")
         return ""
+
+    def _refuse(self, names: list[str]) -> None:
+        """As Slurm does where one of several tasks may not be touched: the others are."""
+        for name in names:
+            if name in self.refuses:
+                raise SlurmError(f"scancel: error: Kill job error on job id {name}: Access/permission denied")
 
     def _squeue(self, options: list[str]) -> str:
         pattern = options[options.index("-o") + 1]
