@@ -30,7 +30,7 @@ def plan(
     from sweepctl.data.shards import check_context
     from sweepctl.launch.compare import compare_all
     from sweepctl.launch.stages import plan_stages
-    from sweepctl.report.console import console, place, show_json
+    from sweepctl.report.console import BOLD, END, console, place, show_json
     from sweepctl.report.plan import plan_json, show_plan
     from sweepctl.spec.build import plain
     from sweepctl.spec.compose import as_yaml, compose_study
@@ -63,7 +63,7 @@ def plan(
     show_plan(out, plans, compared, waiting, throughput, provenance)
     is_left = waiting or any(stage.left.jobs for stage in compared.values())
     command = f"sweepctl {'launch' if is_left else 'collect'} {study.name}"
-    out.print(f"Written to {place(sweep.folder)}. Next: [bold]{command}[/]", soft_wrap=True)
+    out.print(f"Written to {place(sweep.folder)}. Next: {BOLD}{command}{END}", soft_wrap=True)
 
 
 @data_app.command("prepare")

@@ -103,7 +103,7 @@ def _train_rows(planned: list[RowPlan], config: LocalSettings, quiet: bool) -> N
     """Train what the rows lack, one after the other; ends the command where it was stopped."""
     from sweepctl.check.transfer import train
     from sweepctl.launch.prepare import launchable
-    from sweepctl.report.console import console
+    from sweepctl.report.console import BOLD, END, console
     from sweepctl.report.launch_view import LaunchView, show_outcome
 
     out = console()
@@ -112,7 +112,7 @@ def _train_rows(planned: list[RowPlan], config: LocalSettings, quiet: bool) -> N
         if not any(sweep_jobs.unfinished()):
             continue
         if not quiet:
-            out.print(f"[bold]{row_plan.sweep.name}[/]")
+            out.print(f"{BOLD}{row_plan.sweep.name}{END}")
         with LaunchView(sweep_jobs, None if quiet else out) as view:
             done = train(row_plan, config, sweep_jobs, view)
         if not quiet and (done.stopped or done.failed or done.blocked or done.cancelled):

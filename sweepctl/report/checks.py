@@ -7,13 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 
 from sweepctl.check.coordinates import CoordinateResult
 from sweepctl.check.fork import ForkResult
 from sweepctl.check.slopes import FLAT, Slope
 from sweepctl.launch.doctor import Finding
-from sweepctl.report.console import console, count, many, place, table
+from sweepctl.report.console import BOLD, DIM, END, GREEN, RED, YELLOW, console, count, many, place, table
 from sweepctl.report.doctor import DoctorView
 
 SHOWN = 6
@@ -25,7 +24,7 @@ class ProgressLine:
     """One line on what is being done, on a terminal that shows it."""
 
     def __init__(self, quiet: bool) -> None:
-        self._out = Console(stderr=True, quiet=quiet)
+        self._out = console(stderr=True, quiet=quiet)
         self._status = self._out.status("")
 
     @contextmanager
@@ -38,7 +37,7 @@ class ProgressLine:
             self._status.stop()
 
     def say(self, text: str) -> None:
-        self._status.update(f"[dim]{escape(text)}[/]")
+        self._status.update(self._out.render_str(f"{DIM}{text}{END}"))
 
     def models(self, done: int, of: int) -> None:
         """So many of so many models are measured."""
@@ -47,8 +46,8 @@ class ProgressLine:
 
 def verdict(out: Console, holds: bool, name: str, summary: str) -> None:
     """The last line of every check."""
-    shown = "[bold green]holds[/]" if holds else "[bold red]does not hold[/]"
-    out.print(f"[bold]{name}[/] {shown}: {summary}", soft_wrap=True)
+    shown = f"{GREEN}holds{END}" if holds else f"{RED}does not hold{END}"
+    out.print(f"{BOLD}{name}{END} {shown}: {summary}", soft_wrap=True)
 
 
 def rows_of(result: CoordinateResult) -> dict[tuple[str, str], list[Slope]]:
@@ -82,9 +81,9 @@ def show_coordinates(result: CoordinateResult, kept: Path, picture: Path | None)
         judged = [slope for slope in row if slope.judged]
         word = (
             "" if not judged
-            else "[red]breaks[/]" if any(s.breaks for s in judged)
-            else "[yellow]unclear[/]" if any(s.unclear for s in judged)
-            else "[green]flat[/]"
+            else f"{RED}breaks{END}" if any(s.breaks for s in judged)
+            else f"{YELLOW}unclear{END}" if any(s.unclear for s in judged)
+            else f"{GREEN}flat{END}"
         )  # fmt: skip
         lines.append([_KINDS[kind], part, *cells, _half(max(row, key=lambda s: (s.judged, s.off))), word])
     columns = [f"{axis}^", "", *(f"step {step}" for step in steps), "±", ""]
@@ -117,11 +116,11 @@ def _show_setting(out: Console, result: CoordinateResult) -> None:
 
 def _cell(slope: Slope | None) -> str:
     if slope is None:
-        return "[dim]0[/]"
+        return f"{DIM}0{END}"
     if not slope.judged:
-        return "[dim]-[/]" if slope.slope is None else f"[dim]{slope.slope:+.2f}[/]"
+        return f"{DIM}-{END}" if slope.slope is None else f"{DIM}{slope.slope:+.2f}{END}"
     text = "nan" if slope.slope is None else f"{slope.slope:+.2f}"
-    return text if slope.holds else f"[yellow]{text}[/]" if slope.unclear else f"[bold red]{text}[/]"
+    return text if slope.holds else f"{YELLOW}{text}{END}" if slope.unclear else f"{RED}{text}{END}"
 
 
 def _half(slope: Slope) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -11,16 +12,58 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+_STYLES = {"b": "bold", "d": "dim", "r": "red", "g": "green", "y": "yellow"}
+BOLD, DIM, RED, GREEN, YELLOW = (f"\x0e{letter}" for letter in _STYLES)
+"""What begins a style in a line that is printed. Nothing else is markup: names, errors and paths from outside
+are text, whatever brackets they hold."""
+END = "\x0f"
+"""Ends the style that began last."""
+_STYLED = re.compile(f"\x0e[{''.join(_STYLES)}]|\x0f")
+_ESCAPE = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # colours, the cursor
+    r"|(?:\x1b[\]PX^_]|[\x9d\x90])[^\n\x07\x1b\x9c]*(?:\x07|\x1b\\|\x9c)?"  # titles, links
+    r"|\x1b[ -/]*[0-~]?"
+)
+_UNPRINTED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-def console() -> Console:
-    """Standard output; 120 columns where it is not a terminal, so that logs and pipes keep whole lines."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 120)
+class TextConsole(Console):
+    """The one door to a terminal: what is printed is text, but for the styles above."""
+
+    def render_str(self, text: str, *, style: Any = "", **options: Any) -> Text:
+        """A string as rich shows it, wherever it comes from: a line, a cell, a title."""
+        justify, overflow = options.get("justify"), options.get("overflow")
+        shown, styles, at = Text(style=style, justify=justify, overflow=overflow), list[str](), 0
+        for mark in _STYLED.finditer(text):
+            shown.append(printable(text[at : mark.start()]), " ".join(styles) or None)
+            at = mark.end()
+            if mark.group() != END:
+                styles.append(_STYLES[mark.group()[1]])
+            elif styles:
+                styles.pop()
+        return shown.append(printable(text[at:]), " ".join(styles) or None)
+
+
+def console(stderr: bool = False, quiet: bool = False) -> Console:
+    """Standard output, or standard error; 120 columns where it is not a terminal, so that logs and pipes keep
+    whole lines."""
+    stream = sys.stderr if stderr else sys.stdout
+    return TextConsole(highlight=False, stderr=stderr, quiet=quiet, width=None if stream.isatty() else 120)
+
+
+def printable(text: str) -> str:
+    """Text from outside without what a terminal would obey: escape sequences, control characters but for line
+    ends and tabs, marks that turn the direction of writing, halves of characters."""
+    return _UNPRINTED.sub("", _ESCAPE.sub("", text).replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def show_json(value: Any) -> None:
     """One JSON document on standard output."""
-    print(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False))
+    every_letter = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    text = json.dumps(value, indent=1, ensure_ascii=not every_letter, allow_nan=False)
+    print(_UNPRINTED.sub(lambda match: f"\\u{ord(match.group()):04x}", text))
 
 
 def table(
@@ -54,6 +97,7 @@ def table(
 
 def _natural_width(names: list[str], cells: list[list[str]]) -> int:
     """Columns with every cell on one line, headings broken between words."""
+    cells = [[_STYLED.sub("", cell) for cell in row] for row in cells]
     widest = [max([len(word) for word in name.split()] + [len(row[i]) for row in cells], default=0)
               for i, name in enumerate(names)]  # fmt: skip
     return sum(widest) + 3 * len(widest)

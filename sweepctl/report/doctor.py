@@ -6,15 +6,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.status import Status
 from rich.table import Table
 
 from sweepctl.launch.doctor import Finding
-from sweepctl.report.console import many
+from sweepctl.report.console import BOLD, DIM, END, GREEN, RED, YELLOW, console, many
 
-_SHOWN = {"ok": "[green]ok[/]", "warning": "[yellow]warning[/]", "failed": "[bold red]FAILED[/]",
-          "skipped": "[dim]skipped[/]"}  # fmt: skip
+_SHOWN = {"ok": f"{GREEN}ok{END}", "warning": f"{YELLOW}warning{END}", "failed": f"{RED}FAILED{END}",
+          "skipped": f"{DIM}skipped{END}"}  # fmt: skip
 _CHECK, _VERDICT = 15, 9
 
 
@@ -22,7 +21,7 @@ class DoctorView:
     """Lines on what was found; on a terminal also one on what is waited for."""
 
     def __init__(self, out: Console | None) -> None:
-        self.out = out or Console(quiet=True)
+        self.out = out or console(quiet=True)
         self._status = Status("", console=self.out, spinner_style="dim")
         if self.out.is_terminal:
             self._status.start()
@@ -31,16 +30,16 @@ class DoctorView:
     def say(self, text: str) -> None:
         """What is being waited for: elsewhere than on a terminal only once a state."""
         if self.out.is_terminal:
-            self._status.update(f"[dim]{escape(text)}[/]")
+            self._status.update(self.out.render_str(f"{DIM}{text}{END}"))
         elif (what := text.partition(" (")[0]) != self._said and what.startswith("job"):
             self._said = what
-            self._line(f"{'':{_VERDICT}}{'':{_CHECK}}[dim]... {escape(what)}[/]")
+            self._line(f"{'':{_VERDICT}}{'':{_CHECK}}{DIM}... {what}{END}")
 
     def show(self, finding: Finding) -> None:
         """One line; on a terminal that is narrower, folded under itself."""
-        text = escape(finding.text)
+        text = finding.text
         if finding.advice:
-            text += f". [bold]{escape(finding.advice)}[/]"
+            text += f". {BOLD}{finding.advice}{END}"
         if not self.out.is_terminal:
             shown = finding.verdict.upper() if finding.verdict == "failed" else finding.verdict
             self._line(f"{shown:{_VERDICT}}{finding.check:{_CHECK}}{text}")
@@ -61,7 +60,7 @@ class DoctorView:
         warnings = many(warned, "warning") if warned else "no warning"
         if failed:
             text = f"{many(len(failed), 'check')} FAILED: {', '.join(dict.fromkeys(failed))}"
-            text = f"[bold red]{text}[/]" + f"; {warnings}"
+            text = f"{RED}{text}{END}" + f"; {warnings}"
         elif any(finding.check == "job" and finding.verdict != "ok" for finding in every):
             text = f"Nothing failed, {warnings}; no job has looked at the nodes yet"
         else:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from sweepctl.fitting.saved import finite
@@ -19,7 +18,19 @@ from sweepctl.laws.law import Law
 from sweepctl.laws.registry import LAWS
 from sweepctl.predict.recipe import Recipe
 from sweepctl.predict.stage import Scored
-from sweepctl.report.console import count, duration, flops, interval, many, percent, show_json, table
+from sweepctl.report.console import (
+    BOLD,
+    END,
+    YELLOW,
+    count,
+    duration,
+    flops,
+    interval,
+    many,
+    percent,
+    show_json,
+    table,
+)
 from sweepctl.store.files import storage, write_text
 from sweepctl.store.predictions import StagePrediction
 
@@ -40,7 +51,7 @@ def show_laws(out: Console, json_file: str | None) -> None:
         return
     for law in LAWS.values():
         described = by_name[law.name]
-        out.print(f"[bold]{law.name}[/]: {law.formula}")
+        out.print(f"{BOLD}{law.name}{END}: {law.formula}")
         out.print(
             f"  {law.source}. Needs {', '.join(law.needs)}{_more(law)}; predicts {_targets(law) or 'nothing'}"
         )
@@ -91,16 +102,16 @@ def _targets(law: Law) -> str:
 def show_fit(out: Console, fit: Fit) -> None:
     """The law with its intervals, what it stands on, and what was asked of it."""
     shown = {**fit.params, **{k: v for k, v in fit.derived.items() if k in fit.intervals}}
-    rows = [[escape(name), *estimate(fit, name, value)] for name, value in shown.items()]
+    rows = [[name, *estimate(fit, name, value)] for name, value in shown.items()]
     formula = LAWS[fit.law].formula if fit.law in LAWS else ""
-    out.print(f"[bold]{fit.law}[/]: {formula}")
+    out.print(f"{BOLD}{fit.law}{END}: {formula}")
     out.print(table("", ["", "value", "95 % interval"], rows))
     counts = {"N": "parameters", "C": "flops"}
     counted = [f"{sign} {fit.accounting[key]}" for sign, key in counts.items() if key in fit.accounting]
     convention = f" ({', '.join(counted)})" if counted else ""
     left_out = Counter(row.reason for row in fit.rows_excluded)
     reasons = "; ".join(f"{number} left out: {reason}" for reason, number in left_out.items())
-    out.print(f"  {many(len(fit.rows_used), 'row')} used{escape(convention)}. {escape(reasons)}")
+    out.print(f"  {many(len(fit.rows_used), 'row')} used{convention}. {reasons}")
     if fit.accounting.get("reduction", "none") != "none":
         out.print(f"  reduced: {fit.accounting['reduction']}")
     out.print(f"  intervals: {fit.protocol.get('intervals', 'none')}")
@@ -118,10 +129,10 @@ def show_fit(out: Console, fit: Fit) -> None:
     if rest:
         out.print("  " + ", ".join(f"{name} {value:.4g}" for name, value in rest.items()))
     for name, why in fit.details.get("not_fitted", {}).items():
-        out.print(f"  no law of {name}: {escape(why)}")
+        out.print(f"  no law of {name}: {why}")
     _show_deviations(out, fit)
     if fit.flags:
-        out.print(f"  [yellow]flags: {escape(', '.join(fit.flags))}[/]")
+        out.print(f"  {YELLOW}flags: {', '.join(fit.flags)}{END}")
     _show_answers(out, fit)
     out.print()
 
@@ -135,7 +146,7 @@ def _show_deviations(out: Console, fit: Fit) -> None:
         rows = sorted(rows, key=lambda row: -abs(row["deviation"]))[:DEVIATIONS]
     if rows:
         shown = [
-            [escape(row["row"]), flops(row["flops"]), f"{row['loss']:.4f}", f"{row['law']:.4f}",
+            [row["row"], flops(row["flops"]), f"{row['loss']:.4f}", f"{row['law']:.4f}",
              percent(row["deviation"] / 100), "" if row["fitted"] else "not fitted"]
             for row in rows
         ]  # fmt: skip
@@ -149,7 +160,7 @@ def _show_answers(out: Console, fit: Fit) -> None:
     if fit.details.get("targets"):
         rows = [
             [
-                escape(row["row"]),
+                row["row"],
                 row["quantity"],
                 f"{row['predicted']:.5g}",
                 f"{row['actual']:.5g}",
@@ -161,7 +172,7 @@ def _show_answers(out: Console, fit: Fit) -> None:
         out.print(table("rows that were only predicted", columns, rows))
     if fit.held_out:
         rows = [
-            [escape(row.row), f"{row.fitted_up_to:.3g}", f"{row.predicted:.4f}", f"{row.measured:.4f}",
+            [row.row, f"{row.fitted_up_to:.3g}", f"{row.predicted:.4f}", f"{row.measured:.4f}",
              percent(row.error)]
             for row in fit.held_out
         ]  # fmt: skip
@@ -184,7 +195,7 @@ def _show_answer(out: Console, answer: Answer) -> None:
         for role, value in answer.at.items()
     )
     rows = [
-        [escape(name), _value(estimate.value), bounds(estimate.interval)]
+        [name, _value(estimate.value), bounds(estimate.interval)]
         for name, estimate in answer.estimates.items()
     ]
     if answer.measured is not None and answer.error is not None:
@@ -194,7 +205,7 @@ def _show_answer(out: Console, answer: Answer) -> None:
         for name, estimate in answer.estimates.items()
         if isinstance(estimate, Prediction)
     ]
-    out.print(table(escape(f"at {at}"), ["", "value", "95 % interval"], rows))
+    out.print(table(f"at {at}", ["", "value", "95 % interval"], rows))
 
 
 def _value(value: float) -> str:
@@ -322,10 +333,10 @@ def show_recipe(out: Console, recipe: Recipe, fit: Fit) -> None:
     out.print(f"  by the {fit.law} law of {len(fit.rows_used)} runs{where}")
     if recipe.beyond > 1:
         out.print(
-            f"  [yellow]{recipe.beyond:.3g} times the FLOPs of the largest run planned: extrapolated[/]"
+            f"  {YELLOW}{recipe.beyond:.3g} times the FLOPs of the largest run planned: extrapolated{END}"
         )
     for note in (*recipe.notes, *(f"the law's flag {flag}" for flag in fit.flags)):
-        out.print(f"  [yellow]{note}[/]")
+        out.print(f"  {YELLOW}{note}{END}")
 
 
 def recipe_json(recipe: Recipe, fit: Fit) -> dict[str, Any]:

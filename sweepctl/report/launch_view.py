@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from sweepctl.launch.feed import Decision
 from sweepctl.launch.outcome import Trained
-from sweepctl.report.console import duration, flops, many, table
+from sweepctl.report.console import END, RED, YELLOW, console, duration, flops, many, printable, table
 from sweepctl.store.state import State
 from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 from sweepctl.store.workspace import Sweep
@@ -26,19 +26,19 @@ LINE_S = 15.0
 class LaunchView:
     """Progress by exact training FLOPs, for every running job and in total, with the time that is left."""
 
-    def __init__(self, sweep_jobs: SweepJobs, console: Console | None) -> None:
+    def __init__(self, sweep_jobs: SweepJobs, out: Console | None) -> None:
         self.sweep_jobs = sweep_jobs
-        self.console = console or Console(quiet=True)
+        self.console = out or console(quiet=True)
         self._ended = 0
         self._left: dict[str, float] = {}
         self._all: TaskID | None = None
         self._began = self._spoke = time.monotonic()
         self._running: dict[str, tuple[PlannedJob, TaskID | None]] = {}
         self._bars = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=28),
-            TextColumn("{task.percentage:>3.0f}%"),
-            TextColumn("[dim]{task.fields[note]}"),
+            TextColumn("{task.percentage:>3.0f}%", markup=False),
+            TextColumn("{task.fields[note]}", style="dim", markup=False),
             TimeElapsedColumn(),
             console=self.console,
             transient=True,
@@ -71,7 +71,7 @@ class LaunchView:
         if self.console.is_terminal:
             self._bar_of_all()
             task = self._bars.add_task(
-                planned_job.name, total=max(1, planned_job.steps_to_train), note=f"worker {worker}"
+                printable(planned_job.name), total=max(1, planned_job.steps_to_train), note=f"worker {worker}"
             )
         self._running[planned_job.job.id] = (planned_job, task)
 
@@ -91,10 +91,8 @@ class LaunchView:
             self._ended += 1
         troubled = decision.end is not None and decision.end.has_retries
         if troubled or decision.state in (State.FAILED, State.DIVERGED):
-            self.console.print(
-                f"[yellow]{planned_job.name}[/] {planned_job.job.id}: ", end="", highlight=False
-            )
-            self.console.print(decision.words, markup=False, highlight=False, soft_wrap=True)
+            self.console.print(f"{YELLOW}{planned_job.name}{END} {planned_job.job.id}: ", end="")
+            self.console.print(decision.words, soft_wrap=True)
 
     def tick(self, elsewhere: int) -> None:
         flops = self._flops
@@ -108,7 +106,7 @@ class LaunchView:
         elif time.monotonic() - self._spoke >= LINE_S:
             self._spoke = time.monotonic()
             share = done / total if total else 1.0
-            self.console.print(f"{share:4.0%} of the FLOPs, {note}", highlight=False)
+            self.console.print(f"{share:4.0%} of the FLOPs, {note}")
 
     def _remaining(self, done: float, total: float) -> str:
         elapsed = time.monotonic() - self._began
@@ -143,19 +141,19 @@ def show_outcome(out: Console, sweep_jobs: SweepJobs, held: list[str], report: T
         for job, message in report.failed.items():
             lines = [line for line in message.splitlines() if line.strip()] or [""]
             out.print(
-                f"[red]failed[/] {job} {sweep_jobs.by_id[job].name}: {lines[-1].strip()}", soft_wrap=True
+                f"{RED}failed{END} {job} {sweep_jobs.by_id[job].name}: {lines[-1].strip()}", soft_wrap=True
             )
         waiting = len(set(report.blocked) - set(report.failed))
         if waiting:
             out.print(f"Waiting for a failed one: {many(waiting, 'job')}.")
     elif report.blocked:
         out.print(
-            f"[red]{many(len(report.blocked), 'job')} could not start[/]; see `sweepctl status {name}`."
+            f"{RED}{many(len(report.blocked), 'job')} could not start{END}; see `sweepctl status {name}`."
         )
     elif not report.finished:
         out.print(f"Nothing to train: everything {'else ' if held else ''}the plans want is there.")
     else:
-        diverged = f", of which [yellow]{len(report.diverged)} diverged[/]" if report.diverged else ""
+        diverged = f", of which {YELLOW}{len(report.diverged)} diverged{END}" if report.diverged else ""
         out.print(
             f"Trained {many(len(report.finished), 'job')}{diverged}; everything these stages want is there."
         )

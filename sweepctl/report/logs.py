@@ -148,4 +148,4 @@ def _number(row: dict[str, Any], key: str, form: str) -> str:
 
 
 def _print(out: Console, line: str, style: str = "") -> None:
-    out.print(line, style=style or None, markup=False, emoji=False, soft_wrap=True)
+    out.print(line, style=style or None, soft_wrap=True)

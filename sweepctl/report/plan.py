@@ -13,7 +13,7 @@ from sweepctl.launch.stage_values import MissingResults
 from sweepctl.plan.alternatives import Alternative, alternatives
 from sweepctl.plan.cost import Cost, by_rung, cost_of_plans, most_passes, sum_costs, total
 from sweepctl.plan.plan import Job, Plan, Rung
-from sweepctl.report.console import count, duration, flops, many, shown, size, table
+from sweepctl.report.console import BOLD, END, YELLOW, count, duration, flops, many, shown, size, table
 from sweepctl.spec.accounting import ParameterCount
 from sweepctl.spec.build import plain
 from sweepctl.spec.weights import mixers
@@ -34,7 +34,7 @@ def show_plan(
     for stage, reason in waiting.items():
         what = f"{reason.missing} of {reason.wanted} runs" if reason.wanted else "its plan"
         out.print(
-            f"[bold]stage {stage}[/] waits: its {reason.field} comes from stage {reason.stage}, "
+            f"{BOLD}stage {stage}{END} waits: its {reason.field} comes from stage {reason.stage}, "
             f"which lacks {what}.\n"
         )
     _show_total(out, plans, compared, throughput, provenance)
@@ -93,7 +93,7 @@ def _show_details(out: Console, plan: Plan, compared: Comparison) -> None:
             out.print(f"    {change.field}: {change.old} -> {change.new} ({many(change.jobs, 'job')})")
         if compared.unwanted:
             out.print(
-                f"  [yellow]{len(compared.unwanted)} jobs in the store are no longer wanted[/]; "
+                f"  {YELLOW}{len(compared.unwanted)} jobs in the store are no longer wanted{END}; "
                 "`sweepctl clean` shows them"
             )
     out.print()
@@ -105,7 +105,7 @@ def _notes(plan: Plan) -> Iterator[str]:
         losses = ", ".join(f"{v}: {loss:.3f} nats" for v, loss in taken.losses.items())
         yield f"{taken.field} = {shown(taken.value)}, the {taken.rule} of stage {taken.stage} ({losses})"
         if taken.at_edge:
-            yield f"[yellow]an edge of its grid: the optimum may lie beyond; widen stage {taken.stage}[/]"
+            yield f"{YELLOW}an edge of its grid: the optimum may lie beyond; widen stage {taken.stage}{END}"
     yield from _settings_notes(plan)
     misses = [plan.tokens(job) / job.requested_tokens - 1 for job in plan.observations()]
     rounded = [miss for miss in misses if abs(miss) > 0.01]
@@ -120,12 +120,12 @@ def _notes(plan: Plan) -> Iterator[str]:
     cut = [rung.name for rung in plan.rungs if set(mixers(rung.shape, model)) < set(model.mixers)]
     if cut:
         yield (
-            f"[yellow]rungs with fewer layers than the pattern of {len(model.mixers)} mixers lack one of "
-            f"its kinds: {', '.join(cut)}[/]"
+            f"{YELLOW}rungs with fewer layers than the pattern of {len(model.mixers)} mixers lack one of "
+            f"its kinds: {', '.join(cut)}{END}"
         )
     passes = most_passes(plan)
     if passes > 1:
-        yield f"[yellow]the longest run reads its {count(plan.corpus_tokens)} tokens {passes:.2g} times[/]"
+        yield f"{YELLOW}the longest run reads its {count(plan.corpus_tokens)} tokens {passes:.2g} times{END}"
 
 
 def _settings_notes(plan: Plan) -> Iterator[str]:
@@ -151,9 +151,9 @@ def _show_total(
     left = sum_costs(c.left for c in compared.values())
     jobs, wanted = many(cost.jobs, "job"), many(cost.observations, "observation")
     out.print(
-        f"[bold]In all[/] {jobs}, {wanted}: {count(cost.tokens)} tokens, {flops(cost.flops_exact)} exact "
+        f"{BOLD}In all{END} {jobs}, {wanted}: {count(cost.tokens)} tokens, {flops(cost.flops_exact)} exact "
         f"FLOPs. Each budget from scratch would take {count(cost.tokens_from_scratch)} tokens: forking takes "
-        f"[bold]{cost.saving:.2f}x[/] fewer."
+        f"{BOLD}{cost.saving:.2f}x{END} fewer."
     )
     out.print(
         f"Left to train: {many(left.jobs, 'job')}, {count(left.tokens)} tokens, {flops(left.flops_exact)} "

@@ -14,7 +14,19 @@ from sweepctl.laws.registry import LAWS
 from sweepctl.plan.cost import by_rung, cost_of_plans, total
 from sweepctl.plan.plan import Plan
 from sweepctl.predict.stage import Scored
-from sweepctl.report.console import count, flops, interval, many, percent, place, shown, table
+from sweepctl.report.console import (
+    BOLD,
+    END,
+    YELLOW,
+    count,
+    flops,
+    interval,
+    many,
+    percent,
+    place,
+    shown,
+    table,
+)
 from sweepctl.report.fit import estimate, fit_json, score_json
 from sweepctl.store.workspace import Sweep
 
@@ -43,7 +55,7 @@ def show_screen(out: Console, findings: Findings) -> None:
     _show_results(out, findings)
     _show_laws(out, findings)
     _show_scores(out, findings.scores)
-    out.print(f"[bold]files[/] in {place(findings.sweep.folder)}: {', '.join(findings.files)}")
+    out.print(f"{BOLD}files{END} in {place(findings.sweep.folder)}: {', '.join(findings.files)}")
 
 
 def _show_plan(out: Console, findings: Findings) -> None:
@@ -78,11 +90,11 @@ def _show_plan(out: Console, findings: Findings) -> None:
     cost = cost_of_plans(findings.plans.values())
     out.print(
         f"  {cost.jobs} jobs train {count(cost.tokens)} tokens for {cost.observations} budgets; from scratch "
-        f"{count(cost.tokens_from_scratch)}: [bold]{cost.saving:.2f}x[/] fewer"
+        f"{count(cost.tokens_from_scratch)}: {BOLD}{cost.saving:.2f}x{END} fewer"
     )
     for stage, plan in findings.plans.items():
         for taken in plan.taken:
-            edge = " [yellow]at an edge of its grid[/]" * taken.at_edge
+            edge = f" {YELLOW}at an edge of its grid{END}" * taken.at_edge
             out.print(
                 f"  stage {stage}: {taken.field} = {shown(taken.value)}, chosen by stage {taken.stage}{edge}"
             )
@@ -92,7 +104,7 @@ def _show_plan(out: Console, findings: Findings) -> None:
 def _show_results(out: Console, findings: Findings) -> None:
     runs = findings.runs[findings.runs["for_fit"]] if findings.runs["for_fit"].any() else findings.runs
     done = runs[runs["state"] == "done"].sort_values(["d_model", "tokens"])
-    out.print("[bold]losses[/] (tokens: nats a token on the held-out set)")
+    out.print(f"{BOLD}losses{END} (tokens: nats a token on the held-out set)")
     settings = [str(c) for c in done.columns if str(c).startswith("setting_") and done[c].nunique() > 1]
     for key, group in done.groupby(["rung", *settings], sort=False, dropna=False):
         rung, *values = key if isinstance(key, tuple) else (key,)
@@ -130,7 +142,7 @@ def _show_laws(out: Console, findings: Findings) -> None:
         out.print(f"  the exponents of N* {'agree' if agree else 'do not agree'} within their intervals")
     flags = [f"{name}: {flag}" for name, fit in fits.items() for flag in fit.flags]
     if flags:
-        out.print(f"  [yellow]flags: {', '.join(flags)}[/]")
+        out.print(f"  {YELLOW}flags: {', '.join(flags)}{END}")
     done = set(findings.runs[(findings.runs["state"] == "done") & findings.runs["for_fit"]]["job"])
     in_fits = {job for fit in fits.values() for row in fit.rows_used for job in row.split()}
     excluded = [row for fit in fits.values() for row in fit.rows_excluded if row.reason != "missing"]

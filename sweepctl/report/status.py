@@ -15,7 +15,7 @@ from rich.text import Text
 from sweepctl.launch.speed import Running
 from sweepctl.launch.status import ORDER, KindStatus, Problem, RungStatus, SweepStatus
 from sweepctl.launch.tasks import Task
-from sweepctl.report.console import count, duration, flops, table
+from sweepctl.report.console import count, duration, flops, printable, table
 from sweepctl.store.ends import End
 from sweepctl.store.state import JobState
 from sweepctl.store.sweep_jobs import PlannedJob
@@ -60,8 +60,8 @@ def screen(sweep: SweepStatus, height: int | None = None) -> Group:
     if sweep.waiting_stages:
         names = ", ".join(sweep.waiting_stages)
         text = f"Waiting for another stage's results: {names}. `sweepctl plan` again, as before, plans them."
-        lines.append(Text(text))
-    lines += [Text(note, "yellow") for note in sweep.notes]
+        lines.append(Text(printable(text)))
+    lines += [Text(printable(note), "yellow") for note in sweep.notes]
     lines.append(Text(_next(sweep)))
     for line in lines:
         line.no_wrap, line.overflow = True, "ignore" if height is None else "ellipsis"
@@ -144,7 +144,7 @@ def _progress(sweep: SweepStatus) -> list[Text]:
     reasons = Counter(state.note or "no reason given" for _, state in sweep.in_state("queued"))
     if reasons:
         why = ", ".join(f"{number} {reason}" for reason, number in reasons.most_common(4))
-        lines.append(Text(f"Queued: {why}."))
+        lines.append(Text(printable(f"Queued: {why}.")))
     return lines
 
 
@@ -161,7 +161,7 @@ def _some(rows: Sequence[Any], most: int, shown: Callable[[Any], Text]) -> list[
 
 
 def _job(word: str, style: str, job: str, name: str, text: str) -> Text:
-    return Text().append(f"  {word:8}", style).append(f"  {job}  {name}: {text}")
+    return Text().append(f"  {word:8}", style).append(printable(f"  {job}  {name}: {text}"))
 
 
 def _diverged(job: tuple[PlannedJob, JobState]) -> Text:

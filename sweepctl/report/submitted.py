@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from sweepctl.launch.outcome import Submission, Submitted, ToSubmit
-from sweepctl.report.console import many, table
+from sweepctl.report.console import BOLD, END, YELLOW, many, table
 from sweepctl.report.launch_view import LINE_S, show_held, show_waiting
 from sweepctl.store.sweep_jobs import SweepJobs
 
@@ -53,13 +53,13 @@ def show_submitted(
     out.print(f"{'; '.join(parts)}.")
     if outcome.unsubmitted:
         out.print(
-            f"[yellow]{many(outcome.unsubmitted, 'job')} without a task of their own[/]: {outcome.why}. "
+            f"{YELLOW}{many(outcome.unsubmitted, 'job')} without a task of their own{END}: {outcome.why}. "
             "Running tasks take them too, tasks that end submit them, and so does the next launch.",
             soft_wrap=True,
         )
     if outcome.exhausted:
         out.print(
-            f"[yellow]{many(len(outcome.exhausted), 'job')} failed and not taken up again[/]: "
+            f"{YELLOW}{many(len(outcome.exhausted), 'job')} failed and not taken up again{END}: "
             f"`sweepctl status {name}` says why, a launch with `--retry failed` tries again.",
             soft_wrap=True,
         )
@@ -71,7 +71,7 @@ def show_submitted(
         )
     show_left_alone(out, outcome.left_alone)
     for pattern in outcome.idle_patterns:
-        out.print(f"[yellow]rungs.{pattern} of the launcher matches no rung of this sweep.[/]")
+        out.print(f"{YELLOW}rungs.{pattern} of the launcher matches no rung of this sweep.{END}")
     show_held(out, sweep_jobs, held_stages)
     show_waiting(out, sweep_jobs.sweep)
     if not stays and (outcome.submitted or outcome.queued):
@@ -97,9 +97,9 @@ def show_left_alone(out: Console, tasks: Mapping[str, str]) -> None:
 
 def _show_commands(out: Console, script: Submission) -> None:
     """How a person submits a script."""
-    out.print(f"[bold]{script.id}[/]  {many(len(script.jobs), 'job')}, {script.place}", soft_wrap=True)
+    out.print(f"{BOLD}{script.id}{END}  {many(len(script.jobs), 'job')}, {script.place}", soft_wrap=True)
     for command in script.by_hand:
-        out.print(f"  {command}", markup=False, highlight=False, soft_wrap=True)
+        out.print(f"  {command}", highlight=False, soft_wrap=True)
 
 
 class Waiting:
@@ -142,11 +142,11 @@ def show_scripts(out: Console, sweep_jobs: SweepJobs, rehearsal: ToSubmit) -> No
         out.rule(
             f"{many(len(array.jobs), 'job')}, {array.place}{', held' if array.held else ''}", align="left"
         )
-        out.print(array.script, markup=False, soft_wrap=True)
+        out.print(array.script, soft_wrap=True)
         shown = [f"{i}: {sweep_jobs.by_id[job].name} ({job})" for i, job in enumerate(array.jobs[:LISTED])]
         rest = len(array.jobs) - LISTED
         more = [f"and {rest} more; --json lists them all"] if rest > 0 else []
-        out.print("\n".join(["task", *shown, *more]), markup=False, soft_wrap=True)
+        out.print("\n".join(["task", *shown, *more]), soft_wrap=True)
     by_hand = any(array.by_hand for array in rehearsal.submissions)
     unit, verb = ("script", "written") if by_hand else ("array", "submitted")
     jobs = many(sum(len(array.jobs) for array in rehearsal.submissions), "job")

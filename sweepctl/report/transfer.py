@@ -11,17 +11,16 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 
 from sweepctl.check.transfer import ROWS, RowPlan, RowResult
 from sweepctl.plan.cost import Cost, sum_costs
-from sweepctl.report.console import duration, flops, many, table
+from sweepctl.report.console import BOLD, END, GREEN, RED, YELLOW, duration, flops, many, table
 from sweepctl.store.files import replacing
 from sweepctl.store.throughput import Rate
 
 ASSUMED = 3e10
 """FLOP/s a worker where nothing has been measured: a core of a present CPU on models this small."""
-COLORS = {"yes": "green", "no": "red", "not resolved": "yellow"}
+COLORS = {"yes": GREEN, "no": RED, "not resolved": YELLOW}
 
 
 def rate_name(rate: float) -> str:
@@ -89,7 +88,7 @@ def _losses(result: RowResult) -> Iterable[list[str]]:
         cells = [_loss(value) for value in curve]
         least = int(np.argmin(np.where(np.isnan(curve), math.inf, curve)))
         if math.isfinite(curve[least]):
-            cells[least] = f"[bold]{cells[least]}[/]"
+            cells[least] = f"{BOLD}{cells[least]}{END}"
         at = cost = ""
         if result.verdict is not None:
             optimum = result.verdict.optima[number]
@@ -112,11 +111,11 @@ def _cost(cost: float, interval: tuple[float, float] | None) -> str:
 def _verdict(result: RowResult) -> list[str]:
     verdict, expected = result.verdict, "yes" if result.row.transfers else "no"
     if verdict is None:
-        return [result.row.name, "not resolved", expected, "", "", "", escape(result.why)]
-    answer = f"[{COLORS[verdict.transfers]}]{verdict.transfers}[/]"
+        return [result.row.name, "not resolved", expected, "", "", "", result.why]
+    answer = f"{COLORS[verdict.transfers]}{verdict.transfers}{END}"
     bounds = "" if verdict.interval is None else " to ".join(_bound(x) for x in verdict.interval)
     same = "yes" if verdict.same_point else "no"
-    return [result.row.name, answer, expected, f"{verdict.drift:+.2f}", bounds, same, escape(result.why)]
+    return [result.row.name, answer, expected, f"{verdict.drift:+.2f}", bounds, same, result.why]
 
 
 def _bound(value: float) -> str:

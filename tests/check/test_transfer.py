@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 from typer.testing import CliRunner
 
 from sweepctl.check.transfer import ROWS, plan_row, read_row, row_study, rows_named
 from sweepctl.cli.app import app
 from sweepctl.cli.transfer import _plan_rows
 from sweepctl.errors import RequestError
+from sweepctl.report.console import TextConsole
 from sweepctl.report.transfer import show_transfer, transfer_json
 from sweepctl.spec.corpus import CorpusFacts
 from sweepctl.store.workspace import Workspace
@@ -123,5 +123,5 @@ def test_diverged_runs_are_shown_as_such(workspace: Workspace) -> None:
     assert np.isinf(result.losses[:, 0, 1:]).any() and not result.missing and result.verdict is not None
     lost = replace(result, losses=np.full_like(result.losses, np.inf), verdict=None)
     assert "diverged" in lost.why and not lost.holds
-    show_transfer(Console(file=io.StringIO()), [lost])
+    show_transfer(TextConsole(file=io.StringIO()), [lost])
     assert transfer_json([lost])["rows"][0]["diverged"] == 6

@@ -7,17 +7,17 @@ import json
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from sweepctl.launch import logs
 from sweepctl.launch.logs import read_job_log
+from sweepctl.report.console import TextConsole
 from sweepctl.report.logs import follow_job, job_log_json, row_line, show_job_log, show_process
 from sweepctl.store import attempts
 from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 from tests.conftest import Planner, only
 
 
-class Page(Console):
+class Page(TextConsole):
     """A console whose text can be read."""
 
     def __init__(self) -> None:

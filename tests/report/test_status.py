@@ -9,11 +9,11 @@ import sys
 from collections import Counter
 
 import pytest
-from rich.console import Console
 
 from sweepctl.launch.slurm.commands import as_task
 from sweepctl.launch.status import RungStatus, status
 from sweepctl.report import status as view
+from sweepctl.report.console import TextConsole
 from sweepctl.report.status import screen, show_status, status_json, watch_status
 from sweepctl.store import attempts
 from sweepctl.store.sweep_jobs import SweepJobs
@@ -22,7 +22,7 @@ from tests.conftest import Planner, only, run_all
 
 def printed(shown: object, width: int = 120) -> str:
     out = io.StringIO()
-    Console(file=out, width=width, highlight=False).print(shown)
+    TextConsole(file=out, width=width, highlight=False).print(shown)
     return out.getvalue()
 
 
@@ -63,7 +63,7 @@ def test_a_sweep_of_many_rungs_is_one_screen(troubled: SweepJobs) -> None:
 def test_a_long_line_is_whole_where_it_can_be_scrolled_and_cut_where_not(troubled: SweepJobs) -> None:
     sweep = status(troubled)
     out = io.StringIO()
-    show_status(Console(file=out, width=70, highlight=False), sweep)
+    show_status(TextConsole(file=out, width=70, highlight=False), sweep)
     assert out.getvalue().count("here\n") == view.FAILED
     cut = printed(screen(sweep, height=60), width=70)
     assert "here" not in cut and "…" in cut and max(map(len, cut.splitlines())) <= 70
@@ -91,14 +91,14 @@ def test_watching_goes_on_until_everything_is_there(
     looked: list[float] = []
     monkeypatch.setattr(view.time, "sleep", lambda s: (looked.append(s), run_all(sweep_jobs)))
     out = io.StringIO()
-    console = Console(file=out, width=120, height=50, force_terminal=terminal)
+    console = TextConsole(file=out, width=120, height=50, force_terminal=terminal)
     watch_status(console, lambda: status(sweep_jobs), 7.0)
     assert looked == [7.0] and "Everything the plans want is there." in out.getvalue()
     if not terminal:
         first, second = out.getvalue().split("\n\nsweep watched")[-2:]
         assert "unknown left" in first and "100%" in second
     again = io.StringIO()
-    show_status(Console(file=again, width=120), status(sweep_jobs))
+    show_status(TextConsole(file=again, width=120), status(sweep_jobs))
     assert "Everything the plans want is there." in again.getvalue()
 
 
