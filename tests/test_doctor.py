@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from sweepctl.launch import disk
-from sweepctl.launch.doctor import Finding, clock_finding, gpu_finding, own_folder
+from sweepctl.launch.doctor import Finding, clock_finding, gpu_finding, own_folder, team_finding
 from sweepctl.launch.slurm.doctor import gpus_asked, minutes
 from sweepctl.launch.slurm.node_check import judge
 from sweepctl.resources import code_version
@@ -114,3 +114,29 @@ def test_slurms_ways_of_writing() -> None:
     assert gpus_asked(resources(gres="nvme:1,gpu:h100:2")) == ("h100", 2)
     assert gpus_asked(resources(gres="gpu")) == (None, 1)
     assert gpus_asked(resources()) == (None, 0)
+
+
+@pytest.mark.parametrize(
+    ("mode", "umask", "verdict", "says"),
+    [
+        (0o755, 0o022, "ok", "only you"),
+        (0o2775, 0o002, "ok", "go on with what you write"),
+        (0o775, 0o002, "warning", "chmod g+s"),
+        (0o2775, 0o022, "warning", "umask 002"),
+        (0o2777, 0o002, "warning", "chmod o-w"),
+    ],
+)
+def test_what_a_shared_workspace_lacks_is_told(
+    tmp_path: Path, mode: int, umask: int, verdict: str, says: str
+) -> None:
+    workspace = Workspace(tmp_path / "sweeps")
+    workspace.root.mkdir()
+    workspace.root.chmod(mode)
+    before = os.umask(umask)
+    try:
+        with own_folder(workspace) as folder:
+            assert isinstance(folder, Path)
+            finding = team_finding(workspace, folder)
+    finally:
+        os.umask(before)
+    assert finding.verdict == verdict and says in finding.text

@@ -6,8 +6,10 @@ Here: what every launcher needs. Each launcher's `examine` puts its own beside i
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -51,6 +53,7 @@ def examine_machine(workspace: Workspace, execution: Execution) -> Iterator[Find
     with own_folder(workspace) as folder:
         yield workspace_finding(workspace, folder)
         if isinstance(folder, Path):
+            yield team_finding(workspace, folder)
             yield from disk_findings(folder / "login")
     torch = ask_torch()
     yield torch_finding(platform.python_version(), torch)
@@ -89,6 +92,35 @@ def workspace_finding(workspace: Workspace, folder: Path | OSError) -> Finding:
         f"{workspace.root} cannot be written: {reason}",
         f"Set {HOME_VARIABLE} to a folder of yours on a disk that every node mounts.",
     )
+
+
+def team_finding(workspace: Workspace, folder: Path) -> Finding:
+    """Whether several users can work in the workspace, where its root is meant for that; `folder` is one in
+    it."""
+    root, probe = workspace.root, folder / "mode"
+    os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    mode, status = root.stat().st_mode, probe.stat()
+    if status.st_uid != os.getuid():
+        return Finding(
+            "team",
+            "failed",
+            f"a file of user {os.getuid()} in {root} belongs to user {status.st_uid}",
+            "Use a file system that keeps owners: by them a launch tells its own tasks from a colleague's.",
+        )
+    if not mode & stat.S_IWGRP and root.stat().st_uid == os.getuid():
+        return Finding("team", "ok", f"only you can write in {root}")
+    faults = []
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        faults.append("everybody can write in it, not only a group (chmod o-w)")
+    if not mode & stat.S_ISGID:
+        faults.append("its folders do not hand on its group (chmod g+s, and of every folder in it)")
+    if status.st_mode & stat.S_IWGRP == 0:
+        faults.append("what you write is not for the group to change (umask 002, before a launch)")
+    if status.st_gid != root.stat().st_gid:
+        faults.append("what you write is of another group (chgrp)")
+    if faults:
+        return Finding("team", "warning", f"{root} is shared; {'; '.join(faults)}", "See docs/team.md.")
+    return Finding("team", "ok", f"{root} is shared, and its group can go on with what you write")
 
 
 def disk_findings(folder: Path) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping
 
 from sweepctl.errors import RequestError
@@ -13,6 +14,7 @@ from sweepctl.launch.slurm import commands
 from sweepctl.launch.slurm.queue_state import late_tasks, read_queue
 from sweepctl.launch.slurm.records import Records, SlurmOrder
 from sweepctl.launch.slurm.settings import SlurmSettings
+from sweepctl.launch.slurm.shell import read_shell
 from sweepctl.launch.tasks import Task
 from sweepctl.launch.variables import values
 from sweepctl.store.sweep_jobs import SweepJobs
@@ -21,6 +23,10 @@ from sweepctl.store.workspace import Sweep, Workspace
 
 class SlurmLauncher(Launcher[SlurmSettings], kind="slurm", settings=SlurmSettings):
     """What submits is imported where it is used: looking at a sweep must be quick."""
+
+    def __init__(self, settings: SlurmSettings) -> None:
+        self.shell = read_shell(settings, os.environ)
+        super().__init__(self.shell.settings)
 
     def launch(self, request: LaunchRequest, watcher: Watcher) -> Submitted:
         from sweepctl.launch.slurm.dispatch import dispatch
@@ -55,7 +61,7 @@ class SlurmLauncher(Launcher[SlurmSettings], kind="slurm", settings=SlurmSetting
     def examine(self, workspace: Workspace, say: Say, job: bool, wait_min: float) -> Iterator[Finding]:
         from sweepctl.launch.slurm.doctor import examine_slurm
 
-        yield from examine_slurm(workspace, self.settings, say, job, wait_min)
+        yield from examine_slurm(workspace, self.shell, say, job, wait_min)
 
     @classmethod
     def tasks(cls, sweep: Sweep) -> Mapping[str, list[Task]]:

@@ -107,15 +107,17 @@ def sentence(text: str, command: str = "sbatch") -> str:
     return f"{command}: {'; '.join(dict.fromkeys(lines)) or 'failed without a word'}"
 
 
-def _inherited(name: str) -> bool:
-    return name != "SLURM_CONF" and _INHERITED.fullmatch(name) is not None
-
-
 def clean_environment() -> dict[str, str]:
     """Without what a surrounding job or torchrun left behind: sbatch hands its environment on, and a task
-    that is submitted from inside another must not inherit that one's. SLURM_CONF says which cluster, and
-    stays."""
-    return {name: value for name, value in whole_path(os.environ).items() if not _inherited(name)}
+    that is submitted from inside another must not inherit that one's. What says which cluster and as whom
+    stays, of a login shell's also which of several."""
+    whole = whole_path(os.environ)
+    clean = {name: value for name, value in whole.items() if not _INHERITED.fullmatch(name)}
+    clean |= {name: whole[name] for name in ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT") if name in whole}
+    clusters = whole.get("SBATCH_CLUSTERS") or whole.get("SLURM_CLUSTERS")
+    if clusters and "SLURM_JOB_ID" not in whole:
+        clean["SLURM_CLUSTERS"] = clusters
+    return clean
 
 
 def settings() -> dict[str, str]:
@@ -177,16 +179,21 @@ def ours_waiting() -> dict[str, str]:
 
 def in_queue(*whose: str) -> int:
     """How many tasks are in the queue: everybody's, or with `--me` ours."""
-    return len(ask("squeue", "-h", "-r", "-o", "%i", *whose).splitlines())
+    return len(_rows(ask("squeue", "-h", "-r", "-o", "%i|", *whose)))
 
 
 def _squeue(*which: str) -> list[str]:
     try:
-        return ask("squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%r|%j", *which).splitlines()
+        return _rows(ask("squeue", "-h", "-r", "-t", "all", "-o", "%i|%T|%r|%j", *which))
     except SlurmError as error:
         if "Invalid job id" in str(error):  # of one id that it has forgotten
             return []
         raise
+
+
+def _rows(text: str) -> list[str]:
+    """The lines of a table, without those that say whose cluster it is."""
+    return [line for line in text.splitlines() if "|" in line]
 
 
 def sacct(tasks: Iterable[str]) -> dict[str, str]:

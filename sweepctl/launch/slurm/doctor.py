@@ -10,13 +10,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from sweepctl.launch.doctor import Finding, Say, disk_findings, own_folder, workspace_finding
+from sweepctl.launch.doctor import Finding, Say, disk_findings, own_folder, team_finding, workspace_finding
 from sweepctl.launch.slurm import commands
 from sweepctl.launch.slurm.commands import SlurmError
 from sweepctl.launch.slurm.node_check import check_node
 from sweepctl.launch.slurm.records import Array, new_token
 from sweepctl.launch.slurm.script import script
 from sweepctl.launch.slurm.settings import Resources, SlurmSettings
+from sweepctl.launch.slurm.shell import Shell
 from sweepctl.spec import hashing
 from sweepctl.spec.build import plain
 from sweepctl.store.workspace import Workspace
@@ -55,9 +56,11 @@ def resource_groups(launcher: SlurmSettings) -> list[ResourceGroup]:
 
 
 def examine_slurm(
-    workspace: Workspace, launcher: SlurmSettings, say: Say, job: bool, wait_min: float
+    workspace: Workspace, shell: Shell, say: Say, job: bool, wait_min: float
 ) -> Iterator[Finding]:
     """Every check, the cheap ones first. What needs one that failed is left out, or said to be skipped."""
+    launcher = shell.settings
+    yield shell_finding(shell)
     with own_folder(workspace) as folder:
         good = True
         for finding in _without_job(workspace, launcher, folder, say):
@@ -71,6 +74,17 @@ def examine_slurm(
             unknown = any(re.match("gpus|gres", option) for option in launcher.sbatch)
             gpus = None if unknown else gpus_asked(launcher.resources)[1]
             yield from check_node(folder, launcher, gpus, say, wait_min)
+
+
+def shell_finding(shell: Shell) -> Finding:
+    """Which variables of the shell Slurm or a launch goes by."""
+    parts = [f"in force: {', '.join(shell.in_force)}"] if shell.in_force else []
+    if shell.overruled:
+        parts.append(f"the launcher's file says otherwise: {', '.join(shell.overruled)}")
+    if shell.unused:
+        text = "; ".join([*parts, f"not used: {', '.join(shell.unused)}"])
+        return Finding("shell", "warning", text, "Set what they say in the launcher's resources or sbatch.")
+    return Finding("shell", "ok", "; ".join(parts) or "no variable of the shell says anything of Slurm")
 
 
 def _without_job(
@@ -90,6 +104,7 @@ def _without_job(
         yield from _cluster(launcher)
     yield workspace_finding(workspace, folder)
     if isinstance(folder, Path):
+        yield team_finding(workspace, folder)
         yield from disk_findings(folder / "login")
 
 
