@@ -73,11 +73,23 @@ def data_prepare(
         str, typer.Option(help="text, jsonl, parquet, flat, or a built-in one: pysrc, synthetic.")
     ] = "text",
     train: Annotated[list[Path] | None, typer.Option(help="Files or folders (repeatable).")] = None,
-    validation: Annotated[list[Path] | None, typer.Option(help="Held-out files, for flat.")] = None,
-    field: Annotated[str, typer.Option(help="Field or column of the text.")] = "text",
+    validation: Annotated[
+        list[Path] | None, typer.Option(help="Held-out files or folders; flat files need them.")
+    ] = None,
+    field: Annotated[str, typer.Option(help="Field or column of the text, or a path: meta.text.")] = "text",
     tokenizer: Annotated[str, typer.Option(help="bytes, or a tokenizers JSON file.")] = "bytes",
-    validation_share: Annotated[float, typer.Option(help="Share of documents held out.")] = 0.01,
-    dtype: Annotated[str, typer.Option(help="Of flat files: uint8, uint16 or uint32.")] = "uint16",
+    validation_share: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of documents held out, by the hash of their text; 0.01 without --validation."
+        ),
+    ] = None,
+    separator: Annotated[
+        str | None, typer.Option(help=r"Between documents of a text file: '<|endoftext|>', '\n\n'.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="Of flat files: uint8, uint16 or uint32; their header's, else uint16.")
+    ] = None,
     vocab_size: Annotated[int | None, typer.Option(help="Of flat files.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -89,7 +101,7 @@ def data_prepare(
 
     request = PrepareRequest(
         name, source, tuple(train or ()), tuple(validation or ()), field, tokenizer,
-        validation_share, dtype, vocab_size,
+        validation_share, dtype, vocab_size, separator,
     )  # fmt: skip
     workspace = Workspace.default()
     out = console()
@@ -99,4 +111,6 @@ def data_prepare(
         return
     for split, facts in index.splits.items():
         out.print(f"{split}: {count(facts.tokens)} tokens in {len(facts.shards)} shards")
+    if left_out := index.source.get("left_out"):
+        out.print("left out: " + ", ".join(f"{number:,} {what}" for what, number in left_out.items()))
     out.print(f"{index.hash}  {place(workspace.corpus(name))}")

@@ -1,10 +1,8 @@
-"""Where documents come from: text files, JSONL, Parquet, installed Python packages, or a generator."""
+"""The corpora that are built in: installed Python packages, and a seeded generator."""
 
 from __future__ import annotations
 
-import gzip
 import importlib.metadata
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -49,7 +47,8 @@ def prepare_pysrc(
 
     Files that are not ASCII or longer than `max_document_bytes` are tables and generated code more often
     than text, and one of them would be a good part of the held-out split: they are left out. Which files
-    are kept when `max_bytes` cuts is decided by the hash of their names, so it is a fair sample.
+    are kept when `max_bytes` cuts is decided by the hash of their names, so it is a fair sample; so is which
+    are held out, as packages do not rename them.
     """
     documents = [
         document
@@ -64,7 +63,8 @@ def prepare_pysrc(
             total += len(document.text)
     versions = {name: importlib.metadata.version(name) for name in packages}
     source = {"kind": "pysrc", "packages": versions}
-    return prepare(folder, kept, ByteTokenizer(), by_share(validation_share), source)
+    hold_out = by_share(validation_share, lambda document: document.name)
+    return prepare(folder, kept, ByteTokenizer(), hold_out, source)
 
 
 def python_sources(packages: Iterable[str]) -> Iterator[Document]:
@@ -95,62 +95,10 @@ def prepare_synthetic(folder: Path, seed: int, train_tokens: int, validation_tok
         for split, tokens in (("train", train_tokens), ("validation", validation_tokens)):
             texts = language.documents(split, -(-tokens // document_bytes), document_bytes - 1)
             for number, text in enumerate(texts):
-                yield Document(f"{split}/{number}", text)
+                yield Document(f"{split}/{number}", text, split == "validation")
 
     source = {"kind": "synthetic", "seed": seed}
-    return prepare(folder, documents(), ByteTokenizer(), lambda name: name.startswith("validation/"), source)
-
-
-def jsonl(paths: Iterable[Path], field: str) -> Iterator[Document]:
-    """One document a line, its text under `field`.
-
-    Raises:
-        RequestError: a line is not a JSON object with a text there; the message says which.
-    """
-    for path in sorted(paths):
-        with gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as lines:
-            for number, line in enumerate(_lines(path, lines), 1):
-                if not line.strip():
-                    continue
-                try:
-                    text = json.loads(line)[field]
-                    yield Document(f"{path.name}:{number}", text.encode())
-                except (ValueError, KeyError, TypeError, AttributeError):
-                    raise RequestError(
-                        f"{path}, line {number}: not a JSON object with a text under {field!r}."
-                    ) from None
-
-
-def _lines(path: Path, lines: Iterable[bytes]) -> Iterator[bytes]:
-    try:
-        yield from lines
-    except (OSError, EOFError) as error:
-        raise RequestError(f"{path} cannot be read: {error}.") from None
-
-
-def parquet(paths: Iterable[Path], field: str) -> Iterator[Document]:
-    """One document a row, its text in the column `field`."""
-    from pyarrow import ArrowInvalid
-    from pyarrow import types as pa_types
-    from pyarrow.parquet import ParquetFile
-
-    for path in sorted(paths):
-        try:
-            file = ParquetFile(path)
-        except (ArrowInvalid, OSError) as error:
-            raise RequestError(f"{path} is not a Parquet file: {error}.") from None
-        if field not in file.schema_arrow.names:
-            columns = ", ".join(file.schema_arrow.names)
-            raise RequestError(f"{path} has no column {field!r}; it has {columns}.")
-        kind = file.schema_arrow.field(field).type
-        if not (pa_types.is_string(kind) or pa_types.is_large_string(kind)):
-            raise RequestError(f"Column {field!r} of {path} holds {kind}, not text.")
-        number = 0
-        for batch in file.iter_batches(columns=[field]):
-            for value in batch.column(0).to_pylist():
-                number += 1
-                if value is not None:
-                    yield Document(f"{path.name}:{number}", str(value).encode())
+    return prepare(folder, documents(), ByteTokenizer(), lambda document: document.held_out, source)
 
 
 def _options(data: Data, *names: str) -> dict[str, Any]:

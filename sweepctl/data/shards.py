@@ -35,7 +35,9 @@ class Shard:
     tokens: int
     """How many it holds."""
     sha256: str
-    """Of its content."""
+    """Of its tokens."""
+    offset: int = 0
+    """Bytes of a header before them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +139,8 @@ def verify(folder: Path, index: CorpusIndex) -> None:
                 with reading(path):
                     facts = path.stat()
                     present[shard.file] = [facts.st_size, facts.st_mtime_ns, shard.sha256]
-                    if verified.get(shard.file) != present[shard.file] and file_hash(path) != shard.sha256:
+                    unchanged = verified.get(shard.file) == present[shard.file]
+                    if not unchanged and file_hash(path, shard.offset) != shard.sha256:
                         raise DamagedFile(f"{path} is not what was prepared: its content changed.")
             except (FileNotFoundError, IsADirectoryError):
                 raise DamagedFile(f"{path} is missing.") from None
@@ -187,7 +190,7 @@ def open_shard(folder: Path, shard: Shard, dtype: str) -> NDArray[Any]:
     path = folder / shard.file
     try:
         with reading(path):
-            tokens = np.memmap(path, dtype=np.dtype(dtype).newbyteorder("<"), mode="r")
+            tokens = np.memmap(path, dtype=np.dtype(dtype).newbyteorder("<"), mode="r", offset=shard.offset)
     except (FileNotFoundError, IsADirectoryError):
         raise DamagedFile(f"{path} is missing; prepare the data again.") from None
     except ValueError as error:

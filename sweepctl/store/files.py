@@ -195,10 +195,11 @@ def sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
+def file_hash(path: Path, offset: int = 0) -> str:
+    """SHA-256 of a file, from a byte on."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
+        file.seek(offset)
         while chunk := file.read(1 << 22):
             digest.update(chunk)
     return digest.hexdigest()
