@@ -180,7 +180,7 @@ def clean(
     if as_json:
         show_json(clean_json(unwanted, deleted=yes))
     else:
-        show_clean(console(), unwanted)
+        show_clean(console(), unwanted, sweep)
         if unwanted.empty:
             return
         if not yes and not (sys.stdin.isatty() and typer.confirm("Delete these?")):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import assert_never
 
-from sweepctl.errors import StorageError, WorkFailed
+from sweepctl.errors import StorageError, SweepctlError, WorkFailed
 from sweepctl.launch.retries import Retries, exhausted, tries_alike
 from sweepctl.store import attempts, checkpoints, retention
 from sweepctl.store.attempts import Attempt
@@ -85,6 +85,9 @@ class Feed:
         """Jobs that were handed to workers."""
         self.given_up: set[str] = set()
         """Jobs that are not tried again whatever their records say."""
+        self.dropped: set[str] = set()
+        """Jobs that no current plan wants any more. One that is in hand is trained on; a plan that wants it
+        again takes it up again."""
         self._elsewhere: dict[str, float] = {}
         self._alone_for_s: dict[str, float] = {}
         self._rests_until: float | None = None
@@ -118,7 +121,7 @@ class Feed:
     def can_start(self, planned_job: PlannedJob) -> bool:
         """Whether this job can start now."""
         job = planned_job.job.id
-        if self.rest_s() > 0 or job in self.in_hand | self.cancelled | self.given_up:
+        if self.rest_s() > 0 or job in self.in_hand | self.cancelled | self.given_up | self.dropped:
             return False
         if job in self._elsewhere and self._clock() < self._elsewhere[job]:
             return False
@@ -138,7 +141,7 @@ class Feed:
     @property
     def elsewhere(self) -> int:
         """How many jobs other processes were found to have."""
-        return len(self._elsewhere)
+        return len(self._elsewhere.keys() - self.cancelled - self.dropped)
 
     def rest_s(self) -> float:
         """For how long nothing may be started."""
@@ -163,18 +166,21 @@ class Feed:
         )
 
     def look_for_cancels(self) -> None:
-        """Give up what `sweepctl cancel` has named, and take up again what a launch has asked for anew."""
+        """Give up what `sweepctl cancel` has named, and take up again what a launch has asked for anew. Leave
+        alone what no plan wants since."""
         cancelled = self.sweep_jobs.sweep.cancelled()
         new = cancelled - self.cancelled
         self.sweep_jobs.cancelled = cancelled
         for job in new & self.open.keys():
             self._elsewhere.pop(job, None)
             self._tell(Decision(self.open[job], State.CANCELLED))
+        with contextlib.suppress(SweepctlError, OSError):  # on doubt it is wanted
+            self.dropped = self.sweep_jobs.unwanted()
 
     def reopen(self) -> bool:
         """Take up trunks whose checkpoints are gone, deleted by another sweep's policy, before their branches
         started; False where there is none. Once a trunk."""
-        left = self.open.keys() - self.cancelled
+        left = self.open.keys() - self.cancelled - self.dropped
         trunks = {self.open[job].job.trunk for job in left} - {None} - self.open.keys() - self._reopened
         lost = {
             trunk for trunk in trunks if trunk and not self.sweep_jobs.finished(self.sweep_jobs.by_id[trunk])

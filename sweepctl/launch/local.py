@@ -131,7 +131,8 @@ class LocalLaunch:
                 except KeyboardInterrupt:
                     pool.kill()
         if not self.report.stopped:
-            over = self.report.failed.keys() | feed.cancelled
+            self.report.dropped = sorted(feed.open.keys() & feed.dropped - feed.cancelled)
+            over = self.report.failed.keys() | feed.cancelled | feed.dropped
             left = (planned_job for job, planned_job in feed.open.items() if job not in over)
             self.report.blocked = sorted(e.job.id for e in left if not self.sweep_jobs.finished(e))
         return self.report

@@ -46,6 +46,8 @@ class Trained:
     """Those that were cancelled meanwhile."""
     blocked: list[str] = field(default_factory=list)
     """Those that could not be trained."""
+    dropped: list[str] = field(default_factory=list)
+    """Those that were left since no plan wants them any more."""
 
     @property
     def exit_code(self) -> int:

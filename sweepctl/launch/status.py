@@ -13,12 +13,12 @@ from typing import Any, Literal
 from sweepctl.launch.launcher import Launcher, SchedulerError, launchers_of
 from sweepctl.launch.speed import Running, last_sign, mean_speed, running, time_left
 from sweepctl.launch.tasks import Task, furthest, with_task
-from sweepctl.store import metrics
+from sweepctl.store import attempts, metrics
 from sweepctl.store.attempts import Attempt
 from sweepctl.store.ends import End
 from sweepctl.store.facts import Facts
 from sweepctl.store.state import JobFilesCache, JobState, State
-from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
+from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs, of_older_plans
 from sweepctl.store.throughput import Speeds, devices
 
 ORDER = tuple(State)
@@ -115,6 +115,8 @@ class SweepStatus:
     """Whether GPUs were used."""
     other_code: int = 0
     """Jobs that were trained by other code than they were submitted with."""
+    older: list[PlannedJob] = field(default_factory=list)
+    """Jobs of older plans that no current plan wants and that may still be trained."""
     notes: list[str] = field(default_factory=list)
     """Sentences worth showing."""
 
@@ -159,6 +161,9 @@ def full_status(sweep_jobs: SweepJobs) -> SweepStatus:
         notes.append(
             f"{len(idle)} tasks wait with nothing left to do ({names}): a launch or cancel ends them."
         )
+    sweep.older = still_trained(of_older_plans(sweep_jobs.sweep))
+    if sweep.older:
+        notes.append(_of_older_plans(sweep))
     if sweep.other_code:
         notes.append(f"{sweep.other_code} jobs were trained by other code than they were submitted with.")
     sweep.notes = notes
@@ -177,6 +182,21 @@ def _idle_tasks(sweep_jobs: SweepJobs, sweep: SweepStatus, tasks: Mapping[str, l
         for task in tasks[job]
         if task.pending
     ]
+
+
+def still_trained(sweep_jobs: SweepJobs) -> list[PlannedJob]:
+    """Those that a process may be training."""
+    workspace = sweep_jobs.sweep.workspace
+    return [e for e in sweep_jobs.by_id.values() if workspace.has_job(e.job.id) and attempts.owned(e.folder)]
+
+
+def _of_older_plans(sweep: SweepStatus) -> str:
+    names = "; ".join(f"{e.job.id} {e.name}" for e in sweep.older[:3])
+    more = f" and {len(sweep.older) - 3} more" if len(sweep.older) > 3 else ""
+    return (
+        f"{len(sweep.older)} jobs that no plan wants any more are still trained ({names}{more}); "
+        f"`sweepctl cancel {sweep.name}` stops them."
+    )
 
 
 def _tell_ends(sweep: SweepStatus, launcher: type[Launcher[Any]]) -> None:

@@ -10,10 +10,13 @@ from sweepctl.launch.clean import Unwanted
 from sweepctl.report.console import size
 
 
-def show_clean(out: Console, unwanted: Unwanted) -> None:
+def show_clean(out: Console, unwanted: Unwanted, sweep: str) -> None:
     """One line each, largest first, and the sum."""
     for job in unwanted.busy:
-        out.print(f"  {job} is not wanted any more but is being trained; cancel it first")
+        out.print(
+            f"  {job} is not wanted any more but is being trained; `sweepctl cancel {sweep}` stops what its "
+            "launches train"
+        )
     if unwanted.empty:
         out.print("Nothing to delete.")
         return

@@ -157,6 +157,8 @@ def show_outcome(out: Console, sweep_jobs: SweepJobs, held: list[str], report: T
         out.print(
             f"Trained {many(len(report.finished), 'job')}{diverged}; everything these stages want is there."
         )
+    if report.dropped:
+        out.print(f"{many(len(report.dropped), 'job')} left: no plan wants them any more.")
     if not report.stopped:
         show_held(out, sweep_jobs, held)
         show_waiting(out, sweep_jobs.sweep)
@@ -195,5 +197,6 @@ def launch_json(sweep_jobs: SweepJobs, held: list[str], report: Trained | None =
         "failed": report.failed,
         "cancelled": report.cancelled,
         "blocked": report.blocked,
+        "dropped": report.dropped,
         "stopped": report.stopped,
     }

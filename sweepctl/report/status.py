@@ -229,6 +229,7 @@ def status_json(sweep: SweepStatus) -> dict[str, Any]:
             _job_json(planned_job, state, sweep.queue.get(planned_job.job.id))
             for planned_job, state in sweep.jobs
         ],
+        "older": [planned_job.job.id for planned_job in sweep.older],
         "waiting_stages": sweep.waiting_stages,
     }
 

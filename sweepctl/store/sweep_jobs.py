@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sweepctl.errors import DamagedFile, RequestError
 from sweepctl.plan.plan import Job, Plan
 from sweepctl.spec.execution import Execution
 from sweepctl.store import checkpoints
@@ -67,6 +69,8 @@ class SweepJobs:
         self.sweep, self.plans = sweep, plans
         self.cancelled: set[str] = set()
         """Jobs that were cancelled while these are in use."""
+        self._unwanted: set[str] = set()
+        self._pointer: tuple[int, int] | None = None
         self.by_id: dict[str, PlannedJob] = {}
         self.branches: dict[str, list[PlannedJob]] = {}
         for plan in plans.values():
@@ -94,6 +98,24 @@ class SweepJobs:
             planned_job = self.by_id.pop(job)
             if planned_job.job.trunk is not None:
                 self.branches[planned_job.job.trunk].remove(planned_job)
+
+    def unwanted(self) -> set[str]:
+        """The ids among these that no current plan wants any more. Plans are read where the sweep was planned
+        since, and in other plans than these.
+
+        Raises:
+            RequestError, DamagedFile: a plan cannot be read.
+        """
+        pointer = self.sweep.pointer.stat()
+        state = pointer.st_ino, pointer.st_mtime_ns
+        if state != self._pointer:
+            unwanted: set[str] = set()
+            if not {plan.hash for plan in self.plans.values()} <= set(self.sweep.last_hashes().values()):
+                unwanted = self.by_id.keys() - self.sweep.job_ids()
+            if unwanted:
+                unwanted -= self.sweep.workspace.wanted_elsewhere(self.sweep.name)
+            self._unwanted, self._pointer = unwanted, state
+        return self._unwanted
 
     def finished(self, planned_job: PlannedJob, cache: JobFilesCache | None = None) -> bool:
         """Whether nothing is left to train for it: it has its result, or, a trunk, no branch needs it that
@@ -150,7 +172,7 @@ class SweepJobs:
                 step = cut
                 if cut not in files.saved and files.reaches(cut):
                     step = 0 if planned_job.folder.has_result() else files.start_of(cut)
-                if step > 0 and planned_job.job.id not in self.cancelled:
+                if step > 0 and planned_job.job.id in current - self.cancelled:
                     wish = Wish(step, planned_job.job.id, self.sweep.name)
                     new += trunk.wish(wish, durable=False, keep=keep)
             stale = {w.branch for w in trunk.wishes() if w.sweep == self.sweep.name} - current
@@ -211,6 +233,21 @@ class SweepJobs:
             dispatch=dispatch,
             gone=gone,
         )
+
+
+def of_older_plans(sweep: Sweep) -> SweepJobs:
+    """The jobs that only older plans of the sweep wanted, of plans that can be read. Some may still be
+    trained."""
+    older: dict[str, Plan] = {}
+    for digest in sorted(sweep.plan_hashes() - set(sweep.last_hashes().values())):
+        with contextlib.suppress(RequestError, DamagedFile):
+            older[digest] = sweep.plan(digest)
+    sweep_jobs = SweepJobs(sweep, older)
+    if sweep_jobs.by_id:
+        sweep_jobs.leave_out(sweep.job_ids())
+    if sweep_jobs.by_id:
+        sweep_jobs.leave_out(sweep.workspace.wanted_elsewhere(sweep.name))
+    return sweep_jobs
 
 
 def _short(value: Any) -> str:

@@ -151,8 +151,11 @@ class Sweep:
 
     def past_plans(self) -> list[Plan]:
         """Every plan ever written for this sweep, current ones included."""
-        folder = self.folder / "plans"
-        return [self.plan(path.stem) for path in sorted(folder.glob("*.json"))] if folder.is_dir() else []
+        return [self.plan(digest) for digest in sorted(self.plan_hashes())]
+
+    def plan_hashes(self) -> set[str]:
+        """The hashes of every plan ever written for this sweep."""
+        return {path.stem for path in (self.folder / "plans").glob("*.json")}
 
     def mark_cancelled(self, jobs: Iterable[str]) -> None:
         """Tell whoever trains these jobs for this sweep to stop."""

@@ -305,6 +305,26 @@ def test_lost_checkpoints_open_their_trunk_once(planned: Planner) -> None:
     assert not desk.feed.reopen()
 
 
+def test_what_no_plan_wants_since_is_not_started(desk: Desk, planned: Planner) -> None:
+    """What is in hand goes on, what another sweep wants is started, and a plan may want it again."""
+    trunk = only(desk.sweep_jobs, "trunk")[0]
+    short, long = only(desk.sweep_jobs, "branch")
+    (trunk.folder.checkpoints / f"step-{long.job.cut:08d}").mkdir(parents=True)
+    desk.feed.started(short)
+    name = desk.sweep_jobs.sweep.name
+    planned(name=name, optimizer__lr=0.03, ladder__depths=[1])
+    desk.feed.look_for_cancels()
+    assert desk.feed.next() is None and not desk.feed.elsewhere and not desk.feed.reopen()
+    assert desk.feed.in_hand == {short.job.id} and desk.feed.dropped == set(desk.sweep_jobs.by_id)
+    planned(name="theirs", budget__tokens=[2560], ladder__depths=[1])
+    planned(name=name, optimizer__lr=0.04, ladder__depths=[1])
+    desk.feed.look_for_cancels()
+    assert desk.feed.next() is long
+    planned(name=name, ladder__depths=[1])
+    desk.feed.look_for_cancels()
+    assert not desk.feed.dropped
+
+
 def test_another_sweep_s_wish_is_only_a_task_s_concern(planned: Planner) -> None:
     mine = planned(name="mine", ladder__depths=[1])
     [trunk] = only(mine, "trunk")

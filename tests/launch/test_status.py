@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from sweepctl.launch import clean
+from sweepctl.launch.cancel import cancel, choose
 from sweepctl.launch.slurm.commands import as_task
-from sweepctl.launch.status import SweepStatus, status
+from sweepctl.launch.status import SweepStatus, full_status, status
 from sweepctl.store import attempts
 from sweepctl.store.ends import End
 from sweepctl.store.result import Result
@@ -55,6 +57,43 @@ def midway(planned: Planner, tmp_path: Path) -> tuple[SweepJobs, list[PlannedJob
     running.beat(10, 640)
     running.metrics.write_text('{"step": 10, "tokens_per_s": 64}\n')
     return sweep_jobs, [first, second], [done, failed, *(b for b in branches if b.job.trunk == second.job.id)]
+
+
+def test_work_of_an_older_plan_is_shown_and_can_be_stopped(planned: Planner) -> None:
+    old = planned(name="mine", budget__tokens=[1280, 256_000], ladder__depths=[1])
+    old.make_wishes()
+    trunk, [short, long] = only(old, "trunk")[0], only(old, "branch")
+    reach(trunk, short.job.cut)
+    attempt = begin(short)
+    new = planned(name="mine", budget__tokens=[1280], ladder__depths=[1], schedule__decay={"fraction": 0.3})
+    sweep = full_status(new)
+    assert [planned_job.job.id for planned_job in sweep.older] == [short.job.id]
+    assert any("no plan wants any more are still trained" in note and short.job.id in note for note in sweep.notes)
+    assert clean.find(new.sweep, "all").busy == [short.job.id]
+    choice = cancel(new)
+    assert short.job.id in choice.cancelled and long.job.id not in choice.cancelled
+    assert short.job.id in new.sweep.cancelled()
+    assert [wish.step for wish in trunk.folder.wishes()] == [short.job.cut]  # what is saved stays
+    attempt.end(End.STOPPED)
+    assert full_status(new).older == [] and clean.find(new.sweep, "all").busy == []
+
+
+def test_single_jobs_of_an_older_plan_can_be_stopped(planned: Planner) -> None:
+    old = planned(name="mine", ladder__depths=[1])
+    first, second = only(old, "branch")
+    begin(first), begin(second)
+    new = planned(name="mine", ladder__depths=[1], optimizer__lr=0.03)
+    assert choose(new, [first.job.id]).cancelled == [first.job.id]
+    assert set(choose(new, states=["running"]).cancelled) == {first.job.id, second.job.id}
+    planned(name="theirs", ladder__depths=[1])
+    assert full_status(new).older == [] and choose(new, states=["running"]).cancelled == []
+
+
+def test_an_older_plan_that_cannot_be_read_stops_nobody(planned: Planner) -> None:
+    old = planned(name="mine", ladder__depths=[1])
+    new = planned(name="mine", ladder__depths=[1], optimizer__lr=0.03)
+    (new.sweep.folder / "plans" / f"{next(iter(old.plans.values())).hash}.json").write_text("{}")
+    assert full_status(new).older == [] and len(choose(new).cancelled) == len(new.by_id)
 
 
 def test_everything_is_counted(midway: Any) -> None:

@@ -214,7 +214,7 @@ class Supervisor:
             or self.sweep_jobs.can_start(planned_job)
         ):
             return False
-        return planned_job.job.id not in self.feed.cancelled
+        return planned_job.job.id not in self.feed.cancelled | self.feed.dropped
 
     def _rest(self) -> None:
         """Sit out the pauses of the feed. Who is leaving must know what is left, not what may start."""
