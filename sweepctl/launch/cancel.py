@@ -55,7 +55,8 @@ def choose(
     ]
     stopped = [j for j in chosen if j not in elsewhere]
     stopped += sorted(trained if only is None else trained & only)
-    return Cancelled(stopped, [j for j in chosen if j in elsewhere], older if only is None else None)
+    spared = [j for j in chosen if j in elsewhere]
+    return Cancelled(stopped, spared, older=older if only is None else None)
 
 
 def cancel(sweep_jobs: SweepJobs, choice: Cancelled | None = None) -> Cancelled:
@@ -79,8 +80,8 @@ def cancel(sweep_jobs: SweepJobs, choice: Cancelled | None = None) -> Cancelled:
             left_alone |= launcher.cancel(sweep_jobs.sweep, cancelled)
         except SchedulerError as error:
             raise WorkFailed(
-                f"{len(choice.cancelled)} jobs are marked as cancelled: who trains one saves and stops, and no task "
-                f"begins one. What waits in the queue could not be taken back: cancel again. {error}"
+                f"{len(choice.cancelled)} jobs are marked as cancelled: who trains one saves and stops, and "
+                f"no task begins one. What waits in the queue could not be taken back: cancel again. {error}"
             ) from None
     return replace(choice, left_alone=left_alone)
 
