@@ -10,10 +10,10 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from sweepctl.errors import DamagedFile, RequestError
-from sweepctl.store.files import storage
+from sweepctl.store.files import reading, storage
 
 READABLE = 0o644
 """The mode of a file that others may read."""
@@ -69,7 +69,7 @@ def read_own_json(path: Path) -> dict[str, Any]:
     """
     if path.is_symlink():
         raise DamagedFile(f"{path} is a link: what it says is not run.")
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NOFOLLOW)) as file:
+    with reading(path), open(path, "rb", opener=_no_link) as file:
         if not _is_own(os.fstat(file.fileno())):
             raise DamagedFile(f"{path} can have been written by somebody else: what it says is not run.")
         try:
@@ -79,6 +79,20 @@ def read_own_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise DamagedFile(f"{path} is damaged: not a JSON object.")
     return value
+
+
+def append_to(path: Path) -> IO[str]:
+    """Open a file to write at its end; not by a link, by which somebody could have us write elsewhere.
+
+    Raises:
+        StorageError: it is a link, or cannot be written.
+    """
+    with storage(path):
+        return open(path, "a", opener=_no_link)
+
+
+def _no_link(name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_NOFOLLOW, 0o666)
 
 
 def _is_own(status: os.stat_result) -> bool:

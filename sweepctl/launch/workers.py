@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from sweepctl.launch.ownership import append_to
 from sweepctl.store.files import storage
 from sweepctl.store.manifest import Manifest
 from sweepctl.store.protocol import Died, Ended, Event, Ready, RunJob, StopJob, read_event
@@ -93,7 +94,7 @@ class Pool:
         environment = worker_environment(self._threads)
         if gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
-        with open(log, "a") as errors:
+        with append_to(log) as errors:
             process = subprocess.Popen(
                 [sys.executable, *SAFE_PATH, "-m", "sweepctl.train.worker"],
                 stdin=subprocess.PIPE,

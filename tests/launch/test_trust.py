@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import sweepctl
-from sweepctl.errors import DamagedFile, RequestError
+from sweepctl.errors import DamagedFile, RequestError, StorageError
 from sweepctl.launch.machine import ask_torch
 from sweepctl.launch.ownership import PRIVATE, READABLE, is_own, protected_folder, read_own_json
 from sweepctl.launch.slurm.records import Array, Records, SlurmOrder, author, new_token
@@ -186,3 +186,35 @@ def test_the_command_takes_no_module_from_the_current_folder(
     (trap.parent / "sweepctl.py").unlink()  # found before a line of ours is run
     done = subprocess.run([sys.executable, "-m", "sweepctl", "launch", "--help"], capture_output=True)
     assert done.returncode == 0 and not trap.exists()
+
+
+@as_root
+def test_an_array_that_is_closed_to_us_stops_nothing(shared: Path) -> None:
+    records = Records(Workspace(shared).sweep("team"))
+    theirs, mine = an_array(an_order()), an_array(an_order())
+    records.intend(theirs).chmod(0o700)
+    folder = records.intend(mine)
+    os.chown(folder, NOBODY, NOBODY)
+    os.seteuid(NOBODY)
+    try:
+        assert [array.token for array in records.arrays()] == [mine.token]
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"by": {"at": "x"}}', "\0"])
+def test_a_stray_array_stops_nothing(tmp_path: Path, text: str) -> None:
+    records = Records(Workspace(tmp_path).sweep("stray"))
+    mine, stray = an_array(an_order()), an_array(an_order())
+    records.intend(mine)
+    (records.intend(stray) / "array.json").write_text(text)
+    assert [array.token for array in records.arrays()] == [mine.token]
+
+
+def test_a_log_is_not_written_by_a_link(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.write_text("as it was\n")
+    (tmp_path / "log").symlink_to(elsewhere)
+    with pytest.raises(StorageError, match="log"):
+        Pool(1, 1, [], tmp_path, tmp_path / "log")
+    assert elsewhere.read_text() == "as it was\n"

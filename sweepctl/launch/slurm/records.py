@@ -38,7 +38,7 @@ from sweepctl.launch.slurm.settings import Resources, SlurmSettings
 from sweepctl.spec import hashing
 from sweepctl.spec.build import build, plain
 from sweepctl.store import attempts
-from sweepctl.store.files import create, read_json, storage, write_json, write_text
+from sweepctl.store.files import create, exists, names, read_bytes, read_json, storage, write_json, write_text
 from sweepctl.store.workspace import Sweep
 
 UNSEEN_S = 7 * 86_400.0
@@ -158,18 +158,28 @@ class Records:
 
     def arrays(self) -> list[Array]:
         """Every array of which something may have come, oldest first."""
-        try:
-            tokens = os.listdir(self.folder / "arrays")
-        except FileNotFoundError:
-            return []
         arrays = []
-        for token in tokens:
-            folder = self.array_folder(token)
-            if not (folder / "closed").exists():
-                with contextlib.suppress(DamagedFile, RequestError, FileNotFoundError):
-                    array = build(Array, read_json(folder / "array.json"))
-                    arrays.append(replace(array, by={**array.by, "user": owner(folder / "array.json")}))
-        return sorted(arrays, key=lambda array: (array.by.get("at", 0.0), array.token))
+        for token in names(self.folder / "arrays"):
+            try:
+                if (array := self._array(token)) is not None:
+                    arrays.append(array)
+            except (DamagedFile, RequestError, FileNotFoundError):
+                continue
+            except StorageError as error:
+                if not isinstance(error.__cause__, PermissionError):  # a colleague's may be closed to us
+                    raise
+        return sorted(arrays, key=lambda array: (array.by["at"], array.token))
+
+    def _array(self, token: str) -> Array | None:
+        """An array as it says itself, and whose it is by the file system; None where it is closed."""
+        folder = self.array_folder(token)
+        if exists(folder / "closed"):
+            return None
+        path = folder / "array.json"
+        array = build(Array, read_json(path))
+        at = array.by.get("at", 0.0)
+        author = {"user": owner(path), "at": float(at) if isinstance(at, int | float) else 0.0}
+        return replace(array, token=token, by={**array.by, **author})
 
     def closed_names(self) -> set[str]:
         """The names of arrays of which nothing came, or nothing is left."""
@@ -178,8 +188,9 @@ class Records:
 
     def id(self, token: str) -> str | None:
         """The array's id, None where nobody has learned it yet."""
+        path = self.array_folder(token) / "id"
         try:
-            text = (self.array_folder(token) / "id").read_text().strip()
+            text = read_bytes(path).decode(errors="replace").strip()
         except FileNotFoundError:
             return None
         return text if re.fullmatch("[0-9]+", text) else None
@@ -205,8 +216,8 @@ class Records:
 
     def names(self) -> dict[str, str]:
         """Array id -> the name that this user submitted it under."""
-        names = ((self.id(array.token), array.name) for array in self.arrays() if array.is_own)
-        return {array_id: name for array_id, name in names if array_id is not None}
+        own = ((self.id(array.token), array.name) for array in self.arrays() if array.is_own)
+        return {array_id: name for array_id, name in own if array_id is not None}
 
     def forgive(self, jobs: dict[str, int]) -> None:
         """Do not count failed attempts up to these numbers against retries; tasks that are queued see it

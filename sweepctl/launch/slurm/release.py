@@ -6,6 +6,7 @@ import queue
 import threading
 from collections.abc import Callable
 
+from sweepctl.errors import RequestError
 from sweepctl.launch.slurm import commands
 from sweepctl.launch.slurm.commands import SlurmError
 from sweepctl.launch.slurm.records import Records
@@ -51,7 +52,10 @@ class Releaser:
             if step is None or wish.step <= step:
                 branches.setdefault(wish.sweep, set()).add(wish.branch)
         for sweep, wanted in branches.items():
-            records = Records(self._workspace.sweep(sweep))
+            try:
+                records = Records(self._workspace.sweep(sweep))
+            except RequestError:  # a wish may say anything
+                continue
             tasks = [task for task in records.held_tasks(wanted, self._cluster) if task not in self._done]
             if tasks:
                 self._done |= set(tasks)
