@@ -105,6 +105,7 @@ def logs(
 ) -> None:
     """One job: who tried it when, how its losses went, why it ended. Changes nothing."""
     from sweepctl.launch.logs import find_job, read_job_log
+    from sweepctl.launch.status import stillborn_log
     from sweepctl.report.console import console, show_json
     from sweepctl.report.logs import follow_job, job_log_json, show_job_log, show_process
     from sweepctl.store.sweep_jobs import SweepJobs
@@ -120,7 +121,8 @@ def logs(
     elif follow:
         follow_job(console(), sweep_jobs, planned_job, attempt, process)
     elif process:
-        show_process(console(), read_job_log(sweep_jobs, planned_job, attempt))
+        stillborn = stillborn_log(planned, planned_job.job.id) if attempt is None else None
+        show_process(console(), read_job_log(sweep_jobs, planned_job, attempt), stillborn)
     else:
         show_job_log(console(), read_job_log(sweep_jobs, planned_job, attempt))
 

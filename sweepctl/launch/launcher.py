@@ -13,6 +13,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from sweepctl.errors import InvalidValue, SweepctlError
@@ -164,6 +165,11 @@ class Launcher(ABC, Generic[SettingsT]):
     def notes(cls, sweep: Sweep) -> list[str]:
         """Sentences that a status of the sweep should say."""
         return []
+
+    @classmethod
+    def stillborn_log(cls, sweep: Sweep, job: str) -> Path | None:
+        """What a task printed that ended before it could begin this job, where nobody has begun it since."""
+        return None
 
     @classmethod
     def cancel(cls, sweep: Sweep, jobs: set[str]) -> Mapping[str, str]:

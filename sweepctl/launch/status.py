@@ -20,6 +20,7 @@ from sweepctl.store.facts import Facts
 from sweepctl.store.state import JobFilesCache, JobState, State
 from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs, of_older_plans
 from sweepctl.store.throughput import Speeds, devices
+from sweepctl.store.workspace import Sweep
 
 ORDER = tuple(State)
 ASKED = 200
@@ -197,6 +198,12 @@ def _of_older_plans(sweep: SweepStatus) -> str:
         f"{len(sweep.older)} jobs that no plan wants any more are still trained ({names}{more}); "
         f"`sweepctl cancel {sweep.name}` stops them."
     )
+
+
+def stillborn_log(sweep: Sweep, job: str) -> Path | None:
+    """What a task printed that ended before it could begin the job, which nobody has begun since."""
+    logs = (launcher.stillborn_log(sweep, job) for launcher in launchers_of(sweep))
+    return next(filter(None, logs), None)
 
 
 def _tell_ends(sweep: SweepStatus, launcher: type[Launcher[Any]]) -> None:

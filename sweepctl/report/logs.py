@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -27,11 +28,11 @@ def show_job_log(out: Console, log: JobLog) -> None:
         _show_end(out, log.chosen)
 
 
-def show_process(out: Console, log: JobLog) -> None:
-    """The last of what the chosen attempt's process wrote to its log."""
+def show_process(out: Console, log: JobLog, stillborn: Path | None = None) -> None:
+    """The last of what the chosen attempt's process wrote, or a later task that could not begin the job."""
     _show_job(out, log)
-    if log.chosen is not None:
-        path = log_of(log.chosen)
+    if log.chosen is not None or stillborn is not None:
+        path = stillborn or (log_of(log.chosen) if log.chosen else None)
         lines = Tail(path, PROCESS_BYTES).lines(all_of_it=True)
         if path is None:
             _print(out, "This attempt named no log.")

@@ -20,6 +20,7 @@ from sweepctl.launch.feed import Decision
 from sweepctl.launch.local import LocalLaunch
 from sweepctl.launch.retries import Retries
 from sweepctl.launch.slurm.records import Array, Records, SlurmOrder
+from sweepctl.launch.slurm.restarts import REFUSED
 from sweepctl.launch.slurm.supervisor import Supervisor
 from sweepctl.launch.slurm.task_process import TaskProcess
 from sweepctl.launch.workers import Pool, Worker
@@ -59,7 +60,8 @@ class Bench(ABC):
         """The first checkpoints fail so, whoever writes them."""
         marks = tempfile.mkdtemp(dir=self.sweep_jobs.sweep.folder)
         self._monkeypatch.setenv("TROUBLE", f"{end} {times} {marks}")
-        self._monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent / "trouble"))
+        places = [str(Path(__file__).parent / "trouble"), *filter(None, [os.environ.get("PYTHONPATH")])]
+        self._monkeypatch.setenv("PYTHONPATH", os.pathsep.join(places))
 
     @abstractmethod
     def launch(self, budgets: Retries = DEFAULT, **execution: Any) -> int:
@@ -118,7 +120,7 @@ class InATask(Bench):
         records, order = Records(sweep), SlurmOrder(sweep.stage_hashes(), (), plain(settings), "")
         [trunk] = only(self.sweep_jobs, "trunk")
         array = Array("a1", order.hash, "ends.a1", "cluster", (trunk.job.id,), settings.resources)
-        process = TaskProcess(records.intend(array), "7", 0, 0, 0, 1, time.time() + 3600)
+        process = TaskProcess(records.intend(array), "7", 0, 0, 0, 1, "node1", time.time() + 3600)
         self.sweep_jobs.make_wishes()
         Watched.bench = self
         supervisor = Watched(process, records, array, order)
@@ -226,7 +228,7 @@ def storage(bench: Bench) -> None:
     bench.plan(optimizer__lr=0.01)
     bench.trouble(End.STORAGE, 1)
     if isinstance(bench, InATask):
-        assert bench.launch(retries(storage=0)) == 1 and "It was tried 1 times" in bench.words
+        assert bench.launch(retries(storage=0)) == REFUSED and "It was tried 1 times" in bench.words
     else:
         with pytest.raises(StorageError, match=r"disk is full.* It was tried 1 times"):
             bench.launch(retries(storage=0))

@@ -4,6 +4,7 @@ runs.parquet is that of an undisturbed run, byte for byte."""
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -51,7 +52,7 @@ def states(sweep: OnSlurm) -> dict[str, str]:
 
 @pytest.mark.parametrize("who", ["worker", "task"])
 def test_a_killed_process(on_slurm: Any, who: str) -> None:
-    """The worker is replaced by its task; a task that is gone, by the next launch."""
+    """The worker is replaced by its task; a task that is gone, by its script, elsewhere."""
     sweep = on_slurm(name=f"killed-{who}", **LONG)
     trunk = begun(sweep)
     if who == "worker":
@@ -59,10 +60,12 @@ def test_a_killed_process(on_slurm: Any, who: str) -> None:
     else:
         for pid in sweep.task_pids(attempts.newest(trunk.folder).record["scheduler_id"]):
             os.kill(pid, signal.SIGKILL)
-    assert sweep.finish(launches=1) == (who == "task")
+    assert sweep.finish(launches=0) == 0
     assert sweep.same_as_undisturbed()
     if who == "worker":
         assert sweep.records_of(trunk)[0]["why"] == "died"
+    else:
+        assert sweep.records_of(trunk)[-1]["restart"] == 1
 
 
 def test_preemption(on_slurm: Any, box: Any, tmp_path: Path) -> None:
@@ -254,6 +257,19 @@ def test_a_job_that_fails_before_its_first_line(on_slurm: Any, tmp_path: Path) -
     assert sweep.finish(launches=0) == 0
     assert sweep.same_as_undisturbed()
     assert sweep.records_of(trunk_of(sweep))[0]["restart"] == 1
+
+
+def test_a_node_where_nothing_can_begin(on_slurm: Any) -> None:
+    """Each task that meets it goes elsewhere, and says where it failed."""
+    broken = "'[ $SLURMD_NODENAME != node1 ]'"
+    sweep = on_slurm({"setup": f"[{broken}]"}, name="broken-node", **SHORT)
+    sweep.launch()
+    assert sweep.finish(launches=0) == 0
+    assert sweep.same_as_undisturbed()
+    trunk = sweep.records_of(trunk_of(sweep))[0]
+    assert trunk["restart"] == 1, sweep.story()
+    [note] = json.loads(sweep.command("status", sweep.sweep_jobs.sweep.name, "--json").stdout)["notes"]
+    assert note.startswith("node1: ")
 
 
 def test_a_task_that_starts_before_its_checkpoint(on_slurm: Any) -> None:

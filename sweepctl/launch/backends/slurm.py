@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 
 from sweepctl.errors import RequestError
 from sweepctl.launch.doctor import Finding, Say
 from sweepctl.launch.launcher import Launcher, LaunchRequest
 from sweepctl.launch.local import Watcher
 from sweepctl.launch.outcome import Submitted, ToSubmit
-from sweepctl.launch.slurm import commands
+from sweepctl.launch.slurm import commands, task_ends
 from sweepctl.launch.slurm.queue_state import late_tasks, read_queue
 from sweepctl.launch.slurm.records import Records, SlurmOrder
 from sweepctl.launch.slurm.settings import SlurmSettings
@@ -73,11 +74,16 @@ class SlurmLauncher(Launcher[SlurmSettings], kind="slurm", settings=SlurmSetting
 
     @classmethod
     def notes(cls, sweep: Sweep) -> list[str]:
-        left = Records(sweep).unsubmitted()
+        records = Records(sweep)
+        said, left = task_ends.notes(records), records.unsubmitted()
         if left is None:
-            return []
+            return said
         without = f"{left['jobs']} jobs without a task of their own ({left['why']})"
-        return [f"{without}: tasks that end submit them, and so does the next launch."]
+        return [*said, f"{without}: tasks that end submit them, and so does the next launch."]
+
+    @classmethod
+    def stillborn_log(cls, sweep: Sweep, job: str) -> Path | None:
+        return task_ends.stillborn_log(Records(sweep), job)
 
     @classmethod
     def cancel(cls, sweep: Sweep, jobs: set[str]) -> Mapping[str, str]:

@@ -24,6 +24,7 @@ from sweepctl.launch.slurm.queue_state import late_tasks, read_queue
 from sweepctl.launch.slurm.records import Array, Records, SlurmOrder, author, new_token
 from sweepctl.launch.slurm.script import script, submit
 from sweepctl.launch.slurm.settings import SlurmSettings
+from sweepctl.launch.slurm.task_ends import bad_nodes
 from sweepctl.launch.tasks import Task
 from sweepctl.launch.variables import names_only
 from sweepctl.spec import hashing
@@ -321,6 +322,7 @@ def _arrays(records: Records, order: SlurmOrder, needed: TasksNeeded, limits: Li
     """The arrays of what is needed: by resources, startable jobs apart from those that are held."""
     launcher = order.settings
     cluster = _cluster()
+    excluded = bad_nodes(records, launcher.exclude_node_after)
     arrays = []
     of_rungs: dict[str, tuple[str, SlurmSettings]] = {}
     for held, planned_jobs in ((False, needed.now), (True, needed.later)):
@@ -346,6 +348,7 @@ def _arrays(records: Records, order: SlurmOrder, needed: TasksNeeded, limits: Li
                         rung=rung,
                         held=held and launcher.commands_on_nodes,
                         gone=tuple(sorted(needed.gone)),
+                        excluded=excluded,
                     )
                 )
     return arrays

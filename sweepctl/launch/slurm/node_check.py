@@ -19,6 +19,7 @@ from sweepctl.launch.slurm.commands import SlurmError
 from sweepctl.launch.slurm.records import Array, new_token
 from sweepctl.launch.slurm.script import script
 from sweepctl.launch.slurm.settings import SlurmSettings
+from sweepctl.launch.slurm.task_ends import last_words
 from sweepctl.launch.tasks import Task
 from sweepctl.launch.variables import handed_on, values
 from sweepctl.resources import code_version
@@ -211,13 +212,8 @@ def _fact(key: str, text: str) -> re.Match[str] | None:
 
 def _log(sent: SentJob) -> str:
     """The last line that the job printed, but for what Slurm says of any task that fails."""
-    for path in sorted(sent.folder.glob("*_log.out")):
-        with contextlib.suppress(OSError):
-            lines = [line.strip() for line in path.read_text(errors="replace").splitlines() if line.strip()]
-            own = [line for line in lines if not re.match(r"srun: error: \S+: tasks? ", line)]
-            if own or lines:
-                return (own or lines)[-1]
-    return ""
+    words = (last_words(path) for path in sorted(sent.folder.glob("*_log.out")))
+    return next(filter(None, words), "")
 
 
 def _cure(line: str) -> str:

@@ -10,6 +10,7 @@
     tasks/I.R                       task I began its R-th restart; an older one that sees a newer one ends
     tasks/I.job                     the job that it has in hand
     tasks/I.ended                   it has come to its end
+    tasks/I.R.over, I.ends, I.progress   how its restarts ended, as restarts.py says
     script.sh                       what sbatch was given, to be read
     *.out                           what the tasks printed
 
@@ -76,6 +77,8 @@ class Array:
     """What it waits for where nobody may release it."""
     gone: tuple[str, ...] = ()
     """Tasks that Slurm had given up when it was submitted."""
+    excluded: tuple[str, ...] = ()
+    """Nodes that it leaves out, for what befell earlier tasks there."""
     by: dict[str, Any] = field(default_factory=dict)
     """Who submitted it, and when."""
     rung: str = ""
@@ -289,6 +292,19 @@ def begin_task(folder: Path, index: int, restart: int) -> None:
     """Say that this restart of a task runs."""
     (folder / "tasks" / f"{index}.ended").unlink(missing_ok=True)
     create(folder / "tasks" / f"{index}.{restart}", durable=False)
+
+
+def end_restart(folder: Path, index: int, restart: int, node: str) -> None:
+    """Say that this restart of a task ends by its own decision, here."""
+    with contextlib.suppress(StorageError):  # then it is started again, and finds that nothing is left
+        write_text(folder / "tasks" / f"{index}.{restart}.over", node, READABLE)
+
+
+def note_progress(folder: Path, index: int) -> None:
+    """Say that a task has got further, so that what befell it before counts no more."""
+    ends = folder / "tasks" / f"{index}.ends"
+    with contextlib.suppress(OSError, StorageError):
+        write_text(ends.with_suffix(".progress"), str(len(ends.read_text().splitlines())), READABLE)
 
 
 def outrun(folder: Path, index: int, restart: int) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 from sweepctl.launch.ownership import READABLE
 from sweepctl.launch.python import python_command
 from sweepctl.launch.slurm.records import Array
+from sweepctl.launch.slurm.restarts import strict, trace
 from sweepctl.launch.slurm.settings import SlurmSettings
 from sweepctl.launch.slurm.submitit_executor import CommandExecutor
 from sweepctl.launch.variables import PREFIX, exports, handed_on, values
@@ -22,21 +23,6 @@ from sweepctl.store.files import write_text
 TASK = "sweepctl.launch.slurm.task"
 _REFERENCE = re.compile(r"\$(?:[A-Za-z_]\w*|\{[A-Za-z_]\w*\})")
 _NO_REFERENCE = re.compile(r'["`\\]|\$(?![A-Za-z_]|\{[A-Za-z_]\w*\})')
-STILLBORN_RESTARTS = 3
-"""How often a task that fails before its first line of Python requeues itself."""
-
-_STILLBORN = f"""\
-requeue_stillborn() {{
-  code=$?
-  begun="$SWEEPCTL_ARRAY/tasks/$SLURM_ARRAY_TASK_ID.${{SLURM_RESTART_COUNT:-0}}"
-  if [ "$code" -ne 0 ] && [ "$code" -lt 128 ] && [ ! -e "$begun" ] \\
-      && [ "${{SLURM_RESTART_COUNT:-0}}" -lt {STILLBORN_RESTARTS} ]; then
-    scontrol requeue "${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID"
-    sleep 60
-  fi
-  exit "$code"
-}}
-trap requeue_stillborn EXIT"""
 
 
 def script(array: Array, folder: Path, launcher: SlurmSettings, module: str = TASK) -> str:
@@ -69,6 +55,8 @@ def _executor(array: Array, folder: Path, launcher: SlurmSettings) -> CommandExe
     if launcher.environment and exported.partition(",")[0].upper() != "ALL":  # then it hands on nothing else
         named = [] if exported.upper() in ("NONE", "NIL") else [exported]
         options["export"] = ",".join([*named, *(PREFIX + name for name in launcher.environment)])
+    if (excluded := _excluded(array, launcher)) is not None:
+        options["exclude"] = excluded
     if array.held:
         options["hold"] = True
     if array.dependency:
@@ -90,7 +78,7 @@ def _executor(array: Array, folder: Path, launcher: SlurmSettings) -> CommandExe
         "array_parallelism": launcher.parallel or len(array.jobs),
         "stderr_to_stdout": True,
         "additional_parameters": options,
-        "setup": _setup(folder, launcher),
+        "setup": _setup(array, folder, launcher),
     }
     if wanted.mem_gb is not None:
         parameters["mem"] = f"{round(wanted.mem_gb * 1024)}M"
@@ -109,12 +97,17 @@ def _srun_args(array: Array, launcher: SlurmSettings) -> list[str]:
     return [*arguments, *launcher.srun_args]
 
 
-def _setup(folder: Path, launcher: SlurmSettings) -> list[str]:
+def _setup(array: Array, folder: Path, launcher: SlurmSettings) -> list[str]:
     lines = [f"export SWEEPCTL_ARRAY={shlex.quote(str(folder))}"]
     lines += exports(launcher.environment)
-    if launcher.commands_on_nodes:
-        lines.append(_STILLBORN)
-    return [*lines, *launcher.setup]
+    lines.append(trace(launcher.commands_on_nodes, _excluded(array, launcher), launcher.exclude_node_after))
+    return [*lines, *strict(launcher.setup)]
+
+
+def _excluded(array: Array, launcher: SlurmSettings) -> str | None:
+    """The nodes that are left out: by the settings, and those on which this sweep's tasks failed."""
+    nodes = [*filter(None, [launcher.options.get("exclude")]), *array.excluded]
+    return ",".join(map(str, nodes)) or None
 
 
 def _command(array: Array, launcher: SlurmSettings, module: str = TASK) -> str:

@@ -176,6 +176,8 @@ class SlurmSettings:
     """Where they may not: how long a branch's task waits for its checkpoint."""
     save_ahead_s: int
     """How long before the time limit a task saves."""
+    exclude_node_after: int | None
+    """Failures of a node after which this sweep's tasks keep away from it; None: never."""
     retries: Retries
     """How often a job is taken up again, by class of failure."""
     execution: Execution
@@ -192,7 +194,7 @@ class SlurmSettings:
                 raise InvalidValue("setup", line, "a text without a zero byte")
         if self.python is not None:
             _check_command(self.python)
-        for key in ("parallel", "max_submitted"):
+        for key in ("parallel", "max_submitted", "exclude_node_after"):
             if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise InvalidValue(key, getattr(self, key), "at least 1, or null")
         if self.wait_min < 0:

@@ -17,8 +17,16 @@ from sweepctl.launch.feed import Decision, Feed
 from sweepctl.launch.slurm import commands
 from sweepctl.launch.slurm.commands import SlurmError
 from sweepctl.launch.slurm.dispatch import dispatch
-from sweepctl.launch.slurm.records import Array, Records, SlurmOrder, outrun
+from sweepctl.launch.slurm.records import (
+    Array,
+    Records,
+    SlurmOrder,
+    end_restart,
+    note_progress,
+    outrun,
+)
 from sweepctl.launch.slurm.release import Releaser
+from sweepctl.launch.slurm.restarts import REFUSED
 from sweepctl.launch.slurm.task_process import TaskProcess
 from sweepctl.launch.workers import Pool, Worker
 from sweepctl.resources import code_version
@@ -92,6 +100,9 @@ class Supervisor:
         self._leaving: Leaving | None = None
         self._outrun = False
         self._failed = False
+        self._refused = False
+        self._got_further = False
+        self._lingered = False
 
     def say(self, text: str) -> None:
         """A line in the task's log."""
@@ -114,7 +125,7 @@ class Supervisor:
                     self._train(planned_job, pool)
                 except (StorageError, WorkFailed) as error:
                     self.say(str(error))
-                    self._failed = True
+                    self._failed, self._refused = True, isinstance(error, StorageError)
                     self._leave(Leaving.BROKEN)
                 planned_job = self._next_or_wait()
         finally:
@@ -129,11 +140,17 @@ class Supervisor:
 
     def _end(self, unfinished: PlannedJob | None) -> int:
         """End, or, with work left, go back into the queue."""
+        code = self._exit_code(unfinished)
+        if self._leaving is not Leaving.BROKEN and not self._lingered:
+            end_restart(self.process.folder, self.process.index, self.process.restart, self.process.node)
+        return code
+
+    def _exit_code(self, unfinished: PlannedJob | None) -> int:
         if self._outrun:
             self.say("this task has been started anew elsewhere")
             return 0
-        if self._leaving is Leaving.BROKEN:
-            return 1
+        if self._leaving is Leaving.BROKEN:  # its script has it requeued
+            return REFUSED if self._refused else 1
         if self._leaving is Leaving.TIME and self._no_progress():
             return 1
         if unfinished is not None or (self._leaving and self._next() is not None):
@@ -163,6 +180,7 @@ class Supervisor:
 
     def _linger(self) -> int:
         """Stay until Slurm ends this process: one that ends by itself is not requeued."""
+        self._lingered = True
         deadline = time.monotonic() + LINGER_S
         requeued = self._leaving is not Leaving.TIME
         while time.monotonic() < deadline:
@@ -301,6 +319,7 @@ class Supervisor:
     def _handle(self, worker: Worker, event: Event | Died, pool: Pool) -> None:
         match event:
             case Saved(job, step):
+                self._note_progress()
                 self._release(self.sweep_jobs.by_id[job], step)
             case Ended(job, end, message):
                 self.feed.ended(self.sweep_jobs.by_id[job], end, message)
@@ -313,6 +332,11 @@ class Supervisor:
                 self.feed.stillborn(worker.log)
             case _:
                 pass
+
+    def _note_progress(self) -> None:
+        if not self._got_further:
+            self._got_further = True
+            note_progress(self.process.folder, self.process.index)
 
     def _release(self, trunk: PlannedJob, step: int) -> None:
         """A checkpoint is durable: whoever waits for it may start."""
@@ -351,6 +375,8 @@ class Supervisor:
             self._others.hasten()
         if decision.state is State.FAILED:
             self._failed = True
+        if decision.state.is_final:
+            self._note_progress()
         if decision.state is State.DIVERGED and planned_job.job.kind == "trunk" and self.releaser is not None:
             self.releaser.diverged(planned_job.folder)
 

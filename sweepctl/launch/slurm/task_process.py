@@ -28,6 +28,8 @@ class TaskProcess:
     """The process's place in the task."""
     processes: int
     """How many the task has."""
+    node: str
+    """Where it is, as Slurm calls it."""
     ends: float
     """When the time limit ends it, in seconds since the epoch."""
 
@@ -51,6 +53,7 @@ def this_process(time_min: int) -> TaskProcess:
         restart=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
         rank=here.global_rank,
         processes=here.num_tasks,
+        node=os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
         ends=float(os.environ.get("SLURM_JOB_END_TIME") or time.time() + 60 * time_min),
     )
 

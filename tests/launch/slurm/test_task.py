@@ -14,6 +14,7 @@ from sweepctl.launch import feed
 from sweepctl.launch.cancel import cancel, choose
 from sweepctl.launch.slurm import supervisor
 from sweepctl.launch.slurm.records import begin_task
+from sweepctl.launch.slurm.restarts import REFUSED
 from sweepctl.store import attempts, checkpoints
 from sweepctl.store.ends import End
 from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
@@ -248,7 +249,7 @@ def test_a_full_disk_is_waited_for_until_its_retries_are_used_up(
     launch(sweep_jobs, "retries.storage=2")
     full = meets(StorageError("the disk is full."))
     name = cluster.waiting()[0]
-    assert cluster.run(name, full, full, full) == 1
+    assert cluster.run(name, full, full, full) == REFUSED
     assert ends(trunk_of(sweep_jobs)) == [End.STORAGE] * 3
     launch(sweep_jobs, "retries.storage=2")
     cluster.run_all()
