@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
@@ -17,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from sweepctl.check.coordinates import CoordinateResult
 from sweepctl.check.slopes import Slope
 from sweepctl.report.checks import rows_of
-from sweepctl.store.files import replacing
+from sweepctl.report.figure import save_figure
 
 _ROWS = {"activation": "RMS", "change": "change since init", "update": "update"}
 _GREEN, _YELLOW, _RED, _GREY = "#2e7d4f", "#d79b00", "#c62828", "#9a9a9a"
@@ -47,9 +43,7 @@ def draw_coordinates(path: Path, result: CoordinateResult) -> None:
     handles = [Line2D([], [], color=color, label=label) for color, label in shown]
     figure.legend(handles=handles, loc="upper right", ncols=4, frameon=False, fontsize=9)
     figure.tight_layout(rect=(0, 0, 1, 0.97))
-    with replacing(path) as scratch:
-        figure.savefig(scratch, dpi=130)
-    plt.close(figure)
+    save_figure(path, figure)
 
 
 def _draw(ax: Axes, slopes: list[Slope], result: CoordinateResult) -> None:

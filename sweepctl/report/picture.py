@@ -6,10 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -20,8 +16,8 @@ from sweepctl.laws import parametric
 from sweepctl.laws.fit import Fit
 from sweepctl.predict.stage import Scored
 from sweepctl.report.console import count
+from sweepctl.report.figure import legend_name, save_figure
 from sweepctl.report.laws import isoflop
-from sweepctl.store.files import replacing
 
 
 @dataclass(frozen=True)
@@ -62,9 +58,7 @@ def draw_fit(path: Path, picture: FitPicture) -> None:
         draw(ax, picture)
     law = picture.law
     figure.suptitle(f"{picture.name}: {len(law.rows_used)} runs, {parametric_text(law)}", fontsize=11)
-    with replacing(path) as scratch:
-        figure.savefig(scratch, dpi=130)
-    plt.close(figure)
+    save_figure(path, figure)
 
 
 def parametric_text(law: Fit) -> str:
@@ -90,7 +84,12 @@ def _draw_losses(ax: Axes, picture: FitPicture) -> None:
         grid = np.geomspace(tokens.min() / 1.15, tokens.max() * 1.15, 60)
         ax.plot(grid, parametric.loss(picture.law.params, n, grid), color=color, lw=1)
         ax.plot(
-            tokens, rows["loss_nats"], "o", color=color, ms=5, label=f"{rows['rung'].iloc[0]}, {count(n)}"
+            tokens,
+            rows["loss_nats"],
+            "o",
+            color=color,
+            ms=5,
+            label=legend_name(f"{rows['rung'].iloc[0]}, {count(n)}"),
         )
     scored = picture.scored
     if scored:

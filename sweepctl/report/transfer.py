@@ -15,7 +15,6 @@ from rich.console import Console
 from sweepctl.check.transfer import ROWS, RowPlan, RowResult
 from sweepctl.plan.cost import Cost, sum_costs
 from sweepctl.report.console import BOLD, END, GREEN, RED, YELLOW, duration, flops, many, table
-from sweepctl.store.files import replacing
 from sweepctl.store.throughput import Rate
 
 ASSUMED = 3e10
@@ -189,10 +188,9 @@ def plan_json(planned: Sequence[RowPlan], costs: dict[str, Cost]) -> dict[str, A
 
 def draw_transfer(path: Path, results: Sequence[RowResult]) -> None:
     """A panel a row: loss against the learning rate, a line a rung, the lowest loss marked."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
     import matplotlib.pyplot as plt
+
+    from sweepctl.report.figure import save_figure
 
     columns = min(4, len(results))
     rows = -(-len(results) // columns)
@@ -210,14 +208,14 @@ def draw_transfer(path: Path, results: Sequence[RowResult]) -> None:
         ax.set_visible(False)
     for ax in axes[:, 0]:
         ax.set_ylabel("held-out loss (nats a token)")
-    with replacing(path) as scratch:
-        figure.savefig(scratch, dpi=130)
-    plt.close(figure)
+    save_figure(path, figure)
 
 
 def _panel(ax: Any, result: RowResult) -> None:
     from matplotlib import colormaps
     from matplotlib.ticker import MaxNLocator
+
+    from sweepctl.report.figure import legend_name
 
     x = np.log2(result.rates)
     finite = np.where(np.isfinite(result.losses), result.losses, np.nan)
@@ -225,7 +223,7 @@ def _panel(ax: Any, result: RowResult) -> None:
     for rung, seeds, color in zip(result.rungs, finite, shades, strict=True):
         curve = seeds.mean(axis=0)
         ax.plot(np.tile(x, (len(seeds), 1)).T, seeds.T, ".", color=color, ms=3, alpha=0.5)
-        ax.plot(x, curve, "-", color=color, lw=1.4, label=rung)
+        ax.plot(x, curve, "-", color=color, lw=1.4, label=legend_name(rung))
         if np.isfinite(curve).any():
             best = int(np.nanargmin(curve))
             ax.plot(x[best], curve[best], "*", color=color, ms=12, mec="black", mew=0.6, zorder=3)

@@ -5,15 +5,11 @@ from __future__ import annotations
 import importlib
 from pathlib import Path
 
-import matplotlib as mpl
-
-mpl.use("Agg")
-
 import matplotlib.pyplot as plt
 
 from sweepctl.laws.fit import Fit
+from sweepctl.report.figure import save_figure
 from sweepctl.report.laws.panel import Panel
-from sweepctl.store.files import replacing
 
 
 def draw(path: Path, fits: list[Fit]) -> None:
@@ -28,9 +24,7 @@ def draw(path: Path, fits: list[Fit]) -> None:
         for ax in places[len(row) :]:
             ax.axis("off")
         places[0].set_title(f"{fit.law}: {places[0].get_title()}", fontsize=10)
-    with replacing(path) as scratch:
-        figure.savefig(scratch, dpi=120)
-    plt.close(figure)
+    save_figure(path, figure, dpi=120)
 
 
 def panels(fit: Fit) -> list[Panel]:

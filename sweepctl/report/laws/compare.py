@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 
 from sweepctl.laws import compare
 from sweepctl.laws.fit import Fit, Target
+from sweepctl.report.figure import legend_name
 from sweepctl.report.laws.panel import Panel, logarithmic
 
 
@@ -26,7 +27,11 @@ def panels(fit: Fit) -> list[Panel]:
         for name, group in groups.items():
             ax.plot(group["flops"], group["loss"], ".", color=colors[name], ms=6)
             ax.plot(
-                grid, [row[f"{name}.loss"].value for row in answers], color=colors[name], lw=1.2, label=name
+                grid,
+                [row[f"{name}.loss"].value for row in answers],
+                color=colors[name],
+                lw=1.2,
+                label=legend_name(name),
             )
         logarithmic(ax, "x", "FLOPs C")
         ax.set(ylabel="loss (nats a token)", title="loss over compute")
@@ -39,7 +44,9 @@ def panels(fit: Fit) -> list[Panel]:
                     continue
                 rows = [row[f"{name}.{what}"] for row in answers]
                 ends = np.array([row.interval for row in rows])
-                ax.plot(grid, [row.value for row in rows], color=colors[name], lw=1.2, label=name)
+                ax.plot(
+                    grid, [row.value for row in rows], color=colors[name], lw=1.2, label=legend_name(name)
+                )
                 if fit.samples:
                     ax.fill_between(grid, *ends.T, color=colors[name], alpha=0.15, lw=0)
             ax.axhline(level, color="black", lw=0.8)

@@ -11,6 +11,7 @@ from matplotlib.ticker import LogLocator
 
 from sweepctl.laws.critical_batch import DEFINITIONS, predict
 from sweepctl.laws.fit import Fit, Target
+from sweepctl.report.figure import legend_name
 from sweepctl.report.laws.panel import Panel, logarithmic
 
 LABELS = {"loss": "loss (nats a token)", "n": "parameters N", "d": "tokens D"}
@@ -35,7 +36,9 @@ def _steps(ax: Axes, fit: Fit) -> None:
     for curve, color in zip(curves, colors, strict=True):
         batch, steps = np.asarray(curve["batch"]), np.asarray(curve["steps"])
         grid = np.geomspace(batch.min() / 1.5, batch.max() * 1.5, 60)
-        ax.plot(grid, curve["S_min"] + curve["E_min"] / grid, lw=1, color=color, label=curve["curve"])
+        ax.plot(
+            grid, curve["S_min"] + curve["E_min"] / grid, lw=1, color=color, label=legend_name(curve["curve"])
+        )
         ax.plot(batch, steps, "o", ms=3.5, color=color)
         if not curve["not_identified"]:
             for name, marker in MARKERS.items():

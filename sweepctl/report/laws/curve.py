@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from sweepctl.laws.fit import Fit
+from sweepctl.report.figure import legend_name
 from sweepctl.report.laws.panel import Panel
 
 LEGEND = 10
@@ -26,7 +27,7 @@ def panels(fit: Fit) -> list[Panel]:
         for color, (name, run) in zip(colors, runs.items(), strict=True):
             target = run["role"] == "target"
             ax.plot(run["path"]["step"], run["law"], color=color, lw=1.1, ls="--" if target else "-",
-                    label=f"{name[:18]}{', predicted' if target else ''}")  # fmt: skip
+                    label=legend_name(f"{name[:18]}{', predicted' if target else ''}"))  # fmt: skip
             laws.append(run["law"])
             if "points" in run:
                 ax.plot(run["points"]["step"], run["points"]["loss"], ".", ms=3, color=color, alpha=0.5)

@@ -11,6 +11,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 from sweepctl.laws.fit import Fit
 from sweepctl.laws.hyperparameters.powers import power_at
 from sweepctl.report.console import count
+from sweepctl.report.figure import legend_name
 from sweepctl.report.laws.panel import Panel, logarithmic, shades
 
 LINES = 4
@@ -95,7 +96,8 @@ def _gaps(ax: Axes, fit: Fit) -> None:
         values = [row.get(name) or 0.0 for row in rows]
         ax.barh(places + (number - (len(shown) - 1) / 2) * height, values, height, label=label, color=color)
     names = [
-        f"{_short(row['n'])}, {_short(row['d'])}" if {"n", "d"} <= set(row) else row["cell"] for row in rows
+        f"{_short(row['n'])}, {_short(row['d'])}" if {"n", "d"} <= set(row) else legend_name(row["cell"])
+        for row in rows
     ]
     ax.set_yticks(places, names, fontsize=6 if len(rows) > 10 else 8)
     ax.invert_yaxis()
