@@ -148,7 +148,7 @@ def _attempts(planned_job: PlannedJob, history: list[Attempt]) -> list[dict[str,
 def _curves(planned_job: PlannedJob, history: list[Attempt]) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     names = {"job": planned_job.job.id, "kind": planned_job.job.kind, "rung": _rung(planned_job)}
-    for line in lineage(planned_job.folder, history):
+    for line in lineage(planned_job.folder, history, planned_job.plan.validation.curve_tokens):
         losses = line.pop("loss_nats", {})
         loss = planned_job.plan.validation.loss(losses)
         rows.append(
@@ -160,16 +160,22 @@ def _curves(planned_job: PlannedJob, history: list[Attempt]) -> list[dict[str, A
     return rows
 
 
-def lineage(folder: JobFolder, history: list[Attempt]) -> list[dict[str, Any]]:
+def lineage(
+    folder: JobFolder, history: list[Attempt], curve_tokens: int | None = None
+) -> list[dict[str, Any]]:
     """A job's metrics along the one line of attempts that its newest attempt stands on: of every earlier
-    attempt, only the steps up to the checkpoint that was taken over."""
+    attempt, only the steps up to the checkpoint that was taken over. With `curve_tokens`, without the points
+    that an attempt for another study measured on another number of held-out tokens."""
     every = {attempt.number: attempt for attempt in history}
     parts: list[list[dict[str, Any]]] = []
     begun = [number for number, attempt in every.items() if attempt.facts.start_step is not None]
     number, last = max(begun, default=0), None
     while number in every:
         attempt = every[number]
-        parts.append([row for row in metrics.read(attempt.metrics) if last is None or row["step"] <= last])
+        rows = metrics.read(attempt.metrics)
+        if curve_tokens not in (None, attempt.facts.execution.get("curve_tokens", curve_tokens)):
+            rows = [row for row in rows if "loss_nats" not in row]
+        parts.append([row for row in rows if last is None or row["step"] <= last])
         origin = attempt.facts.started_from
         if origin is None or origin.job != folder.id:
             break

@@ -115,6 +115,16 @@ def test_curves_follow_one_lineage_across_attempts(planned: Planner, monkeypatch
     assert (of_trunk["train_loss_nats"] < 99).all()
 
 
+def test_points_that_another_study_measured_otherwise_are_left_out(planned: Planner) -> None:
+    """Its jobs are shared with one that evaluates curves on other held-out tokens."""
+    theirs = planned(name="theirs", ladder__depths=[1], validation__curve_tokens=512)
+    mine = planned(name="mine", ladder__depths=[1], validation__curve_tokens=1024)
+    run_all(theirs)
+    curves = collect(mine)["curves"]
+    assert len(collect(theirs)["curves"]["loss_nats"].dropna()) > 0
+    assert "loss_nats" not in curves and len(curves["train_loss_nats"].dropna()) > 0
+
+
 def test_csv_says_the_same(planned: Planner) -> None:
     sweep_jobs = planned()
     run_all(sweep_jobs)
