@@ -112,5 +112,8 @@ def data_prepare(
     for split, facts in index.splits.items():
         out.print(f"{split}: {count(facts.tokens)} tokens in {len(facts.shards)} shards")
     if left_out := index.source.get("left_out"):
-        out.print("left out: " + ", ".join(f"{number:,} {what}" for what, number in left_out.items()))
+        out.print(
+            "left out: " + ", ".join(f"{number:,} {what}" for what, number in left_out.items()),
+            soft_wrap=True,
+        )
     out.print(f"{index.hash}  {place(workspace.corpus(name))}")

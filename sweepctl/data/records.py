@@ -140,7 +140,7 @@ def _values(batch: Any, names: list[str]) -> list[bytes | None]:
     from pyarrow import compute, large_binary
     from pyarrow import types as arrow_types
 
-    column = batch.column(0)
+    column = batch.column(batch.schema.get_field_index(names[0]))
     for name in names[1:]:
         column = compute.struct_field(column, name)
     if arrow_types.is_dictionary(column.type):
