@@ -137,8 +137,16 @@ def _scaled(
     return settings, point, schedule
 
 
+def _effective(point: Point) -> Point:
+    """The point with what changes nothing beside its other fields at one value. Its id is none that is given:
+    ids that were given stay."""
+    cycles = point.cycles.effective() if point.cycles else None
+    return dataclasses.replace(point, optimizer=point.optimizer.effective(), cycles=cycles)
+
+
 class _Builder:
-    """Collects points and jobs. Jobs of equal science, from two settings or from rounding, are kept once."""
+    """Collects points and jobs. Jobs of equal science, from two settings, from ones that change nothing, or
+    from rounding, are kept once."""
 
     def __init__(
         self,
@@ -156,6 +164,7 @@ class _Builder:
         self.dropped: dict[tuple[str, str, str], None] = {}
         self._scaled = [_scaled(scaling, base, schedule, rung, study) for rung in rungs]
         self._jobs: dict[str, Job] = {}
+        self._alike: dict[str, Point] = {}
 
     @property
     def jobs(self) -> list[Job]:
@@ -181,6 +190,7 @@ class _Builder:
         cycles = self._cycles(schedule, budgets, point)
         if cycles is not None:
             point = dataclasses.replace(point, cycles=cycles)
+        point = self._alike.setdefault(trunk_id(_effective(point)), point)
         index = len(self.points)
         self.points.append(PlanPoint(rung_index, PointSettings(scaled | settings), cycles))
         if schedule.forks:

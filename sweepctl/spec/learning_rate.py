@@ -3,10 +3,11 @@ tables and the laws. Pure functions of the step; step t is the t-th update, from
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Self
 
 DecayShape = Literal["linear", "1-sqrt", "cosine", "exponential", "square", "mirror-cosine", "inverse"]
 Drop = tuple[float, ...]
@@ -54,6 +55,10 @@ class Cycles:
     """The share of the peak at which every decay ends."""
     rewarm_steps: int = 0
     """Steps over which the rate rises to its peak again after a decay."""
+
+    def effective(self) -> Self:
+        """The same with what changes nothing at one value: after the last decay nothing rises again."""
+        return self if len(self.decays) > 1 else dataclasses.replace(self, rewarm_steps=0)
 
     def at(self, step: int) -> float:
         """The share of the peak at a step, warmup apart."""

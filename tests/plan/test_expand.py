@@ -51,6 +51,30 @@ def test_the_trunk_is_shared_by_all_budgets_of_a_point() -> None:
     assert {job.id for job in planned.jobs} < {job.id for job in longer.jobs}
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "axes"),
+    [
+        ({}, {"optimizer.weight_decay": [0.0], "optimizer.weight_decay_rule": ["coupled", "independent"]}),
+        ({"name": "sgd"}, {"optimizer.momentum": [0.0], "optimizer.nesterov": [True, False]}),
+        ({"name": "muon"}, {"optimizer.lr": [0.02], "optimizer.adamw_lr": [None, 0.02]}),
+    ],
+)
+def test_keys_that_change_nothing_make_no_job(optimizer, axes) -> None:
+    """What is said of what is not used is trained once."""
+    changes = {"budget__tokens": [1280], "ladder__depths": [1]}
+    planned = plan(optimizer=optimizer | {"lr": 0.02}, grid={"axes": axes}, **changes)
+    assert len(planned.points) == 2 and [job.point for job in planned.jobs] == [0, 0]
+    assert all(planned.science(job).id == job.id for job in load(planned.text, "x").jobs)
+
+
+@pytest.mark.parametrize(("budgets", "trunks"), [([1280], 1), ([1280, 2560], 2)])
+def test_rewarming_after_the_last_decay_makes_no_job(budgets: list[int], trunks: int) -> None:
+    schedule = {"kind": "wsd-s", "warmup_steps": 2, "decay": {"fraction": 0.25}}
+    axes = {"schedule.rewarm_steps": [0, 2]}
+    planned = plan(schedule=schedule, budget__tokens=budgets, ladder__depths=[1], grid={"axes": axes})
+    assert [job.kind for job in planned.jobs].count("trunk") == trunks
+
+
 def test_flop_budgets_need_one_trunk_a_rung() -> None:
     planned = plan(budget={"flops": [1e8, 2e8, 4e8]})
     assert len([job for job in planned.jobs if job.kind == "trunk"]) == 2

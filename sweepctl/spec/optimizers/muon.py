@@ -4,8 +4,8 @@ rest."""
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 from sweepctl.errors import InvalidValue
 from sweepctl.spec.optimizers.adamw import Adam
@@ -36,6 +36,10 @@ class Muon(Adam):
             raise InvalidValue("adamw_lr", self.adamw_lr, "above 0, or null for lr")
         if self.muon_steps < 1:
             raise InvalidValue("muon_steps", self.muon_steps, "at least 1")
+
+    def effective(self) -> Self:
+        same = super().effective()
+        return replace(same, adamw_lr=None) if self.adamw_lr == self.lr else same
 
     def orthogonalizes(self, weight: Weight) -> bool:
         """Whether Muon updates this tensor: the matrices inside blocks."""

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
 
 from sweepctl.errors import InvalidValue
 from sweepctl.spec.kinds import Kinds
@@ -50,6 +50,10 @@ class Optimizer(Kinds):
             raise InvalidValue("weight_decay", self.weight_decay, "at least 0")
         if self.clip_norm is not None and self.clip_norm <= 0:
             raise InvalidValue("clip_norm", self.clip_norm, "above 0, or null for no clipping")
+
+    def effective(self) -> Self:
+        """The same with every key that changes nothing here at one value."""
+        return self if self.weight_decay else replace(self, weight_decay_rule="coupled")
 
     def _above_0(self, *keys: str) -> None:
         for key in keys:

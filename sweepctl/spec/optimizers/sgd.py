@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
 
 from sweepctl.spec.optimizers.optimizer import Optimizer
 from sweepctl.spec.parametrization import Row
@@ -26,6 +26,10 @@ class Sgd(Optimizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._below_1("momentum")
+
+    def effective(self) -> Self:
+        same = super().effective()
+        return same if self.momentum else replace(same, nesterov=False)
 
     def moments(self, weight: Weight) -> int:
         return 1 if self.momentum else 0
