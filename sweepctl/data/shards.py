@@ -24,6 +24,8 @@ from sweepctl.store.files import file_hash, read_json, reading, write_json
 
 DTYPES = ("uint8", "uint16", "uint32")
 VERIFIED = "verified.json"
+_verified_here: dict[Path, dict[str, list[Any]]] = {}
+"""What this process has verified: a folder that it may not write in is not read whole for every job."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,16 +123,19 @@ def check_context(folder: Path, index: CorpusIndex, context: int) -> None:
 
 
 def verify(folder: Path, index: CorpusIndex) -> None:
-    """Check every shard's content against the index. A shard whose size and time of change are as when its
-    hash was last taken is not read again.
+    """Check every shard's content against the index. A shard whose size and times are as when its hash was
+    last taken is not read again. One of them is the file system's own, which nobody can set back.
 
     Raises:
         DamagedFile: a shard is missing or holds something else than when it was prepared.
+        StorageError: one cannot be read now.
     """
-    try:
-        verified = read_json(folder / VERIFIED)
-    except (FileNotFoundError, DamagedFile):
-        verified = {}
+    verified = _verified_here.get(folder)
+    if verified is None:
+        try:
+            verified = read_json(folder / VERIFIED)
+        except (FileNotFoundError, DamagedFile):
+            verified = {}
     present: dict[str, list[Any]] = {}
     for split in index.splits.values():
         for shard in split.shards:
@@ -138,12 +143,14 @@ def verify(folder: Path, index: CorpusIndex) -> None:
             try:
                 with reading(path):
                     facts = path.stat()
-                    present[shard.file] = [facts.st_size, facts.st_mtime_ns, shard.sha256]
+                    times = facts.st_mtime_ns, facts.st_ctime_ns
+                    present[shard.file] = [facts.st_size, *times, shard.sha256]
                     unchanged = verified.get(shard.file) == present[shard.file]
                     if not unchanged and file_hash(path, shard.offset) != shard.sha256:
                         raise DamagedFile(f"{path} is not what was prepared: its content changed.")
             except (FileNotFoundError, IsADirectoryError):
                 raise DamagedFile(f"{path} is missing.") from None
+    _verified_here[folder] = present
     if present != verified:
         with contextlib.suppress(StorageError):
             write_json(folder / VERIFIED, present)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sweepctl.data.order import windows
-from sweepctl.data.shards import TokenWindows, read_index
+from sweepctl.data.shards import TokenWindows, read_index, verify
 from sweepctl.errors import RequestError
 from sweepctl.spec.hashing import key
 from sweepctl.spec.science import Point
@@ -36,6 +36,7 @@ class Batches:
         self.index, self.rows, self.context = index, point.batch.rows, point.batch.context
         self._train = TokenWindows(folder, index, "train", self.context)
         self._held_out = {name: TokenWindows(folder, index, name, self.context) for name in index.held_out}
+        verify(folder, index)
         self._seed = key(point.seed.data, "order")
         self._chunk_steps = max(1, _AHEAD // self.rows)
         self._chunk: tuple[int, NDArray[np.int64]] = (-1, np.empty(0, dtype=np.int64))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from sweepctl.data.shards import read_index, verify
+from sweepctl.errors import StorageError
 from sweepctl.spec.science import NUMERICS
 from sweepctl.store import attempts, checkpoints
 from sweepctl.store.ends import End
@@ -168,6 +171,43 @@ def test_an_unreadable_shard_is_one_sentence(planned: Planner, workspace, damage
     assert "\n" not in outcome.message
 
 
+def test_a_shard_that_was_changed_in_place_is_not_trained_on(planned: Planner, workspace) -> None:
+    """Its size and time kept, after the launch has looked at it."""
+    sweep_jobs = planned(ladder__depths=[1])
+    sweep_jobs.make_wishes()
+    folder = workspace.corpus("synthetic")
+    verify(folder, read_index(folder))
+    shard = folder / "train-00000.bin"
+    before = shard.stat()
+    with open(shard, "r+b") as file:
+        file.write(bytes([file.read(1)[0] ^ 1]))
+    os.utime(shard, ns=(before.st_atime_ns, before.st_mtime_ns))
+    outcome = run_job(sweep_jobs, only(sweep_jobs, "trunk")[0])
+    assert outcome.why == "failed" and "its content changed" in outcome.message
+
+
+def test_shards_are_read_whole_once_where_nothing_can_be_written(
+    workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path, value: object) -> None:
+        raise StorageError("read-only")
+
+    hashed = []
+    monkeypatch.setattr("sweepctl.data.shards.write_json", refused)
+    monkeypatch.setattr(
+        "sweepctl.data.shards.file_hash", lambda path, offset=0: hashed.append(path) or "other"
+    )
+    folder = workspace.corpus("synthetic")
+    index = read_index(folder)
+    shards = [shard for split in index.splits.values() for shard in split.shards]
+    for shard in shards:
+        object.__setattr__(shard, "sha256", "other")
+    (folder / "verified.json").unlink(missing_ok=True)
+    for _ in range(2):
+        verify(folder, index)
+    assert len(hashed) == len(shards)
+
+
 def test_batch_sizes_see_the_same_tokens_in_the_same_order(workspace, facts) -> None:
     from sweepctl.plan.expand import expand
 
@@ -223,8 +263,6 @@ def test_what_an_attempt_says_of_itself(planned: Planner) -> None:
     assert len(record["code"]) == 16 and record["device"] and record["gemm"] in ("torch", "onednn")
     assert "OMP_NUM_THREADS" in record["environment"]
     text = json.dumps(record)
-    import os
-
     assert not any(
         value and len(value) > 24 and value in text for value in os.environ.values() if "/" not in value
     )
