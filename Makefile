@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-slurm test test-pure coverage lint types bench bench-gpu bench-laws bench-slurm slurm-install slurm-up slurm-down clean
+.PHONY: help setup demo demo-slurm test test-pure coverage lint types bench bench-gpu bench-laws calibration bench-slurm slurm-install slurm-up slurm-down clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -92,6 +92,9 @@ bench-gpu: setup ## tokens/s and MFU on a GPU, eager and compiled (PEER=path/to/
 
 bench-laws: setup ## fitting the parametric law (PUBLISHED=path/to/analyzing-chinchilla for the pair)
 	$(BIN)/python -m benchmarks.laws $(if $(PUBLISHED),--published $(PUBLISHED))
+
+calibration: setup ## whether intervals hold the runs that come afterwards: coverage and width by table (2 minutes)
+	$(BIN)/python -m benchmarks.calibration
 
 bench-slurm: setup ## the same of launches on Slurm: submission, branches, overhead (about 12 minutes)
 	$(BIN)/python -m benchmarks.slurm

@@ -52,6 +52,7 @@ def fit(
     step: Column = None,
     group: Column = None,
     run: Column = None,
+    trunk: Column = None,
     role: Column = None,
     parent: Column = None,
     task_loss: Column = None,
@@ -82,7 +83,7 @@ def fit(
     drawable(png)
     named = {
         "n": n, "d": d, "flops": flops, "loss": loss, "lr": lr, "batch": batch, "steps": steps, "step": step,
-        "group": group, "run": run, "role": role, "parent": parent, "task_loss": task_loss,
+        "group": group, "run": run, "trunk": trunk, "role": role, "parent": parent, "task_loss": task_loss,
         "accuracy": accuracy, "error": error,
     }  # fmt: skip
     columns = {key: column for key, column in named.items() if column is not None}

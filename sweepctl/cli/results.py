@@ -67,8 +67,9 @@ def predict(
         scores = score_stages(the_sweep, stage)
         show_json(view.score_json(scores)) if as_json else view.show_score(out, scores)
     elif stage is not None:
-        prediction, new = predict_stage(the_sweep, stage, load(the_sweep, "parametric"), post_hoc)
-        show_json(prediction.record()) if as_json else view.show_prediction(out, prediction, new)
+        law = load(the_sweep, "parametric")
+        prediction, new = predict_stage(the_sweep, stage, law, post_hoc)
+        show_json(prediction.record()) if as_json else view.show_prediction(out, prediction, new, law)
     else:
         law = load(the_sweep, "parametric")
         recipe = predict_target(the_sweep, law, flops, n, d, flops_per_s)

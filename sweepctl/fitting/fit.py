@@ -10,10 +10,15 @@ import numpy as np
 
 from sweepctl.errors import RequestError, unknown_name
 from sweepctl.laws.fit import Answer, Fit, Target
+from sweepctl.laws.holdout import backtest
 from sweepctl.laws.law import Law, Resampling
 from sweepctl.laws.observations import CannotFit, Observations
 from sweepctl.laws.registry import LAWS
 
+BAD_RECORD = "bad_record"
+"""The flag of a law that did badly where it was not fitted."""
+JUDGED, ENOUGH = 3, 0.8
+"""A record of fewer rows says nothing; one is bad where fewer than this share lay inside."""
 OF_LOSS = ("parametric", "isoflop")
 """The laws that `fit` without --law makes."""
 
@@ -68,6 +73,22 @@ def computing(law: Law) -> Iterator[None]:
             f"{law.name} cannot be computed from these numbers and options ({cause}): is a row, a target "
             "or an option orders of magnitude from the rest?"
         ) from None
+
+
+def fit_and_test(law: Law, data: Observations, options: Resampling) -> Fit:
+    """Fit a law, and predict each of the larger sizes from those below it: the law's own record, which scales
+    the intervals of its predictions.
+
+    Raises:
+        RequestError: the data do not carry the law.
+    """
+    fit = fit_law(law, data, options)
+    with contextlib.suppress(CannotFit), computing(law):
+        fit.backtests = backtest(law, data, options, fit)
+    inside, judged = fit.record_of_backtests()
+    if judged >= JUDGED and inside < ENOUGH * judged:
+        fit.flags.append(f"{BAD_RECORD}:{inside}_of_{judged}")
+    return fit
 
 
 def predict_at(law: Law, fit: Fit, targets: list[Target]) -> None:

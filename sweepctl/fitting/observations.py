@@ -118,7 +118,7 @@ def roles(frame: pd.DataFrame, law: Law, reading: TableReading) -> tuple[pd.Data
             text = role
         if text is not None:
             values = column(frame, text)
-            used[role] = values.astype(str) if role in LABELS else numbers(values)
+            used[role] = _to_names(values, role) if role in LABELS else numbers(values)
             counted[role] = text
     n, d, c = (used.get(role) for role in ("n", "d", "flops"))
     if c is None and n is not None and d is not None:
@@ -137,6 +137,13 @@ def roles(frame: pd.DataFrame, law: Law, reading: TableReading) -> tuple[pd.Data
         counted["parameters"] = counted["n"]
     wanted = (*law.needs, *law.takes)
     return used[[role for role in used if role in wanted]], counted
+
+
+def _to_names(values: pd.Series, role: str) -> pd.Series:
+    """A whole run has no trunk, and shares none."""
+    if role == "trunk":
+        values = values.where(values.notna(), [f"row {place}" for place in values.index])
+    return values.astype(str)
 
 
 def _names(frame: pd.DataFrame, row: str | None) -> pd.Series:

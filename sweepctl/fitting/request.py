@@ -15,7 +15,7 @@ import pandas as pd
 from sweepctl.collect.tables import collect
 from sweepctl.errors import InvalidValue, RequestError
 from sweepctl.fitting.columns import select
-from sweepctl.fitting.fit import OF_LOSS, computing, fit_law, law_of, predict_at
+from sweepctl.fitting.fit import OF_LOSS, computing, fit_and_test, fit_law, law_of, predict_at
 from sweepctl.fitting.observations import TableReading, observations, read_table
 from sweepctl.fitting.sweeps import CONVENTIONS, sweep_reading, sweep_table
 from sweepctl.laws.fit import Fit, Target, UnderAccounting
@@ -205,7 +205,7 @@ def _fit(source: FitSource, law: Law) -> Fit:
     targets = read_targets(law, request.targets)
     data = source.observations(law, request.accounting)
     options = read_options(law, request.options)
-    fit = fit_law(law, data, options)
+    fit = fit_and_test(law, data, options)
     fit.protocol["where"] = request.where
     predict_at(law, fit, targets)
     if request.hold_out is not None:
@@ -226,6 +226,9 @@ def _hold_out(fit: Fit, law: Law, data: Observations, options: Resampling, what:
     errors = np.array([row.error for row in fit.held_out])
     fit.derived["held_out_rms"] = float(np.sqrt(np.mean(errors**2)))
     fit.derived["held_out_max"] = float(np.abs(errors).max())
+    inside = [row.inside for row in fit.held_out if row.inside is not None]
+    if inside:
+        fit.derived["held_out_inside"] = float(np.mean(inside))
 
 
 def _under_others(

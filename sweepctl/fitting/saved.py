@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from sweepctl.errors import DamagedFile, RequestError
-from sweepctl.fitting.fit import OF_LOSS, fit_law
+from sweepctl.fitting.fit import OF_LOSS, fit_and_test
 from sweepctl.fitting.sweeps import sweep_observations
 from sweepctl.laws.fit import Fit
 from sweepctl.laws.registry import LAWS
@@ -50,7 +50,7 @@ def kept_or_fitted(sweep: Sweep, plans: dict[str, Plan], frames: dict[str, pd.Da
         for name in OF_LOSS:
             with contextlib.suppress(RequestError):
                 data = sweep_observations(plans, frames, LAWS[name])
-                fits[name] = fit_law(LAWS[name], data, LAWS[name].options())
+                fits[name] = fit_and_test(LAWS[name], data, LAWS[name].options())
                 save(sweep, fits[name])
     return fits
 

@@ -30,6 +30,7 @@ def sweep_reading(accounting: Accounting, reading: TableReading = TableReading()
         "loss": "loss_nats",
         "batch": "batch_tokens",
         "run": "job",
+        "trunk": "trunk",
     }
     counted = {"parameters": accounting.parameters, "flops": accounting.flops, "loss": "nats a token"}
     return replace(reading, columns={**columns, **reading.columns}, row="job", accounting=counted)

@@ -27,6 +27,7 @@ from sweepctl.laws.numerics.rounding import above_rounding
 from sweepctl.laws.observations import CannotFit, Floats, Observations
 from sweepctl.laws.shared import compute_optimal
 from sweepctl.laws.shared.levels import levels
+from sweepctl.laws.shared.new_run import Measured
 
 NAME = "compute"
 STARTS = (0.01, 0.03, 0.06, 0.1, 0.15, 0.22, 0.3, 0.45, 0.7, 1.0, 1.5)
@@ -259,13 +260,24 @@ def predict(fit: Fit, target: Target) -> dict[str, Estimate]:
     """The loss at target["flops"], with the interval of the law and that of a run there."""
     c = target["flops"]
     value = float(loss(fit.params, c))
-    if not fit.samples:
-        return {"loss": Prediction(value, (value, value), (value, value))}
     draws = loss(fit.arrays(), c)
+    law = percentile_interval(draws) if fit.samples else (value, value)
+    run = _measured(fit).prediction((c,), law, fit.backtests)
+    if run is not None or not fit.samples:
+        return {"loss": run or Prediction(value, law, law)}
     draw = np.random.Generator(np.random.PCG64(fit.protocol["seed"]))
     freedom = max(1, round(fit.derived["degrees_of_freedom"]))
     noise = fit.derived["scatter"] * draw.standard_t(freedom, size=(20, len(draws)))
     return {"loss": scattered(value, draws, draws * np.exp(noise))}
+
+
+def _measured(fit: Fit) -> Measured:
+    """The law and the rows that it was fitted to."""
+    rows = [row for row in fit.details["deviations"] if row["fitted"]]
+    flops, losses = (np.array([row[key] for row in rows]) for key in ("flops", "loss"))
+    params = {name: fit.params[name] for name in ("E", "a", "b")}
+    delta = fit.protocol["delta"] if fit.protocol["objective"] == "huber" else np.inf
+    return Measured(loss, params, (flops,), losses, delta=delta)
 
 
 def _fitted(data: Observations, options: Options) -> Observations:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -37,11 +37,37 @@ UNKNOWN = Estimate(float("nan"), NO_INTERVAL)
 
 
 @dataclass(frozen=True, slots=True)
+class Parts:
+    """What the interval of a run is made of: half-widths, as shares of the value, whose squares add up."""
+
+    parameters: float
+    """How well the rows determine the law."""
+    run: float
+    """What a run has of its own."""
+    trunk: float
+    """What all runs of its trunk have in common."""
+    beyond: float
+    """The law's own misfit there, which the rows show the less the farther they are."""
+
+    @property
+    def half(self) -> float:
+        """Half the interval, in logarithms."""
+        return float(np.sqrt(self.parameters**2 + self.run**2 + self.trunk**2 + self.beyond**2))
+
+    def widened(self, half: float) -> Parts:
+        """The same of a wider interval: replicates of the parameters spread more than these say."""
+        more = max(0.0, half**2 - self.half**2)
+        return replace(self, parameters=float(np.sqrt(self.parameters**2 + more)))
+
+
+@dataclass(frozen=True, slots=True)
 class Prediction(Estimate):
     """A loss, or another value of a run that has not been trained."""
 
     run_interval: Interval
-    """The interval of a new run there, which adds the scatter of runs around the law."""
+    """The interval of a new run there: where one lies that is yet to be made."""
+    parts: Parts | None = None
+    """What that is made of; None of an early version, or where nothing says."""
 
     def intervals(self, name: str) -> dict[str, list[float]]:
         """The same, with that of a run."""
@@ -90,6 +116,8 @@ class Answer:
                 intervals |= estimate.intervals(name)
         values = {name: estimate.value for name, estimate in self.estimates.items()}
         record: dict[str, Any] = {"at": dict(self.at), **values, "intervals": intervals}
+        parts = {name: asdict(p) for name, p in self.parts.items()}
+        record |= {"parts": parts} if parts else {}
         if self.measured is not None:
             record |= {"measured": self.measured, "error": self.error}
         return record
@@ -99,17 +127,29 @@ class Answer:
         """Predicted over measured loss, minus one."""
         return None if self.measured is None else self.estimates["loss"].value / self.measured - 1
 
+    @property
+    def parts(self) -> dict[str, Parts]:
+        """Name -> what the interval of a run is made of, where that is known."""
+        return {
+            name: estimate.parts
+            for name, estimate in self.estimates.items()
+            if isinstance(estimate, Prediction) and estimate.parts is not None
+        }
+
     @classmethod
     def read(cls, record: Mapping[str, Any]) -> Answer:
         """The inverse of `record`."""
         intervals = {name: _interval(ends) for name, ends in record["intervals"].items()}
+        parts = {name: Parts(**shares) for name, shares in record.get("parts", {}).items()}
         estimates: dict[str, Estimate] = {}
         for name, value in record.items():
-            if name in ("at", "intervals", "measured", "error"):
+            if name in ("at", "intervals", "parts", "measured", "error"):
                 continue
             number = _number(value)
             law, run = intervals.get(name, NO_INTERVAL), intervals.get(f"{name}_of_a_run")
-            estimates[name] = Estimate(number, law) if run is None else Prediction(number, law, run)
+            estimates[name] = (
+                Estimate(number, law) if run is None else Prediction(number, law, run, parts.get(name))
+            )
         return cls(record["at"], estimates, record.get("measured"))
 
 
@@ -129,23 +169,40 @@ class HeldOutRow:
     """The loss by the law."""
     measured: float
     """The loss."""
+    interval: Interval = NO_INTERVAL
+    """That of a run there, by the law of the smaller ones."""
+    expected: float = 0.0
+    """Standard deviation of a log error that this interval stands for; 0 where there is none."""
 
     @property
     def error(self) -> float:
         """Predicted over measured, minus one."""
         return self.predicted / self.measured - 1
 
+    @property
+    def log_error(self) -> float:
+        """Its logarithm."""
+        return float(np.log(self.predicted / self.measured))
+
+    @property
+    def inside(self) -> bool | None:
+        """Whether the interval held it; None where there is none."""
+        low, high = self.interval
+        return low <= self.measured <= high if np.isfinite(high - low) else None
+
     def record(self) -> dict[str, Any]:
         """As it is written down."""
         return {
             "role": self.role, "fitted_up_to": self.fitted_up_to, "row": self.row, "at": dict(self.at),
             "predicted": self.predicted, "measured": self.measured, "error": self.error,
+            "interval": list(self.interval), "expected": self.expected, "inside": self.inside,
         }  # fmt: skip
 
     @classmethod
     def read(cls, record: Mapping[str, Any]) -> HeldOutRow:
-        """The inverse of `record`."""
-        return cls(**{name: value for name, value in record.items() if name != "error"})
+        """The inverse of `record`, also of one without an interval."""
+        kept = {name: value for name, value in record.items() if name not in ("error", "inside")}
+        return cls(**kept | {"interval": _interval(record.get("interval", NO_INTERVAL))})
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,9 +283,16 @@ class Fit:
     predictions: list[Answer] = field(default_factory=list)
     """What was asked of it."""
     held_out: list[HeldOutRow] = field(default_factory=list)
-    """What was held out and predicted."""
+    """What was held out and predicted, as it was asked for."""
+    backtests: list[HeldOutRow] = field(default_factory=list)
+    """Its own record: each of the larger sizes, predicted from those below it."""
     other_accountings: dict[str, UnderAccounting] = field(default_factory=dict)
     """PARAMETERS/FLOPS -> the law under that accounting."""
+
+    def record_of_backtests(self) -> tuple[int, int]:
+        """How many of its backtests lay inside their interval, and how many have one."""
+        judged = [row.inside for row in self.backtests if row.inside is not None]
+        return sum(judged), len(judged)
 
     def arrays(self) -> dict[str, Floats]:
         """The samples as arrays: name -> [replicates]; of a law without replicates, its parameters: [1]."""
@@ -245,6 +309,7 @@ class Fit:
             "starts": self.starts._asdict(),
             "predictions": [answer.record() for answer in self.predictions],
             "held_out": [row.record() for row in self.held_out],
+            "backtests": [row.record() for row in self.backtests],
             "other_accountings": {name: under.record() for name, under in self.other_accountings.items()},
         }
 
@@ -265,6 +330,7 @@ class Fit:
             "starts": Starts(**record["starts"]),
             "predictions": [Answer.read(answer) for answer in record.get("predictions", [])],
             "held_out": [HeldOutRow.read(row) for row in record.get("held_out", [])],
+            "backtests": [HeldOutRow.read(row) for row in record.get("backtests", [])],
             "other_accountings": {name: UnderAccounting.read(r) for name, r in accountings.items()},
         })  # fmt: skip
 

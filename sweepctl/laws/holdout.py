@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sweepctl.laws.fit import HeldOutRow, Target
-from sweepctl.laws.law import Law
+from sweepctl.laws.fit import NO_INTERVAL, Fit, HeldOutRow, Prediction, Target
+from sweepctl.laws.law import Law, Resampling
 from sweepctl.laws.observations import CannotFit, Observations
 from sweepctl.laws.shared.levels import levels
+from sweepctl.laws.shared.new_run import WIDE
 
 TOLERANCE = 0.1
 """Values of a role within this share of each other are one level."""
+LEAST_LEVELS = 3
+"""Levels below one that is to be predicted for a law's own record."""
+MOST_LEVELS = 4
+"""Levels of such a record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +62,15 @@ def hold_out(law: Law, data: Observations, options: Any, what: HoldOut) -> list[
 
 
 def _predicted(
-    law: Law, data: Observations, options: Any, role: str, place: NDArray[np.int64], low: int, high: int
-) -> list[HeldOutRow]:
-    """The rows of the levels from `low` to below `high`, predicted from the levels below."""
-    fit = law.fit(data.take(np.flatnonzero(place < low)), options)
+    law: Law, data: Observations, options: Any, role: str, place: NDArray[np.int64], low: int, high: int,
+    recorded: bool = True,
+) -> list[HeldOutRow]:  # fmt: skip
+    """The rows of the levels from `low` to below `high`, predicted from the levels below; with intervals that
+    the record of the latter scales, where it is `recorded`."""
+    smaller = data.take(np.flatnonzero(place < low))
+    fit = law.fit(smaller, options)
+    if recorded:
+        fit.backtests = backtest(law, smaller, options, fit)
     held = np.flatnonzero((place >= low) & (place < high))
     if law.held_out == "best":
         held = np.array([min(held[place[held] == k], key=lambda i: data.loss[i]) for k in range(low, high)])
@@ -69,8 +79,37 @@ def _predicted(
     rows = []
     for i in held:
         at = Target({role: float(data[role][i]) for role in roles})
-        predicted = float(law.predict(fit, at)["loss"].value)
-        if not np.isfinite(predicted):
+        loss = law.predict(fit, at)["loss"]
+        if not np.isfinite(loss.value):
             raise CannotFit("what is left of the rows does not identify the law at those that are held out.")
-        rows.append(HeldOutRow(role, below, data.rows[i], at, predicted, float(data.loss[i])))
+        interval, expected = NO_INTERVAL, 0.0
+        if isinstance(loss, Prediction) and loss.parts is not None:
+            interval, expected = loss.run_interval, loss.parts.half / WIDE
+        measured = float(data.loss[i])
+        rows.append(
+            HeldOutRow(role, below, data.rows[i], at, float(loss.value), measured, interval, expected)
+        )
+    return rows
+
+
+def backtest(law: Law, data: Observations, options: Resampling, fit: Fit) -> list[HeldOutRow]:
+    """A fit's own record: of the rows that it stands on each of the largest sizes (of a law of compute:
+    budgets), as many as half of them and MOST_LEVELS at most, predicted from those below, LEAST_LEVELS at
+    least."""
+    used = set(fit.rows_used)
+    data = data.take([i for i, row in enumerate(data.rows) if row in used])
+    if "loss" not in law.needs or law.held_out == "none":
+        return []
+    role = "n" if any("n" in roles for roles in law.targets) and "n" in data else "flops"
+    if role not in data:
+        return []
+    place = levels(data[role], TOLERANCE)
+    top = int(place.max()) + 1
+    rows: list[HeldOutRow] = []
+    bare = replace(options, replicates=0)
+    for level in range(top - 1, max(LEAST_LEVELS, top - min(MOST_LEVELS, top // 2)) - 1, -1):
+        try:
+            rows += _predicted(law, data, bare, role, place, level, level + 1, False)
+        except CannotFit:
+            break
     return rows

@@ -30,6 +30,7 @@ NUMBERS = {
 
 LABELS = {
     "run": "the training run that a row belongs to",
+    "trunk": "the trunk that a row's run was cut from: rows of one trunk are off the law together",
     "group": "what is fitted apart or compared: a model, an architecture, a recipe",
     "role": "which rows are fitted and which are only predicted: fit or target",
     "parent": "the run that a run was cut from, whose learning rates it had before its first row",
@@ -169,6 +170,14 @@ class Observations:
             labels={role: tuple(values[i] for i in order) for role, values in self.labels.items()},
             rows=tuple(self.rows[i] for i in order),
         )
+
+    def shared_trunks(self) -> tuple[str, ...]:
+        """The trunk of each row, of rows of one run that run; none where no two rows have one in common."""
+        for role in ("trunk", "run"):
+            names = self.labels.get(role, ())
+            if len(set(names)) < len(names):
+                return names
+        return ()
 
     def numbers(self, role: str) -> NDArray[np.int64]:
         """The number of each row's name from 0 on, in order of first appearance: [rows]."""

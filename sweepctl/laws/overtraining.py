@@ -22,6 +22,7 @@ from sweepctl.laws.numerics import linear, profile
 from sweepctl.laws.numerics.rounding import above_rounding
 from sweepctl.laws.observations import CannotFit, Floats, Observations
 from sweepctl.laws.shared import two_steps
+from sweepctl.laws.shared.new_run import Measured
 
 NAME = "overtraining"
 MIN_ROWS = 5
@@ -135,12 +136,25 @@ def predict(fit: Fit, target: Target) -> dict[str, Estimate]:
             value, draws = np.nan, np.full(draws.shape, np.nan)
         draw = np.random.Generator(np.random.PCG64(fit.protocol["seed"] + 2))
         runs = draws * np.exp(drawn.get("noise", 0.0) * draw.standard_normal(draws.shape))
-        estimates["loss"] = scattered(value, draws, runs)
+        of_loss = scattered(value, draws, runs)
+        run = (
+            _measured(fit).prediction((c, m), of_loss.interval, fit.backtests) if np.isfinite(value) else None
+        )
+        estimates["loss"] = run or of_loss
         if "gamma" in params:
             scatter = drawn.get("noise_error", 0.0) * draw.standard_normal(draws.shape)
             chained = error(drawn, draws) + scatter
             estimates["error"] = scattered(error(params, value), chained, error(drawn, runs) + scatter)
     return estimates
+
+
+def _measured(fit: Fit) -> Measured:
+    """L(C, M) and the rows that it was fitted to."""
+    points = fit.details["points"]
+    params = {name: fit.params[name] for name in ("E", "a", "b", "eta")}
+    return Measured(
+        loss, params, (points["flops"], points["m"]), points["loss"], fit.details.get("trunks", ())
+    )
 
 
 def _refuse(rows: Observations, errors: bool) -> None:
@@ -264,7 +278,8 @@ def _assemble(
         samples["noise"] = first.scatters
     params = dict(first.params)
     details: dict[str, Any] = {
-        "points": {"flops": flops.tolist(), "m": (rows.d / rows.n).tolist(), "loss": rows.loss.tolist()}
+        "points": {"flops": flops.tolist(), "m": (rows.d / rows.n).tolist(), "loss": rows.loss.tolist()},
+        "trunks": list(rows.shared_trunks()),
     }
     if second is not None:
         params |= second.params
@@ -368,7 +383,7 @@ LAW = Law(
     source="Gadre et al. 2024, section 3",
     options=Options,
     needs=("n", "d", "loss"),
-    takes=("flops", "error", "run", "role"),
+    takes=("flops", "error", "run", "trunk", "role"),
     fit=fit,
     predict=predict,
     targets=(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import sweepctl
@@ -34,6 +36,8 @@ class Scored:
     """Its upper end."""
     measured: float | None
     """The loss; None while there is none."""
+    parts: Mapping[str, float] | None = None
+    """What the interval is made of; None of an early version."""
 
     @property
     def error(self) -> float | None:
@@ -90,7 +94,8 @@ def _predicted(plan: Plan, job: Job, fit: Fit) -> PredictedLoss:
     n, d = float(plan.counts(job).parameters(plan.accounting.parameters)), float(plan.tokens(job))
     loss = parametric.predict(fit, n, d)
     rung = plan.rung_of(job).name
-    return PredictedLoss(job.id, rung, job.label, n, d, loss.value, loss.interval, loss.run_interval)
+    parts = None if loss.parts is None else dataclasses.asdict(loss.parts)
+    return PredictedLoss(job.id, rung, job.label, n, d, loss.value, loss.interval, loss.run_interval, parts)
 
 
 def score(sweep: Sweep, stage: str | None = None) -> dict[str, list[Scored]]:
@@ -124,6 +129,7 @@ def _scored(sweep: Sweep, plan: Plan, row: PredictedLoss) -> Scored:
         low=row.run_interval[0],
         high=row.run_interval[1],
         measured=plan.validation.loss(result.loss_nats) if result else None,
+        parts=row.parts,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from rich.console import Console
 from rich.table import Table
 
+from sweepctl.fitting.fit import BAD_RECORD
 from sweepctl.fitting.saved import finite
 from sweepctl.laws.fit import Answer, Fit, Prediction
 from sweepctl.laws.law import Law
@@ -31,6 +32,7 @@ from sweepctl.report.console import (
     show_json,
     table,
 )
+from sweepctl.report.record import made_of, record_note, show_record, show_widest
 from sweepctl.store.files import storage, write_text
 from sweepctl.store.predictions import StagePrediction
 
@@ -38,7 +40,7 @@ DEVIATIONS = 16
 """Rows of a table of deviations on the screen."""
 
 
-SHOWN = ("rms_log_residual", "max_log_residual", "held_out_rms", "held_out_max")
+SHOWN = ("rms_log_residual", "max_log_residual", "held_out_rms", "held_out_max", "held_out_inside")
 """Derived figures that have a line of their own."""
 
 
@@ -131,6 +133,7 @@ def show_fit(out: Console, fit: Fit) -> None:
     for name, why in fit.details.get("not_fitted", {}).items():
         out.print(f"  no law of {name}: {why}")
     _show_deviations(out, fit)
+    show_record(out, fit)
     if fit.flags:
         out.print(f"  {YELLOW}flags: {', '.join(fit.flags)}{END}")
     _show_answers(out, fit)
@@ -173,12 +176,15 @@ def _show_answers(out: Console, fit: Fit) -> None:
     if fit.held_out:
         rows = [
             [row.row, f"{row.fitted_up_to:.3g}", f"{row.predicted:.4f}", f"{row.measured:.4f}",
-             percent(row.error)]
+             percent(row.error), bounds(row.interval), {True: "yes", False: "no", None: ""}[row.inside]]
             for row in fit.held_out
         ]  # fmt: skip
         role = fit.held_out[0].role
-        out.print(table("held out", ["row", f"fitted up to {role}", "predicted", "measured", "error"], rows))
-        out.print(f"  rms error {fit.derived['held_out_rms']:.2%}")
+        columns = ["row", f"fitted up to {role}", "predicted", "measured", "error", "95 % interval", "inside"]
+        out.print(table("held out", columns, rows))
+        judged = [row.inside for row in fit.held_out if row.inside is not None]
+        coverage = f"; {sum(judged)} of {len(judged)} inside their interval" if judged else ""
+        out.print(f"  rms error {fit.derived['held_out_rms']:.2%}{coverage}")
     if fit.other_accountings:
         names = list(fit.params) + [k for k in fit.derived if k in fit.intervals]
         rows = []
@@ -206,6 +212,8 @@ def _show_answer(out: Console, answer: Answer) -> None:
         if isinstance(estimate, Prediction)
     ]
     out.print(table(f"at {at}", ["", "value", "95 % interval"], rows))
+    for name, parts in answer.parts.items():
+        out.print(f"  {name} of a run: {made_of(parts)}".replace("_", " "))
 
 
 def _value(value: float) -> str:
@@ -244,7 +252,7 @@ def write_fit_json(file: str, value: Any) -> None:
         write_text(Path(file), json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def show_prediction(out: Console, prediction: StagePrediction, new: bool) -> None:
+def show_prediction(out: Console, prediction: StagePrediction, new: bool, fit: Fit) -> None:
     """What was written down of a stage."""
     rows = [
         [
@@ -261,6 +269,9 @@ def show_prediction(out: Console, prediction: StagePrediction, new: bool) -> Non
     title = f"prediction of stage {prediction.stage}, {when}"
     columns = ["rung", "budget", "tokens", "tokens/N", "loss (nats)", "95 % interval of a run"]
     out.print(table(title, columns, rows, 2, out.width, ("budget", "tokens/N")))
+    show_widest(out, [row.parts for row in prediction.observations])
+    if note := record_note(fit):
+        out.print(f"  {YELLOW}{note}{END}")
     if not new:
         out.print("Already written down; it stays as it is.")
 
@@ -291,8 +302,10 @@ def show_score(out: Console, scores: dict[str, list[Scored]]) -> None:
             inside = sum(bool(s.inside) for s in measured)
             out.print(
                 f"  largest error {worst:.2%} over {len(measured)} budgets; "
-                f"{inside} of {len(measured)} inside their interval\n"
+                f"{inside} of {len(measured)} inside their interval"
             )
+        show_widest(out, [s.parts for s in scored])
+        out.print()
 
 
 def score_json(scores: dict[str, list[Scored]]) -> dict[str, Any]:
@@ -335,7 +348,10 @@ def show_recipe(out: Console, recipe: Recipe, fit: Fit) -> None:
         out.print(
             f"  {YELLOW}{recipe.beyond:.3g} times the FLOPs of the largest run planned: extrapolated{END}"
         )
-    for note in (*recipe.notes, *(f"the law's flag {flag}" for flag in fit.flags)):
+    if recipe.loss_nats.parts is not None:
+        out.print(f"  its interval is made of: {made_of(recipe.loss_nats.parts)}")
+    flags = [f"the law's flag {flag}" for flag in fit.flags if not flag.startswith(BAD_RECORD)]
+    for note in filter(None, (*recipe.notes, record_note(fit), *flags)):
         out.print(f"  {YELLOW}{note}{END}")
 
 

@@ -28,6 +28,7 @@ from sweepctl.report.console import (
     table,
 )
 from sweepctl.report.fit import estimate, fit_json, score_json
+from sweepctl.report.record import show_widest
 from sweepctl.store.workspace import Sweep
 
 
@@ -140,6 +141,10 @@ def _show_laws(out: Console, findings: Findings) -> None:
     if len(both) > 1:
         agree = max(low for low, _ in both) <= min(high for _, high in both)
         out.print(f"  the exponents of N* {'agree' if agree else 'do not agree'} within their intervals")
+    records = {name: fit.record_of_backtests() for name, fit in fits.items()}
+    tested = [f"{name} {inside} of {judged}" for name, (inside, judged) in records.items() if judged]
+    if tested:
+        out.print(f"  larger sizes predicted from those below, inside their interval: {', '.join(tested)}")
     flags = [f"{name}: {flag}" for name, fit in fits.items() for flag in fit.flags]
     if flags:
         out.print(f"  {YELLOW}flags: {', '.join(flags)}{END}")
@@ -169,6 +174,10 @@ def _show_scores(out: Console, scores: dict[str, list[Scored]]) -> None:
         ]
         columns = ["rung", "tokens", "tokens/N", "predicted", "95 % interval", "measured", "error"]
         out.print(table(f"stage {stage}, predicted before it began", columns, rows))
+        show_widest(out, [s.parts for s in scored])
+    judged = [s.inside for scored in scores.values() for s in scored if s.inside is not None]
+    if judged:
+        out.print(f"  predicted before they were trained: {len(judged)} runs, {sum(judged)} inside\n")
 
 
 def screen_json(findings: Findings) -> dict[str, Any]:

@@ -36,6 +36,8 @@ class PredictedLoss:
     """Where the law itself lies there."""
     run_interval: tuple[float, float]
     """Where a run that is yet to be made lies."""
+    parts: dict[str, float] | None = None
+    """What that interval is made of: half-widths, as shares of the loss; None of an early version."""
 
     @classmethod
     def read(cls, row: Mapping[str, Any]) -> PredictedLoss:

@@ -153,3 +153,14 @@ def test_a_law_of_wsd_s_says_so(planned: Planner) -> None:
         data = observations(runs, PARAMETRIC, reading)
         fit = fit_law(PARAMETRIC, data, PARAMETRIC.options(replicates=0))
         assert ("schedule:wsd-s" in fit.flags) == flagged
+
+
+def test_rows_know_the_trunk_that_they_were_cut_from(planned: Planner) -> None:
+    sweep_jobs = planned(name="shares")
+    run_all(sweep_jobs)
+    frame, plan = collect(sweep_jobs)["runs"], next(iter(sweep_jobs.plans.values()))
+    data = observations(frame, PARAMETRIC, sweep_reading(plan.accounting))
+    assert data.shared_trunks() == tuple(frame.set_index("job").loc[list(data.rows), "trunk"])
+    assert len(set(data.label("trunk"))) < len(data)
+    whole = observations(frame.assign(trunk=None), PARAMETRIC, sweep_reading(plan.accounting))
+    assert whole.shared_trunks() == ()  # a run without a trunk shares none

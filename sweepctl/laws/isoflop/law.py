@@ -91,7 +91,7 @@ def fit(data: Observations, options: Options) -> Fit:
 def predict(fit: Fit, target: Target) -> dict[str, Estimate]:
     """What the power laws say at target["flops"]; no loss beyond the budgets where they were too few for the
     floor of L*(C)."""
-    estimates = compute_optimal.predict(fit, target)
+    estimates = compute_optimal.predict(fit, target, fit.details["minima"])
     trained = [minimum["flops"] for minimum in fit.details["minima"]]
     inside = 0.5 * min(trained) <= target["flops"] <= 2 * max(trained)
     if fit.protocol["floor"] is None and "E" not in fit.params and not inside:

@@ -25,13 +25,23 @@ from sweepctl.laws.fit import (
     claim,
     estimate,
     misfit,
+    percentile_interval,
     scattered,
 )
 from sweepctl.laws.law import Law
 from sweepctl.laws.numerics.linear import least_squares, resample, resample_groups
 from sweepctl.laws.numerics.rounding import above_rounding
 from sweepctl.laws.observations import CannotFit, Floats, Observations
-from sweepctl.laws.parametric.search import PARAMS, STEEPEST, Options, ParametricSolution, refit, solve
+from sweepctl.laws.parametric.search import (
+    NEARLY_ABSOLUTE,
+    PARAMS,
+    STEEPEST,
+    Options,
+    ParametricSolution,
+    refit,
+    solve,
+)
+from sweepctl.laws.shared.new_run import Measured
 
 NAME = "parametric"
 SIX_N = (6.0, 0.0)
@@ -66,6 +76,7 @@ def fit(data: Observations, options: Options) -> Fit:
         details={
             "points": {"n": data.n.tolist(), "d": data.d.tolist(), "loss": data.loss.tolist()},
             "solved_for_on_the_way": whole.restarted,
+            "trunks": list(data.shared_trunks()),
         },
         residuals=residuals.tolist(),
     )  # fmt: skip
@@ -161,15 +172,27 @@ def per_token_of(fit: Fit) -> tuple[float, float]:
 def predict(fit: Fit, n: float, d: float) -> Prediction:
     """The loss of a run at (N, D), in nats, with its intervals."""
     value = float(loss(fit.params, n, d))
-    if not fit.samples:
-        return Prediction(value, (value, value), (value, value))
     draws = loss(fit.arrays(), n, d)
+    law = percentile_interval(draws) if fit.samples else (value, value)
+    run = measured(fit).prediction((n, d), law, fit.backtests) if "points" in fit.details else None
+    if run is not None or not fit.samples:
+        return run or Prediction(value, law, law)
     residuals = np.asarray(fit.residuals)
     freedom = max(1, len(residuals) - len(PARAMS))
     scatter = residuals * np.sqrt(len(residuals) / freedom)
     draw = np.random.Generator(np.random.PCG64(fit.protocol["seed"]))
     picks = draw.integers(0, len(scatter), size=(20, len(draws)))
     return scattered(value, draws, draws * np.exp(-scatter[picks]))
+
+
+def measured(fit: Fit) -> Measured:
+    """The law of a fit and its rows."""
+    points, delta = fit.details["points"], fit.protocol["delta"]
+    deltas = {"huber_log": delta, "lad_log": NEARLY_ABSOLUTE}
+    return Measured(
+        loss, {name: fit.params[name] for name in PARAMS}, (points["n"], points["d"]), points["loss"],
+        fit.details.get("trunks", ()), deltas.get(fit.protocol["objective"], np.inf),
+    )  # fmt: skip
 
 
 def predict_optimum(fit: Fit, flops: float) -> dict[str, Estimate]:
@@ -180,11 +203,13 @@ def predict_optimum(fit: Fit, flops: float) -> dict[str, Estimate]:
     drawn_n, drawn_d = optimum(samples, flops, per_token)
     with np.errstate(all="ignore"):
         ratio = estimate(d / n, drawn_d / drawn_n)
+    least = estimate(loss(fit.params, n, d), loss(samples, drawn_n, drawn_d))
+    run = measured(fit).prediction((n, d), least.interval, fit.backtests) if "points" in fit.details else None
     return {
         "n": estimate(n, drawn_n),
         "d": estimate(d, drawn_d),
         "tokens_per_parameter": ratio,
-        "loss": estimate(loss(fit.params, n, d), loss(samples, drawn_n, drawn_d)),
+        "loss": run or least,
     }
 
 
@@ -273,7 +298,7 @@ LAW = Law(
     source="Hoffmann et al. 2022, section 3.3",
     options=Options,
     needs=("n", "d", "loss"),
-    takes=("flops", "run"),
+    takes=("flops", "run", "trunk"),
     fit=fit,
     predict=predict_target,
     targets=(("n", "d"), ("flops",)),

@@ -7,13 +7,14 @@ token (DeepSeek-AI 2024, arXiv 2401.02954, section 3.2).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from sweepctl.laws.fit import Estimate, Fit, Target, estimate
 from sweepctl.laws.observations import Floats
+from sweepctl.laws.shared.new_run import Measured
 
 NAMES = {"n": ("a", "k_n"), "d": ("b", "k_d"), "loss": ("c", "k_l"), "m": ("a_m", "k_m")}
 """What is a power of C -> its exponent and its factor."""
@@ -52,9 +53,10 @@ def whole(samples: Mapping[str, Floats]) -> dict[str, Floats]:
     return {name: values[good] for name, values in samples.items()}
 
 
-def predict(fit: Fit, target: Target) -> dict[str, Estimate]:
+def predict(fit: Fit, target: Target, optima: Sequence[Mapping[str, Any]] = ()) -> dict[str, Estimate]:
     """N*, D*, tokens a parameter, the least loss and, where the law was fitted over them, FLOPs a token at
-    target["flops"] FLOPs."""
+    target["flops"] FLOPs. `optima` are what it was fitted to, one a budget, with its flops, n, d and loss:
+    with them comes the interval of another budget's."""
     c, params, drawn = target["flops"], fit.params, fit.arrays()
 
     def at(role: str, values: Mapping[str, Any]) -> Any:
@@ -70,4 +72,21 @@ def predict(fit: Fit, target: Target) -> dict[str, Estimate]:
     }
     if "a_m" in params:
         estimates["flops_per_token"] = estimate(at("m", params), at("m", drawn))
+    if len(optima):
+        for role in ("n", "d", "loss"):
+            measured = _measured(role, params, optima)
+            run = measured.prediction((c,), estimates[role].interval, fit.backtests if role == "loss" else ())
+            estimates[role] = run or estimates[role]
     return estimates
+
+
+def _measured(role: str, params: Mapping[str, float], optima: Sequence[Mapping[str, Any]]) -> Measured:
+    """The law of one of them, and the optima that it was fitted to."""
+    exponent, factor = NAMES[role]
+    names = [factor, exponent, *(["E"] if role == "loss" and "E" in params else [])]
+
+    def law(values: Mapping[str, float], c: Any) -> Any:
+        return values.get("E", 0.0) + values[factor] * c ** values[exponent]
+
+    flops, values = (np.array([optimum[key] for optimum in optima]) for key in ("flops", role))
+    return Measured(law, {name: params[name] for name in names}, (flops,), values)
