@@ -1,6 +1,6 @@
 """Variables of jobs. Their names are recorded; their values, which may be secrets, are not: they go from the
 environment of whoever submits to that of a task, under names of our own, so that no command in between acts
-on them."""
+on them. What a value says of other variables is expanded where the task runs."""
 
 from __future__ import annotations
 
@@ -12,30 +12,24 @@ from typing import Any, TypeAlias
 from sweepctl.errors import InvalidValue, RequestError
 
 Variables: TypeAlias = Mapping[str, str | int | float | None]
-"""Names and values; None: as it is where it is submitted."""
+"""Names and values; None: as it is where it is submitted, and not expanded."""
 
-PREFIX = "SWEEPCTL_VALUE_"
-"""Of the names under which values are handed on."""
+REFERENCE = re.compile(r"\$(?:[A-Za-z_]\w*|\{[A-Za-z_]\w*\})")
+"""What a shell puts a variable's value for."""
+VALUE, TEMPLATE = "SWEEPCTL_VALUE_", "SWEEPCTL_TEMPLATE_"
+"""What the names begin with under which values are handed on as they are, or to be expanded."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_REFERENCE = re.compile(r"\$(\w|\{)")
 
 
 def check(variables: Variables) -> None:
-    """See that these are variables that a shell can have, and say what they mean.
+    """See that these are variables that a shell can have.
 
     Raises:
-        InvalidValue: a name is none, or a value waits for a shell to expand it.
+        InvalidValue: a name or a value is none.
     """
     for name, value in variables.items():
         if not _NAME.fullmatch(name):
             raise InvalidValue("environment", name, "the name of a variable")
-        if isinstance(value, str) and _REFERENCE.search(value):
-            raise InvalidValue(
-                f"environment.{name}",
-                "...$...",
-                "a text without $NAME, which nothing expands: ${oc.env:NAME} is NAME where this launches, "
-                f"a line `export {name}=...` of `setup` where it runs, null is {name} where this launches",
-            )
         if isinstance(value, str) and "\0" in value:
             raise InvalidValue(f"environment.{name}", "...", "a text without a zero byte")
 
@@ -50,26 +44,38 @@ def names_only(settings: dict[str, Any]) -> dict[str, Any]:
     return public
 
 
-def values(variables: Variables) -> dict[str, str]:
-    """The values, of those that are handed on, or are as they are here, too.
+def handed_on(variables: Variables, strict: bool = True) -> dict[str, str]:
+    """The values under the names by which a script takes them: those that the settings have, else those that
+    were handed on to this process, else as the variable is here.
 
     Raises:
-        RequestError: one is not set here.
+        RequestError: one is not set here; without `strict` it is empty then.
     """
     texts = {}
     for name, value in variables.items():
-        text = os.environ.get(PREFIX + name, os.environ.get(name)) if value is None else str(value)
-        if text is None:
+        if value is not None:
+            prefix = TEMPLATE if REFERENCE.search(str(value)) else VALUE
+            texts[prefix + name] = str(value)
+            continue
+        sources = (TEMPLATE + name, VALUE + name, name)
+        source = next((source for source in sources if source in os.environ), None)
+        if source is None and strict:
             raise RequestError(f"environment.{name} is null, and {name} is not set here.")
-        texts[name] = text
+        key = source if source in sources[:2] else VALUE + name
+        texts[str(key)] = os.environ[source] if source else ""
     return texts
 
 
-def handed_on(texts: Mapping[str, str]) -> dict[str, str]:
-    """Values under the names that a script takes them from."""
-    return {PREFIX + name: text for name, text in texts.items()}
-
-
-def exports(names: Variables) -> list[str]:
-    """The lines of a script that take them. No value is in them."""
-    return [f'export {name}="${PREFIX}{name}"' for name in names]
+def exports(texts: Mapping[str, str]) -> list[str]:
+    """The lines of a script that take what was handed on. No value is in them, but for the names of what it
+    refers to."""
+    lines = []
+    for source, text in texts.items():
+        if source.startswith(TEMPLATE):
+            lines.append(f'SWEEPCTL_TEXT="${source}"')
+            references = sorted(set(REFERENCE.findall(text)), key=len, reverse=True)
+            lines += [f"SWEEPCTL_TEXT=${{SWEEPCTL_TEXT//'{name}'/\"{name}\"}}" for name in references]
+            lines.append(f'export {source.removeprefix(TEMPLATE)}="$SWEEPCTL_TEXT"')
+        else:
+            lines.append(f'export {source.removeprefix(VALUE)}="${source}"')
+    return lines

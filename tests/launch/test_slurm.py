@@ -23,7 +23,7 @@ from sweepctl.launch.slurm.dispatch import tasks_needed
 from sweepctl.launch.slurm.records import Array, Records, SlurmOrder, begin_task, outrun
 from sweepctl.launch.slurm.script import script
 from sweepctl.launch.slurm.settings import SlurmSettings
-from sweepctl.launch.variables import handed_on
+from sweepctl.launch.variables import VALUE
 from sweepctl.spec.build import build, plain
 from sweepctl.spec.compose import compose_launcher
 from sweepctl.spec.execution import Execution
@@ -112,7 +112,7 @@ def test_no_text_of_the_users_is_shell(value: str, folder: str) -> None:
     done = subprocess.run(
         ["bash", "-c", exports + '\nprintf "%s\\0%s" "$WORD" "$SWEEPCTL_ARRAY"'],
         capture_output=True,
-        env={**os.environ, **handed_on({"WORD": value})},
+        env={**os.environ, VALUE + "WORD": value},
     )
     assert done.stdout.decode().split("\0") == [value, str(Path("/x") / folder)]
 

@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sweepctl.errors import RequestError
+from sweepctl.launch.script_words import shell_word
 from sweepctl.launch.slurm.commands import sentence
 from sweepctl.launch.slurm.doctor import _advice
-from sweepctl.launch.slurm.script import script, shell_word
+from sweepctl.launch.slurm.script import script
 from sweepctl.launch.slurm.settings import whole_minutes
 from sweepctl.spec.compose import compose_launcher
 
@@ -64,8 +65,7 @@ def test_to_be_requeued_or_not_is_said_once(sbatch: dict[str, bool], expected: s
         ({"sbatch": {"clusters": "a"}}, "SLURM_CLUSTERS"),
         ({"sbatch": {"mail-user": "$USER"}}, r"sbatch\.mail-user.*oc\.env"),
         ({"resources": {"partition": "$WHERE"}}, r"resources\.partition.*oc\.env"),
-        ({"environment": {"PATH": "/opt/bin:$PATH"}}, r"environment\.PATH.*oc\.env.*setup"),
-        ({"environment": {"HF_HOME": "${SCRATCH}/hf"}}, r"environment\.HF_HOME"),
+        ({"environment": {"A B": "c"}}, "the name of a variable"),
         ({"python": "apptainer exec 'x"}, "python"),
         ({"python": " "}, "python"),
         ({"srun_args": ["a\nb"]}, "srun_args"),

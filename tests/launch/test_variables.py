@@ -17,7 +17,7 @@ from sweepctl.launch.retry import choose
 from sweepctl.launch.slurm import supervisor
 from sweepctl.launch.slurm.records import Records
 from sweepctl.launch.slurm.script import script
-from sweepctl.launch.variables import PREFIX, handed_on, values
+from sweepctl.launch.variables import TEMPLATE, VALUE, exports, handed_on
 from sweepctl.spec.compose import compose_launcher
 from tests.conftest import Planner
 
@@ -27,7 +27,7 @@ from .slurm.conftest import launch
 from .test_slurm import an_array
 
 SECRET = "hf_s3cret `id` & more"
-VALUE = f'environment.TOKEN="{SECRET}"'
+OVERRIDE = f'environment.TOKEN="{SECRET}"'
 
 
 @pytest.fixture
@@ -43,11 +43,11 @@ def texts(folder: Path, but: tuple[str, ...] = ()) -> str:
 
 def test_values_reach_tasks_and_no_file(cluster: Cluster, planned: Any) -> None:
     sweep_jobs = planned(name="secret", ladder__depths=[1])
-    launch(sweep_jobs, VALUE)
+    launch(sweep_jobs, OVERRIDE)
     folder = sweep_jobs.sweep.workspace.root
     assert "TOKEN" in texts(folder) and SECRET not in texts(folder)
     assert SECRET not in "".join(cluster.scripts)
-    assert {task.variables[f"{PREFIX}TOKEN"] for task in cluster.tasks.values()} == {SECRET}
+    assert {task.variables[f"{VALUE}TOKEN"] for task in cluster.tasks.values()} == {SECRET}
     cluster.run_all()
     assert SECRET not in texts(folder) and not list(sweep_jobs.unfinished())
 
@@ -56,13 +56,13 @@ def test_what_a_task_submits_has_the_values_of_the_task(
     cluster: Cluster, planned: Planner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sweep_jobs = planned(name="topped", ladder__depths=[1])
-    launch(sweep_jobs, VALUE, "max_submitted=1")
+    launch(sweep_jobs, OVERRIDE, "max_submitted=1")
     assert Records(sweep_jobs.sweep).unsubmitted() is not None
     monkeypatch.setattr(supervisor.Feed, "startable", lambda *_: iter(()))  # it takes its own job alone
     [name] = cluster.waiting()
     cluster.run(name)
     [topped] = cluster.tasks.values()
-    assert topped.name != name and topped.variables == {f"{PREFIX}TOKEN": SECRET}
+    assert topped.name != name and topped.variables == {f"{VALUE}TOKEN": SECRET}
 
 
 def test_a_rehearsal_does_not_show_values(
@@ -72,14 +72,14 @@ def test_a_rehearsal_does_not_show_values(
     monkeypatch.setenv("SWEEPCTL_HOME", str(sweep_jobs.sweep.workspace.root))
     for on in ("slurm", "batch"):
         for more in ([], ["--json"]):
-            app(["launch", "shown", "--on", on, "--dry-run", VALUE, *more], standalone_mode=False)
+            app(["launch", "shown", "--on", on, "--dry-run", OVERRIDE, *more], standalone_mode=False)
             shown = capsys.readouterr().out
             assert "TOKEN" in shown and SECRET not in shown, (on, more)
 
 
 def test_a_script_of_any_scheduler_takes_them_from_a_file_of_its_users(planned: Planner) -> None:
     sweep_jobs = planned(name="scripts", ladder__depths=[1])
-    launcher = read_launcher("batch", compose_launcher("batch", [VALUE]))
+    launcher = read_launcher("batch", compose_launcher("batch", [OVERRIDE]))
     launcher.launch(LaunchRequest(sweep_jobs, [], choose(sweep_jobs, ["none"])), None)  # type: ignore[arg-type]
     [folder] = (sweep_jobs.sweep.folder / "batch").iterdir()
     assert SECRET not in texts(folder, but=("environment.sh",))
@@ -92,7 +92,7 @@ def test_a_script_of_any_scheduler_takes_them_from_a_file_of_its_users(planned: 
 def test_they_are_handed_on_whatever_else_is(export: str) -> None:
     launcher = slurm(sbatch={"export": export}, environment={"A": 1, "B": 2})
     text = script(an_array(), Path("/f"), launcher)
-    named = f"{PREFIX}A,{PREFIX}B"
+    named = f"{VALUE}A,{VALUE}B"
     expected = {"NONE": named, "NIL": named, "HOME,USER": f"HOME,USER,{named}"}.get(export, export)
     assert f"#SBATCH --export={expected}\n" in text
     assert " --export=ALL " in text.splitlines()[-1]
@@ -100,13 +100,33 @@ def test_they_are_handed_on_whatever_else_is(export: str) -> None:
 
 def test_null_is_the_value_where_it_is_submitted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOKEN", "outer $x")
-    assert handed_on(values({"TOKEN": None, "N": 3})) == {f"{PREFIX}TOKEN": "outer $x", f"{PREFIX}N": "3"}
-    monkeypatch.setenv(f"{PREFIX}TOKEN", "handed on")
-    assert values({"TOKEN": None}) == {"TOKEN": "handed on"}
-    monkeypatch.delenv(f"{PREFIX}TOKEN")
-    monkeypatch.delenv("TOKEN")
+    assert handed_on({"TOKEN": None, "N": 3}) == {f"{VALUE}TOKEN": "outer $x", f"{VALUE}N": "3"}
+    monkeypatch.setenv(f"{VALUE}TOKEN", "handed on")
+    assert handed_on({"TOKEN": None}) == {f"{VALUE}TOKEN": "handed on"}
+    monkeypatch.setenv(f"{TEMPLATE}TOKEN", "$HOME/x")
+    assert handed_on({"TOKEN": None}) == {f"{TEMPLATE}TOKEN": "$HOME/x"}
+    for name in ("TOKEN", f"{VALUE}TOKEN", f"{TEMPLATE}TOKEN"):
+        monkeypatch.delenv(name)
     with pytest.raises(RequestError, match=r"environment\.TOKEN is null, and TOKEN is not set"):
-        values({"TOKEN": None})
+        handed_on({"TOKEN": None})
+
+
+@pytest.mark.parametrize(
+    ("text", "expanded"),
+    [
+        ("/opt/bin:$HERE", "/opt/bin:a & 'b'\\"),
+        ("${HERE}/$HERE/$HEREAFTER-$NOT_SET", "a & 'b'\\/a & 'b'\\/later-"),
+        ('$HERE `id` $(id) "x" \\ ${HERE:-no}', "a & 'b'\\ `id` $(id) \"x\" \\ ${HERE:-no}"),
+        ("$5 and $", "$5 and $"),
+    ],
+)
+def test_variables_are_expanded_where_the_task_runs(text: str, expanded: str) -> None:
+    """As in a shell, and nothing else of what a shell does."""
+    texts = handed_on({"WORD": text})
+    lines = "\n".join([*exports(texts), 'printf %s "$WORD"'])
+    here = {"HERE": "a & 'b'\\", "HEREAFTER": "later", **texts}
+    done = subprocess.run(["bash", "-c", lines], capture_output=True, text=True, env=here)
+    assert done.stdout == expanded and "x" not in lines.replace("export", "")
 
 
 def test_a_launch_without_a_value_writes_nothing(cluster: Cluster, planned: Planner) -> None:

@@ -37,12 +37,12 @@ from sweepctl.launch.local import LocalLaunch, LocalSettings, Share, Watcher
 from sweepctl.launch.order import Order
 from sweepctl.launch.outcome import Submission, Submitted, ToSubmit
 from sweepctl.launch.ownership import PRIVATE, READABLE, protected_folder
-from sweepctl.launch.python import python_command
 from sweepctl.launch.retries import Retries
 from sweepctl.launch.retry import Retry
 from sweepctl.launch.rungs import each_pattern, for_rung, idle_patterns
+from sweepctl.launch.script_words import python_command
 from sweepctl.launch.tasks import Task, TaskState
-from sweepctl.launch.variables import check, values
+from sweepctl.launch.variables import check, exports, handed_on
 from sweepctl.spec import hashing
 from sweepctl.spec.build import build, plain
 from sweepctl.spec.execution import Execution
@@ -187,8 +187,8 @@ class Script:
         """Put it into the sweep's folder, where nobody else can change it before it is submitted, nor read
         the values of its variables."""
         folder = protected_folder(self.folder(sweep))
-        exports = [f"export {name}={shlex.quote(value)}\n" for name, value in variables.items()]
-        write_text(folder / "environment.sh", "".join(exports), PRIVATE)
+        sources = [f"{name}={shlex.quote(text)}" for name, text in variables.items()]
+        write_text(folder / "environment.sh", "\n".join([*sources, *exports(variables), ""]), PRIVATE)
         write_json(folder / "script.json", plain(self), READABLE)
         write_text(folder / "run.sh", self.text(sweep), READABLE)
 
@@ -201,7 +201,7 @@ class BatchLauncher(Launcher[BatchSettings], kind="batch", settings=BatchSetting
     """What the tasks did, the sweep's files say: who submits them is not asked."""
 
     def launch(self, request: LaunchRequest, watcher: Watcher) -> Submitted:
-        variables = values(self.settings.environment)
+        variables = handed_on(self.settings.environment)
         request.begin()
         request.sweep_jobs.make_wishes(self.execution.keep)
         sweep = request.sweep_jobs.sweep

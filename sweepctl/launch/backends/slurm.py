@@ -17,7 +17,7 @@ from sweepctl.launch.slurm.records import Records, SlurmOrder
 from sweepctl.launch.slurm.settings import SlurmSettings
 from sweepctl.launch.slurm.shell import read_shell
 from sweepctl.launch.tasks import Task
-from sweepctl.launch.variables import values
+from sweepctl.launch.variables import handed_on
 from sweepctl.store.sweep_jobs import SweepJobs
 from sweepctl.store.workspace import Sweep, Workspace
 
@@ -34,7 +34,7 @@ class SlurmLauncher(Launcher[SlurmSettings], kind="slurm", settings=SlurmSetting
 
         order = self._order(request)
         for rung in request.sweep_jobs.rungs:
-            values(self.settings.of_rung(rung).environment)
+            handed_on(self.settings.of_rung(rung).environment)  # or say what is not set
         request.begin()
         request.sweep_jobs.make_wishes(self.execution.keep)
         records = Records(request.sweep_jobs.sweep)

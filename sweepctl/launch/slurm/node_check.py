@@ -21,7 +21,7 @@ from sweepctl.launch.slurm.script import script
 from sweepctl.launch.slurm.settings import SlurmSettings
 from sweepctl.launch.slurm.task_ends import last_words
 from sweepctl.launch.tasks import Task
-from sweepctl.launch.variables import handed_on, values
+from sweepctl.launch.variables import handed_on
 from sweepctl.resources import code_version
 from sweepctl.store.files import create, read_json, write_text
 
@@ -78,7 +78,7 @@ def check_node(
     say("sending a job")
     try:
         text = script(array, folder, brief, f"{REPORT} {shlex.quote(str(folder))}")
-        array_id = commands.sbatch(text, handed_on(values(launcher.environment)))
+        array_id = commands.sbatch(text, handed_on(launcher.environment))
         sent = SentJob(folder, array_id, array.name, wanted.nodes)
         problem = _wait(sent, say, wait_min)
         if problem is not None:

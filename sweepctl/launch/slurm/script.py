@@ -6,23 +6,20 @@ sbatch has already started a task, and a launch may die at any moment.
 
 from __future__ import annotations
 
-import re
 import shlex
 from pathlib import Path
 from typing import Any
 
 from sweepctl.launch.ownership import READABLE
-from sweepctl.launch.python import python_command
+from sweepctl.launch.script_words import python_command, shell_word
 from sweepctl.launch.slurm.records import Array
 from sweepctl.launch.slurm.restarts import strict, trace
 from sweepctl.launch.slurm.settings import SlurmSettings
 from sweepctl.launch.slurm.submitit_executor import CommandExecutor
-from sweepctl.launch.variables import PREFIX, exports, handed_on, values
+from sweepctl.launch.variables import exports, handed_on
 from sweepctl.store.files import write_text
 
 TASK = "sweepctl.launch.slurm.task"
-_REFERENCE = re.compile(r"\$(?:[A-Za-z_]\w*|\{[A-Za-z_]\w*\})")
-_NO_REFERENCE = re.compile(r'["`\\]|\$(?![A-Za-z_]|\{[A-Za-z_]\w*\})')
 
 
 def script(array: Array, folder: Path, launcher: SlurmSettings, module: str = TASK) -> str:
@@ -42,7 +39,7 @@ def submit(array: Array, folder: Path, launcher: SlurmSettings) -> str:
     launcher = launcher.of_rung(array.rung)
     executor, command = _executor(array, folder, launcher), _command(array, launcher)
     write_text(folder / "script.sh", executor.script(command), READABLE)
-    return executor.submit_command(command, handed_on(values(launcher.environment)))
+    return executor.submit_command(command, handed_on(launcher.environment))
 
 
 def _executor(array: Array, folder: Path, launcher: SlurmSettings) -> CommandExecutor:
@@ -54,7 +51,7 @@ def _executor(array: Array, folder: Path, launcher: SlurmSettings) -> CommandExe
     exported = str(options.get("export", "ALL"))
     if launcher.environment and exported.partition(",")[0].upper() != "ALL":  # then it hands on nothing else
         named = [] if exported.upper() in ("NONE", "NIL") else [exported]
-        options["export"] = ",".join([*named, *(PREFIX + name for name in launcher.environment)])
+        options["export"] = ",".join([*named, *handed_on(launcher.environment, strict=False)])
     if (excluded := _excluded(array, launcher)) is not None:
         options["exclude"] = excluded
     if array.held:
@@ -99,7 +96,7 @@ def _srun_args(array: Array, launcher: SlurmSettings) -> list[str]:
 
 def _setup(array: Array, folder: Path, launcher: SlurmSettings) -> list[str]:
     lines = [f"export SWEEPCTL_ARRAY={shlex.quote(str(folder))}"]
-    lines += exports(launcher.environment)
+    lines += exports(handed_on(launcher.environment, strict=False))
     lines.append(trace(launcher.commands_on_nodes, _excluded(array, launcher), launcher.exclude_node_after))
     return [*lines, *strict(launcher.setup)]
 
@@ -114,10 +111,3 @@ def _command(array: Array, launcher: SlurmSettings, module: str = TASK) -> str:
     """The rest of the line that begins with srun."""
     arguments = [shell_word(argument) for argument in _srun_args(array, launcher)]
     return " ".join([*arguments, python_command(launcher.python), "-u", "-P", "-m", module])
-
-
-def shell_word(text: str) -> str:
-    """One word for a shell, in which it expands $NAME and ${NAME} and nothing else."""
-    if not _REFERENCE.search(text):
-        return shlex.quote(text)
-    return '"' + _NO_REFERENCE.sub(r"\\\g<0>", text) + '"'
