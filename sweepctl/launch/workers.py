@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import selectors
 import subprocess
 import sys
@@ -19,6 +20,10 @@ from sweepctl.store.protocol import Died, Ended, Event, Ready, RunJob, StopJob, 
 
 SAFE_PATH = ("-P",)
 """Of an interpreter: without the current folder on Python's path, where anybody may have put a module."""
+GROUP_VARIABLES = (
+    r"TORCHELASTIC_.*|MASTER_(ADDR|PORT)|(LOCAL_|GROUP_|ROLE_|NODE_)?(RANK|WORLD_SIZE)|PMI.?_.*|PMIX_.*"
+)
+"""What torchrun, MPI or an allocation tells the processes of one group, and leaves behind in a shell."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -77,14 +82,22 @@ class Worker:
 
 class Pool:
     """`count` workers of `threads` threads each, with a GPU of its own each where `gpus` says so. What they
-    print goes into files of their own below `logs`, or all into `log`."""
+    print goes into files of their own below `logs`, or all into `log`. Each trains alone but for those of a
+    `group`, which say with this process's variables who trains a job together."""
 
     def __init__(
-        self, count: int, threads: int, gpus: list[str], logs: Path, log: Path | None = None
+        self,
+        count: int,
+        threads: int,
+        gpus: list[str],
+        logs: Path,
+        log: Path | None = None,
+        group: bool = False,
     ) -> None:
         with storage(logs):
             logs.mkdir(parents=True, exist_ok=True)
         self._threads, self._gpus, self._logs, self._log = threads, gpus, logs, log
+        self._group = group
         self._selector = selectors.DefaultSelector()
         self.workers = [self._start(number) for number in range(count)]
 
@@ -92,6 +105,8 @@ class Pool:
         log = self._log or self._logs / f"local-{os.getpid()}-{number}.log"
         gpu = self._gpus[number % len(self._gpus)] if self._gpus else None
         environment = worker_environment(self._threads)
+        if not self._group:
+            environment = without(environment, GROUP_VARIABLES)
         if gpu is not None:
             environment["CUDA_VISIBLE_DEVICES"] = gpu
         with append_to(log) as errors:
@@ -161,6 +176,11 @@ class Pool:
 def worker_environment(threads: int) -> dict[str, str]:
     """The environment of a worker process."""
     return safe_path(os.environ) | dict.fromkeys(THREAD_VARIABLES, str(threads))
+
+
+def without(environment: Mapping[str, str], names: str) -> dict[str, str]:
+    """An environment without the variables whose whole names match."""
+    return {name: value for name, value in environment.items() if not re.fullmatch(names, name)}
 
 
 def safe_path(environment: Mapping[str, str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 from sweepctl.launch.launcher import SchedulerError
 from sweepctl.launch.tasks import Task, TaskState
-from sweepctl.launch.workers import whole_path
+from sweepctl.launch.workers import GROUP_VARIABLES, whole_path, without
 
 PATIENCE_S = 30.0
 """How long a command may take: a controller that restarts answers late."""
@@ -20,10 +20,7 @@ SUBMISSION_PATIENCE_S = 600.0
 """How long sbatch may take, which asks a controller that is full again for two minutes."""
 _BATCH = 500
 """Ids on one command line."""
-_INHERITED = re.compile(
-    r"(SLURM|SLURMD|SRUN|SBATCH|SQUEUE|SCANCEL|SCONTROL|SACCT|SINFO|SUBMITIT|TORCHELASTIC)_.*|"
-    r"MASTER_(ADDR|PORT)|(LOCAL_|GROUP_|ROLE_|NODE_)?(RANK|WORLD_SIZE)|PMI.?_.*|PMIX_.*"
-)
+_INHERITED = rf"(SLURM|SLURMD|SRUN|SBATCH|SQUEUE|SCANCEL|SCONTROL|SACCT|SINFO|SUBMITIT)_.*|{GROUP_VARIABLES}"
 _NO_ANSWER = re.compile(r"timed out|did not answer|nable to contact|ommunication|Connection|send/recv")
 
 
@@ -112,7 +109,7 @@ def clean_environment() -> dict[str, str]:
     that is submitted from inside another must not inherit that one's. What says which cluster and as whom
     stays, of a login shell's also which of several."""
     whole = whole_path(os.environ)
-    clean = {name: value for name, value in whole.items() if not _INHERITED.fullmatch(name)}
+    clean = without(whole, _INHERITED)
     clean |= {name: whole[name] for name in ("SLURM_CONF", "SLURM_CONF_SERVER", "SLURM_JWT") if name in whole}
     clusters = whole.get("SBATCH_CLUSTERS") or whole.get("SLURM_CLUSTERS")
     if clusters and "SLURM_JOB_ID" not in whole:

@@ -119,7 +119,7 @@ class Supervisor:
         try:
             planned_job = self._next_or_wait()
             if planned_job is not None or process.processes > 1:
-                pool = Pool(1, self._mine.execution.threads, [], process.folder, process.log)
+                pool = Pool(1, self._mine.execution.threads, [], process.folder, process.log, group=True)
             while planned_job is not None and pool is not None and not self._leaving and not self._outrun:
                 try:
                     self._train(planned_job, pool)

@@ -113,7 +113,7 @@ class InProcess:
 
     fates: Iterator[Fate] = iter(())
 
-    def __init__(self, *settings: Any) -> None:
+    def __init__(self, *settings: Any, **more: Any) -> None:
         self.workers, self.job = [self], None
         self.process, self.log = SimpleNamespace(pid=os.getpid()), Path("log")
         self._stop = threading.Event()
