@@ -8,6 +8,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from sweepctl.data.inputs import other_kind
 from sweepctl.data.shards import DTYPES, Shard, SplitFacts
 from sweepctl.errors import InvalidValue, RequestError
 from sweepctl.store.files import file_hash
@@ -17,19 +18,6 @@ HEADERS = {(20240520, 1): "uint16", (20240801, 7): "uint32"}
 modded-nanogpt, and llm.c's for Llama 3."""
 DEFAULT_DTYPE = "uint16"
 _HEADER_BYTES = 1024
-_OTHER_KINDS = {
-    b"PK\x03\x04": "a zip archive, as PyTorch saves them",
-    b"\x1f\x8b\x08\x00": "compressed by gzip",
-    b"\x1f\x8b\x08\x08": "compressed by gzip",
-    b"\x28\xb5\x2f\xfd": "compressed by zstd",
-    b"\xfd7zXZ\x00": "compressed by xz",
-    b"BZh91AY": "compressed by bzip2",
-    b"PAR1": "a Parquet file",
-    b"ARROW1": "an Arrow file",
-    b"\x89HDF": "an HDF5 file",
-    b"MMIDIDX": "an index of Megatron",
-    b"LITPKDS": "a packed data set of LitGPT",
-}
 _SOME = 64
 """Tokens that do not alternate with zeros by chance."""
 
@@ -69,6 +57,10 @@ def _read_header(path: Path) -> tuple[str | None, int]:
         RequestError: the file cannot be read, or begins as one of another kind.
     """
     try:
+        str(path.resolve()).encode()  # it stands in the index
+    except UnicodeEncodeError:
+        raise RequestError(f"{path} has a path that is not UTF-8, which an index cannot name.") from None
+    try:
         with open(path, "rb") as file:
             start = file.read(_HEADER_BYTES)
             if start.startswith(b"\x93NUMPY"):
@@ -76,9 +68,8 @@ def _read_header(path: Path) -> tuple[str | None, int]:
             size = os.fstat(file.fileno()).st_size
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror}.") from None
-    for magic, kind in _OTHER_KINDS.items():
-        if start.startswith(magic):
-            raise RequestError(f"{path} is {kind}, not a flat file of tokens.")
+    if kind := other_kind(start):
+        raise RequestError(f"{path} is {kind}, not a flat file of tokens.")
     values = np.frombuffer(start[: len(start) // 4 * 4], dtype="<i4")
     if len(values) < 3:
         return None, 0

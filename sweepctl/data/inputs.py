@@ -22,6 +22,19 @@ _NO_FILE = {
     stat.S_ISCHR: "a device",
     stat.S_ISBLK: "a device",
 }
+_OTHER_KINDS = {
+    b"PK\x03\x04": "a zip archive, as PyTorch saves them",
+    b"\x1f\x8b\x08\x00": "compressed by gzip",
+    b"\x1f\x8b\x08\x08": "compressed by gzip",
+    b"\x28\xb5\x2f\xfd": "compressed by zstd",
+    b"\xfd7zXZ\x00": "compressed by xz",
+    b"BZh91AY": "compressed by bzip2",
+    b"PAR1": "a Parquet file",
+    b"ARROW1": "an Arrow file",
+    b"\x89HDF": "an HDF5 file",
+    b"MMIDIDX": "an index of Megatron",
+    b"LITPKDS": "a packed data set of LitGPT",
+}
 _ZSTD, _ZSTD_SKIPPED = b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"
 
 
@@ -111,7 +124,7 @@ def _decompressed(raw: IO[bytes], start: bytes) -> IO[bytes]:
         import gzip
 
         return gzip.open(raw)  # type: ignore[return-value]
-    if start.startswith(b"BZh"):
+    if start.startswith(b"BZh") and start[4:8] in (b"1AY&", b"\x17rE8"):  # a block, or the end of none
         import bz2
 
         return bz2.open(raw)
@@ -119,7 +132,7 @@ def _decompressed(raw: IO[bytes], start: bytes) -> IO[bytes]:
         import lzma
 
         return lzma.open(raw)
-    if start.startswith(_ZSTD) or start[1:4] == _ZSTD_SKIPPED:
+    if start.startswith(_ZSTD) or (start[1:4] == _ZSTD_SKIPPED and start[7:] == b"\0"):
         import io
 
         import pyarrow
@@ -139,10 +152,17 @@ def lines(path: Path) -> Iterator[tuple[int, bytes]]:
         number = 0
         while line := stream.readline(LONGEST):
             number += 1
+            if number == 1 and (kind := other_kind(line)):
+                raise RequestError(f"{path} is {kind}, not one of lines.")
             if len(line) == LONGEST:
                 raise RequestError(f"{path}, line {number} is longer than {LONGEST >> 20} MiB.")
             if line.strip():
                 yield number, line
+
+
+def other_kind(start: bytes) -> str | None:
+    """What a file is that begins so, where that is neither text nor tokens."""
+    return next((kind for magic, kind in _OTHER_KINDS.items() if start.startswith(magic)), None)
 
 
 def sentence(error: BaseException) -> str:

@@ -7,7 +7,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
@@ -27,6 +27,7 @@ from sweepctl.store.files import storage, write_json
 SHARD_TOKENS = 100_000_000
 BY_TEXT = "hash of the text"
 """How documents are held out; earlier versions went by the hash of file name and line."""
+_DIVIDED = "; --separator divides text files into documents"
 _EARLIER = " It was prepared by an earlier version, which held documents out by file name and line."
 
 
@@ -78,6 +79,9 @@ def prepare(
         for document in documents:
             done += len(document.text)
             progress(done)
+            if zeros := document.text.count(0):
+                left_out["bytes that are 0"] += zeros
+                document = replace(document, text=document.text.replace(b"\0", b""))
             text_hash = bytes.fromhex(document.text_hash[:32])
             if not document.text:
                 left_out["empty documents"] += 1
@@ -93,7 +97,7 @@ def prepare(
                 raise RequestError(
                     f"The {name} split of {folder.name} would be empty ({len(hashes)} documents in all); "
                     "give more documents or another validation share, or held-out files of your own "
-                    "(--validation); --separator divides text files into documents."
+                    f"(--validation){_DIVIDED if source.get('kind') == 'text' else ''}."
                 )
         counted = {reason: count for reason, count in left_out.items() if count}
         source = {**source, "documents": len(hashes), "left_out": counted}

@@ -31,12 +31,24 @@ def jsonl(paths: Iterable[Path], field: str) -> Iterator[Document]:
                 yield Document(name, _text(json.loads(line), field))
             except RecursionError:
                 raise RequestError(f"{name}: {_not_text(field)}: it is nested too deeply.") from None
+            except json.JSONDecodeError as error:
+                raise RequestError(f"{name}: {_not_text(field)}: {_not_json(error)}.") from None
             except ValueError as error:
                 raise RequestError(f"{name}: {_not_text(field)}: {sentence(error)}.") from None
 
 
 def _not_text(field: str) -> str:
     return f"not a JSON object with a text under {field!r}"
+
+
+def _not_json(error: json.JSONDecodeError) -> str:
+    start = error.doc.lstrip()[:1]
+    if start in "[{" and error.pos >= len(error.doc.rstrip()):
+        way = ".[]" if start == "[" else "."
+        return (
+            f"it ends within a value, where every object needs a line of its own (jq -c '{way}' makes it so)"
+        )
+    return f"{error.msg} at character {error.pos}"
 
 
 def _text(value: Any, field: str) -> bytes:

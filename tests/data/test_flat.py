@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,16 @@ def test_a_narrower_type_than_said_lies_outside_the_vocabulary(prepared: Prepare
         flat(prepared, plain_file(tmp_path / "t.bin"), dtype="uint32")
     with pytest.raises(RequestError, match="at most 65536, which uint16 can hold"):
         flat(prepared, plain_file(tmp_path / "t.bin"), vocab_size=128_256)
+
+
+def test_a_path_that_an_index_cannot_name_is_refused(
+    prepared: Prepare, workspace: Workspace, tmp_path: Path
+) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    folder.mkdir()
+    with pytest.raises(RequestError, match="a path that is not UTF-8"):
+        flat(prepared, plain_file(folder / "t.bin"))
+    assert not workspace.corpus("made").exists()
 
 
 def test_files_of_two_types_are_no_corpus(prepared: Prepare, tmp_path: Path) -> None:

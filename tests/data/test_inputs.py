@@ -93,7 +93,9 @@ def test_null_is_no_text_and_counted_as_for_parquet(
         ('{"text": ["x"]}', "it is a list there"),
         ('[{"text": "x"}]', "it is a list .*jq"),
         ("null", "it is null"),
-        ('{"text": "x"', "Expecting"),
+        ('{"text": "x"', r"ends within a value.*jq -c '\.'"),
+        ("[", r"ends within a value.*jq -c '\.\[\]'"),
+        ('{"text": x}', "Expecting value at character 9"),
         ('{"text": "\x01"}', "control character"),
         ('{"text": ' + "[" * 100_000, "nested too deeply"),
         ('{"text": 1' + "0" * 5000 + "}", "digits"),
@@ -212,6 +214,38 @@ def test_of_a_folder_text_is_taken_and_the_rest_counted(
         "files that are not UTF-8 text": 3, "empty documents": 1, "exact duplicates": 1,
     }  # fmt: skip
     assert index.source["documents"] == len(TEXTS)
+
+
+def test_text_may_begin_as_a_compressed_file_does(
+    prepared: Prepare, workspace: Workspace, tmp_path: Path
+) -> None:
+    texts = ["BZh91 is text", "P*M\x18 too", *TEXTS]
+    for i, text in enumerate(texts):
+        (tmp_path / f"{i}.txt").write_text(text)
+    prepared("text", *sorted(tmp_path.glob("*.txt")))
+    assert both(workspace) == {text.encode() for text in texts}
+
+
+def test_byte_0_is_no_text_and_parts_no_equal_documents(
+    prepared: Prepare, workspace: Workspace, tmp_path: Path
+) -> None:
+    rows = [*TEXTS, TEXTS[0].replace(" ", "\0 "), "\0"]
+    index = prepared("jsonl", write_jsonl(tmp_path / "d.jsonl", ({"text": text} for text in rows)))
+    assert both(workspace) == ALL
+    zeros = TEXTS[0].count(" ") + 1
+    assert index.source["left_out"] == {
+        "bytes that are 0": zeros, "exact duplicates": 1, "empty documents": 1,
+    }  # fmt: skip
+    assert sum(split.bytes for split in index.splits.values()) == sum(map(len, ALL)) + len(ALL)
+
+
+@pytest.mark.parametrize(("start", "kind"), [(b"PAR1", "a Parquet file"), (b"PK\3\4", "a zip archive")])
+def test_records_of_another_kind_are_named(
+    prepared: Prepare, tmp_path: Path, start: bytes, kind: str
+) -> None:
+    (tmp_path / "d.jsonl").write_bytes(start + os.urandom(100))
+    with pytest.raises(RequestError, match=rf"d\.jsonl is {kind}.*, not one of lines"):
+        prepared("jsonl", tmp_path / "d.jsonl")
 
 
 @pytest.mark.parametrize("name", ["picture.png", "latin1.txt", "d.zip.gz"])
