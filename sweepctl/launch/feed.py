@@ -95,6 +95,8 @@ class Feed:
         self._stillborn = 0
         self._ended_at: dict[str, int] = {}
         self._failed_at: dict[str, int] = {}
+        self._unreadable: dict[str, int] = {}
+        self._blind_looks = 0
         self._reopened: set[str] = set()
 
     @property
@@ -111,12 +113,10 @@ class Feed:
     def startable(
         self, fits: Callable[[PlannedJob], bool] = lambda planned_job: True
     ) -> Iterator[PlannedJob]:
-        """Jobs that can start now, the most urgent first, of those that fit."""
-        yield from (
-            planned_job
-            for planned_job in list(self.open.values())
-            if fits(planned_job) and self.can_start(planned_job)
-        )
+        """Jobs that can start now, the most urgent first, of those that fit; last those whose files could not
+        be read before."""
+        jobs = sorted(self.open.values(), key=lambda planned_job: planned_job.job.id in self._unreadable)
+        yield from (planned_job for planned_job in jobs if fits(planned_job) and self.can_start(planned_job))
 
     def can_start(self, planned_job: PlannedJob) -> bool:
         """Whether this job can start now."""
@@ -126,6 +126,18 @@ class Feed:
         if job in self._elsewhere and self._clock() < self._elsewhere[job]:
             return False
         self._elsewhere.pop(job, None)
+        try:
+            is_free = self._is_free(planned_job)
+        except StorageError as error:
+            self._could_not_look(planned_job, str(error))
+            return False
+        self._unreadable.pop(job, None)
+        self._blind_looks = 0
+        return is_free
+
+    def _is_free(self, planned_job: PlannedJob) -> bool:
+        """Whether there is something left to train that nobody has, by the job's files."""
+        job = planned_job.job.id
         if not self._has_work(planned_job) or not self.sweep_jobs.can_start(planned_job):
             return False
         owner = attempts.newest(planned_job.folder)
@@ -168,7 +180,10 @@ class Feed:
     def look_for_cancels(self) -> None:
         """Give up what `sweepctl cancel` has named, and take up again what a launch has asked for anew. Leave
         alone what no plan wants since."""
-        cancelled = self.sweep_jobs.sweep.cancelled()
+        try:
+            cancelled = self.sweep_jobs.sweep.cancelled()
+        except StorageError:  # it is looked again soon
+            return
         new = cancelled - self.cancelled
         self.sweep_jobs.cancelled = cancelled
         for job in new & self.open.keys():
@@ -201,6 +216,15 @@ class Feed:
         """
         self.in_hand.discard(planned_job.job.id)
         self._stillborn = 0
+        if end is End.STORAGE:
+            self.refused(planned_job, message)
+            return
+        try:
+            self._judge(planned_job, end, message)
+        except StorageError as error:
+            self.refused(planned_job, str(error))
+
+    def _judge(self, planned_job: PlannedJob, end: End, message: str) -> None:
         match end:
             case End.DONE | End.DIVERGED:
                 self._refusals = 0
@@ -210,12 +234,10 @@ class Feed:
                 self._tell(Decision(planned_job, State.INTERRUPTED, end, message))
             case End.SUPERSEDED | End.BUSY:
                 self._leave_alone(planned_job, end, message)
-            case End.STORAGE:
-                self.refused(planned_job, message)
             case End.INFRASTRUCTURE:
                 self._rests_until = self._clock() + REST_S
                 self._retry_or_fail(planned_job, end, message)
-            case End.FAILED | End.REQUEST | End.OUT_OF_MEMORY | End.DIED:
+            case End.FAILED | End.REQUEST | End.OUT_OF_MEMORY | End.DIED | End.STORAGE:
                 self._retry_or_fail(planned_job, end, message)
             case _:
                 assert_never(end)
@@ -228,15 +250,21 @@ class Feed:
             WorkFailed: workers end again and again before they begin.
         """
         self.in_hand.discard(planned_job.job.id)
-        last = attempts.newest(planned_job.folder)
+        try:
+            last = attempts.newest(planned_job.folder)
+        except StorageError as error:
+            self.refused(planned_job, str(error))
+            return
         if last is None or last.ended or (last.facts.host, last.facts.pid) != (socket.gethostname(), pid):
             self._tell(Decision(planned_job, State.INTERRUPTED, End.DIED, f"{reason}, before it began"))
             self.stillborn(log)
             return
         self._stillborn = 0
-        with contextlib.suppress(StorageError):
+        try:
             last.end(End.DIED, error=f"its process ended with {reason}")
-        self._retry_or_fail(planned_job, End.DIED, reason)
+            self._retry_or_fail(planned_job, End.DIED, reason)
+        except StorageError as error:
+            self.refused(planned_job, str(error))
 
     def stillborn(self, log: Path) -> None:
         """A worker's process is gone before it began anything.
@@ -260,11 +288,27 @@ class Feed:
             if self._refusals > self.retries.storage:
                 raise StorageError(f"{message} It was tried {self._refusals} times.")
             self._rests_until = self._clock() + min(REST_MAX_S, 2.0 ** (self._refusals - 1))
-        if self._is_exhausted(planned_job, attempts.newest(planned_job.folder)):
-            self._tell(Decision(planned_job, State.FAILED, End.STORAGE, message))
-            return
+        with contextlib.suppress(StorageError):  # what cannot be read now is judged when it is looked at next
+            if self._is_exhausted(planned_job, attempts.newest(planned_job.folder)):
+                self._tell(Decision(planned_job, State.FAILED, End.STORAGE, message))
+                return
         message = f"{message} Trying again in {self.rest_s():.0f} s."
         self._tell(Decision(planned_job, State.INTERRUPTED, End.STORAGE, message))
+
+    def _could_not_look(self, planned_job: PlannedJob, message: str) -> None:
+        """A job's files cannot be read: rest, ever longer, then look at the others first; at last give this
+        one up."""
+        job, first = planned_job.job.id, not self._unreadable
+        times = self._unreadable[job] = self._unreadable.get(job, 0) + 1
+        self._blind_looks += 1
+        self._rests_until = self._clock() + min(REST_MAX_S, 2.0 ** min(10, self._blind_looks - 1))
+        if times > self.retries.storage:
+            self.given_up.add(job)
+            message = f"{message} It was tried {times} times."
+            self._tell(Decision(planned_job, State.FAILED, End.STORAGE, message))
+        elif first:
+            message = f"{message} Trying again in {self.rest_s():.0f} s."
+            self._tell(Decision(planned_job, State.INTERRUPTED, End.STORAGE, message))
 
     def _leave_alone(self, planned_job: PlannedJob, end: End, message: str) -> None:
         job = planned_job.job.id

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
-from sweepctl.errors import InvalidValue
+from sweepctl.errors import InvalidValue, StorageError
 from sweepctl.launch.due import Due
 from sweepctl.launch.feed import Decision, Feed
 from sweepctl.launch.outcome import Trained
@@ -160,7 +160,12 @@ class LocalLaunch:
 
     def _start(self, planned_job: PlannedJob, worker: Worker) -> None:
         dispatch = replace(self.share.dispatch, log=str(worker.log))
-        if worker.give(self.sweep_jobs.manifest(planned_job, self.settings.execution, dispatch)):
+        try:
+            manifest = self.sweep_jobs.manifest(planned_job, self.settings.execution, dispatch)
+        except StorageError as error:
+            self.feed.refused(planned_job, str(error))
+            return
+        if worker.give(manifest):
             self.feed.started(planned_job)
             self.watcher.started(planned_job, worker.number)
 

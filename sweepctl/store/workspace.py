@@ -17,7 +17,7 @@ from sweepctl.errors import DamagedFile, RequestError, unknown_name
 from sweepctl.plan.plan import Plan, load
 from sweepctl.spec import hashing
 from sweepctl.spec.study import RESERVED, check_name
-from sweepctl.store.files import create, read_json, storage, write_json, write_text
+from sweepctl.store.files import create, names, read_json, storage, write_json, write_text
 from sweepctl.store.job import JobFolder
 
 HOME_VARIABLE = "SWEEPCTL_HOME"
@@ -164,8 +164,7 @@ class Sweep:
 
     def cancelled(self) -> set[str]:
         """Jobs that were cancelled since the last launch."""
-        folder = self.folder / "cancelled"
-        return set(os.listdir(folder)) if folder.is_dir() else set()
+        return set(names(self.folder / "cancelled"))
 
     def uncancel(self) -> None:
         """Forget what was cancelled: a launch asks for everything again."""

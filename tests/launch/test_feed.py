@@ -13,7 +13,7 @@ import pytest
 from sweepctl.errors import StorageError, WorkFailed
 from sweepctl.launch.due import Due
 from sweepctl.launch.feed import ELSEWHERE_MAX_S, ELSEWHERE_S, REST_S, Decision, Feed
-from sweepctl.store import attempts, checkpoints
+from sweepctl.store import attempts, checkpoints, files
 from sweepctl.store.ends import End
 from sweepctl.store.result import Result
 from sweepctl.store.state import State
@@ -347,3 +347,66 @@ def test_something_is_due_at_first_then_now_and_then_and_when_it_is_hastened() -
     assert due.is_due() and not due.is_due()
     now[0] = 5.9
     assert due.is_due()
+
+
+def unreadable(job_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the file server had lost this folder."""
+    read = files.read_bytes
+
+    def refuses(path: Path) -> bytes:
+        if path.is_relative_to(job_folder):
+            raise StorageError(f"Cannot read {path}: the file server has lost it.")
+        return read(path)
+
+    monkeypatch.setattr(files, "read_bytes", refuses)
+
+
+def test_what_cannot_be_read_is_looked_at_again(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    [trunk] = only(desk.sweep_jobs, "trunk")
+    with monkeypatch.context() as patch:
+        unreadable(trunk.folder.path.parent.parent, patch)
+        for pause_s in (1.0, 2.0, 4.0):
+            assert desk.feed.next() is None and desk.feed.rest_s() == pause_s
+            desk.later(pause_s)
+        assert desk.last == (State.INTERRUPTED, End.STORAGE)
+    assert desk.feed.next() is trunk
+
+
+def test_a_job_that_stays_unreadable_stops_no_other(
+    planned: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = a_desk(planned(), retries=retries(storage=2))
+    large, small = only(desk.sweep_jobs, "trunk")[::-1]
+    unreadable(large.folder.path, monkeypatch)
+    assert desk.feed.next() is None
+    desk.later(1.0)
+    assert desk.feed.next() is small
+    desk.feed.started(small)
+    while large.job.id not in desk.feed.given_up:
+        assert desk.feed.next() is None
+        desk.later(10.0)
+    assert large.job.id in {d.planned_job.job.id for d in desk.decisions if d.state is State.FAILED}
+
+
+def test_an_end_that_cannot_be_judged_now_is_judged_later(
+    planned: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk = a_desk(planned(ladder__depths=[1]))
+    [trunk] = only(desk.sweep_jobs, "trunk")
+    run_job(desk.sweep_jobs, trunk)
+    desk.feed.started(trunk)
+    with monkeypatch.context() as patch:
+        unreadable(trunk.folder.path.parent.parent, patch)
+        desk.feed.ended(trunk, End.DONE, "")
+        assert desk.last == (State.INTERRUPTED, End.STORAGE)
+    desk.later(60.0)
+    assert desk.feed.next() in only(desk.sweep_jobs, "branch") and trunk.job.id not in desk.feed.open
+
+
+def test_a_failure_without_an_attempt_is_not_tried_for_ever(planned: Planner) -> None:
+    """As where a plan's job is not the science it is named by: nothing is claimed then."""
+    desk = a_desk(planned(ladder__depths=[1]), retries=retries(request=3))
+    [trunk] = only(desk.sweep_jobs, "trunk")
+    desk.feed.started(trunk)
+    desk.feed.ended(trunk, End.REQUEST, "another science")
+    assert desk.last == (State.FAILED, End.REQUEST) and desk.feed.next() is None

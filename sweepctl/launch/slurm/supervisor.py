@@ -213,6 +213,8 @@ class Supervisor:
             if not self._leaving and time.time() > self.process.ends - self.launcher.save_ahead_s:
                 self._leave(Leaving.TIME)
             planned_job = self._next()
+            if planned_job is None and self.feed.rest_s() and not self._leaving:
+                continue  # the file system would not say what there is to do
             waits = own in jobs and not self.launcher.commands_on_nodes and self._waits(jobs[own])
             if planned_job is not None or self._leaving or self._outrun or not waits:
                 return planned_job
@@ -290,18 +292,17 @@ class Supervisor:
             WorkFailed: workers end before they begin.
         """
         job, [worker] = planned_job.job.id, pool.workers
+        execution = self._of_rungs[planned_job.plan.rung_of(planned_job.job).name].execution
         try:
             write_text(self._hand, job)
+            step = max(checkpoints.steps(planned_job.folder), default=0)
+            manifest = self.sweep_jobs.manifest(planned_job, execution, self.dispatch, self.array.gone)
         except StorageError as error:
             self.feed.refused(planned_job, str(error))
             return
         self.say(f"{planned_job.name} {job}")
-        self._release(planned_job, max(checkpoints.steps(planned_job.folder), default=0))
-        execution, gone = (
-            self._of_rungs[planned_job.plan.rung_of(planned_job.job).name].execution,
-            self.array.gone,
-        )
-        if not worker.give(self.sweep_jobs.manifest(planned_job, execution, self.dispatch, gone)):
+        self._release(planned_job, step)
+        if not worker.give(manifest):
             self._listen(pool)  # its process is gone: then there is another
             return
         self.feed.started(planned_job)
@@ -359,7 +360,7 @@ class Supervisor:
     def _look_around(self) -> None:
         """See what others did: a cancel, a newer restart of this task, jobs left without a task."""
         if self._others.is_due():
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, StorageError):
                 self.feed.look_for_cancels()
                 self._outrun = outrun(self.process.folder, self.process.index, self.process.restart)
                 self._spare = self.records.unsubmitted() is not None
