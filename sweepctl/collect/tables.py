@@ -140,7 +140,7 @@ def _attempts(planned_job: PlannedJob, history: list[Attempt]) -> list[dict[str,
         }
         row |= {name: getattr(facts, name) for name in ATTEMPT_FIELDS}
         row |= {"from_job": origin.job if origin else None, "from_step": origin.step if origin else None}
-        row |= {f"version_{k}": v for k, v in facts.versions.items()}
+        row |= {f"version_{k}": str(v) for k, v in facts.versions.items()}
         rows.append(row)
     return rows
 
@@ -177,7 +177,8 @@ def lineage(
             rows = [row for row in rows if "loss_nats" not in row]
         parts.append([row for row in rows if last is None or row["step"] <= last])
         origin = attempt.facts.started_from
-        if origin is None or origin.job != folder.id:
+        # A checkpoint is of an earlier attempt, unless attempts were deleted and their numbers begin anew.
+        if origin is None or origin.job != folder.id or origin.attempt >= number:
             break
         number, last = origin.attempt, origin.step
     return [row for part in reversed(parts) for row in part]

@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 from sweepctl.store.files import storage, sync_folder
@@ -27,7 +28,8 @@ class Scratch:
     def __enter__(self) -> Scratch:
         with storage(self.path):
             self.path.mkdir(parents=True)
-            remove_abandoned(self.path.parent, self.path.stat().st_mtime)
+            for path in abandoned(self.path.parent, self.path.stat().st_mtime):
+                shutil.rmtree(path, ignore_errors=True)
             unlocked = self.path / f".{LOCK}"
             self._lock = os.open(unlocked, os.O_CREAT | os.O_RDWR, 0o666)
             with contextlib.suppress(OSError):
@@ -46,12 +48,12 @@ class Scratch:
         os.close(self._lock)
 
 
-def remove_abandoned(folder: Path, now_s: float) -> None:
-    """Delete the scratch in a folder whose process is gone: nobody holds its lock. Where there is no lock (of
-    an earlier version, or at its very beginning) it must be a day old, by the file system's clock."""
-    for path in folder.iterdir():
+def abandoned(folder: Path, now_s: float) -> Iterator[Path]:
+    """The scratch in a folder whose process is gone: nobody holds its lock. Where there is no lock (of an
+    earlier version, or at its very beginning) it must be a day old, by the file system's clock."""
+    for path in list(folder.iterdir()):
         if _NAME.fullmatch(path.name) and path.is_dir() and _abandoned(path, now_s):
-            shutil.rmtree(path, ignore_errors=True)
+            yield path
 
 
 def _abandoned(path: Path, now_s: float) -> bool:

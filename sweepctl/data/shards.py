@@ -107,6 +107,9 @@ def read_index(folder: Path) -> CorpusIndex:
         index = build(CorpusIndex, raw)
     except RequestError as error:
         raise DamagedFile(f"{folder / 'index.json'} is damaged: {error}") from None
+    shards = [shard for split in index.splits.values() for shard in split.shards]
+    if index.dtype not in DTYPES or "train" not in index.splits or any(shard.tokens < 0 for shard in shards):
+        raise DamagedFile(f"{folder / 'index.json'} is damaged: it is no index of token shards.")
     if content_hash(index.tokenizer, index.vocab_size, index.dtype, index.splits) != index.hash:
         raise DamagedFile(f"{folder / 'index.json'} is damaged: its hash is not that of what it lists.")
     return index

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -15,7 +13,7 @@ from sweepctl.fitting.sweeps import sweep_observations
 from sweepctl.laws.fit import Fit
 from sweepctl.laws.registry import LAWS
 from sweepctl.plan.plan import Plan
-from sweepctl.store.files import read_json, storage, write_json
+from sweepctl.store.files import finite, read_json, storage, write_json
 from sweepctl.store.workspace import Sweep
 
 
@@ -26,15 +24,6 @@ def save(sweep: Sweep, fit: Fit) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, finite(fit.record()))
     return path
-
-
-def finite(value: Any) -> Any:
-    """The same with None for numbers that JSON has no word for."""
-    if isinstance(value, dict):
-        return {key: finite(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def kept(sweep: Sweep) -> dict[str, Fit]:
@@ -68,7 +57,7 @@ def load(sweep: Sweep, name: str) -> Fit:
         raise RequestError(
             f"There is no {name} fit of {sweep.name}; run `sweepctl fit {sweep.name}`."
         ) from None
-    except (KeyError, TypeError, ValueError, DamagedFile) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, DamagedFile, RequestError) as error:
         raise DamagedFile(f"{path} is not a fit ({error}); run `sweepctl fit {sweep.name}` again.") from None
 
 

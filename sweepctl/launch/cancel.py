@@ -49,7 +49,7 @@ def choose(
         in_state = {planned_job.job.id for planned_job, _ in full_status(sweep_jobs).in_state(*states)}
         in_state |= trained if State.RUNNING in states else set()
         only = in_state if only is None else only & in_state
-    elsewhere = sweep_jobs.sweep.workspace.wanted_elsewhere(sweep_jobs.sweep.name)
+    elsewhere = sweep_jobs.sweep.workspace.wanted_elsewhere(sweep_jobs.sweep.name).jobs
     chosen = [
         e.job.id for e in sweep_jobs.unfinished() if only is None or e.job.id in only or e.job.trunk in only
     ]

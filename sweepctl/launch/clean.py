@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import stat
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from sweepctl.data.scratch import abandoned
 from sweepctl.errors import InvalidValue
-from sweepctl.store import attempts, checkpoints, retention
+from sweepctl.store import attempts, checkpoints, debris, retention
+from sweepctl.store.clock import file_system_time
 from sweepctl.store.ends import End
+from sweepctl.store.files import exists, storage
 from sweepctl.store.job import JobFolder
 from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
-from sweepctl.store.workspace import Sweep
+from sweepctl.store.workspace import Sweep, Wanted
 
 
 @dataclass(slots=True)
@@ -31,6 +36,8 @@ class Unwanted:
     """Damaged and half-written folders, and their bytes."""
     busy: list[str] = field(default_factory=list)
     """Jobs that nobody wants any more but somebody trains."""
+    notes: list[str] = field(default_factory=list)
+    """What stays because of what could not be known."""
 
     @property
     def empty(self) -> bool:
@@ -50,27 +57,35 @@ def find(sweep: Sweep, keep: str) -> Unwanted:
     """
     if keep not in ("none", "last", "all"):
         raise InvalidValue("keep", keep, "none, last or all")
-    unwanted = Unwanted(keep)
+    unwanted, wanted = Unwanted(keep), _Wanted(sweep)
     sweep_jobs = SweepJobs(sweep, sweep.plans())
-    elsewhere = sweep.workspace.wanted_elsewhere(sweep.name)
-    past = {job.id for plan in sweep.past_plans() for job in plan.jobs}
-    for job_id in sorted(past - sweep.job_ids() - elsewhere):
+    for job_id in sorted({job.id for plan in sweep.past_plans() for job in plan.jobs}):
         folder = sweep.workspace.job(job_id)
-        unwanted.debris += [(path, _size(path)) for path in folder.path.parent.glob(f".{job_id}.*.gone")]
-        if folder.path.exists():
+        if wanted.by_anyone(job_id) or not exists(folder.path.parent):
+            continue
+        unwanted.debris += _sized(folder.path.parent.glob(f".{job_id}.*.gone"))
+        if exists(folder.path):
             if attempts.owned(folder):
                 unwanted.busy.append(job_id)
             else:
                 unwanted.jobs[job_id] = (folder.path, _size(folder.path))
     for planned_job in sweep_jobs.by_id.values():
         if not attempts.owned(planned_job.folder):
-            unwanted.debris += [(path, _size(path)) for path in _debris(planned_job.folder)]
-            if planned_job.job.id not in elsewhere:
+            unwanted.debris += _sized(debris.of_job(planned_job.folder))
+            if not wanted.by_others(planned_job.job.id):
                 saved = (
                     checkpoints.at(planned_job.folder, step)
                     for step in _to_spare(sweep_jobs, planned_job, keep)
                 )
                 unwanted.checkpoints += [(checkpoint, _size(checkpoint.path)) for checkpoint in saved]
+    unwanted.debris += _sized(debris.of_sweep(sweep))
+    with contextlib.suppress(OSError):  # there is no data, or it is not ours to look at
+        data = sweep.workspace.root / "data"
+        unwanted.debris += _sized(abandoned(data, file_system_time(data)))
+    unwanted.notes = [
+        f"What sweep {name} wants cannot be read, so that jobs with results stay. {why}"
+        for name, why in wanted.unread.items()
+    ]
     return unwanted
 
 
@@ -107,8 +122,9 @@ def delete(sweep: Sweep, unwanted: Unwanted) -> None:
         if checkpoint.step in _to_spare(sweep_jobs, planned_job, unwanted.keep):
             checkpoints.remove(checkpoint)
     for path, _ in unwanted.debris:
-        if not attempts.owned(JobFolder(path.parent.parent, path.parent.parent.name)):
-            shutil.rmtree(path, ignore_errors=True)
+        owner = debris.owner(workspace, path)
+        if owner is None or not attempts.owned(owner):
+            debris.remove(path)
     mine = sweep.job_ids()
     for trunk_id in sweep_jobs.branches:
         folder = sweep_jobs.by_id[trunk_id].folder
@@ -123,15 +139,25 @@ class _Wanted:
         self.sweep = sweep
         self._pointers: tuple[tuple[str, int], ...] | None = None
         self._mine: set[str] = set()
-        self._others: set[str] = set()
+        self._others = Wanted(set(), {})
+
+    @property
+    def unread(self) -> dict[str, str]:
+        """Sweeps that may want more than is known, and why."""
+        self._refresh()
+        return self._others.unread
 
     def by_others(self, job_id: str) -> bool:
         self._refresh()
-        return job_id in self._others
+        return job_id in self._others.jobs
 
     def by_anyone(self, job_id: str) -> bool:
-        self._refresh()
-        return job_id in self._others or job_id in self._mine
+        """Also whether a sweep that cannot be read may want what could not be had again for nothing."""
+        return self.by_others(job_id) or job_id in self._mine or self._may_be_wanted(job_id)
+
+    def _may_be_wanted(self, job_id: str) -> bool:
+        folder, unread = self.sweep.workspace.job(job_id), self._others.unread
+        return bool(unread) and (folder.has_result() or any(w.sweep in unread for w in folder.wishes()))
 
     def _refresh(self) -> None:
         pointers = self.sweep.workspace.pointers()
@@ -149,16 +175,20 @@ def _delete_job(folder: JobFolder, sure: Callable[[], bool]) -> None:
         owner.end(End.STOPPED)
         return
     gone = folder.path.with_name(f".{folder.id}.{uuid.uuid4().hex[:6]}.gone")
-    os.rename(folder.path, gone)
+    with storage(folder.path):
+        os.rename(folder.path, gone)
     shutil.rmtree(gone, ignore_errors=True)
 
 
-def _debris(folder: JobFolder) -> list[Path]:
-    if not folder.checkpoints.is_dir():
-        return []
-    names = sorted(os.listdir(folder.checkpoints))
-    return [folder.checkpoints / name for name in names if name.startswith((".", "damaged-"))]
+def _sized(paths: Iterable[Path]) -> list[tuple[Path, int]]:
+    return [(path, _size(path)) for path in paths]
 
 
 def _size(path: Path) -> int:
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+    """Bytes of a file or of all in a folder, as far as they can be seen."""
+    sizes = 0
+    for file in (path, *path.rglob("*")):
+        with contextlib.suppress(OSError):
+            facts = file.lstat()
+            sizes += facts.st_size if stat.S_ISREG(facts.st_mode) else 0
+    return sizes

@@ -117,7 +117,7 @@ def _unwanted(sweep: Sweep, plan: Plan, gone: tuple[str, ...]) -> tuple[str, ...
     gone = tuple(job for job in gone if sweep.workspace.has_job(job))
     if not gone:
         return ()
-    wanted = sweep.workspace.wanted_elsewhere(sweep.name) | set(plan.by_id)
+    wanted = sweep.workspace.wanted_elsewhere(sweep.name).jobs | set(plan.by_id)
     for stage, digest in sweep.last_hashes().items():
         if stage != plan.stage:
             wanted |= set(sweep.plan(digest).by_id)

@@ -19,13 +19,14 @@ from sweepctl.plan.settings import PointSettings
 from sweepctl.spec.accounting import Accounting, Counts, count
 from sweepctl.spec.build import build, plain
 from sweepctl.spec.corpus import Validation
-from sweepctl.spec.hashing import canonical, digest
+from sweepctl.spec.hashing import canonical, digest, is_digest
 from sweepctl.spec.ladder import Ladder
 from sweepctl.spec.learning_rate import Cycles
 from sweepctl.spec.model import Shape
 from sweepctl.spec.scaling import Scaling
 from sweepctl.spec.schedules.schedule import Schedule
 from sweepctl.spec.science import Anneal, JobScience, Point, read_point, read_section, section
+from sweepctl.spec.study import check_name
 
 FORMAT = 1
 
@@ -265,7 +266,9 @@ def load(text: str, name: str) -> Plan:
         for own in (raw["schedule"], raw["base"].optimizer):
             settings = earlier.settings(settings, own, records[own.at])
         raw["points"] = tuple(map(_point, raw["points"], settings))
-        raw["jobs"] = tuple(Job(*row) for row in raw["jobs"])
+        raw["jobs"] = tuple(map(_job, raw["jobs"]))
+        if raw.get("corpus_name"):
+            check_name("corpus_name", raw["corpus_name"])
         plan = Plan(**raw)
     except DamagedFile:
         raise
@@ -273,6 +276,15 @@ def load(text: str, name: str) -> Plan:
         raise DamagedFile(f"{name} is not a plan ({error}); plan the sweep again.") from None
     vars(plan)["text"] = text  # its hash is its file's name, also where this version would write it otherwise
     return plan
+
+
+def _job(row: list[Any]) -> Job:
+    """A row of the plan's jobs. Ids become paths: they are nothing but ids."""
+    job = Job(*row)
+    for name in (job.id, *([job.trunk] if job.trunk is not None else [])):
+        if not is_digest(name):
+            raise ValueError(f"{name!r} is no job's id")
+    return job
 
 
 def _point(row: list[Any], settings: dict[str, Any]) -> PlanPoint:

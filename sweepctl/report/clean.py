@@ -17,6 +17,8 @@ def show_clean(out: Console, unwanted: Unwanted, sweep: str) -> None:
             f"  {job} is not wanted any more but is being trained; `sweepctl cancel {sweep}` stops what its "
             "launches train"
         )
+    for note in unwanted.notes:
+        out.print(f"  {note}")
     if unwanted.empty:
         out.print("Nothing to delete.")
         return
@@ -36,6 +38,7 @@ def clean_json(unwanted: Unwanted, deleted: bool) -> dict[str, Any]:
         "checkpoints": [{"job": c.job, "step": c.step, "bytes": b} for c, b in unwanted.checkpoints],
         "debris": [{"path": str(path), "bytes": bytes_} for path, bytes_ in unwanted.debris],
         "busy": unwanted.busy,
+        "notes": unwanted.notes,
         "bytes": unwanted.bytes,
         "deleted": deleted,
     }

@@ -14,6 +14,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from sweepctl.store.files import finite
+
 _STYLES = {"b": "bold", "d": "dim", "r": "red", "g": "green", "y": "yellow"}
 BOLD, DIM, RED, GREEN, YELLOW = (f"\x0e{letter}" for letter in _STYLES)
 """What begins a style in a line that is printed. Nothing else is markup: names, errors and paths from outside
@@ -62,7 +64,7 @@ def printable(text: str) -> str:
 def show_json(value: Any) -> None:
     """One JSON document on standard output."""
     every_letter = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    text = json.dumps(value, indent=1, ensure_ascii=not every_letter, allow_nan=False)
+    text = json.dumps(finite(value), indent=1, ensure_ascii=not every_letter, allow_nan=False)
     print(_UNPRINTED.sub(lambda match: f"\\u{ord(match.group()):04x}", text))
 
 

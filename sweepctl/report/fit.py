@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 
 from sweepctl.fitting.fit import BAD_RECORD
-from sweepctl.fitting.saved import finite
 from sweepctl.laws.fit import Answer, Fit, Prediction
 from sweepctl.laws.law import Law
 from sweepctl.laws.registry import LAWS
@@ -33,7 +32,7 @@ from sweepctl.report.console import (
     table,
 )
 from sweepctl.report.record import made_of, record_note, show_record, show_widest
-from sweepctl.store.files import storage, write_text
+from sweepctl.store.files import finite, storage, write_text
 from sweepctl.store.predictions import StagePrediction
 
 DEVIATIONS = 16

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 import types
 from collections.abc import Mapping
 from functools import cache
@@ -107,7 +108,7 @@ def _convert_scalar(kind: Any, value: Any, at: str) -> Any:
     if kind is int and (whole or (isinstance(value, float) and value.is_integer())):
         return int(value)
     if kind is float and (whole or isinstance(value, float)):
-        if value != value or value in (float("inf"), float("-inf")):
+        if not -sys.float_info.max <= value <= sys.float_info.max:  # nor NaN, nor an integer beyond them
             raise InvalidValue(at, value, "a finite number")
         return float(value)
     if kind is str and isinstance(value, str):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Any
+
+_DIGEST = re.compile(r"[0-9a-f]{16}")
 
 
 def canonical(value: Any) -> str:
@@ -15,6 +18,11 @@ def canonical(value: Any) -> str:
 def digest(text: str, length: int = 16) -> str:
     """The first `length` hex digits of the text's SHA-256."""
     return hashlib.sha256(text.encode()).hexdigest()[:length]
+
+
+def is_digest(text: object) -> bool:
+    """Whether this is a name that `digest` gives: nothing else becomes part of a path."""
+    return isinstance(text, str) and _DIGEST.fullmatch(text) is not None
 
 
 def key(*parts: int | str) -> int:

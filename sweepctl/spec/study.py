@@ -25,11 +25,16 @@ RESERVED = ("store", "data", "checks")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
+def is_name(name: str) -> bool:
+    """Whether this could be a folder of the workspace."""
+    return _NAME.fullmatch(name) is not None and name not in RESERVED
+
+
 def check_name(key: str, name: str) -> None:
     """Raises InvalidValue where a name could not be a folder of the workspace."""
     if name == "???":
         raise InvalidValue(key, name, "given")
-    if not _NAME.fullmatch(name) or name in RESERVED:
+    if not is_name(name):
         raise InvalidValue(
             key, name, f"letters, digits, - and _, at most 64, and none of {', '.join(RESERVED)}"
         )

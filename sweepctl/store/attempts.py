@@ -53,12 +53,16 @@ class Attempt:
     def facts(self) -> Facts:
         """What the record says."""
         if self._facts is None:
-            self._facts = Facts.read(self.record)
+            try:
+                self._facts = Facts.read(self.record)
+            except DamagedFile as error:
+                file = self.path / "attempt.json"
+                self._facts = Facts(attempt=self.number, error=f"{file} is damaged: {error}.")
         return self._facts
 
     @property
     def ended(self) -> bool:
-        return "why" in self.record
+        return self.facts.why is not None
 
     @property
     def metrics(self) -> Path:
@@ -96,9 +100,10 @@ class Attempt:
     def progress(self) -> dict[str, Any]:
         """The last heartbeat, empty where there is none."""
         try:
-            return read_json(self.path / "heartbeat.json")
+            beat = read_json(self.path / "heartbeat.json")
         except (FileNotFoundError, DamagedFile):
             return {}
+        return beat if type(beat.get("step")) is int else {}
 
     def alive(self) -> bool:
         """Whether its process may still be running; only a clear no is a no.

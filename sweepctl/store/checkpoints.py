@@ -58,7 +58,7 @@ class Checkpoint:
             manifest = read_json(self.path / "manifest.json")
         except FileNotFoundError:
             raise DamagedFile(f"{self.path} has no manifest.") from None
-        if {"job", "step", "attempt", "files"} - set(manifest):
+        if not _is_manifest(manifest):
             raise DamagedFile(f"{self.path / 'manifest.json'} is not a checkpoint's manifest.")
         if manifest["job"] != self.job or manifest["step"] != self.step:
             raise RequestError(
@@ -98,6 +98,27 @@ class Checkpoint:
     def bytes(self) -> int:
         """Size on disk by the manifest."""
         return sum(facts["bytes"] for facts in self.manifest()["files"].values())
+
+
+def _is_manifest(manifest: dict[str, Any]) -> bool:
+    """Whether it has what is read of one, of the kind that is written. Names are of files beside it."""
+    files = manifest.get("files")
+    return (
+        isinstance(manifest.get("job"), str)
+        and all(_is_count(manifest.get(name)) for name in ("step", "attempt"))
+        and isinstance(files, dict)
+        and all(
+            name == os.path.basename(name)
+            and isinstance(facts, dict)
+            and _is_count(facts.get("bytes"))
+            and isinstance(facts.get("sha256"), str)
+            for name, facts in files.items()
+        )
+    )
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**63
 
 
 def steps(folder: JobFolder) -> list[int]:

@@ -10,6 +10,8 @@ from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
+from sweepctl.errors import DamagedFile, RequestError
+from sweepctl.spec.build import build
 from sweepctl.store.ends import OLD_OUT_OF_RETRIES, End
 
 
@@ -135,10 +137,20 @@ class Facts(Dispatch):
 
     @classmethod
     def read(cls, record: Mapping[str, Any]) -> Self:
-        """The facts of a record of any version."""
+        """The facts of a record of any version.
+
+        Raises:
+            DamagedFile: a value is of a kind that was never written.
+        """
         values = {key: value for key, value in record.items() if key in NAMES and value is not None}
+        for key, value in values.items():
+            if not _can_be(value, _KINDS[key]):
+                raise DamagedFile(f"{key} cannot be {str(value)[:80]}")
         if "started_from" in values:
-            values["started_from"] = Origin(**values["started_from"])
+            try:
+                values["started_from"] = build(Origin, values["started_from"])
+            except RequestError as error:
+                raise DamagedFile(f"started_from: {error}") from None
         if "why" in values:
             values["out_of_retries"] = values.get("out_of_retries") or values["why"] == OLD_OUT_OF_RETRIES
             values["why"] = End.read(values["why"])
@@ -146,3 +158,24 @@ class Facts(Dispatch):
 
 
 NAMES = frozenset(field.name for field in fields(Facts))
+
+
+def _kind(annotation: str) -> type | tuple[type, ...]:
+    """What JSON may hold for a field."""
+    word = annotation.removesuffix(" | None").partition("[")[0]
+    kinds = {"str": str, "End": str, "int": int, "bool": bool, "tuple": list}
+    return (int, float) if word == "float" else kinds.get(word, dict)
+
+
+_KINDS = {field.name: _kind(str(field.type)) for field in fields(Facts)}
+
+
+def _can_be(value: Any, kind: type | tuple[type, ...]) -> bool:
+    if isinstance(value, bool):
+        return kind is bool
+    if isinstance(value, (int, float)) and not -(2**63) < value < 2**63:  # nor NaN
+        return False
+    if isinstance(value, (list, dict)):
+        parts = value.values() if isinstance(value, dict) else value
+        return isinstance(value, kind) and (kind is dict or all(isinstance(part, str) for part in parts))
+    return isinstance(value, kind)

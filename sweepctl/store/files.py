@@ -6,6 +6,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import uuid
 from collections.abc import Iterator
@@ -82,10 +83,11 @@ def exists(path: Path) -> bool:
         StorageError: the file system does not say.
     """
     try:
-        with reading(path):
-            os.stat(path)
-    except FileNotFoundError:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
         return False
+    except OSError as error:
+        raise refusal(error, path, "read") from error
     return True
 
 
@@ -140,6 +142,15 @@ def write_text(path: Path, text: str, mode: int = 0o666) -> None:
 def write_json(path: Path, value: Any, mode: int = 0o666) -> None:
     """`write_text` of readable JSON."""
     write_text(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", mode)
+
+
+def finite(value: Any) -> Any:
+    """The same with None for numbers that JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: finite(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def create(path: Path, durable: bool = True) -> bool:
@@ -221,3 +232,7 @@ def _holds(path: Path, text: str) -> bool:
 
 def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is no JSON")

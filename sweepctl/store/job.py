@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ class JobFolder:
     """The folder."""
     id: str
     """The job's id."""
+    end: int | None = None
+    """The step that its result ends at; None where that is not known."""
 
     @property
     def attempts(self) -> Path:
@@ -86,21 +88,23 @@ class JobFolder:
             raise DamagedFile(f"{self.path / 'job.json'} is not the science this job was asked to train.")
 
     def result(self) -> Result | None:
-        """result.json, None where there is none or it is damaged (the job then writes it again).
+        """result.json, None where there is none, or it is damaged or another job's (this one then writes it
+        again).
 
         Raises:
             StorageError: it cannot be read now, which does not say that it is not there.
         """
         try:
-            return Result.read(read_json(self.path / "result.json"))
+            result = Result.read(read_json(self.path / "result.json"))
         except (FileNotFoundError, DamagedFile):
             return None
+        return result if result is not None and result.is_of(self.id, self.end) else None
 
     def has_result(self) -> bool:
         return self.result() is not None
 
     def write_result(self, result: Result) -> None:
-        write_json(self.path / "result.json", result.record())
+        write_json(self.path / "result.json", replace(result, job=self.id).record())
 
     def wishes(self) -> list[Wish]:
         """Every wish, in rising order of step."""

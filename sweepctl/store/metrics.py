@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import math
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,9 +23,28 @@ def rows(lines: Iterable[str]) -> list[dict[str, Any]]:
         with contextlib.suppress(ValueError, RecursionError):
             # Older versions wrote NaN, which is no JSON: it was not measured.
             row = json.loads(line, parse_constant=lambda word: None)
-            if isinstance(row, dict) and type(row.get("step")) is int:
-                measured.append(row)
+            if isinstance(row, dict) and type(row.get("step")) is int and _is_measured("step", row["step"]):
+                is_whole = all(itertools.starmap(_is_measured, row.items()))
+                measured.append(row if is_whole else _measured(row))
     return measured
+
+
+def _is_measured(name: str, value: Any) -> bool:
+    """Whether a value can be of a row: a number, none, or losses by held-out set."""
+    if name == "loss_nats":
+        return isinstance(value, dict) and all(type(v) is float and math.isfinite(v) for v in value.values())
+    if type(value) is int:
+        return 0 <= value < 2**63
+    return (type(value) is float and math.isfinite(value)) or (value is None and name != "tokens")
+
+
+def _measured(row: dict[str, Any]) -> dict[str, Any]:
+    """What of a row was measured."""
+    values = {name: value for name, value in row.items() if _is_measured(name, value)}
+    losses = row.get("loss_nats")
+    if isinstance(losses, dict):
+        values["loss_nats"] = {name: x for name, x in losses.items() if type(x) is float and math.isfinite(x)}
+    return values
 
 
 def read(path: Path) -> list[dict[str, Any]]:

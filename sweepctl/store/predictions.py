@@ -78,10 +78,21 @@ def every(sweep: Sweep) -> list[dict[str, Any]]:
     predictions = []
     for path in folder(sweep).glob("*.json"):
         prediction = read_json(path)
-        if digest(canonical(prediction)) != path.stem:
+        if digest(canonical(prediction)) != path.stem or not _is_prediction(prediction):
             raise DamagedFile(f"{path} is not the prediction that was written down; move it away.")
         predictions.append(prediction)
     return sorted(predictions, key=lambda p: str(p["written"]))
+
+
+def _is_prediction(prediction: dict[str, Any]) -> bool:
+    try:
+        rows = list(map(PredictedLoss.read, prediction["observations"]))
+        pairs = [(row.interval, row.run_interval) for row in rows]
+        whole = all(len(interval) == 2 for pair in pairs for interval in pair)
+        numbers = [x for row in rows for x in (row.n, row.d, row.loss_nats, *row.interval, *row.run_interval)]
+        return whole and "written" in prediction and all(isinstance(x, (int, float)) for x in numbers)
+    except (LookupError, TypeError, ValueError):
+        return False
 
 
 def prior(sweep: Sweep) -> dict[str, PredictedLoss]:

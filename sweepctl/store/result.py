@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sweepctl.errors import RequestError
+from sweepctl.spec.build import convert
 from sweepctl.store.ends import End
 
 
@@ -27,15 +29,24 @@ class Result:
     """The attempt that wrote it."""
     reason: str = ""
     """Why it is said to have diverged."""
+    job: str | None = None
+    """Whose it is, by id; older versions did not say."""
 
     @property
     def is_done(self) -> bool:
         return self.end is End.DONE
 
+    def is_of(self, job: str, end: int | None) -> bool:
+        """Whether it can be this job's, which ends at step `end` where that is known."""
+        if self.job not in (None, job):
+            return False
+        return end is None or (self.step == end if self.is_done else self.step <= end)
+
     def record(self) -> dict[str, Any]:
         """What result.json says."""
         measured = {"loss_nats": dict(self.loss_nats), "bits_per_byte": dict(self.bits_per_byte)}
         return {
+            "job": self.job,
             "state": self.end.value,
             "step": self.step,
             "tokens": self.tokens,
@@ -48,12 +59,22 @@ class Result:
         """The result that a file holds; None where it is not one."""
         if record.get("state") not in (End.DONE, End.DIVERGED) or "step" not in record:
             return None
-        return cls(
-            end=End(record["state"]),
-            step=int(record["step"]),
-            tokens=record.get("tokens"),
-            loss_nats=record.get("loss_nats", {}),
-            bits_per_byte=record.get("bits_per_byte", {}),
-            attempt=record.get("attempt"),
-            reason=str(record.get("reason", "")),
-        )
+        try:
+            values = {
+                name: convert(kind, record[name], name) for name, kind in _KINDS.items() if name in record
+            }
+        except RequestError:
+            return None
+        return cls(end=End(record["state"]), **values)
+
+
+_KINDS: dict[str, Any] = {
+    "step": int,
+    "tokens": int | None,
+    "loss_nats": dict[str, float],
+    "bits_per_byte": dict[str, float],
+    "attempt": int | None,
+    "reason": str,
+    "job": str | None,
+}
+"""The keys of result.json, beside its state."""

@@ -85,7 +85,8 @@ class SweepJobs:
     def _planned_job(self, job: Job, plan: Plan) -> PlannedJob:
         workspace = self.sweep.workspace
         trunk = workspace.job(job.trunk) if job.trunk else None
-        return PlannedJob(job, plan, workspace.job(job.id), trunk)
+        folder = workspace.job(job.id)
+        return PlannedJob(job, plan, folder if job.kind == "trunk" else replace(folder, end=job.end), trunk)
 
     @property
     def rungs(self) -> list[str]:
@@ -113,7 +114,7 @@ class SweepJobs:
             if not {plan.hash for plan in self.plans.values()} <= set(self.sweep.last_hashes().values()):
                 unwanted = self.by_id.keys() - self.sweep.job_ids()
             if unwanted:
-                unwanted -= self.sweep.workspace.wanted_elsewhere(self.sweep.name)
+                unwanted -= self.sweep.workspace.wanted_elsewhere(self.sweep.name).jobs
             self._unwanted, self._pointer = unwanted, state
         return self._unwanted
 
@@ -246,7 +247,7 @@ def of_older_plans(sweep: Sweep) -> SweepJobs:
     if sweep_jobs.by_id:
         sweep_jobs.leave_out(sweep.job_ids())
     if sweep_jobs.by_id:
-        sweep_jobs.leave_out(sweep.workspace.wanted_elsewhere(sweep.name))
+        sweep_jobs.leave_out(sweep.workspace.wanted_elsewhere(sweep.name).jobs)
     return sweep_jobs
 
 

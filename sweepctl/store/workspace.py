@@ -9,15 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from sweepctl.errors import DamagedFile, RequestError, unknown_name
+from sweepctl.errors import DamagedFile, RequestError, StorageError, SweepctlError, unknown_name
 from sweepctl.plan.plan import Plan, load
 from sweepctl.spec import hashing
-from sweepctl.spec.study import RESERVED, check_name
-from sweepctl.store.files import create, names, read_json, storage, write_json, write_text
+from sweepctl.spec.hashing import is_digest
+from sweepctl.spec.study import check_name, is_name
+from sweepctl.store.files import create, exists, names, read_bytes, read_json, storage, write_json, write_text
 from sweepctl.store.job import JobFolder
 
 HOME_VARIABLE = "SWEEPCTL_HOME"
@@ -57,27 +60,45 @@ class Workspace:
             RequestError: it has not.
         """
         sweep = self.sweep(name)
-        if not sweep.pointer.exists():
+        if not exists(sweep.pointer):
             raise unknown_name("sweep", name, self.sweep_names())
         return sweep
 
     def sweep_names(self) -> list[str]:
-        """Every sweep with a current plan."""
-        if not self.root.is_dir():
-            return []
-        return sorted(
-            entry.name
-            for entry in os.scandir(self.root)
-            if entry.name not in RESERVED and (self.root / entry.name / "current.json").exists()
-        )
+        """Every sweep with a current plan. What else lies in the workspace is none of ours."""
+        return sorted(name for name in names(self.root) if is_name(name) and self._may_be_sweep(name))
 
-    def wanted_elsewhere(self, but: str) -> set[str]:
-        """Ids of the jobs that current plans of other sweeps want."""
-        return {job for name in self.sweep_names() if name != but for job in self.sweep(name).job_ids()}
+    def _may_be_sweep(self, name: str) -> bool:
+        try:
+            return exists(self.root / name / "current.json")
+        except StorageError:  # a colleague's, which is private
+            return True
+
+    def wanted_elsewhere(self, but: str) -> Wanted:
+        """What other sweeps want. One that cannot be read stops nobody."""
+        wanted = Wanted(set(), {})
+        for name in self.sweep_names():
+            if name != but:
+                self.sweep(name).add_to(wanted)
+        return wanted
 
     def pointers(self) -> tuple[tuple[str, int], ...]:
         """Changes whenever any sweep is planned."""
-        return tuple((name, self.sweep(name).pointer.stat().st_mtime_ns) for name in self.sweep_names())
+        changes = []
+        for name in self.sweep_names():
+            with contextlib.suppress(OSError):
+                changes.append((name, self.sweep(name).pointer.stat().st_mtime_ns))
+        return tuple(changes)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The jobs that sweeps want."""
+
+    jobs: set[str]
+    """Their ids."""
+    unread: dict[str, str]
+    """Sweeps that may want more -> why that cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,18 +137,41 @@ class Sweep:
         except DamagedFile:
             return {}
 
-    def _pointed(self, what: str) -> dict[str, str]:
+    def _pointed(self, what: str) -> dict[str, Any]:
         try:
-            return dict(read_json(self.pointer).get(what, {}))
+            pointed = read_json(self.pointer).get(what, {})
+            if isinstance(pointed, list):  # older versions named the waiting stages only
+                pointed = dict.fromkeys(pointed)
+            plans = set(pointed.values()) - ({None} if what == "waiting" else set())
+            if all(map(is_digest, plans)):
+                return dict(pointed)
         except FileNotFoundError:
             return {}
-        except DamagedFile:
-            raise DamagedFile(f"{self.pointer} is damaged; plan the sweep {self.name} again.") from None
+        except (DamagedFile, AttributeError, TypeError):
+            pass
+        raise DamagedFile(f"{self.pointer} is damaged; plan the sweep {self.name} again.")
 
     def job_ids(self) -> set[str]:
         """Every job that the sweep wants, of stages that wait too."""
         hashes = [*self.stage_hashes().values(), *self.waiting_hashes().values()]
         return {job.id for digest in hashes for job in self.plan(digest).jobs}
+
+    def add_to(self, wanted: Wanted) -> None:
+        """Add what this sweep wants; where its plans are damaged, what is left of them names."""
+        try:
+            wanted.jobs.update(self.job_ids())
+        except SweepctlError as error:
+            wanted.jobs.update(self._ids_left())
+            wanted.unread[self.name] = str(error)
+
+    def _ids_left(self) -> set[str]:
+        ids: set[str] = set()
+        with contextlib.suppress(SweepctlError):
+            for file in names(self.folder / "plans"):
+                with contextlib.suppress(SweepctlError, OSError):
+                    text = read_bytes(self.folder / "plans" / file).decode(errors="replace")
+                    ids.update(re.findall(r'"([0-9a-f]{16})"', text))
+        return ids
 
     def plan(self, digest: str) -> Plan:
         """A plan by its hash.
@@ -135,12 +179,15 @@ class Sweep:
         Raises:
             RequestError: the file is missing.
             DamagedFile: it is not what was written.
+            StorageError: it cannot be read now.
         """
         path = self.folder / "plans" / f"{digest}.json"
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_bytes(path).decode()
         except FileNotFoundError:
             raise RequestError(f"{path} is missing; plan the sweep again.") from None
+        except (UnicodeDecodeError, IsADirectoryError):
+            text = ""
         if hashing.digest(text) != digest:
             raise DamagedFile(f"{path} is not what was written; plan the sweep again.")
         return load(text, str(path))
@@ -150,12 +197,17 @@ class Sweep:
         return {stage: self.plan(digest) for stage, digest in self.stage_hashes().items()}
 
     def past_plans(self) -> list[Plan]:
-        """Every plan ever written for this sweep, current ones included."""
-        return [self.plan(digest) for digest in sorted(self.plan_hashes())]
+        """Every plan ever written for this sweep, current ones included, that can be read."""
+        plans = []
+        for digest in sorted(self.plan_hashes()):
+            with contextlib.suppress(DamagedFile, StorageError):
+                plans.append(self.plan(digest))
+        return plans
 
     def plan_hashes(self) -> set[str]:
         """The hashes of every plan ever written for this sweep."""
-        return {path.stem for path in (self.folder / "plans").glob("*.json")}
+        files = map(os.path.splitext, names(self.folder / "plans"))
+        return {digest for digest, ending in files if ending == ".json" and is_digest(digest)}
 
     def mark_cancelled(self, jobs: Iterable[str]) -> None:
         """Tell whoever trains these jobs for this sweep to stop."""
@@ -168,8 +220,9 @@ class Sweep:
 
     def uncancel(self) -> None:
         """Forget what was cancelled: a launch asks for everything again."""
-        for job in self.cancelled():
-            (self.folder / "cancelled" / job).unlink(missing_ok=True)
+        with storage(self.folder / "cancelled"):
+            for job in self.cancelled():
+                (self.folder / "cancelled" / job).unlink(missing_ok=True)
 
     def save(self, plans: dict[str, Plan], waiting: Iterable[str] = ()) -> None:
         """Write the plans and make them the current ones, in one step.
@@ -181,7 +234,7 @@ class Sweep:
             (self.folder / "plans").mkdir(parents=True, exist_ok=True)
         for plan in plans.values():
             path = self.folder / "plans" / f"{plan.hash}.json"
-            if not path.exists() or path.read_text(encoding="utf-8") != plan.text:
+            if not exists(path) or read_bytes(path) != plan.text.encode():
                 write_text(path, plan.text)
         before = self.last_hashes()
         pointed = {

@@ -60,6 +60,7 @@ def run(
     while True:
         try:
             science = _checked(manifest)
+            folder = dataclasses.replace(folder, end=science.anneal.end if science.anneal else None)
             if folder.has_result():
                 return Outcome(End.DONE, "it has a result already")
             attempt = attempts.claim(folder, _facts(manifest), manifest.was_given_up)

@@ -18,7 +18,7 @@ from sweepctl.store import attempts, checkpoints, retention
 from sweepctl.store.attempts import Attempt
 from sweepctl.store.ends import End
 from sweepctl.store.facts import Origin
-from sweepctl.store.files import storage
+from sweepctl.store.files import finite, storage
 from sweepctl.store.job import JobFolder
 from sweepctl.store.protocol import Progress, Saved
 from sweepctl.store.result import Result
@@ -252,7 +252,7 @@ class Loop:
         with storage(self.attempt.metrics):
             if self._metrics is None:
                 self._metrics = open(self.attempt.metrics, "a", encoding="utf-8", buffering=1)
-            self._metrics.write(json.dumps(row) + "\n")
+            self._metrics.write(json.dumps(finite(row), allow_nan=False) + "\n")
 
 
 def curve_steps(batch_tokens: int, per_octave: int) -> Iterator[int]:

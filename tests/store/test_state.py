@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -43,8 +44,9 @@ def test_a_result_that_comes_later_is_found_and_one_that_is_there_read_once(plan
     files = JobFilesCache().of(first.folder)
     assert files.result is None
     first.folder.path.mkdir(parents=True)
-    first.folder.write_result(Result(End.DONE, 3))
-    assert files.result == Result(End.DONE, 3)
+    result = Result(End.DONE, first.job.end)
+    first.folder.write_result(result)
+    assert files.result == replace(result, job=first.job.id)
     (first.folder.path / "result.json").unlink()
     assert files.result is not None and files.state().state == "done"
 
