@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from sweepctl.launch.speed import Running, last_sign, mean_speed, running, time_
 from sweepctl.launch.tasks import Task, furthest, with_task
 from sweepctl.store import attempts, metrics
 from sweepctl.store.attempts import Attempt
+from sweepctl.store.clock import file_system_time
 from sweepctl.store.ends import End
 from sweepctl.store.facts import Facts
 from sweepctl.store.state import JobFilesCache, JobState, State
@@ -226,13 +227,17 @@ class _Reader:
 
     def __init__(self, sweep_jobs: SweepJobs, queue: Mapping[str, Task]) -> None:
         self.sweep_jobs, self.queue = sweep_jobs, queue
-        self.now = time.time()
         self.cache = JobFilesCache()
         self.speeds = Speeds(sweep_jobs.plans)
         self.cancelled = sweep_jobs.sweep.cancelled()
         self.sweep = SweepStatus(sweep_jobs.sweep.name, sweep_jobs.sweep.waiting_stages(), queue=queue)
         self._left: list[tuple[PlannedJob, JobState, float]] = []
         self._rungs: dict[tuple[str, str], RungStatus] = {}
+
+    @cached_property
+    def now(self) -> float:
+        """By the clock that stamps heartbeats."""
+        return file_system_time(self.sweep_jobs.sweep.folder)
 
     def read(self, planned_job: PlannedJob) -> None:
         """Take up one job."""
