@@ -60,6 +60,8 @@ def test_to_be_requeued_or_not_is_said_once(sbatch: dict[str, bool], expected: s
         ({"sbatch": {"nodes": 2}}, r"resources\.nodes"),
         ({"sbatch": {"ntasks-per-node": 4}}, r"resources\.tasks_per_node"),
         ({"sbatch": {"mem": "4G"}, "resources": {"mem_gb": 4}}, r"resources\.mem_gb"),
+        ({"sbatch": {"mem-per-gpu": "80G"}, "resources": {"mem_gb": 64}}, r"resources\.mem_gb"),
+        ({"sbatch": {"gpus": 8}, "resources": {"gpus_per_node": 8}}, r"resources\.gpus_per_node"),
         ({"sbatch": {"t": "1:00"}}, "long name"),
         ({"sbatch": {"tim": "1:00"}}, "whole name"),
         ({"sbatch": {"clusters": "a"}}, "SLURM_CLUSTERS"),

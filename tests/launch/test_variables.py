@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from sweepctl.cli import app
 from sweepctl.errors import RequestError
 from sweepctl.launch.launcher import LaunchRequest, read_launcher
+from sweepctl.launch.outcome import ToSubmit
 from sweepctl.launch.retry import choose
 from sweepctl.launch.slurm import supervisor
 from sweepctl.launch.slurm.records import Records
@@ -23,7 +25,7 @@ from tests.conftest import Planner
 
 from .settings import slurm
 from .slurm.cluster import Cluster, stand_in
-from .slurm.conftest import launch
+from .slurm.conftest import OVERRIDES, launch
 from .test_slurm import an_array
 
 SECRET = "hf_s3cret `id` & more"
@@ -75,6 +77,18 @@ def test_a_rehearsal_does_not_show_values(
             app(["launch", "shown", "--on", on, "--dry-run", OVERRIDE, *more], standalone_mode=False)
             shown = capsys.readouterr().out
             assert "TOKEN" in shown and SECRET not in shown, (on, more)
+
+
+def test_a_rehearsal_shows_the_script_that_is_submitted(cluster: Cluster, planned: Planner) -> None:
+    sweep_jobs = planned(name="rehearsed", ladder__depths=[1])
+    words = (OVERRIDE, "environment.PATH='/opt/bin:$PATH'")
+    request = LaunchRequest(sweep_jobs, [], choose(sweep_jobs, ["none"]))
+    rehearsal = read_launcher("slurm", compose_launcher("slurm", [*OVERRIDES, *words])).rehearse(request)
+    launch(sweep_jobs, *words)
+    assert isinstance(rehearsal, ToSubmit)
+    for shown, submitted in zip(rehearsal.submissions, cluster.scripts, strict=True):
+        assert re.sub("[0-9a-f]{10}", "", shown.script) == re.sub("[0-9a-f]{10}", "", submitted)
+    assert "'$PATH'" in cluster.scripts[0] and "/opt/bin" not in cluster.scripts[0]
 
 
 def test_a_script_of_any_scheduler_takes_them_from_a_file_of_its_users(planned: Planner) -> None:

@@ -45,7 +45,8 @@ class SlurmLauncher(Launcher[SlurmSettings], kind="slurm", settings=SlurmSetting
     def rehearse(self, request: LaunchRequest) -> ToSubmit:
         from sweepctl.launch.slurm.dispatch import rehearse
 
-        return rehearse(Records(request.sweep_jobs.sweep), self._order(request), request.sweep_jobs)
+        records = Records(request.sweep_jobs.sweep)
+        return rehearse(records, self._order(request), request.sweep_jobs, self.settings)
 
     def _order(self, request: LaunchRequest) -> SlurmOrder:
         """The sweep's plans and these settings, frozen.

@@ -216,10 +216,9 @@ def _arrays_of_trunks(needed: TasksNeeded, queue: dict[str, list[Task]]) -> list
     return sorted({task.partition("_")[0] for task in tasks})
 
 
-def rehearse(records: Records, order: SlurmOrder, sweep_jobs: SweepJobs) -> ToSubmit:
+def rehearse(records: Records, order: SlurmOrder, sweep_jobs: SweepJobs, settings: SlurmSettings) -> ToSubmit:
     """What `dispatch` would submit now, with its scripts. Nothing is written or submitted; where Slurm does
     not answer, as if the queue were empty."""
-    settings = order.settings
     try:
         queue, limits = read_queue(records), commands.limits(settings.max_submitted, 1)
     except SlurmError:

@@ -27,7 +27,12 @@ _OF_RESOURCES = {
     "cpus-per-task": "cpus_per_task",
     "gpus-per-node": "gpus_per_node",
     "gres": "gres",
+    "cpus-per-gpu": "cpus_per_task",
+    "gpus": "gpus_per_node",
+    "gpus-per-task": "gpus_per_node",
     "mem": "mem_gb",
+    "mem-per-cpu": "mem_gb",
+    "mem-per-gpu": "mem_gb",
     "nodes": "nodes",
     "ntasks": "tasks_per_node",
     "ntasks-per-node": "tasks_per_node",
@@ -35,7 +40,7 @@ _OF_RESOURCES = {
     "qos": "qos",
     "time": "time_min",
 }
-"""sbatch options, and the resource that sets them where it is not null."""
+"""sbatch options, and the resource that says the same where it is not null."""
 _WHOLE = ("gpus",)
 """Options whose name another's begins with."""
 _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
@@ -260,7 +265,8 @@ def _check_option(name: str, value: str | int | bool | None, resources: Resource
             "sbatch.clusters", value, "set as the variable SLURM_CLUSTERS, for all of Slurm's commands"
         )
     if name in _OF_RESOURCES:
-        raise InvalidValue(f"sbatch.{name}", value, f"set as resources.{_OF_RESOURCES[name]}")
+        key = _OF_RESOURCES[name]
+        raise InvalidValue(f"sbatch.{name}", value, f"left out where resources.{key} says it, or that null")
     if name in _OURS:
         raise InvalidValue("sbatch", name, f"an option that sweepctl does not set ({', '.join(_OURS)})")
     others = (*_OURS, *_OF_RESOURCES)
