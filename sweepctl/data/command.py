@@ -129,7 +129,7 @@ def _documents(
             texts(files, separator, left_out if path.is_dir() else None) for path, files in listed
         )
     if request.source == "jsonl":
-        return jsonl(list_files(paths, (".jsonl", ".ndjson", ".json"), left_out), request.field)
+        return jsonl(list_files(paths, (".jsonl", ".ndjson"), left_out, (".json",)), request.field)
     return parquet(list_files(paths, (".parquet", ".pq"), left_out, compressed=False), request.field)
 
 

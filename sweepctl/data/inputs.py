@@ -39,50 +39,63 @@ _ZSTD, _ZSTD_SKIPPED = b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"
 
 
 def list_files(
-    paths: Iterable[Path], endings: tuple[str, ...], left_out: Counter[str], compressed: bool = True
+    paths: Iterable[Path],
+    endings: tuple[str, ...],
+    left_out: Counter[str],
+    otherwise: tuple[str, ...] = (),
+    compressed: bool = True,
 ) -> list[Path]:
-    """Files as they are named, and of folders those of the endings, sorted; none is opened.
+    """Files as they are named, and of folders those of the endings (of `otherwise` where there are none),
+    sorted; none is opened.
 
-    Hidden files and folders, linked folders, and what is no file are left out and counted.
+    Other, hidden and linked ones, and what is no file, are left out and counted.
 
     Raises:
         RequestError: there is no such file, it is a pipe or a device, or nothing is left.
     """
-    endings = tuple(end + packed for end in endings for packed in ("", *(_COMPRESSED if compressed else ())))
+    packed = ("", *_COMPRESSED) if compressed else ("",)
+    wanted, second = (tuple(end + more for end in ends for more in packed) for ends in (endings, otherwise))
     paths, files = list(paths), list[Path]()
     for path in paths:
         kind = _kind(path)
         if kind == "folder":
-            files += _inside(path, endings, left_out)
+            inside = _inside(path, left_out)
+            chosen = [file for file in inside if not wanted or file.name.lower().endswith(wanted)]
+            if second and not chosen:
+                chosen = [file for file in inside if file.name.lower().endswith(second)]
+            left_out["files of other endings"] += len(inside) - len(chosen)
+            files += [file for file in chosen if _is_file(file, left_out)]
         elif kind == "file":
             files.append(path)
         else:
             raise RequestError(f"{path} is {kind}, not a file that can be read again.")
     if not files:
-        wanted = ", ".join(f"*{end}" for end in endings if not end.endswith(_COMPRESSED)) or "*"
-        raise RequestError(f"No {wanted} file in {', '.join(map(str, paths))}.")
+        listed = ", ".join(f"*{end}" for end in (*endings, *otherwise)) or "*"
+        raise RequestError(f"No {listed} file in {', '.join(map(str, paths))}.")
     return files
 
 
-def _inside(folder: Path, endings: tuple[str, ...], left_out: Counter[str]) -> list[Path]:
+def _inside(folder: Path, left_out: Counter[str]) -> list[Path]:
+    """What lies in a folder and those in it, but for what is hidden or another folder by a link."""
+
     def refuse(error: OSError) -> None:
         raise RequestError(f"{error.filename} cannot be read: {error.strerror}.")
 
     files: list[Path] = []
     for place, folders, names in os.walk(folder, onerror=refuse):
-        linked = [name for name in folders if os.path.islink(os.path.join(place, name))]
-        hidden = [name for name in (*folders, *names) if name.startswith(".")]
+        linked = {name for name in folders if os.path.islink(os.path.join(place, name))}
+        hidden = {name for name in (*folders, *names) if name.startswith(".")}
         left_out["hidden files and folders"] += len(hidden)
-        left_out["linked folders"] += len(set(linked) - set(hidden))
-        folders[:] = sorted(set(folders) - set(linked) - set(hidden))
-        for name in sorted(set(names) - set(hidden)):
-            if not endings or name.lower().endswith(endings):
-                path = Path(place, name)
-                if _kind(path) == "file":
-                    files.append(path)
-                else:
-                    left_out["pipes, sockets and devices"] += 1
+        left_out["linked folders"] += len(linked - hidden)
+        folders[:] = set(folders) - linked - hidden
+        files += (Path(place, name) for name in set(names) - hidden)
     return sorted(files)
+
+
+def _is_file(path: Path, left_out: Counter[str]) -> bool:
+    is_file = _kind(path) == "file"
+    left_out["pipes, sockets and devices"] += not is_file
+    return is_file
 
 
 def _kind(path: Path) -> str:

@@ -88,7 +88,7 @@ class TokenizerFile:
         size = max(texts, default=-1) + 1
         self._separator = separators[0] if separators else size
         self.vocab_size = max(size, self._separator + 1)
-        if self.vocab_size > 1 << 32:
+        if self.vocab_size > _UNKNOWN_ID:
             raise RequestError(f"{path} has token {size - 1}: no separator after it fits into uint32.")
         self.dtype = "uint16" if self.vocab_size <= 1 << 16 else "uint32"
         self._of_backend = self._translation()

@@ -317,6 +317,18 @@ def test_what_is_no_file_is_refused_at_once(prepared: Prepare, tmp_path: Path, s
             prepared(source, Path("/dev/zero"), vocab_size=vocab_size, validation=(tmp_path / "pipe",))
 
 
+def test_what_describes_records_is_not_read_as_records(
+    prepared: Prepare, workspace: Workspace, tmp_path: Path
+) -> None:
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "d.jsonl").write_bytes(ROWS)
+    (tmp_path / "f" / "dataset_info.json").write_text(json.dumps({"rows": 50}, indent=1))
+    (tmp_path / "f" / "d.jsonl.lz4").write_bytes(b"x")
+    index = prepared("jsonl", tmp_path / "f")
+    assert both(workspace) == ALL
+    assert index.source["left_out"] == {"files of other endings": 2}
+
+
 def test_a_folder_of_other_files_is_refused(prepared: Prepare, tmp_path: Path) -> None:
     (tmp_path / "f").mkdir()
     (tmp_path / "f" / "readme.md").write_text("x")

@@ -101,9 +101,12 @@ def test_a_separator_of_the_vocabulary_is_taken_and_added_tokens_keep_their_ids(
     assert tokenizer.encode(b"ab<x>c").tolist() == [0, 1, 4, 2, 3]
 
 
-def test_two_tokens_of_one_id_are_refused(tmp_path: Path) -> None:
+def test_ids_that_are_none_of_their_own_are_refused(tmp_path: Path) -> None:
     path = tokenizer_file(tmp_path / "t.json", bpe({"a": 0, "b": 1, "c": 1}))
     with pytest.raises(RequestError, match="two tokens of id 1"):
+        TokenizerFile(path)
+    path = tokenizer_file(tmp_path / "last.json", bpe({"a": 0, "b": (1 << 32) - 1}))
+    with pytest.raises(RequestError, match=r"last\.json has token 4294967295"):
         TokenizerFile(path)
     path = tokenizer_file(tmp_path / "late.json", bpe({"a": 0, "b": 5_000_000_000}))
     with pytest.raises(RequestError, match=r"late\.json is not a tokenizers file: .*5000000000"):
