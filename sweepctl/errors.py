@@ -34,6 +34,10 @@ class StorageError(SweepctlError):
     """The file system refused: full, read-only, not ours."""
 
 
+class MachineFailed(SweepctlError):
+    """A machine did not do its part: it may go well on another."""
+
+
 class DamagedFile(SweepctlError):
     """A file in the workspace is not what was written there."""
 

@@ -242,27 +242,33 @@ class Feed:
             case _:
                 assert_never(end)
 
-    def died(self, planned_job: PlannedJob, pid: int, reason: str, log: Path) -> None:
+    def died(
+        self, planned_job: PlannedJob, pid: int, reason: str, log: Path, fault: str | None = None
+    ) -> None:
         """A worker's process is gone with this job in hand: say so on its attempt, so that the job is taken
-        up again, or given up where it keeps dying at one place. `log` is where it may have left word.
+        up again, or given up where it keeps dying at one place. `log` is where it may have left word, `fault`
+        why its launcher has ended it: then it is the machine's.
 
         Raises:
             WorkFailed: workers end again and again before they begin.
         """
         self.in_hand.discard(planned_job.job.id)
+        end = End.DIED if fault is None else End.INFRASTRUCTURE
         try:
             last = attempts.newest(planned_job.folder)
         except StorageError as error:
             self.refused(planned_job, str(error))
             return
         if last is None or last.ended or (last.facts.host, last.facts.pid) != (socket.gethostname(), pid):
-            self._tell(Decision(planned_job, State.INTERRUPTED, End.DIED, f"{reason}, before it began"))
+            self._tell(
+                Decision(planned_job, State.INTERRUPTED, End.DIED, f"{fault or reason}, before it began")
+            )
             self.stillborn(log)
             return
         self._stillborn = 0
         try:
-            last.end(End.DIED, error=f"its process ended with {reason}")
-            self._retry_or_fail(planned_job, End.DIED, reason)
+            last.end(end, error=fault or f"its process ended with {reason}")
+            self._retry_or_fail(planned_job, end, fault or reason)
         except StorageError as error:
             self.refused(planned_job, str(error))
 

@@ -21,8 +21,9 @@ from sweepctl.launch.feed import Decision, Feed
 from sweepctl.launch.outcome import Trained
 from sweepctl.launch.retries import Retries
 from sweepctl.launch.retry import Retry
-from sweepctl.launch.workers import Pool, Worker
+from sweepctl.launch.workers import Pool, Worker, check_watchdog, seconds_of
 from sweepctl.spec.execution import Execution
+from sweepctl.store.ends import End
 from sweepctl.store.facts import Dispatch
 from sweepctl.store.protocol import Died, Ended, Event, Progress
 from sweepctl.store.state import State
@@ -41,6 +42,8 @@ class LocalSettings:
     """The launcher."""
     workers: int | None
     """Processes in the foreground; None for one a GPU, or one a core / threads."""
+    watchdog_min: float | None
+    """How long a worker may say nothing before it is ended; None: for ever."""
     retries: Retries
     """How often a job is taken up again, by class of failure."""
     execution: Execution
@@ -49,6 +52,7 @@ class LocalSettings:
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise InvalidValue("workers", self.workers, "at least 1, or null")
+        check_watchdog(self.watchdog_min)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +121,8 @@ class LocalLaunch:
             return self.report
         gpus = visible_gpus() if execution.device != "cpu" else []
         count = min(worker_count(self.settings, len(gpus)), len(feed.open))
-        pool = Pool(count, execution.threads, gpus, self.share.logs or self.sweep_jobs.sweep.folder / "logs")
+        logs = self.share.logs or self.sweep_jobs.sweep.folder / "logs"
+        pool = Pool(count, execution.threads, gpus, logs, gpu="machine" if gpus else None)
         self._workers = pool.workers
         with _sigterm_like_ctrl_c():
             try:
@@ -155,6 +160,8 @@ class LocalLaunch:
             return False
         for worker, event in pool.events(POLL_S):
             self._handle(worker, event)
+        watchdog_s = seconds_of(self.settings.watchdog_min)
+        pool.end_hanging(watchdog_s, watchdog_s)
         self.watcher.tick(self.feed.elsewhere)
         return True
 
@@ -175,9 +182,11 @@ class LocalLaunch:
                 self.watcher.progress(self.sweep_jobs.by_id[job], step)
             case Ended(job, end, message):
                 self.feed.ended(self.sweep_jobs.by_id[job], end, message)
+                if end is End.INFRASTRUCTURE:  # what its process holds of the machine may be broken
+                    worker.end(message)
             case Died() if worker.job is not None:
                 planned_job = self.sweep_jobs.by_id[worker.job]
-                self.feed.died(planned_job, worker.process.pid, event.reason, worker.log)
+                self.feed.died(planned_job, worker.process.pid, event.reason, worker.log, worker.fault)
             case Died() if not worker.ready:
                 self.feed.stillborn(worker.log)
             case _:

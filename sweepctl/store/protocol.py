@@ -15,6 +15,9 @@ from typing import Any
 from sweepctl.store.ends import End
 from sweepctl.store.manifest import Manifest
 
+GPU_VARIABLE = "SWEEPCTL_GPU"
+"""In a worker's environment: who has promised it a GPU, `allocation` or `machine`."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunJob:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
+import socket
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +13,9 @@ from typing import Any
 
 import torch
 
-from sweepctl.errors import RequestError
+from sweepctl.errors import MachineFailed, RequestError
 from sweepctl.spec.execution import Execution
+from sweepctl.store.protocol import GPU_VARIABLE
 from sweepctl.train.interface import DeviceKind
 from sweepctl.train.ops import Ops, eager_cpu, plain
 
@@ -66,8 +69,11 @@ def machine(execution: Execution, precision: str, local_rank: int = 0) -> Machin
     """The machine for a job of this precision, for this one of the job's processes on this host.
 
     Raises:
-        RequestError: a GPU was asked for and there is none.
+        RequestError: a GPU was asked for and torch can use none, or there is none.
+        MachineFailed: whoever started this process has promised a GPU, and torch sees none.
     """
+    if execution.device != "cpu" and not _has_gpu():
+        _promised_gpu()
     if execution.device == "cuda" or (execution.device == "auto" and _has_gpu()):
         if not _has_gpu():
             raise RequestError("device=cuda, but torch sees no GPU here; use device=cpu or auto.")
@@ -86,12 +92,29 @@ def _has_gpu() -> bool:
     return bool(torch.cuda.is_available())
 
 
+def _promised_gpu() -> None:
+    """Refuse to train on a CPU in the place of a GPU that should be here."""
+    promise = os.environ.get(GPU_VARIABLE)
+    if promise is None:
+        return
+    if torch.version.cuda is None and torch.version.hip is None:
+        if promise == "allocation":
+            raise RequestError("GPUs were asked for, but torch is built without them; use device=cpu.")
+        return
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "not set")
+    raise MachineFailed(
+        f"A GPU should be here (CUDA_VISIBLE_DEVICES: {visible}), but torch sees none on "
+        f"{socket.gethostname()}; device=cpu trains without."
+    )
+
+
 def _gpu(local_rank: int) -> torch.device:
     """The process's own GPU; where it sees one only, whoever started it has chosen."""
     count = torch.cuda.device_count()
     index = local_rank if count > 1 else 0
     if index >= count:
-        raise RequestError(f"LOCAL_RANK is {local_rank}, but torch sees {count} GPUs here.")
+        kind = RequestError if os.environ.get(GPU_VARIABLE) is None else MachineFailed
+        raise kind(f"LOCAL_RANK is {local_rank}, but torch sees {count} GPUs here.")
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
 

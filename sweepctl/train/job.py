@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import sweepctl
-from sweepctl.errors import RequestError, StorageError, SweepctlError
+from sweepctl.errors import MachineFailed, RequestError, StorageError, SweepctlError
 from sweepctl.resources import code_version
 from sweepctl.spec.build import plain
 from sweepctl.spec.execution import Execution
@@ -30,7 +30,7 @@ from sweepctl.store.protocol import Progress, Saved
 from sweepctl.train.follower import follower_message
 from sweepctl.train.interface import Assignment
 from sweepctl.train.loop import Diverged, Loop, Stopped, Superseded
-from sweepctl.train.processes import ProcessesLost, SingleProcess, out_of_memory
+from sweepctl.train.processes import ProcessesLost, SingleProcess, device_failed, out_of_memory
 from sweepctl.train.registry import trainer_named
 
 Report = Callable[[Progress | Saved], None]
@@ -111,6 +111,8 @@ def _attempt(
         return Outcome(End.SUPERSEDED, "a newer attempt owns the job")
     except ProcessesLost as error:
         return Outcome(error.why, str(error))
+    except MachineFailed as error:
+        return Outcome(End.INFRASTRUCTURE, str(error))
     except SweepctlError as error:
         return Outcome(_end_of(error), str(error))
     except Exception as error:
@@ -118,6 +120,8 @@ def _attempt(
             return Outcome(End.OUT_OF_MEMORY, (str(error).strip().splitlines() or ["no memory"])[0])
         if isinstance(error, OSError) and error.errno in TRANSIENT:  # of a trainer's or a library's own files
             return Outcome(End.STORAGE, str(refusal(error, folder.path)))
+        if device_failed(error):
+            return Outcome(End.INFRASTRUCTURE, str(error).strip().splitlines()[0])
         return Outcome(End.FAILED, "".join(traceback.format_exc().splitlines(keepends=True)[-12:]))
 
 

@@ -5,6 +5,7 @@ Nothing here needs torch: `distributed.py` connects several.
 
 from __future__ import annotations
 
+import re
 import socket
 from contextlib import AbstractContextManager, nullcontext
 from enum import IntEnum
@@ -47,6 +48,24 @@ def out_of_memory(error: Exception) -> bool:
     if isinstance(error, RuntimeError):
         return any(word in str(error).lower() for word in words)
     return isinstance(error, MemoryError)
+
+
+_OF_THE_DEVICE = re.compile(
+    r"CUDA error|HIP error|CUDA driver|CUDA unknown error|No (CUDA|HIP) GPUs|CUBLAS_STATUS_|HIPBLAS_STATUS_|"
+    r"CUDNN_STATUS_|cuDNN error|MIOPEN|NCCL error|RCCL error|ECC error|device-side fault|GPU is lost"
+)
+_OF_THE_CODE = re.compile(
+    r"device-side assert|no kernel image|invalid device function|invalid argument|invalid configuration|"
+    r"NOT_SUPPORTED|INVALID_VALUE|BAD_PARAM|misaligned address|invalid resource handle",
+    re.I,
+)
+
+
+def device_failed(error: Exception) -> bool:
+    """Whether a GPU or its driver failed, and not what was asked of it: it may go well on another."""
+    text = str(error)
+    is_runtime = isinstance(error, RuntimeError)  # torch's own class of these errors is one
+    return is_runtime and bool(_OF_THE_DEVICE.search(text)) and not _OF_THE_CODE.search(text)
 
 
 class SingleProcess:

@@ -4,6 +4,7 @@ on the tiny study. No Slurm is asked."""
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import tempfile
@@ -50,6 +51,7 @@ class Bench(ABC):
         self._planned, self._monkeypatch = planned, monkeypatch
         self.words = ""
         self.act: Callable[[], None] | None = None
+        self.hangs = False
 
     def plan(self, **study: Any) -> PlannedJob:
         self.sweep_jobs: SweepJobs = self._planned(name="ends", ladder__depths=[1], **study)
@@ -111,6 +113,7 @@ class InATask(Bench):
 
     def launch(self, budgets: Retries = DEFAULT, **execution: Any) -> int:
         settings = slurm(
+            resources={"gpus_per_node": None},
             commands_on_nodes=False,
             retries=plain(budgets),
             save_ahead_s=1,
@@ -254,6 +257,30 @@ def infrastructure(bench: Bench) -> None:
     bench.trouble(End.INFRASTRUCTURE, 1)
     assert bench.launch(retries(infrastructure=0)) == 1 and ends(trunk) == [End.INFRASTRUCTURE]
     assert "lost the others" in bench.words
+
+
+def test_a_worker_that_hangs_is_ended_and_its_job_goes_on(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is stopped by a signal that it cannot see."""
+    trunk = bench.plan(**SECONDS)
+
+    def hang() -> None:
+        os.kill(attempts.every(trunk.folder)[-1].facts.pid or 0, signal.SIGSTOP)
+        bench.hangs = True
+
+    def hangs(worker: Worker, silent_s: float, stop_s: float) -> str | None:
+        patience_s = 0.2 if bench.hangs else math.inf
+        fault = before(worker, patience_s, stop_s)
+        bench.hangs = bench.hangs and fault is None
+        return fault
+
+    before = Worker.hangs
+    monkeypatch.setattr(Worker, "hangs", hangs)
+    bench.act = hang
+    assert bench.launch() == 0 and ends(trunk) == [End.INFRASTRUCTURE, End.DONE]
+    assert bench.all_are(State.DONE) and "no sign of life" in bench.words
+    assert "no sign of life" in str(attempts.every(trunk.folder)[0].facts.error)
 
 
 def died(bench: Bench) -> None:

@@ -43,6 +43,7 @@ from sweepctl.launch.rungs import each_pattern, for_rung, idle_patterns
 from sweepctl.launch.script_words import python_command
 from sweepctl.launch.tasks import Task, TaskState
 from sweepctl.launch.variables import check, exports, handed_on
+from sweepctl.launch.workers import check_watchdog
 from sweepctl.spec import hashing
 from sweepctl.spec.build import build, plain
 from sweepctl.spec.execution import Execution
@@ -115,6 +116,8 @@ class BatchSettings:
     """How long a task waits for what other tasks train before it ends."""
     save_ahead_s: float
     """How long before the time limit a task saves and ends."""
+    watchdog_min: float | None
+    """How long a worker may say nothing before it is ended; None: for ever."""
     retries: Retries
     """How often a job is taken up again, by class of failure."""
     execution: Execution
@@ -122,6 +125,7 @@ class BatchSettings:
 
     def __post_init__(self) -> None:
         check(self.environment)
+        check_watchdog(self.watchdog_min)
         for name in self.index:
             if not _VARIABLE.fullmatch(name):
                 raise InvalidValue("index", name, "the name of a variable")
@@ -351,7 +355,7 @@ def run_task(folder: Path, index: str) -> int:
         logs=folder / "logs",
         patience_s=60 * settings.wait_min,
     )
-    pool = LocalSettings("local", 1, settings.retries, settings.execution)
+    pool = LocalSettings("local", 1, settings.watchdog_min, settings.retries, settings.execution)
     log = TaskLog(start)
     log.take_in_hand("")
     retry = Retry(forgiven=script.forgiven, left=script.left_alone)

@@ -14,9 +14,11 @@ from sweepctl.errors import InvalidValue
 from sweepctl.launch.retries import Retries
 from sweepctl.launch.rungs import for_rung
 from sweepctl.launch.variables import check
+from sweepctl.launch.workers import Gpu, check_watchdog
 from sweepctl.spec.build import build, plain
 from sweepctl.spec.execution import Execution
 
+_GPUS = re.compile(r"gpus|(gres|tres-per-\w+)=(.*,)?(gres[:/])?gpu")
 _OPTION = re.compile(r"[a-z][a-z0-9-]*")
 _AMOUNTS = ("gpus_per_node", "cpus_per_task", "mem_gb", "time_min")
 _OURS = ("array", "dependency", "error", "hold", "job-name", "open-mode", "output", "signal")
@@ -181,6 +183,8 @@ class SlurmSettings:
     """Where they may not: how long a branch's task waits for its checkpoint."""
     save_ahead_s: int
     """How long before the time limit a task saves."""
+    watchdog_min: float | None
+    """How long a worker may say nothing before its task ends it and goes elsewhere; None: for ever."""
     exclude_node_after: int | None
     """Failures of a node after which this sweep's tasks keep away from it; None: never."""
     retries: Retries
@@ -202,6 +206,7 @@ class SlurmSettings:
         for key in ("parallel", "max_submitted", "exclude_node_after"):
             if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise InvalidValue(key, getattr(self, key), "at least 1, or null")
+        check_watchdog(self.watchdog_min)
         if self.wait_min < 0:
             raise InvalidValue("wait_min", self.wait_min, "at least 0")
         if self.save_ahead_s < 1:
@@ -210,6 +215,13 @@ class SlurmSettings:
             if self.save_ahead_s >= 60 * wanted.time_min:
                 limit = f"less than {60 * wanted.time_min}, which is time_min={wanted.time_min}"
                 raise InvalidValue("save_ahead_s", self.save_ahead_s, limit)
+
+    @property
+    def gpu(self) -> Gpu | None:
+        """Who promises a GPU to the workers of its tasks."""
+        wanted = [f"gres={self.resources.gres}", *(f"{key}={value}" for key, value in self.options.items())]
+        asks = self.resources.gpus_per_node is not None or any(_GPUS.match(option) for option in wanted)
+        return "allocation" if asks else None
 
     def within(self, other: SlurmSettings) -> bool:
         """Whether a job with these settings of a rung can use a task with the others."""

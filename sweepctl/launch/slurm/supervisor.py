@@ -28,7 +28,7 @@ from sweepctl.launch.slurm.records import (
 from sweepctl.launch.slurm.release import Releaser
 from sweepctl.launch.slurm.restarts import REFUSED
 from sweepctl.launch.slurm.task_process import TaskProcess
-from sweepctl.launch.workers import Pool, Worker
+from sweepctl.launch.workers import Pool, Worker, seconds_of
 from sweepctl.resources import code_version
 from sweepctl.store import attempts, checkpoints
 from sweepctl.store.ends import End
@@ -103,6 +103,7 @@ class Supervisor:
         self._refused = False
         self._got_further = False
         self._lingered = False
+        self._losses = 0
 
     def say(self, text: str) -> None:
         """A line in the task's log."""
@@ -119,7 +120,8 @@ class Supervisor:
         try:
             planned_job = self._next_or_wait()
             if planned_job is not None or process.processes > 1:
-                pool = Pool(1, self._mine.execution.threads, [], process.folder, process.log, group=True)
+                threads, gpu = self._mine.execution.threads, self._mine.gpu
+                pool = Pool(1, threads, [], process.folder, process.log, group=True, gpu=gpu)
             while planned_job is not None and pool is not None and not self._leaving and not self._outrun:
                 try:
                     self._train(planned_job, pool)
@@ -309,6 +311,10 @@ class Supervisor:
         stopping = False
         while job in self.feed.in_hand:
             self._listen(pool)
+            pool.end_hanging(seconds_of(self.launcher.watchdog_min), self._stop_s())
+            if job in self.feed.in_hand and worker.is_stuck:
+                self.feed.died(planned_job, worker.process.pid, "", worker.log, worker.fault)
+                self._leave(Leaving.BROKEN)
             if job in self.feed.in_hand and not stopping and self._must_stop(job):
                 stopping = True
                 worker.stop_job()
@@ -324,15 +330,31 @@ class Supervisor:
                 self._release(self.sweep_jobs.by_id[job], step)
             case Ended(job, end, message):
                 self.feed.ended(self.sweep_jobs.by_id[job], end, message)
-                if self.process.processes > 1 and end in (End.INFRASTRUCTURE, End.OUT_OF_MEMORY):
+                if end is End.INFRASTRUCTURE and not self._must_stay():
+                    self._leave(Leaving.BROKEN)
+                elif end is End.INFRASTRUCTURE or (self.process.processes > 1 and end is End.OUT_OF_MEMORY):
                     self._renew(pool)
             case Died() if worker.job is not None:
                 planned_job = self.sweep_jobs.by_id[worker.job]
-                self.feed.died(planned_job, worker.process.pid, event.reason, worker.log)
+                self.feed.died(planned_job, worker.process.pid, event.reason, worker.log, worker.fault)
+                if worker.fault is not None and self.launcher.commands_on_nodes:
+                    self._leave(Leaving.BROKEN)
             case Died() if not worker.ready:
                 self.feed.stillborn(worker.log)
             case _:
                 pass
+
+    def _must_stay(self) -> bool:
+        """Whether this task goes on where a machine has failed: nobody would requeue it, or, of several
+        processes, they have lost each other for the first time."""
+        self._losses += 1
+        return not self.launcher.commands_on_nodes or (self.process.processes > 1 and self._losses == 1)
+
+    def _stop_s(self) -> float:
+        """How long a worker may take to save and stop: it must be over before Slurm ends this task."""
+        if self._leaving is Leaving.TIME:
+            return 0.75 * self.launcher.save_ahead_s
+        return seconds_of(self.launcher.watchdog_min)
 
     def _note_progress(self) -> None:
         if not self._got_further:

@@ -18,16 +18,16 @@ from sweepctl.errors import SweepctlError
 from sweepctl.launch.slurm.records import Records, SlurmOrder, begin_task, end_task
 from sweepctl.launch.slurm.supervisor import Supervisor
 from sweepctl.launch.slurm.task_process import join_group, this_process
-from sweepctl.launch.workers import SAFE_PATH, worker_environment
+from sweepctl.launch.workers import SAFE_PATH, Gpu, worker_environment
 from sweepctl.store.workspace import Workspace
 
 
-def follow(threads: int) -> int:
+def follow(threads: int, gpu: Gpu | None) -> int:
     """Keep a worker that follows rank 0's, a new one whenever the group breaks."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # rank 0 is told too, and decides
     while True:
         command = [sys.executable, *SAFE_PATH, "-m", "sweepctl.train.worker"]
-        worker = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=worker_environment(threads))
+        worker = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=worker_environment(threads, gpu))
         if worker.wait() == 0:
             return 0
         time.sleep(1.0)
@@ -45,7 +45,8 @@ def main() -> int:
     if process.processes > 1:
         join_group()
     if process.rank > 0:
-        return follow(launcher.of_rung(array.rung).execution.threads)
+        mine = launcher.of_rung(array.rung)
+        return follow(mine.execution.threads, mine.gpu)
     begin_task(folder, process.index, process.restart)
     records.write_id(array.token, process.array_id)  # the launch may have died before it could
     code = Supervisor(process, records, array, order).run()

@@ -115,6 +115,7 @@ class InProcess:
 
     def __init__(self, *settings: Any, **more: Any) -> None:
         self.workers, self.job = [self], None
+        self.fault, self.is_stuck = None, False
         self.process, self.log = SimpleNamespace(pid=os.getpid()), Path("log")
         self._stop = threading.Event()
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
@@ -132,6 +133,9 @@ class InProcess:
 
     def stop_job(self) -> None:
         self._stop.set()
+
+    def end_hanging(self, silent_s: float, stop_s: float) -> None:
+        """Nobody hangs here."""
 
     def events(self, timeout_s: float) -> Iterator[tuple[InProcess, Event]]:
         try:

@@ -228,6 +228,26 @@ def test_what_runs_out_of_memory_is_tried_again_with_half_the_micro_batch(
     assert not list(sweep_jobs.unfinished())
 
 
+def test_a_broken_gpu_ends_the_task_which_goes_on_elsewhere(
+    cluster: Cluster, planned: Planner, undisturbed: Undisturbed
+) -> None:
+    """By its script, which sees that it ended by no decision of its own."""
+    sweep_jobs = planned(name="ecc", **ONE_DEPTH)
+    launch(sweep_jobs)
+    [name] = cluster.waiting()
+    folder = folder_of(cluster, name)
+    broken = RuntimeError("CUDA error: uncorrectable ECC error encountered\nCompile with ...")
+    assert cluster.run(name, meets(broken)) == 1
+    assert not list((folder / "tasks").glob("*.over"))
+    trunk = trunk_of(sweep_jobs)
+    [attempt] = attempts.every(trunk.folder)
+    assert attempt.facts.why is End.INFRASTRUCTURE
+    assert attempt.facts.error == "CUDA error: uncorrectable ECC error encountered"
+    launch(sweep_jobs)
+    cluster.run_all()
+    assert ends(trunk) == [End.INFRASTRUCTURE, End.DONE] and same(sweep_jobs, undisturbed)
+
+
 def test_a_python_error_is_not_repeated_until_a_launch_says_so(cluster: Cluster, planned: Planner) -> None:
     sweep_jobs = planned(name="error", **ONE_DEPTH)
     launch(sweep_jobs)
