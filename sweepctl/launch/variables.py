@@ -4,8 +4,10 @@ on them. What a value says of other variables is expanded where the task runs.""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+import secrets
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -64,6 +66,17 @@ def handed_on(variables: Variables, strict: bool = True) -> dict[str, str]:
         key = source if source in sources[:2] else VALUE + name
         texts[str(key)] = os.environ[source] if source else ""
     return texts
+
+
+def fingerprint(texts: Mapping[str, str], salt: str = "") -> str:
+    """By which values are known again and not known: for a file that nobody else may read."""
+    salt = salt or secrets.token_hex(8)
+    return f"{salt} {hashlib.sha256(f'{salt} {sorted(texts.items())}'.encode()).hexdigest()}"
+
+
+def are_the_same(texts: Mapping[str, str], before: str) -> bool:
+    """Whether these are the values that a fingerprint was taken of."""
+    return fingerprint(texts, before.partition(" ")[0]) == before
 
 
 def exports(texts: Mapping[str, str]) -> list[str]:

@@ -26,7 +26,7 @@ from sweepctl.launch.slurm.script import script, submit
 from sweepctl.launch.slurm.settings import SlurmSettings
 from sweepctl.launch.slurm.task_ends import bad_nodes
 from sweepctl.launch.tasks import Task
-from sweepctl.launch.variables import names_only
+from sweepctl.launch.variables import are_the_same, handed_on, names_only
 from sweepctl.spec import hashing
 from sweepctl.spec.build import plain
 from sweepctl.store import attempts
@@ -96,7 +96,7 @@ def dispatch(
     launcher = settings or order.settings
     with _turn(records):
         queue = read_queue(records, adopt=True)
-        changed = _changed(records, order, sweep_jobs, queue)
+        changed = _changed(records, order, sweep_jobs, queue, settings)
         needed = tasks_needed(sweep_jobs, order, queue, records.forgiven(), changed)
         _add_what_no_plan_wants(needed, records, sweep_jobs, queue)
         needed.surplus += late_tasks(records)
@@ -127,24 +127,38 @@ def _release(tasks: list[str], done: Submitted) -> None:
 
 
 def _changed(
-    records: Records, order: SlurmOrder, sweep_jobs: SweepJobs, queue: dict[str, list[Task]]
+    records: Records,
+    order: SlurmOrder,
+    sweep_jobs: SweepJobs,
+    queue: dict[str, list[Task]],
+    settings: SlurmSettings | None,
 ) -> set[str]:
-    """Our tasks that wait in the queue with settings that are not the order's for their job's rung."""
+    """Our tasks that wait in the queue with settings that are not the order's for their job's rung; with
+    `settings` also those whose variables have other values."""
     changed: set[str] = set()
     launcher = order.settings
+    orders = {order.hash: launcher}
     of_rungs = {rung: _of_tasks(launcher.of_rung(rung)) for rung in sweep_jobs.rungs}
+    variables = {rung: handed_on(settings.of_rung(rung).environment) for rung in of_rungs} if settings else {}
     for array in records.arrays():
         array_id = records.id(array.token)
-        if array_id is None or not array.is_own or array.order == order.hash:
+        if array_id is None or not array.is_own:
             continue
         try:
-            before = records.order(array.order).settings.of_rung(array.rung)
+            if array.order not in orders:  # many arrays come of few orders
+                orders[array.order] = records.order(array.order).settings
         except SweepctlError:  # nothing is known of it
             continue
+        before = orders[array.order].of_rung(array.rung)
         theirs = _of_tasks(replace(before, resources=array.resources))
+        values = records.variables(array.token)
         for index, job in enumerate(array.jobs):
             planned_job = sweep_jobs.by_id.get(job) if job in queue else None
-            if planned_job and theirs != of_rungs[planned_job.plan.rung_of(planned_job.job).name]:
+            if planned_job is None:
+                continue
+            rung = planned_job.plan.rung_of(planned_job.job).name
+            other_values = values and rung in variables and not are_the_same(variables[rung], values)
+            if theirs != of_rungs[rung] or other_values:
                 changed.add(f"{array_id}_{index}")
     return changed
 
@@ -223,7 +237,7 @@ def rehearse(records: Records, order: SlurmOrder, sweep_jobs: SweepJobs, setting
         queue, limits = read_queue(records), commands.limits(settings.max_submitted, 1)
     except SlurmError:
         queue, limits = {}, Limits(1001, None)
-    changed = _changed(records, order, sweep_jobs, queue)
+    changed = _changed(records, order, sweep_jobs, queue, settings)
     needed = tasks_needed(sweep_jobs, order, queue, records.forgiven(), changed)
     trunks = _arrays_of_trunks(needed, queue) or ["IDS_OF_THE_TRUNKS_ARRAYS"]
     later = {planned_job.job.id for planned_job in needed.later}

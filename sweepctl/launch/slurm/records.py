@@ -12,6 +12,7 @@
     tasks/I.ended                   it has come to its end
     tasks/I.R.over, I.ends, I.progress   how its restarts ended, as restarts.py says
     script.sh                       what sbatch was given, to be read
+    variables                       a fingerprint of the values of its variables, for nobody else
     *.out                           what the tasks printed
 
 Orders and arrays are their user's: others read them, nobody else can write there, and a task takes its own
@@ -197,6 +198,13 @@ class Records:
         except FileNotFoundError:
             return None
         return text if re.fullmatch("[0-9]+", text) else None
+
+    def variables(self, token: str) -> str:
+        """The fingerprint of an own array's variables, empty where it has none."""
+        try:
+            return read_bytes(self.array_folder(token) / "variables").decode(errors="replace")
+        except FileNotFoundError:
+            return ""
 
     def write_id(self, token: str, array_id: str) -> None:
         if self.id(token) is None:

@@ -10,13 +10,13 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from sweepctl.launch.ownership import READABLE
+from sweepctl.launch.ownership import PRIVATE, READABLE
 from sweepctl.launch.script_words import python_command, shell_word
 from sweepctl.launch.slurm.records import Array
 from sweepctl.launch.slurm.restarts import strict, trace
 from sweepctl.launch.slurm.settings import SlurmSettings
 from sweepctl.launch.slurm.submitit_executor import CommandExecutor
-from sweepctl.launch.variables import exports, handed_on
+from sweepctl.launch.variables import exports, fingerprint, handed_on
 from sweepctl.store.files import write_text
 
 TASK = "sweepctl.launch.slurm.task"
@@ -38,8 +38,11 @@ def submit(array: Array, folder: Path, launcher: SlurmSettings) -> str:
     """
     launcher = launcher.of_rung(array.rung)
     executor, command = _executor(array, folder, launcher), _command(array, launcher)
+    variables = handed_on(launcher.environment)
     write_text(folder / "script.sh", executor.script(command), READABLE)
-    return executor.submit_command(command, handed_on(launcher.environment))
+    if variables:
+        write_text(folder / "variables", fingerprint(variables), PRIVATE)
+    return executor.submit_command(command, variables)
 
 
 def _executor(array: Array, folder: Path, launcher: SlurmSettings) -> CommandExecutor:

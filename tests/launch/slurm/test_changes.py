@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from sweepctl.errors import RequestError
+from sweepctl.launch.slurm.dispatch import dispatch
 from sweepctl.launch.slurm.records import Records
 from sweepctl.report.submitted import show_submitted
 from tests.conftest import Planner, only, run_job
@@ -43,6 +44,24 @@ def test_waiting_and_held_tasks_are_replaced(
     assert launch(sweep_jobs, override).submitted == 0
     cluster.run_all()
     assert not list(sweep_jobs.unfinished())
+
+
+def test_another_value_of_a_variable_is_a_change(
+    cluster: Cluster, planned: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which a file knows that nobody else can read. A task that submits more has the values of its launch."""
+    sweep_jobs = planned(name="value", **ONE_DEPTH)
+    launch(sweep_jobs, "environment.A=b", "environment.B=b")
+    assert launch(sweep_jobs, "environment.B=b", "environment.A=b").replaced == []
+    assert len(launch(sweep_jobs, "environment.A=c", "environment.B=b").replaced) == 3
+    files = sorted(sweep_jobs.sweep.folder.rglob("arrays/*/variables"))
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+    texts = {path.read_text() for path in files}
+    assert len(texts) == len(files)  # the same values of two arrays do not show
+    records, order = Records(sweep_jobs.sweep), Records(sweep_jobs.sweep).newest_order()
+    monkeypatch.setenv("A", "of the task")
+    monkeypatch.setenv("B", "b")
+    assert order is not None and dispatch(records, order, sweep_jobs).replaced == []
 
 
 def test_what_runs_goes_on_with_what_it_has(cluster: Cluster, planned: Planner) -> None:
