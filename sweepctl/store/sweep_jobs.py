@@ -12,7 +12,7 @@ from sweepctl.plan.plan import Job, Plan
 from sweepctl.spec.execution import Execution
 from sweepctl.store import checkpoints
 from sweepctl.store.facts import Dispatch
-from sweepctl.store.files import sync_folder
+from sweepctl.store.files import storage, sync_folder
 from sweepctl.store.job import JobFolder, Wish
 from sweepctl.store.manifest import Manifest
 from sweepctl.store.result import Result
@@ -180,7 +180,8 @@ class SweepJobs:
             if stale:
                 trunk.withdraw(self.sweep.name, stale, files.saved if keep == "all" else ())
             if new or stale:
-                sync_folder(trunk.path / "wanted")
+                with storage(trunk.path / "wanted"):
+                    sync_folder(trunk.path / "wanted")
             wishes += new
         return wishes
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +22,7 @@ from sweepctl.store.state import State
 from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 from tests.conftest import Planner, only, run_job
 from tests.launch.settings import retries
+from tests.refusals import Refusals
 
 
 @dataclass
@@ -410,3 +413,35 @@ def test_a_failure_without_an_attempt_is_not_tried_for_ever(planned: Planner) ->
     desk.feed.started(trunk)
     desk.feed.ended(trunk, End.REQUEST, "another science")
     assert desk.last == (State.FAILED, End.REQUEST) and desk.feed.next() is None
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE])
+def test_whatever_a_launcher_looks_at_may_fail(planned: Planner, code: int) -> None:
+    """Each of its own calls in turn: every job is finished all the same, and nothing is raised."""
+    sweep_jobs = planned(ladder__depths=[1], budget__tokens=[1280])
+    store = sweep_jobs.sweep.workspace.root / "store"
+
+    def launch(refusals: Refusals) -> None:
+        shutil.rmtree(store, ignore_errors=True)
+        desk = a_desk(sweep_jobs)
+        for _ in range(30):
+            with refusals():
+                planned_job = desk.feed.next()
+            desk.later(60.0)
+            if planned_job is None:
+                continue
+            desk.feed.started(planned_job)
+            attempts.claim(planned_job.folder, {"start_step": 0}).end(End.DONE)
+            if planned_job.job.kind == "branch":
+                planned_job.folder.write_result(Result(End.DONE, planned_job.job.end))
+            else:
+                checkpoints.at(planned_job.folder, planned_job.job.end).path.mkdir(parents=True)
+            with refusals():
+                desk.feed.ended(planned_job, End.DONE, "")
+        assert not desk.feed.open and not desk.feed.given_up, refusals.refused
+
+    watched = Refusals(store, 0, code)
+    launch(watched)
+    assert watched.calls > 10
+    for at in range(1, watched.calls + 1):
+        launch(Refusals(store, at, code))
