@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from sweepctl.errors import InvalidValue
 from sweepctl.resources import launchers_dir
 from sweepctl.spec.build import build
 
@@ -20,7 +21,11 @@ def build_settings(cls: type[T], raw: Mapping[str, Any]) -> T:
     """
     from omegaconf import OmegaConf  # it takes a moment, and not every command reads settings
 
-    defaults = OmegaConf.to_container(OmegaConf.load(launchers_dir() / f"{raw['kind']}.yaml"))
+    kind = raw.get("kind")
+    file = launchers_dir() / f"{kind}.yaml"
+    if not isinstance(kind, str) or file.parent != launchers_dir() or not file.is_file():
+        raise InvalidValue("kind", kind, "a kind of launcher")
+    defaults = OmegaConf.to_container(OmegaConf.load(file))
     assert isinstance(defaults, dict)
     return build(cls, _over({str(key): value for key, value in defaults.items()}, raw))
 

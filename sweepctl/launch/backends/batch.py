@@ -27,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from sweepctl.errors import InvalidValue, StorageError, SweepctlError
+from sweepctl.errors import DamagedFile, InvalidValue, RequestError, StorageError, SweepctlError
 from sweepctl.launch.defaults import build_settings
 from sweepctl.launch.doctor import Finding, Say, examine_machine
 from sweepctl.launch.due import Due
@@ -338,10 +338,19 @@ class TaskLog:
             self.start.beat(0, 0)
 
 
+def _read_script(path: Path) -> Script:
+    try:
+        return build(Script, read_json(path))
+    except FileNotFoundError:
+        raise DamagedFile(f"{path} is missing.") from None
+    except RequestError as error:
+        raise DamagedFile(f"{path} is damaged: {error}") from None
+
+
 def run_task(folder: Path, index: str) -> int:
     """Train until nothing is left for this task, its time is up or it is told to end; the exit code."""
     sweep = Workspace(folder.parents[2]).sweep(folder.parents[1].name)
-    script = build(Script, read_json(folder / "script.json"))
+    script = _read_script(folder / "script.json")
     settings = script.settings
     name = index or f"{socket.gethostname()}-{os.getpid()}"
     for number in NOTICES:

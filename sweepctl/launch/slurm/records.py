@@ -30,7 +30,7 @@ import time
 import uuid
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sweepctl.errors import DamagedFile, RequestError, StorageError
 from sweepctl.launch.defaults import build_settings
@@ -45,6 +45,8 @@ from sweepctl.store.workspace import Sweep
 
 UNSEEN_S = 7 * 86_400.0
 """How long a colleague's task that the queue hides, and that has not begun, counts as waiting."""
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,7 @@ class Records:
         raw = _read(path)
         if hashing.digest(hashing.canonical(raw)) != digest:
             raise DamagedFile(f"{path} is not what was ordered; launch again.")
-        return build(SlurmOrder, raw)
+        return _built(SlurmOrder, raw, path)
 
     def newest_order(self) -> SlurmOrder | None:
         """The order that this user wrote last."""
@@ -158,7 +160,8 @@ class Records:
         Raises:
             DamagedFile: it is missing, or somebody else can have written it.
         """
-        return build(Array, _read(self.array_folder(token) / "array.json"))
+        path = self.array_folder(token) / "array.json"
+        return _built(Array, _read(path), path)
 
     def arrays(self) -> list[Array]:
         """Every array of which something may have come, oldest first."""
@@ -241,9 +244,10 @@ class Records:
 
     def forgiven(self) -> dict[str, int]:
         try:
-            return {job: int(number) for job, number in read_json(self.folder / "forgiven.json").items()}
+            numbers = read_json(self.folder / "forgiven.json")
         except (FileNotFoundError, DamagedFile):
             return {}
+        return {job: number for job, number in numbers.items() if type(number) is int}
 
     def note_unsubmitted(self, count: int, why: str) -> None:
         """Say how many jobs have no task of their own, and what was refused."""
@@ -251,14 +255,15 @@ class Records:
         if count:
             write_json(path, {"jobs": count, "why": why, "at": time.time()})
         else:
-            with contextlib.suppress(FileNotFoundError):
-                path.unlink()
+            with storage(path):
+                path.unlink(missing_ok=True)
 
     def unsubmitted(self) -> dict[str, Any] | None:
         try:
-            return read_json(self.folder / "unsubmitted.json")
+            note = read_json(self.folder / "unsubmitted.json")
         except (FileNotFoundError, DamagedFile):
             return None
+        return {"jobs": 0, "why": "", "at": 0.0, **note}
 
 
 def new_token() -> str:
@@ -318,6 +323,13 @@ def note_progress(folder: Path, index: int) -> None:
 def outrun(folder: Path, index: int, restart: int) -> bool:
     """Whether a newer restart of the task has begun: this process belongs to a node that was given up."""
     return (folder / "tasks" / f"{index}.{restart + 1}").exists()
+
+
+def _built(kind: type[T], raw: dict[str, Any], path: Path) -> T:
+    try:
+        return build(kind, raw)
+    except RequestError as error:
+        raise DamagedFile(f"{path} is damaged: {error}") from None
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from sweepctl.launch.slurm.task_process import TaskProcess
 from sweepctl.launch.workers import Pool, Worker, seconds_of
 from sweepctl.resources import code_version
 from sweepctl.store import attempts, checkpoints
+from sweepctl.store.clock import file_system_time
 from sweepctl.store.ends import End
 from sweepctl.store.facts import Dispatch
 from sweepctl.store.files import write_text
@@ -266,7 +267,8 @@ class Supervisor:
         for array in self.records.arrays():
             for path in (self.records.array_folder(array.token) / "tasks").glob("*.job"):
                 with contextlib.suppress(OSError):
-                    if path != self._hand and time.time() - path.stat().st_mtime < START_S:
+                    now = file_system_time(path.parent)
+                    if path != self._hand and now - path.stat().st_mtime < START_S:
                         jobs.add(_read(path))
         return jobs
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sweepctl.errors import DamagedFile
 from sweepctl.launch.slurm.records import Records
+from sweepctl.spec.hashing import is_digest
 from sweepctl.store import attempts, metrics
 from sweepctl.store.ends import End
 from sweepctl.store.files import read_json
@@ -135,7 +136,7 @@ def _stillborn(records: Records, ends: list[TaskEnd]) -> Iterator[Stillborn]:
     for (token, index), count in times.items():
         with contextlib.suppress(FileNotFoundError, DamagedFile, LookupError, TypeError):
             job = str(read_json(records.array_folder(token) / "array.json")["jobs"][index])
-            if count and not _begun_since(records, token, index, job, last[token, index]):
+            if count and is_digest(job) and not _begun_since(records, token, index, job, last[token, index]):
                 yield Stillborn(token, index, job, count)
 
 
