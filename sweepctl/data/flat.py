@@ -18,8 +18,8 @@ HEADERS = {(20240520, 1): "uint16", (20240801, 7): "uint32"}
 modded-nanogpt, and llm.c's for Llama 3."""
 DEFAULT_DTYPE = "uint16"
 _HEADER_BYTES = 1024
-_SOME = 64
-"""Tokens that do not alternate with zeros by chance."""
+_SOME, _SMALL, _LARGE = 64, 16, 128
+"""Of so many tokens not every second is small by chance, where others are large."""
 
 
 def flat_shards(
@@ -116,7 +116,7 @@ def _count(path: Path, dtype: str, offset: int, vocab_size: int) -> int:
     if size <= 0 or size % width:
         raise RequestError(f"{path} has {size} bytes, which is not a whole number of {dtype} tokens.")
     tokens = np.memmap(path, dtype=np.dtype(dtype).newbyteorder("<"), mode="r", offset=offset)
-    alternates = len(tokens) >= _SOME
+    tops = [0, 0]
     for first in range(0, len(tokens), 1 << 24):
         block = tokens[first : first + (1 << 24)]
         top = int(block.max())
@@ -124,9 +124,11 @@ def _count(path: Path, dtype: str, offset: int, vocab_size: int) -> int:
             raise RequestError(
                 f"{path} holds token {top}, outside a vocabulary of {vocab_size}, when it is read as {dtype}."
             )
-        alternates = alternates and not block[1::2].any()
-    if alternates and tokens[: 1 << 24].any():
+        tops = [max(tops[i], int(block[i::2].max(initial=0))) for i in range(2)]
+    is_wider = tops[1] == 0 < tops[0] or (tops[1] < _SMALL and tops[0] >= _LARGE)
+    if is_wider and len(tokens) >= _SOME:
         raise RequestError(
-            f"{path} is not of {dtype}: every second token is 0, as of integers of {8 * width * 2} bits."
+            f"{path} is not of {dtype}: every second token is at most {tops[1]}, as of integers of "
+            f"{8 * width * 2} bits."
         )
     return len(tokens)

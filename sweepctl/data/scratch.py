@@ -16,6 +16,8 @@ from sweepctl.store.files import storage, sync_folder
 LOCK = "lock"
 """A file in it that is locked as long as its process lives."""
 _NAME = re.compile(r"\..+\.[0-9a-f]{8}")
+_CONTENT = re.compile(r"(train|validation)-\d{5}\.bin|\.?index\.json.*|\.?lock")
+"""Nothing else is deleted, whatever the folder is called."""
 _YOUNG_S = 86400.0
 
 
@@ -52,8 +54,15 @@ def abandoned(folder: Path, now_s: float) -> Iterator[Path]:
     """The scratch in a folder whose process is gone: nobody holds its lock. Where there is no lock (of an
     earlier version, or at its very beginning) it must be a day old, by the file system's clock."""
     for path in list(folder.iterdir()):
-        if _NAME.fullmatch(path.name) and path.is_dir() and _abandoned(path, now_s):
+        if _NAME.fullmatch(path.name) and _is_scratch(path) and _abandoned(path, now_s):
             yield path
+
+
+def _is_scratch(path: Path) -> bool:
+    try:
+        return all(_CONTENT.fullmatch(entry.name) for entry in path.iterdir())
+    except OSError:  # no folder, or not ours to look into
+        return False
 
 
 def _abandoned(path: Path, now_s: float) -> bool:

@@ -11,7 +11,7 @@ from sweepctl.data.inputs import LONGEST, unpacked
 from sweepctl.data.prepare import Document
 from sweepctl.errors import RequestError
 
-WHOLE = 1 << 22
+WHOLE = 1 << 20
 """Bytes up to which a file is one document."""
 PART = 1 << 16
 """Bytes, about, of the parts of a longer one; each ends at a line."""

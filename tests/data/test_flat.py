@@ -119,8 +119,15 @@ def test_a_wider_type_than_said_is_noticed(
     prepared: Prepare, tmp_path: Path, wider: str, dtype: str | None
 ) -> None:
     path = plain_file(tmp_path / "t.bin", TOKENS % 200 + 1, wider)
-    with pytest.raises(RequestError, match="every second token is 0, as of integers of"):
+    with pytest.raises(RequestError, match="every second token is at most 0, as of integers of"):
         flat(prepared, path, dtype=dtype, vocab_size=256)
+
+
+def test_a_wider_type_is_noticed_by_its_high_halves(prepared: Prepare, tmp_path: Path) -> None:
+    path = plain_file(tmp_path / "t.bin", TOKENS * 2, "<u4")
+    with pytest.raises(RequestError, match="every second token is at most 1, as of integers of 32 bits"):
+        flat(prepared, path, vocab_size=65_536)
+    flat(prepared, plain_file(tmp_path / "small.bin", TOKENS % 2), vocab_size=2)
 
 
 def test_a_narrower_type_than_said_lies_outside_the_vocabulary(prepared: Prepare, tmp_path: Path) -> None:

@@ -153,11 +153,14 @@ def test_what_a_killed_preparation_left_is_removed_by_the_next(
     for path in (young, old):
         path.mkdir()
         (path / "train-00000.bin").write_bytes(b"x")
-    for path in (old / "train-00000.bin", old):
+    mine = folder.parent / ".notes.20240101"
+    mine.mkdir()
+    (mine / "todo.txt").write_text("x")
+    for path in (old / "train-00000.bin", old, mine / "todo.txt", mine):
         os.utime(path, (0, 0))
     with Scratch(workspace.corpus("lives")) as lives:
         prepared("jsonl", write_jsonl(tmp_path / "a.jsonl", rows(TEXTS)))
-        assert sorted(folder.parent.iterdir()) == sorted([young, lives.path, workspace.corpus("made")])
+        assert sorted(folder.parent.iterdir()) == sorted([mine, young, lives.path, workspace.corpus("made")])
     assert not (workspace.corpus("made") / "lock").exists()
 
 
