@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import IntervalSweep, Override
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, RangeSweep
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException, MissingConfigException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from sweepctl.errors import RequestError
+from sweepctl.errors import InvalidValue, RequestError
 from sweepctl.resources import conf_dir, launchers_dir
 from sweepctl.spec.build import build, plain
-from sweepctl.spec.grid import dotted
+from sweepctl.spec.grid import MOST, dotted
 from sweepctl.spec.optimizers.optimizer import Optimizer
 from sweepctl.spec.schedules.schedule import Schedule
 from sweepctl.spec.study import Study
@@ -36,6 +38,9 @@ _RUNG = re.compile(r"rungs\.([^.=]+)\.([^.=]+)=(.*)", re.S)
 """A rung's own resources: names such as 8x1 are no keys in Hydra's grammar."""
 EMPTIED = ("grid.axes", "stages", "data.options", "scaling.fields", "scaling.constants")
 """Mappings that `key={}` empties, where Hydra would merge nothing into what is there."""
+
+
+ROOT = "sweepctl root"
 
 
 class _UserConfig(SearchPathPlugin):
@@ -57,7 +62,9 @@ def compose_study(overrides: list[str], config_dir: Path | None = None) -> Study
         RequestError: any key, value, group or file that is not valid, in one sentence.
     """
     settings, axes = _split_sweeps(overrides)
-    raw = _compose(conf_dir(), "config", settings, config_dir)
+    root = OmegaConf.load(conf_dir() / "config.yaml")  # by a name that no file of the user's can have
+    ConfigStore.instance().store(ROOT, root)
+    raw = _compose(conf_dir(), ROOT, settings, config_dir)
     for name, stage in (raw.get("stages") or {}).items():
         if isinstance(stage, dict) and isinstance(stage.get("grid"), dict):
             own = dotted(stage["grid"].get("axes") or {})
@@ -109,10 +116,13 @@ def _compose(directory: Path, name: str, overrides: list[str], user: Path | None
         raise RequestError(_sentence(str(error))) from None
     except UnicodeDecodeError as error:
         raise RequestError(f"A config file is not UTF-8 text: {error}.") from None
-    except Exception as error:  # YAML errors come through Hydra as they are
+    except RecursionError:
+        raise RequestError(_circle(user)) from None
+    except Exception as error:  # what Hydra does not foresee in a file comes through it as it is
+        why = " ".join(str(error).split()) or type(error).__name__
         if type(error).__module__.split(".")[0] == "yaml":
-            raise RequestError(f"A config file is not valid YAML: {' '.join(str(error).split())}.") from None
-        raise
+            raise RequestError(f"A config file is not valid YAML: {why}.") from None
+        raise RequestError(f"The configuration cannot be composed: {why}.") from None
     if not isinstance(raw, dict):
         raise RequestError(f"The configuration {name} is a {type(raw).__name__}, not a mapping.")
     return {str(key): value for key, value in raw.items()}
@@ -185,17 +195,48 @@ def _parse(text: str) -> Override:
 
 
 def _axis(override: Override) -> Any:
-    value = override.value()
+    value, key = override.value(), override.get_key_element().lstrip("+")
+    if isinstance(value, Glob):
+        raise InvalidValue(
+            key,
+            str(override.input_line).partition("=")[2],
+            "a list of values; glob chooses among files of a group",
+        )
+    if isinstance(value, RangeSweep):
+        _bounded(key, value)
     if isinstance(value, IntervalSweep):
         rule = "log_uniform" if "log" in getattr(value, "tags", ()) else "uniform"
         return {rule: [value.start, value.end]}
-    return [_unquoted(item) for item in override.sweep_iterator()]
+    try:
+        return [_unquoted(item) for item in override.sweep_iterator()]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise RequestError(_sentence(str(error))) from None
+
+
+def _bounded(key: str, values: RangeSweep) -> None:
+    """Raises InvalidValue where a range has no end, or none that a grid could hold."""
+    start, stop, step = (float(x or 0) for x in (values.start, values.stop, values.step))
+    if not all(map(math.isfinite, (start, stop, step))) or step == 0 or (stop - start) / step > MOST:
+        text = f"range({start:g}, {stop:g}, {step:g})"
+        raise InvalidValue(key, text, f"a range with a step other than 0 and at most {MOST} values")
 
 
 def _unquoted(text: Any) -> Any:
     if not isinstance(text, str):
         return text
     return OmegaConf.from_dotlist([f"value={text}"]).value
+
+
+def _circle(user: Path | None) -> str:
+    """Which file of the user's extends itself: the first of its name is itself, not the built-in one."""
+    for path in sorted(user.rglob("*.yaml")) if user else ():
+        try:
+            names = list(OmegaConf.select(OmegaConf.load(path), "defaults"))
+        except Exception:  # it is no such file, and was not read before
+            continue
+        if path.stem in names:
+            return f"{path} extends {path.stem}, which is itself: give it a name of its own."
+    return "The configuration refers to itself without end, in its defaults lists or its interpolations."
 
 
 def _missing(text: str) -> str:

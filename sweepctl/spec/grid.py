@@ -15,6 +15,8 @@ SPACED = ("log2", "log", "linear", "seeds")
 CONTINUOUS = ("uniform", "log_uniform")
 MOST = 100_000
 """Values of one axis."""
+MOST_POINTS = 1_000_000
+"""Points of a grid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +62,17 @@ class Grid:
     def settings(self) -> list[dict[str, Any]]:
         """One mapping of field -> value a point of the grid; [{}] for no axes."""
         if self.sample is not None:
+            if self.sample.count > MOST_POINTS:
+                raise InvalidValue("sample.count", self.sample.count, f"at most {MOST_POINTS}")
             return [
                 {name: _draw(axis, name, self.sample.seed, i) for name, axis in self.axes.items()}
                 for i in range(self.sample.count)
             ]
         lists = [axis_values(name, axis) for name, axis in self.axes.items()]
+        if (points := math.prod(map(len, lists))) > MOST_POINTS:
+            raise RequestError(
+                f"The axes of the grid cross in {points} points; at most {MOST_POINTS} are planned."
+            )
         return [dict(zip(self.axes, combination, strict=True)) for combination in itertools.product(*lists)]
 
     def merged(self, other: Grid) -> Grid:
@@ -110,25 +118,35 @@ def _ruled(at: str, axis: Mapping[str, Any]) -> list[Any]:
         )
     try:
         if rule == "seeds":
-            if int(options) > MOST:
-                raise InvalidValue(at, dict(axis), f"at most {MOST} values")
-            return list(range(int(options)))
-        low, high = float(options["from"]), float(options["to"])
+            return list(range(_count(at, axis, options)))
+        low, high = _finite(options["from"]), _finite(options["to"])
         if rule == "log2":
-            step = float(options.get("step", 1))
+            step = _finite(options.get("step", 1))
             if (high - low) / step > MOST:
                 raise InvalidValue(at, dict(axis), f"at most {MOST} values")
             return [2.0 ** (low + i * step) for i in range(math.floor((high - low) / step + 1e-9) + 1)]
-        count = int(options["count"])
-        if count > MOST:
-            raise InvalidValue(at, dict(axis), f"at most {MOST} values")
+        count = _count(at, axis, options["count"])
         shares = [i / (count - 1) if count > 1 else 0.0 for i in range(count)]
         if rule == "log":
-            return [low * (high / low) ** share for share in shares]
+            return [_finite(low * (high / low) ** share) for share in shares]
         return [low + (high - low) * share for share in shares]
     except (KeyError, TypeError, ValueError, ZeroDivisionError, OverflowError):
         form = {"log2": "{from, to, step}", "seeds": "a number"}.get(rule, "{from, to, count}")
         raise InvalidValue(at, dict(axis), f"{rule}: {form}") from None
+
+
+def _count(at: str, axis: Mapping[str, Any], number: Any) -> int:
+    if isinstance(number, bool) or number != int(number):
+        raise ValueError
+    if number > MOST:
+        raise InvalidValue(at, dict(axis), f"at most {MOST} values")
+    return int(number)
+
+
+def _finite(number: Any) -> float:
+    if isinstance(number, bool) or not math.isfinite(value := float(number)):
+        raise ValueError
+    return value
 
 
 def _draw(axis: Any, name: str, seed: int, index: int) -> Any:
@@ -136,11 +154,11 @@ def _draw(axis: Any, name: str, seed: int, index: int) -> Any:
     rule = next(iter(axis)) if isinstance(axis, Mapping) else None
     if rule in CONTINUOUS:
         try:
-            low, high = (float(bound) for bound in axis[rule])
+            low, high = (_finite(bound) for bound in axis[rule])
             if rule == "log_uniform":
                 return float(low * (high / low) ** share)
             return low + (high - low) * share
-        except (TypeError, ValueError, ZeroDivisionError):
+        except (TypeError, ValueError, ZeroDivisionError, OverflowError):
             raise RequestError(f"axes.{name}: {rule} needs [low, high], two numbers above 0.") from None
     values = axis_values(name, axis)
     return values[int(share * len(values))]
