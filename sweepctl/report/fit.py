@@ -31,7 +31,7 @@ from sweepctl.report.console import (
     show_json,
     table,
 )
-from sweepctl.report.record import made_of, record_note, show_record, show_widest
+from sweepctl.report.record import WHOSE, made_of, record_note, show_record, show_widest
 from sweepctl.store.files import finite, storage, write_text
 from sweepctl.store.predictions import StagePrediction
 
@@ -158,7 +158,7 @@ def _show_deviations(out: Console, fit: Fit) -> None:
 def _show_answers(out: Console, fit: Fit) -> None:
     """Predictions, what was held out, and the other accountings."""
     for answer in fit.predictions:
-        _show_answer(out, answer)
+        _show_answer(out, answer, fit.law)
     if fit.details.get("targets"):
         rows = [
             [
@@ -193,12 +193,13 @@ def _show_answers(out: Console, fit: Fit) -> None:
         out.print(table("under each accounting (parameters/FLOPs)", ["", *names], rows))
 
 
-def _show_answer(out: Console, answer: Answer) -> None:
+def _show_answer(out: Console, answer: Answer, law: str) -> None:
     """What the law says at one place."""
     at = ", ".join(
         f"{role} = {value if isinstance(value, str | int) else f'{value:.4g}'}"
         for role, value in answer.at.items()
     )
+    whose = WHOSE.get(law, "a run")
     rows = [
         [name, _value(estimate.value), bounds(estimate.interval)]
         for name, estimate in answer.estimates.items()
@@ -206,13 +207,13 @@ def _show_answer(out: Console, answer: Answer) -> None:
     if answer.measured is not None and answer.error is not None:
         rows += [["measured", _value(answer.measured), ""], ["error", _value(answer.error), ""]]
     rows += [
-        [f"{name} of a run".replace("_", " "), "", bounds(estimate.run_interval)]
+        [f"{name} of {whose}".replace("_", " "), "", bounds(estimate.run_interval)]
         for name, estimate in answer.estimates.items()
         if isinstance(estimate, Prediction)
     ]
     out.print(table(f"at {at}", ["", "value", "95 % interval"], rows))
     for name, parts in answer.parts.items():
-        out.print(f"  {name} of a run: {made_of(parts)}".replace("_", " "))
+        out.print(f"  {name} of {whose}: {made_of(parts, law)}".replace("_", " "))
 
 
 def _value(value: float) -> str:

@@ -11,6 +11,13 @@ from sweepctl.laws.fit import Fit, HeldOutRow, Parts
 from sweepctl.report.console import percent, table
 
 NAMES = {"parameters": "parameters", "run": "run", "trunk": "trunk", "beyond": "beyond the runs"}
+OTHERS = {
+    "isoflop": {"run": "budget", "beyond": "beyond the budgets"},
+    "hyperparameters": {"run": "optimum", "trunk": "cell", "beyond": "beyond the cells"},
+}
+"""Where what is predicted is no run."""
+WHOSE = {"isoflop": "another budget", "hyperparameters": "another cell"}
+"""What it is then; elsewhere a run."""
 
 
 def show_record(out: Console, fit: Fit) -> None:
@@ -38,9 +45,10 @@ def record_note(fit: Fit) -> str | None:
     return f"the law's own record is bad: of {judged} rows of larger sizes {inside} inside" if bad else None
 
 
-def made_of(parts: Parts) -> str:
+def made_of(parts: Parts, law: str = "parametric") -> str:
     """What the interval of a run is made of, in words."""
-    shares = ((name, getattr(parts, key)) for key, name in NAMES.items())
+    names = NAMES | OTHERS.get(law, {})
+    shares = ((name, getattr(parts, key)) for key, name in names.items())
     return ", ".join(f"{name} {100 * share:.2g} %" for name, share in shares if share > 0)
 
 

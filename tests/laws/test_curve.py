@@ -238,6 +238,7 @@ def test_runs_that_end_last_are_held_out() -> None:
     loss = target.estimates["loss"]
     low, high = loss.run_interval
     assert low < loss.interval[0] < loss.interval[1] < high
+    assert loss.parts.half == pytest.approx(np.log(high / low) / 2) and loss.parts.run > loss.parts.parameters
     with pytest.raises(CannotFit, match="4 runs cannot be held out"):
         curve.fit(data, Options(hold_out=4))
 

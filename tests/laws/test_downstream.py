@@ -91,10 +91,12 @@ def test_intervals_cover() -> None:
         held.setdefault("parameters", []).append(_inside(truth, predicted["task_loss"].interval))
         for name, value in (("task_loss", loss), ("accuracy", accuracy)):
             held.setdefault("a run", []).append(_inside(value, predicted[name].run_interval))  # type: ignore[attr-defined]
+        assert predicted["task_loss"].parts is not None  # type: ignore[attr-defined]
         for name, value in STEPS[form].items():
             held.setdefault("parameters", []).append(_inside(value, fit.intervals[name]))
     for name, inside in held.items():
-        assert 0.90 <= np.mean(inside) <= 0.98, (name, np.mean(inside))
+        most = 1.0 if name == "a run" else 0.98  # a run's does not take the form for true, which it is here
+        assert 0.90 <= np.mean(inside) <= most, (name, np.mean(inside))
 
 
 def _inside(value: float, interval: tuple[float, float]) -> bool:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sweepctl.fitting.observations import TableReading, observations
 from sweepctl.fitting.request import read_targets
 from sweepctl.laws import hyperparameters as law
-from sweepctl.laws.fit import Fit, Target
+from sweepctl.laws.fit import Fit, Prediction, Target
 from sweepctl.laws.hyperparameters import LAW, Options
 from sweepctl.laws.hyperparameters.gaps import PUBLISHED, gap
 from sweepctl.laws.hyperparameters.optima import vertex
@@ -148,6 +148,9 @@ def test_predictions() -> None:
     assert list(predicted) == ["lr", "batch"]
     for estimate in predicted.values():
         assert estimate.interval[0] < estimate.value < estimate.interval[1]
+        assert isinstance(estimate, Prediction) and estimate.parts is not None and estimate.parts.trunk > 0
+        low, high = estimate.run_interval  # of another cell's optimum
+        assert low < estimate.interval[0] and estimate.interval[1] < high
     assert predicted["lr"].value == pytest.approx(1.8 * 2e9**-0.7 * 4e11**0.3, rel=0.5)
     assert list(law.predict(fit, Target({"d": 4e11}))) == ["batch"]
     with pytest.raises(CannotFit, match="predicts from n,d or d, not from flops"):

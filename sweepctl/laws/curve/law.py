@@ -24,6 +24,8 @@ from sweepctl.laws.fit import (
     Answer,
     Estimate,
     Fit,
+    Interval,
+    Parts,
     Prediction,
     Target,
     claim,
@@ -290,7 +292,7 @@ def _curves(
         loss = Estimate(value, NO_INTERVAL)
         if len(samples):
             of_a_run = percentile_interval((samples * np.exp(scatter)).ravel())
-            loss = Prediction(value, percentile_interval(samples), of_a_run)
+            loss = Prediction(value, percentile_interval(samples), of_a_run, _parts(samples, of_a_run))
         answer = Answer(at, {"loss": loss}, shown["last"]["measured"])
         fit.predictions.append(answer)
         errors += [] if answer.error is None else [answer.error]
@@ -298,6 +300,15 @@ def _curves(
     if errors:
         fit.derived["target_rms_error"] = float(np.sqrt(np.mean(np.square(errors))))
         fit.derived["target_max_error"] = float(np.abs(errors).max())
+
+
+def _parts(samples: Floats, of_a_run: Interval) -> Parts | None:
+    """What the interval of a run is made of: the law's own, and what the errors of runs add."""
+    with np.errstate(all="ignore"):
+        law, run = (float(np.log(high / low)) / 2 for low, high in (percentile_interval(samples), of_a_run))
+    if not np.isfinite([law, run]).all():
+        return None
+    return Parts(min(law, run), float(np.sqrt(max(0.0, run**2 - law**2))), 0.0, 0.0)
 
 
 def _scatter(

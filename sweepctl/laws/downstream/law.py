@@ -11,6 +11,7 @@ the sigmoid.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -21,11 +22,14 @@ from sweepctl.laws.fit import Estimate, Fit, Target, claim, misfit, scattered
 from sweepctl.laws.law import Law, Resampling, option
 from sweepctl.laws.numerics import linear, profile
 from sweepctl.laws.observations import CannotFit, Floats, Mask, Observations
-from sweepctl.laws.parametric.search import Objective
+from sweepctl.laws.parametric.search import NEARLY_ABSOLUTE, Objective
 from sweepctl.laws.shared import two_steps
+from sweepctl.laws.shared.new_run import WIDE, Measured
 
 NAME = "downstream"
 MIN_POINTS = 5
+STEP_ROLES = {"nd": ("n", "d"), "flops": ("flops",), "log_flops": ("flops",)}
+"""What step 1 goes by."""
 BOUNDS = {"ladder": sigmoid.LADDER, "free": sigmoid.FREE}
 
 
@@ -169,13 +173,34 @@ def predict(fit: Fit, target: Target) -> dict[str, Estimate]:
     with np.errstate(all="ignore"):
         value, draws = first_step.value(form, params, at), first_step.value(form, drawn, at)
         runs = draws * np.exp(drawn.get("noise", 0.0) * draw.standard_normal(draws.shape))
+        task_loss = scattered(value, draws, runs)
+        run = _measured(fit).prediction([at[role] for role in STEP_ROLES[form]], task_loss.interval)
+        if run is not None and run.parts is not None:
+            task_loss, runs = run, value * np.exp(run.parts.half / WIDE * draw.standard_normal(draws.shape))
         scatter = drawn.get("noise_accuracy", 0.0) * draw.standard_normal(draws.shape)
         chained = np.clip(sigmoid.value(drawn, draws) + scatter, 0, 1)
         of_a_run = np.clip(sigmoid.value(drawn, runs) + scatter, 0, 1)
         return {
-            "task_loss": scattered(value, draws, runs),
+            "task_loss": task_loss,
             "accuracy": scattered(sigmoid.value(params, value), chained, of_a_run),
         }
+
+
+def _measured(fit: Fit) -> Measured:
+    """Step 1 and the ends of the runs that it was fitted to."""
+    form = fit.protocol["step1"]
+    roles = STEP_ROLES[form]
+    runs = [run for run in fit.details["runs"] if run.get("fitted", True)]
+    places = [np.array([run[role] for run in runs]) for role in roles]
+    params = {name: fit.params[name] for name in first_step.NAMES[form]}
+    deltas = {"huber_log": fit.protocol["delta"], "lad_log": NEARLY_ABSOLUTE} if form == "nd" else {}
+
+    def law(values: Mapping[str, float], *at: Any) -> Any:
+        return first_step.value(form, values, dict(zip(roles, at, strict=True)))
+
+    measured = np.array([run["task_loss"] for run in runs])
+    delta = deltas.get(fit.protocol["objective"], np.inf)
+    return Measured(law, params, places, measured, delta=delta)
 
 
 def _first(options: Options) -> first_step.Choice:
@@ -241,7 +266,10 @@ def _assemble(
     }  # fmt: skip
     details = {
         "runs": [
-            {"run": name, **{role: float(values[i]) for role, values in runs.ends.items()}}
+            {
+                "run": name, "fitted": bool(ladder[i]),
+                **{role: float(values[i]) for role, values in runs.ends.items()},
+            }
             for i, name in enumerate(runs.names)
         ],
         "points": {

@@ -8,7 +8,7 @@ cell, whose vertex must lie inside what was tried, is the alternative.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from sweepctl.laws.law import Law, Resampling, option
 from sweepctl.laws.numerics.linear import collinear
 from sweepctl.laws.observations import CannotFit, Floats, Observations
 from sweepctl.laws.shared.cells import Cell, cells_of, center
+from sweepctl.laws.shared.new_run import Measured
 
 NAME = "hyperparameters"
 ROLES: tuple[Literal["lr", "batch"], ...] = ("lr", "batch")
@@ -124,11 +125,26 @@ def predict(fit: Fit, target: Target) -> dict[str, Estimate]:
             continue
         at[role] = power_at(fit.params, role, over, at)
         drawn[role] = power_at({**fit.params, **fit.arrays()}, role, over, drawn)
-        estimates[role] = estimate(at[role], drawn[role])
+        of_law = estimate(at[role], drawn[role])
+        another = _measured(fit, role, over).prediction([at[name] for name in over], of_law.interval)
+        estimates[role] = another or of_law
     if not estimates:
         asked = " or ".join(",".join(over) for over in fit.details["over"].values())
         raise CannotFit(f"This fit predicts from {asked}, not from {','.join(target)}.")
     return {role: estimates[role] for role in ROLES if role in estimates}
+
+
+def _measured(fit: Fit, role: str, over: Sequence[str]) -> Measured:
+    """One law and the optima that it goes through; those of one cell are off it together."""
+    points = fit.details["points"][role]
+    names = [f"{role}_factor", *(f"{role}_{name}" for name in over)]
+
+    def law(values: Mapping[str, float], *at: Any) -> Any:
+        return power_at(values, role, over, dict(zip(over, at, strict=True)))
+
+    cells = points["cell"] if len(set(points["cell"])) < len(points["cell"]) else ()
+    places = [np.array(points[name]) for name in over]
+    return Measured(law, {name: fit.params[name] for name in names}, places, np.array(points["value"]), cells)
 
 
 def _fit(
