@@ -13,7 +13,7 @@ from sweepctl.launch.local import Watcher
 from sweepctl.launch.outcome import Submitted, ToSubmit
 from sweepctl.launch.slurm import commands, task_ends
 from sweepctl.launch.slurm.queue_state import late_tasks, read_queue
-from sweepctl.launch.slurm.records import Records, SlurmOrder
+from sweepctl.launch.slurm.records import Records, SlurmOrder, user_name
 from sweepctl.launch.slurm.settings import SlurmSettings
 from sweepctl.launch.slurm.shell import read_shell
 from sweepctl.launch.tasks import Task
@@ -76,11 +76,13 @@ class SlurmLauncher(Launcher[SlurmSettings], kind="slurm", settings=SlurmSetting
     @classmethod
     def notes(cls, sweep: Sweep) -> list[str]:
         records = Records(sweep)
-        said, left = task_ends.notes(records), records.unsubmitted()
-        if left is None:
-            return said
-        without = f"{left['jobs']} jobs without a task of their own ({left['why']})"
-        return [*said, f"{without}: tasks that end submit them, and so does the next launch."]
+        said = task_ends.notes(records)
+        for user in records.users():
+            if (left := records.unsubmitted(user)) is not None:
+                whose = "" if user == os.getuid() else f" of {user_name(user)}'s"
+                without = f"{left['jobs']} jobs{whose} without a task of their own ({left['why']})"
+                said.append(f"{without}: tasks that end submit them, and so does the next launch.")
+        return said
 
     @classmethod
     def stillborn_log(cls, sweep: Sweep, job: str) -> Path | None:

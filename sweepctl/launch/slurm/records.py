@@ -2,7 +2,7 @@
 
 <sweep>/slurm/orders/USER/HASH.json what a launch asked for: plans, stages held back, settings of the cluster
 <sweep>/slurm/forgiven.json         job -> attempts up to this number do not count against its retries
-<sweep>/slurm/unsubmitted.json      how many jobs have no task of their own, and why
+<sweep>/slurm/unsubmitted.USER.json how many jobs of that user's order have no task of their own, and why
 <sweep>/slurm/arrays/TOKEN/
     array.json                      one job array: its jobs by index, their order, resources (the intent)
     id                              the array's id, by whoever learns it first: the launch, or its first task
@@ -251,19 +251,28 @@ class Records:
 
     def note_unsubmitted(self, count: int, why: str) -> None:
         """Say how many jobs have no task of their own, and what was refused."""
-        path = self.folder / "unsubmitted.json"
+        path = self._unsubmitted(os.getuid())
         if count:
-            write_json(path, {"jobs": count, "why": why, "at": time.time()})
+            write_json(path, {"jobs": count, "why": why, "at": time.time()}, READABLE)
         else:
             with storage(path):
                 path.unlink(missing_ok=True)
 
-    def unsubmitted(self) -> dict[str, Any] | None:
+    def unsubmitted(self, user: int | None = None) -> dict[str, Any] | None:
+        """What was noted last of a user's jobs without a task; by default this user's."""
         try:
-            note = read_json(self.folder / "unsubmitted.json")
+            note = read_json(self._unsubmitted(os.getuid() if user is None else user))
         except (FileNotFoundError, DamagedFile):
             return None
-        return {"jobs": 0, "why": "", "at": 0.0, **note}
+        return note if isinstance(note.get("jobs"), int) and isinstance(note.get("why"), str) else None
+
+    def _unsubmitted(self, user: int) -> Path:
+        return self.folder / f"unsubmitted.{user}.json"
+
+    def users(self) -> list[int]:
+        """Who has ordered something, this user first."""
+        users = {int(name) for name in names(self.folder / "orders") if name.isdigit()}
+        return sorted(users | {os.getuid()}, key=lambda user: (user != os.getuid(), user))
 
 
 def new_token() -> str:

@@ -181,3 +181,20 @@ def test_tasks_with_nothing_left_to_do_are_counted_and_cancelled(cluster: Cluste
     [note] = full_status(sweep_jobs).notes
     assert note.startswith("3 tasks wait with nothing left to do")
     assert cancel(sweep_jobs).cancelled == [] and cluster.tasks == {}
+
+
+@as_root
+def test_what_is_left_over_is_each_users_own(cluster: Cluster, planned: Planner) -> None:
+    """Another's launch that submits everything of its own leaves word of ours where it is."""
+    sweep_jobs = planned(name="over", **ONE_DEPTH)
+    launch(sweep_jobs, "max_submitted=1")
+    records = Records(sweep_jobs.sweep)
+    ours = records.unsubmitted()
+    theirs = records.folder / "orders" / str(NOBODY)
+    theirs.mkdir()
+    (records.folder / f"unsubmitted.{NOBODY}.json").write_text('{"jobs": 7, "why": "a limit"}')
+    assert ours is not None and records.unsubmitted() == ours
+    first, second = slurm().notes(sweep_jobs.sweep)
+    assert first.startswith("2 jobs without") and second.startswith("7 jobs of nobody's without")
+    (records.folder / f"unsubmitted.{NOBODY}.json").write_text('{"jobs": "many"}')
+    assert len(slurm().notes(sweep_jobs.sweep)) == 1
