@@ -135,8 +135,9 @@ def _column(path: Path, schema: Any, field: str) -> list[str]:
     kind: Any = None
     for depth, name in enumerate(names):
         if name not in fields:
+            has = f"has {', '.join(fields)}" if fields or kind is None else f"holds {kind}"
             within = f" in {'.'.join(names[:depth])!r}" if depth else ""
-            raise RequestError(f"{path} has no column {name!r}{within}; it has {', '.join(fields)}.")
+            raise RequestError(f"{path} has no column {name!r}{within}; it {has}.")
         if not depth and schema.names.count(name) > 1:
             raise RequestError(f"{path} has {schema.names.count(name)} columns {name!r}.")
         kind = fields[name]

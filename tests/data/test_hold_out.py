@@ -14,10 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sweepctl.data import prepare as preparing
 from sweepctl.data.prepare import Document, by_share
 from sweepctl.data.scratch import Scratch
 from sweepctl.data.shards import read_index
 from sweepctl.errors import RequestError, StorageError
+from sweepctl.store.files import file_hash
 from sweepctl.store.workspace import Workspace
 from tests.data.conftest import Prepare, documents, write_jsonl
 
@@ -51,6 +53,21 @@ def test_a_name_has_no_part_in_it(text: bytes, names: tuple[str, str]) -> None:
     hold_out = by_share(0.5)
     first, second = (hold_out(Document(name, text)) for name in names)
     assert first == second
+
+
+def test_shards_end_with_documents(
+    prepared: Prepare, workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(preparing, "SHARD_TOKENS", 200)
+    index = prepared("jsonl", write_jsonl(tmp_path / "a.jsonl", rows(TEXTS)))
+    folder = workspace.corpus("made")
+    for shard in index.splits["train"].shards:
+        content = (folder / shard.file).read_bytes()
+        assert content.endswith(b"\0") and len(content) == shard.tokens < 230
+        assert file_hash(folder / shard.file) == shard.sha256
+    assert len(index.splits["train"].shards) > 5
+    train, held_out = documents(workspace, "train"), documents(workspace, "validation")
+    assert train | held_out == {text.encode() for text in TEXTS} and not train & held_out
 
 
 @pytest.mark.parametrize("source", ["jsonl", "text"])
@@ -128,6 +145,7 @@ def test_what_stands_in_the_place_is_not_replaced(
 KILLED = """
 import os, signal
 from pathlib import Path
+from sweepctl.data import prepare as preparing
 from sweepctl.data.prepare import Document, by_share, prepare
 from sweepctl.data.tokenizers import ByteTokenizer
 

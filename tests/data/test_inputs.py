@@ -163,7 +163,8 @@ def test_a_column_with_a_dot_in_its_name_is_itself(
         (pa.array([{"a": "x"}]), "t", "holds struct"),
         (pa.array([{"a": "x"}]), "t.b", "no column 'b' in 't'; it has a"),
         (pa.array(["x"]), "u", "no column 'u'; it has t"),
-        (pa.array(["x"]), "t.u", "no column 'u' in 't'"),
+        (pa.array(["x"]), "t.u", "no column 'u' in 't'; it holds string"),
+        (pa.array([[{"u": "x"}]]), "t.u", "no column 'u' in 't'; it holds list"),
         (pa.array([b"ok", b"\xff\xd8"]), "t", "row 2: 't' is not UTF-8 text: byte 0 is 0xff"),
     ],
 )
