@@ -86,7 +86,8 @@ def every(sweep: Sweep) -> list[dict[str, Any]]:
 
 def _is_prediction(prediction: dict[str, Any]) -> bool:
     try:
-        rows = list(map(PredictedLoss.read, prediction["observations"]))
+        of_runs = [] if prediction.get("kind") == "recipe" else prediction["observations"]
+        rows = list(map(PredictedLoss.read, of_runs))
         pairs = [(row.interval, row.run_interval) for row in rows]
         whole = all(len(interval) == 2 for pair in pairs for interval in pair)
         numbers = [x for row in rows for x in (row.n, row.d, row.loss_nats, *row.interval, *row.run_interval)]
