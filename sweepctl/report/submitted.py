@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
 from sweepctl.launch.outcome import Submission, Submitted, ToSubmit
 from sweepctl.report.console import BOLD, END, YELLOW, many, table
@@ -65,8 +64,8 @@ def show_submitted(
         )
     if outcome.kept:
         out.print(
-            f"[yellow]{many(len(outcome.kept), 'waiting task')} of other settings not replaced[/] "
-            f"({listed(outcome.kept)}): {escape(outcome.why)}. The next launch tries again.",
+            f"{YELLOW}{many(len(outcome.kept), 'waiting task')} of other settings not replaced{END} "
+            f"({listed(outcome.kept)}): {outcome.why}. The next launch tries again.",
             soft_wrap=True,
         )
     show_left_alone(out, outcome.left_alone)
@@ -90,7 +89,7 @@ def show_left_alone(out: Console, tasks: Mapping[str, str]) -> None:
         by_reason.setdefault(why, []).append(task)
     for why, names in by_reason.items():
         out.print(
-            f"[yellow]{many(len(names), 'task')} left alone[/] ({listed(names)}): {escape(why)}",
+            f"{YELLOW}{many(len(names), 'task')} left alone{END} ({listed(names)}): {why}",
             soft_wrap=True,
         )
 
