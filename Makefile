@@ -79,10 +79,11 @@ lint: setup ## ruff: rules and format
 types: setup ## mypy --strict
 	$(BIN)/mypy
 
-bench: setup ## what is measured: training, planning, start-up, status (PEER=path/to/nanoGPT for the pair)
+bench: setup ## what is measured: training, planning, start-up, status, scanning (PEER=path/to/nanoGPT for the pair)
 	$(BIN)/python -m benchmarks.planning
 	$(BIN)/python -m benchmarks.startup
 	$(BIN)/python -m benchmarks.status
+	$(BIN)/python -m benchmarks.scanning
 	$(BIN)/python -m benchmarks.training $(if $(PEER),--peer $(PEER))
 	$(BIN)/python -m benchmarks.architectures
 	$(BIN)/python -m benchmarks.optimizers

@@ -4,6 +4,7 @@ transports: they hand jobs to workers and say what came of it."""
 from __future__ import annotations
 
 import contextlib
+import math
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -13,17 +14,19 @@ from typing import assert_never
 
 from sweepctl.errors import StorageError, SweepctlError, WorkFailed
 from sweepctl.launch.retries import Retries, exhausted, tries_alike
-from sweepctl.store import attempts, checkpoints, retention
+from sweepctl.store import attempts, checkpoints
 from sweepctl.store.attempts import Attempt
 from sweepctl.store.ends import End
 from sweepctl.store.facts import Dispatch
 from sweepctl.store.retention import Keep
-from sweepctl.store.state import State
+from sweepctl.store.state import JobFilesCache, State
 from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 
 ELSEWHERE_S = 2.0
 """How long a job that another process owns is left alone; each time twice as long as before."""
 ELSEWHERE_MAX_S = 20.0
+IDLE_S = 20.0
+"""How long a job that could not start is not looked at again, unless its trunk is heard of."""
 REST_S = 5.0
 """How long nothing is started after a machine or a network failed."""
 REST_MAX_S = 60.0
@@ -88,6 +91,7 @@ class Feed:
         self.dropped: set[str] = set()
         """Jobs that no current plan wants any more. One that is in hand is trained on; a plan that wants it
         again takes it up again."""
+        self._idle_until: dict[str, float] = {}
         self._elsewhere: dict[str, float] = {}
         self._alone_for_s: dict[str, float] = {}
         self._rests_until: float | None = None
@@ -106,6 +110,20 @@ class Feed:
 
     # Which job
 
+    def saved(self, job: str) -> None:
+        """A checkpoint of this job is there: what waits for it may start."""
+        self._look_again(job)
+
+    def look_anew(self) -> None:
+        """Look at every job's files when it is asked for next, whatever was seen of them before."""
+        self._idle_until.clear()
+
+    def _look_again(self, job: str) -> None:
+        """Something has become of a job: look at it and its branches when they are asked for next."""
+        self._idle_until.pop(job, None)
+        for branch in self.sweep_jobs.branches.get(job, ()):
+            self._idle_until.pop(branch.job.id, None)
+
     def next(self) -> PlannedJob | None:
         """The most urgent job that can start now."""
         return next(self.startable(), None)
@@ -114,20 +132,31 @@ class Feed:
         self, fits: Callable[[PlannedJob], bool] = lambda planned_job: True
     ) -> Iterator[PlannedJob]:
         """Jobs that can start now, the most urgent first, of those that fit; last those whose files could not
-        be read before."""
-        jobs = sorted(self.open.values(), key=lambda planned_job: planned_job.job.id in self._unreadable)
-        yield from (planned_job for planned_job in jobs if fits(planned_job) and self.can_start(planned_job))
+        be read before. One that could not start a moment ago, and of which nothing was heard since, is not
+        looked at again yet."""
+        files = JobFilesCache(once=True)
+        for planned_job in sorted(self.open.values(), key=lambda e: e.job.id in self._unreadable):
+            job = planned_job.job.id
+            if self._clock() < self._idle_until.get(job, -math.inf) or not fits(planned_job):
+                continue
+            if self.can_start(planned_job, files):
+                yield planned_job
+            elif self.rest_s() > 0:
+                return
+            elif job in self.open and not self._is_left(job) and job not in self._elsewhere:
+                self._idle_until[job] = self._clock() + IDLE_S
 
-    def can_start(self, planned_job: PlannedJob) -> bool:
-        """Whether this job can start now."""
-        job = planned_job.job.id
-        if self.rest_s() > 0 or job in self.in_hand | self.cancelled | self.given_up | self.dropped:
+    def can_start(self, planned_job: PlannedJob, files: JobFilesCache | None = None) -> bool:
+        """Whether this job can start now, by its files. `files` keeps what was read of trunks before."""
+        job, files = planned_job.job.id, files or JobFilesCache(once=True)
+        if self.rest_s() > 0 or self._is_left(job):
             return False
         if job in self._elsewhere and self._clock() < self._elsewhere[job]:
             return False
-        self._elsewhere.pop(job, None)
+        if self._elsewhere.pop(job, None) is not None:
+            self._look_again(job)
         try:
-            is_free = self._is_free(planned_job)
+            is_free = self._is_free(planned_job, files)
         except StorageError as error:
             self._could_not_look(planned_job, str(error))
             return False
@@ -135,16 +164,29 @@ class Feed:
         self._blind_looks = 0
         return is_free
 
-    def _is_free(self, planned_job: PlannedJob) -> bool:
+    def _is_free(self, planned_job: PlannedJob, files: JobFilesCache) -> bool:
         """Whether there is something left to train that nobody has, by the job's files."""
         job = planned_job.job.id
-        if not self._has_work(planned_job) or not self.sweep_jobs.can_start(planned_job):
+        if not self._may_have_begun(planned_job, files) or not self._has_work(planned_job, files):
+            return False
+        if not self.sweep_jobs.can_start(planned_job, files):
             return False
         owner = attempts.newest(planned_job.folder)
         if owner is not None and owner.alive() and not self._gone(owner.facts):
             self._elsewhere[job] = self._clock() + ELSEWHERE_S
             return False
         return not self._is_exhausted(planned_job, owner)
+
+    def _is_left(self, job: str) -> bool:
+        """Whether it is not to be started whatever its files say."""
+        return any(job in jobs for jobs in (self.in_hand, self.cancelled, self.given_up, self.dropped))
+
+    def _may_have_begun(self, planned_job: PlannedJob, files: JobFilesCache) -> bool:
+        """False of a branch that waits for its trunk: a single look says that it never began."""
+        if planned_job.trunk is None or files.of(planned_job.trunk).reaches(planned_job.job.cut or 0):
+            return True
+        trunk = files.of(planned_job.trunk)
+        return trunk.result is not None or self.sweep_jobs.sweep.workspace.has_job(planned_job.job.id)
 
     def started(self, planned_job: PlannedJob) -> None:
         """A worker has it in hand."""
@@ -163,11 +205,11 @@ class Feed:
         """Rest no longer."""
         self._rests_until = None
 
-    def _has_work(self, planned_job: PlannedJob) -> bool:
+    def _has_work(self, planned_job: PlannedJob, files: JobFilesCache) -> bool:
         if planned_job.job.kind == "trunk" and self._for_all_sweeps:
-            return _is_wished_for(planned_job)
-        if self.sweep_jobs.finished(planned_job):
-            self._finish(planned_job, None)
+            return _is_wished_for(planned_job, files)
+        if self.sweep_jobs.finished(planned_job, files):
+            self._finish(planned_job, None, files)
             return False
         return True
 
@@ -184,6 +226,8 @@ class Feed:
             cancelled = self.sweep_jobs.sweep.cancelled()
         except StorageError:  # it is looked again soon
             return
+        if self.cancelled - cancelled:
+            self.look_anew()
         new = cancelled - self.cancelled
         self.sweep_jobs.cancelled = cancelled
         for job in new & self.open.keys():
@@ -203,6 +247,7 @@ class Feed:
         self._reopened |= lost
         self.open = {trunk: self.sweep_jobs.by_id[trunk] for trunk in lost} | self.open
         if lost:
+            self.look_anew()
             self.sweep_jobs.make_wishes(self._keep)
         return bool(lost)
 
@@ -215,6 +260,7 @@ class Feed:
             StorageError: the file system has refused too often.
         """
         self.in_hand.discard(planned_job.job.id)
+        self._look_again(planned_job.job.id)
         self._stillborn = 0
         if end is End.STORAGE:
             self.refused(planned_job, message)
@@ -253,6 +299,7 @@ class Feed:
             WorkFailed: workers end again and again before they begin.
         """
         self.in_hand.discard(planned_job.job.id)
+        self._look_again(planned_job.job.id)
         end = End.DIED if fault is None else End.INFRASTRUCTURE
         try:
             last = attempts.newest(planned_job.folder)
@@ -362,10 +409,11 @@ class Feed:
         else:
             self._lacks_what_is_wanted(planned_job)
 
-    def _finish(self, planned_job: PlannedJob, end: End | None) -> None:
+    def _finish(self, planned_job: PlannedJob, end: End | None, files: JobFilesCache | None = None) -> None:
         self.open.pop(planned_job.job.id, None)
+        self._look_again(planned_job.job.id)
         self._elsewhere.pop(planned_job.job.id, None)
-        result = self.sweep_jobs.outcome(planned_job)
+        result = self.sweep_jobs.outcome(planned_job, files)
         state = State.DONE if result is None or result.is_done else State.DIVERGED
         self._tell(Decision(planned_job, state, end, result.reason if result else ""))
 
@@ -387,9 +435,11 @@ class Feed:
         self._tell(Decision(planned_job, State.INTERRUPTED, End.STOPPED))
 
 
-def _is_wished_for(trunk: PlannedJob) -> bool:
+def _is_wished_for(trunk: PlannedJob, files: JobFilesCache) -> bool:
     """Whether anybody's branch wants the trunk further than it is: the store knows of more sweeps and later
     plans than this feed."""
-    reached = max(checkpoints.steps(trunk.folder), default=0)
-    wished = any(wish.step > reached for wish in retention.open_wishes(trunk.folder))
-    return wished and trunk.folder.result() is None
+    of_trunk = files.of(trunk.folder)
+    reached = max(of_trunk.saved, default=0)
+    later = [wish for wish in trunk.folder.wishes() if wish.step > reached]
+    wished = any(not trunk.folder.sibling(wish.branch).has_result() for wish in later)
+    return wished and of_trunk.result is None

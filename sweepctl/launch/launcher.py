@@ -68,6 +68,7 @@ class LaunchRequest:
         """Take back cancels, and set aside the results that are asked for anew."""
         self.sweep_jobs.sweep.uncancel()
         self.retry.apply()
+        self.sweep_jobs.sweep.forget_finished()
 
 
 class Launcher(ABC, Generic[SettingsT]):

@@ -25,7 +25,7 @@ from sweepctl.launch.workers import Pool, Worker, check_watchdog, seconds_of
 from sweepctl.spec.execution import Execution
 from sweepctl.store.ends import End
 from sweepctl.store.facts import Dispatch
-from sweepctl.store.protocol import Died, Ended, Event, Progress
+from sweepctl.store.protocol import Died, Ended, Event, Progress, Saved
 from sweepctl.store.state import State
 from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 
@@ -153,7 +153,8 @@ class LocalLaunch:
             self._start(planned_job, worker)
         if not self.feed.in_hand and not self.feed.elsewhere and not self.feed.rest_s():
             self.feed.look_for_cancels()  # whoever was cancelled last is told apart from who is blocked
-            return self.feed.reopen()
+            self.feed.look_anew()
+            return self.feed.next() is not None or self.feed.elsewhere > 0 or self.feed.reopen()
         if self.feed.in_hand or self.feed.rest_s():
             self._idle_since = time.monotonic()
         elif time.monotonic() - self._idle_since > self.share.patience_s:
@@ -180,6 +181,8 @@ class LocalLaunch:
         match event:
             case Progress(job, step) if job not in self.feed.cancelled:
                 self.watcher.progress(self.sweep_jobs.by_id[job], step)
+            case Saved(job):
+                self.feed.saved(job)
             case Ended(job, end, message):
                 self.feed.ended(self.sweep_jobs.by_id[job], end, message)
                 if end is End.INFRASTRUCTURE:  # what its process holds of the machine may be broken

@@ -61,15 +61,17 @@ class JobFiles:
     """A job's files as they were read: each once, when it is first asked for, so that the thousands of jobs
     of a sweep can be held against each other without reading any file twice."""
 
-    def __init__(self, folder: JobFolder) -> None:
+    def __init__(self, folder: JobFolder, once: bool = False) -> None:
         self.folder = folder
         self._result: Result | None = None
+        self._once, self._looked = once, False
 
     @property
     def result(self) -> Result | None:
-        """result.json. One that is missing is looked for again: it may have come since."""
-        if self._result is None:
-            self._result = self.folder.result()
+        """result.json. One that is missing is looked for again: it may have come since; not where everything
+        is read `once`, for a look at many jobs."""
+        if self._result is None and not (self._once and self._looked):
+            self._result, self._looked = self.folder.result(), True
         return self._result
 
     @cached_property
@@ -131,16 +133,17 @@ class JobFiles:
 
 
 class JobFilesCache:
-    """The files of many jobs, each job's read once."""
+    """The files of many jobs, each job's read once; with `once` a missing result too."""
 
-    def __init__(self) -> None:
+    def __init__(self, once: bool = False) -> None:
+        self._once = once
         self._files: dict[str, JobFiles] = {}
 
     def of(self, folder: JobFolder) -> JobFiles:
         """The files of this folder."""
         files = self._files.get(folder.id)
         if files is None:
-            files = self._files[folder.id] = JobFiles(folder)
+            files = self._files[folder.id] = JobFiles(folder, self._once)
         return files
 
 

@@ -16,7 +16,7 @@ from sweepctl.store.files import storage, sync_folder
 from sweepctl.store.job import JobFolder, Wish
 from sweepctl.store.manifest import Manifest
 from sweepctl.store.result import Result
-from sweepctl.store.state import JobFiles, JobFilesCache, JobState, State, outcome
+from sweepctl.store.state import JobFiles, JobFilesCache, JobState, State
 from sweepctl.store.workspace import Sweep
 
 
@@ -137,17 +137,18 @@ class SweepJobs:
             )
         return False
 
-    def outcome(self, planned_job: PlannedJob) -> Result | None:
-        """The job's result, None while it is open."""
-        return outcome(planned_job.folder, planned_job.trunk, planned_job.job.cut)
+    def outcome(self, planned_job: PlannedJob, cache: JobFilesCache | None = None) -> Result | None:
+        """The job's result, None while it is open. `cache` keeps what was read already."""
+        cache = cache or JobFilesCache()
+        trunk = cache.of(planned_job.trunk) if planned_job.trunk else None
+        return cache.of(planned_job.folder).outcome(trunk, planned_job.job.cut)
 
-    def can_start(self, planned_job: PlannedJob) -> bool:
-        """Whether an unfinished job has what it starts from."""
+    def can_start(self, planned_job: PlannedJob, cache: JobFilesCache | None = None) -> bool:
+        """Whether an unfinished job has what it starts from. `cache` keeps what was read already."""
         if planned_job.trunk is None:
             return True
-        return checkpoints.steps(planned_job.folder) != [] or JobFiles(planned_job.trunk).reaches(
-            planned_job.job.cut or 0
-        )
+        trunk = (cache or JobFilesCache()).of(planned_job.trunk)
+        return trunk.reaches(planned_job.job.cut or 0) or checkpoints.steps(planned_job.folder) != []
 
     def urgency(self, planned_job: PlannedJob) -> float:
         """FLOPs of the longest chain of jobs that begins here."""

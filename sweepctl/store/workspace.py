@@ -24,6 +24,8 @@ from sweepctl.store.files import create, exists, names, read_bytes, read_json, s
 from sweepctl.store.job import JobFolder
 
 HOME_VARIABLE = "SWEEPCTL_HOME"
+FINISHED = "finished"
+"""In a sweep's folder: ids of jobs that tasks saw finished, a line each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +225,24 @@ class Sweep:
         with storage(self.folder / "cancelled"):
             for job in self.cancelled():
                 (self.folder / "cancelled" / job).unlink(missing_ok=True)
+
+    def note_finished(self, jobs: Iterable[str]) -> None:
+        """Spare other tasks the look at these jobs, whose results are there."""
+        with contextlib.suppress(OSError), open(self.folder / FINISHED, "a", encoding="utf-8") as file:
+            file.write("".join(f"\n{job}\n" for job in jobs))
+
+    def noted_finished(self) -> set[str]:
+        """Jobs that tasks saw finished since the last launch; half a line is nobody's."""
+        try:
+            lines = (self.folder / FINISHED).read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return set()
+        return set(lines)
+
+    def forget_finished(self) -> None:
+        """A launch may ask for some of them anew."""
+        with contextlib.suppress(OSError):
+            (self.folder / FINISHED).unlink(missing_ok=True)
 
     def save(self, plans: dict[str, Plan], waiting: Iterable[str] = ()) -> None:
         """Write the plans and make them the current ones, in one step.

@@ -14,7 +14,7 @@ import pytest
 
 from sweepctl.errors import StorageError, WorkFailed
 from sweepctl.launch.due import Due
-from sweepctl.launch.feed import ELSEWHERE_MAX_S, ELSEWHERE_S, REST_S, Decision, Feed
+from sweepctl.launch.feed import ELSEWHERE_MAX_S, ELSEWHERE_S, IDLE_S, REST_S, Decision, Feed
 from sweepctl.store import attempts, checkpoints, files
 from sweepctl.store.ends import End
 from sweepctl.store.result import Result
@@ -204,6 +204,7 @@ def test_only_tries_at_one_place_count_and_those_of_now(planned: Planner, end: E
     desk.later(REST_S)
     assert desk.feed.next() is None
     forgiven["number"] = 5 + budget
+    desk.later(IDLE_S)
     assert desk.feed.next() is trunk
 
 

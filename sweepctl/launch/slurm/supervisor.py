@@ -98,6 +98,7 @@ class Supervisor:
         )
         self._others = Due(LOOK_S)
         self._spare = False
+        self._finished: list[str] = []
         self._leaving: Leaving | None = None
         self._outrun = False
         self._failed = False
@@ -247,7 +248,11 @@ class Supervisor:
 
     def _next(self) -> PlannedJob | None:
         self._look_around()
-        return next(self._candidates(), None)
+        planned_job = next(self._candidates(), None)
+        if self._finished:
+            self.records.sweep.note_finished(self._finished)
+            self._finished.clear()
+        return planned_job
 
     def _candidates(self) -> Iterator[PlannedJob]:
         """The job that this task had in hand, the one it is meant for, then the most urgent that no other
@@ -255,6 +260,8 @@ class Supervisor:
         jobs = self.feed.open
         own = [_read(self._hand), self.array.jobs[self.process.index]]
         yield from (jobs[job] for job in own if job in jobs and self._may_start(jobs[job]))
+        for job in self.records.sweep.noted_finished() - set(own):
+            jobs.pop(job, None)
         starting: set[str] | None = None
         for planned_job in self.feed.startable(self._fits):
             starting = self._starting() if starting is None else starting
@@ -392,6 +399,8 @@ class Supervisor:
     def _decided(self, decision: Decision) -> None:
         """Say it, and do what Slurm is to know of it."""
         planned_job, end = decision.planned_job, decision.end
+        if decision.state.is_final and planned_job.job.kind != "trunk":
+            self._finished.append(planned_job.job.id)
         if end is None:
             return
         lines = decision.message.strip().splitlines()
