@@ -210,6 +210,11 @@ def release(tasks: Sequence[str]) -> dict[str, str]:
     return _each(tasks, lambda names: ask("scontrol", "release", ",".join(names)))
 
 
+def state(task: str) -> str:
+    """Slurm's word for where a task stands; empty where it has forgotten it."""
+    return next((line.split("|")[1] for line in _squeue("-j", task)), "")
+
+
 def requeue(task: str) -> None:
     """Put a running task back into the queue; it is told to end as if it were preempted."""
     ask("scontrol", "requeue", task)

@@ -6,7 +6,7 @@ import queue
 import threading
 from collections.abc import Callable
 
-from sweepctl.errors import RequestError
+from sweepctl.errors import RequestError, StorageError
 from sweepctl.launch.slurm import commands
 from sweepctl.launch.slurm.commands import SlurmError
 from sweepctl.launch.slurm.records import Records
@@ -18,13 +18,13 @@ LAST_S = 60.0
 
 
 class Releaser:
-    """Calls scontrol from a thread of its own, again and again while the controller is away: the trunk trains
-    on meanwhile. Releasing twice is harmless."""
+    """Calls scontrol from a thread of its own, again and again while the controller or the file system is
+    away: the trunk trains on meanwhile. Releasing twice is harmless."""
 
     def __init__(self, workspace: Workspace, cluster: str, say: Callable[[str], None]) -> None:
         self._workspace, self._cluster, self._say = workspace, cluster, say
         self._done: set[str] = set()
-        self._work: queue.SimpleQueue[tuple[str, list[str], dict[str, str]] | None] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[tuple[str, JobFolder, int | None] | None] = queue.SimpleQueue()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
@@ -35,8 +35,6 @@ class Releaser:
 
     def diverged(self, trunk: JobFolder) -> None:
         """The trunk has diverged: what was held for branches behind that has nothing to do."""
-        result = trunk.result()
-        self._ask("release", trunk, (result.step if result else 0) - 1)
         self._ask("cancel", trunk, None)
 
     def close(self) -> None:
@@ -46,7 +44,29 @@ class Releaser:
         self._thread.join(LAST_S)
 
     def _ask(self, verb: str, trunk: JobFolder, step: int | None) -> None:
-        """Hand on the tasks that are held for the trunk's branches with a cut up to `step`, each once."""
+        self._work.put((verb, trunk, step))
+
+    def _run(self) -> None:
+        pause = 1.0
+        work = self._work.get()
+        while work is not None:
+            try:
+                self._serve(*work)
+            except (SlurmError, StorageError, OSError) as error:
+                self._say(str(error))
+                if not isinstance(error, SlurmError) or error.no_answer:
+                    threading.Event().wait(1.0) if self._ending.is_set() else self._ending.wait(pause)
+                    pause = min(30.0, 2 * pause)
+                    continue
+            pause = 1.0
+            work = self._work.get()
+
+    def _serve(self, verb: str, trunk: JobFolder, step: int | None) -> None:
+        """Touch the tasks that are held for the trunk's branches with a cut up to `step`, each once. Before
+        the others are cancelled, those are released that a trunk reached before it diverged."""
+        if verb == "cancel":
+            result = trunk.result()
+            self._serve("release", trunk, (result.step if result else 0) - 1)
         branches: dict[str, set[str]] = {}
         for wish in trunk.wishes():
             if step is None or wish.step <= step:
@@ -58,24 +78,9 @@ class Releaser:
                 continue
             tasks = [task for task in records.held_tasks(wanted, self._cluster) if task not in self._done]
             if tasks:
-                self._done |= set(tasks)
                 self._say(f"{verb} {len(tasks)} of {sweep}: {' '.join(tasks[:8])}")
-                self._work.put((verb, tasks, records.names()))
-
-    def _run(self) -> None:
-        pause = 1.0
-        work = self._work.get()
-        while work is not None:
-            try:
-                self._do(*work)
-            except SlurmError as error:
-                self._say(str(error))
-                if error.no_answer:
-                    threading.Event().wait(1.0) if self._ending.is_set() else self._ending.wait(pause)
-                    pause = min(30.0, 2 * pause)
-                    continue
-            pause = 1.0
-            work = self._work.get()
+                self._do(verb, tasks, records.names())
+                self._done |= set(tasks)
 
     @staticmethod
     def _do(verb: str, tasks: list[str], names: dict[str, str]) -> None:

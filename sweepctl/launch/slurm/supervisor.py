@@ -17,6 +17,7 @@ from sweepctl.launch.feed import Decision, Feed
 from sweepctl.launch.slurm import commands
 from sweepctl.launch.slurm.commands import SlurmError
 from sweepctl.launch.slurm.dispatch import dispatch
+from sweepctl.launch.slurm.patience import patiently
 from sweepctl.launch.slurm.records import (
     Array,
     Records,
@@ -48,6 +49,8 @@ SCAN_S = 30.0
 """How often a task that waits for its own job looks at all the others."""
 STANDSTILLS = 3
 """Restarts without progress after which a job is not requeued any more."""
+NEAR_S = 120.0
+"""How early Slurm may send the signal of the time limit, and more."""
 LINGER_S = 900.0
 """How long it waits to be killed once its state is saved and it is in the queue again."""
 
@@ -118,6 +121,7 @@ class Supervisor:
         if self.order.code != code_version():
             self.say("warning: the code has changed since this task was submitted")
         signal.signal(signal.SIGTERM, lambda *_: self._leave(Leaving.ASKED))
+        signal.signal(signal.SIGURG, lambda *_: self._hear_signal())
         pool: Pool | None = None
         try:
             planned_job = self._next_or_wait()
@@ -142,9 +146,19 @@ class Supervisor:
     def _leave(self, why: Leaving) -> None:
         self._leaving = self._leaving or why
 
+    def _hear_signal(self) -> None:
+        """Our own `--signal`: the time limit is near, or the task is preempted, where a site sends it for
+        that."""
+        near = time.time() > self.process.ends - max(NEAR_S, self.launcher.save_ahead_s)
+        self._leave(Leaving.TIME if near else Leaving.ASKED)
+
     def _end(self, unfinished: PlannedJob | None) -> int:
         """End, or, with work left, go back into the queue."""
-        code = self._exit_code(unfinished)
+        try:
+            code = self._exit_code(unfinished)
+        except (StorageError, OSError) as error:  # what is left nobody can say now: its script asks again
+            self.say(str(error))
+            return REFUSED
         if self._leaving is not Leaving.BROKEN and not self._lingered:
             end_restart(self.process.folder, self.process.index, self.process.restart, self.process.node)
         return code
@@ -183,14 +197,16 @@ class Supervisor:
         return True
 
     def _linger(self) -> int:
-        """Stay until Slurm ends this process: one that ends by itself is not requeued."""
+        """Stay until Slurm ends this process: one that ends by itself is not requeued. A preempted task does
+        not wait for the end of its grace."""
         self._lingered = True
         deadline = time.monotonic() + LINGER_S
-        requeued = self._leaving is not Leaving.TIME
+        requeued = not self.launcher.commands_on_nodes
         while time.monotonic() < deadline:
             if not requeued:
                 with contextlib.suppress(SlurmError):
-                    commands.requeue(self.process.task)
+                    if self._leaving is Leaving.TIME or commands.state(self.process.task) == "RUNNING":
+                        commands.requeue(self.process.task)
                     requeued = True
             time.sleep(1.0)
         return 1
@@ -208,6 +224,18 @@ class Supervisor:
     # Which job
 
     def _next_or_wait(self) -> PlannedJob | None:
+        """The next job, once the file system says which."""
+        try:
+            return patiently(
+                self._search, self.say, self.launcher.retries.storage, lambda: bool(self._leaving)
+            )
+        except StorageError as error:
+            self.say(str(error))
+            self._failed = self._refused = True
+            self._leave(Leaving.BROKEN)
+            return None
+
+    def _search(self) -> PlannedJob | None:
         """The next job; where the site lets no one release tasks, the one that this task is meant for is
         waited for."""
         deadline = time.monotonic() + 60 * self.launcher.wait_min

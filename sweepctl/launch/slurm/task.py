@@ -14,12 +14,17 @@ import sys
 import time
 from pathlib import Path
 
-from sweepctl.errors import SweepctlError
-from sweepctl.launch.slurm.records import Records, SlurmOrder, begin_task, end_task
+from sweepctl.errors import StorageError, SweepctlError
+from sweepctl.launch.slurm.patience import patiently
+from sweepctl.launch.slurm.records import Array, Records, SlurmOrder, begin_task, end_task
+from sweepctl.launch.slurm.restarts import REFUSED
 from sweepctl.launch.slurm.supervisor import Supervisor
 from sweepctl.launch.slurm.task_process import join_group, this_process
 from sweepctl.launch.workers import SAFE_PATH, Gpu, worker_environment
 from sweepctl.store.workspace import Workspace
+
+START_RETRIES = 20
+"""How often a task that begins asks a file system that refuses: a quarter of an hour."""
 
 
 def follow(threads: int, gpu: Gpu | None) -> int:
@@ -33,13 +38,23 @@ def follow(threads: int, gpu: Gpu | None) -> int:
         time.sleep(1.0)
 
 
+def read(records: Records, token: str) -> tuple[Array, SlurmOrder]:
+    """What this task is of, and what was ordered."""
+    array = records.own_array(token)
+    return array, records.order(array.order)
+
+
+def say(text: str) -> None:
+    """A line in the task's log."""
+    print(text, flush=True)
+
+
 def main() -> int:
     """Run this process's part of the task; the exit code."""
     folder = Path(os.environ["SWEEPCTL_ARRAY"])
     workspace = Workspace(folder.parents[3])
     records = Records(workspace.sweep(folder.parents[2].name))
-    array = records.own_array(folder.name)
-    order: SlurmOrder = records.order(array.order)
+    array, order = patiently(lambda: read(records, folder.name), say, START_RETRIES)
     launcher = order.settings
     process = this_process(array.resources.time_min)
     if process.processes > 1:
@@ -47,9 +62,10 @@ def main() -> int:
     if process.rank > 0:
         mine = launcher.of_rung(array.rung)
         return follow(mine.execution.threads, mine.gpu)
-    begin_task(folder, process.index, process.restart)
+    patiently(lambda: begin_task(folder, process.index, process.restart), say, START_RETRIES)
     records.write_id(array.token, process.array_id)  # the launch may have died before it could
-    code = Supervisor(process, records, array, order).run()
+    supervisor = patiently(lambda: Supervisor(process, records, array, order), say, START_RETRIES)
+    code = supervisor.run()
     end_task(folder, process.index)
     return code
 
@@ -59,4 +75,4 @@ if __name__ == "__main__":
         raise SystemExit(main())
     except SweepctlError as error:
         print(f"sweepctl: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
+        raise SystemExit(REFUSED if isinstance(error, StorageError) else error.exit_code) from None

@@ -230,7 +230,7 @@ class Cluster:
         names = list(self.tasks)
         if "-j" in options:
             arrays = options[options.index("-j") + 1].split(",")
-            names = [name for name in names if name.partition("_")[0] in arrays]
+            names = [name for name in names if {name, name.partition("_")[0]} & {*arrays}]
             if not names and len(arrays) == 1:
                 raise SlurmError("squeue: slurm_load_jobs error: Invalid job id specified")
         if "--name" in options:

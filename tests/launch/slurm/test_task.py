@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from pathlib import Path
@@ -12,8 +13,8 @@ import pytest
 from sweepctl.errors import StorageError
 from sweepctl.launch import feed
 from sweepctl.launch.cancel import cancel, choose
-from sweepctl.launch.slurm import supervisor
-from sweepctl.launch.slurm.records import begin_task
+from sweepctl.launch.slurm import patience, supervisor
+from sweepctl.launch.slurm.records import Records, begin_task
 from sweepctl.launch.slurm.restarts import REFUSED
 from sweepctl.store import attempts, checkpoints
 from sweepctl.store.ends import End
@@ -101,6 +102,54 @@ def test_a_task_that_is_told_to_end_saves_and_goes_on_after_its_requeue(
     cluster.run_all()
     assert ends(trunk) == [End.STOPPED, End.DONE]
     assert attempts.newest(trunk.folder).facts.start_step == stopped.facts.end_step  # type: ignore[union-attr]
+    assert same(sweep_jobs, undisturbed)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGURG])
+def test_a_preempted_task_does_not_wait_for_the_end_of_its_grace(
+    cluster: Cluster, planned: Planner, undisturbed: Undisturbed, number: signal.Signals
+) -> None:
+    """Slurm has told it, with the signal of the site's choice, and lets it run. A cancel stays one."""
+    sweep_jobs = planned(name="grace", **ONE_DEPTH)
+    launch(sweep_jobs)
+    [name] = cluster.waiting()
+    assert cluster.run(name, until_told(lambda: os.kill(os.getpid(), number))) == 1
+    assert cluster.questions.count(("scontrol", "requeue", name)) == 1 == cluster.tasks[name].restart
+
+    def cancelled() -> None:
+        cluster.tasks[name].state = "COMPLETING"
+        os.kill(os.getpid(), number)
+
+    assert cluster.run(name, until_told(cancelled)) == 1
+    assert cluster.questions.count(("scontrol", "requeue", name)) == 1
+    launch(sweep_jobs)
+    cluster.run_all()
+    assert same(sweep_jobs, undisturbed)
+
+
+def test_a_file_system_that_is_away_for_a_while_ends_no_task(
+    cluster: Cluster, planned: Planner, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither one that begins nor one that looks for its next job."""
+    monkeypatch.setattr(patience, "REST_MAX_S", 0.0)
+    sweep_jobs = planned(name="eio", **ONE_DEPTH)
+    launch(sweep_jobs)
+    [name] = cluster.waiting()
+    refusals = {method: iter([errno.EIO, errno.ESTALE]) for method in ("own_array", "arrays", "order")}
+
+    def refusing(act: Any, codes: Any) -> Any:
+        def refuse(*arguments: Any) -> Any:
+            for code in codes:
+                raise OSError(code, os.strerror(code))
+            return act(*arguments)
+
+        return refuse
+
+    for method, codes in refusals.items():
+        monkeypatch.setattr(Records, method, refusing(getattr(Records, method), codes))
+    assert cluster.run(name) == 0
+    assert [next(codes, None) for codes in refusals.values()] == [None] * 3
+    cluster.run_all()
     assert same(sweep_jobs, undisturbed)
 
 
