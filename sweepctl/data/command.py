@@ -77,10 +77,10 @@ def prepare_from(workspace: Workspace, request: PrepareRequest, out: Console | N
         ByteTokenizer() if request.tokenizer == "bytes" else TokenizerFile(Path(request.tokenizer))
     )
     if out is None or not out.is_terminal:
-        return _of_documents(folder, request, tokenizer, lambda done: None)
+        return _of_documents(workspace, request, tokenizer, lambda done: None)
     with out.status("reading") as line:
         return _of_documents(
-            folder, request, tokenizer, lambda done: line.update(f"{done / 1e6:.0f} MB read")
+            workspace, request, tokenizer, lambda done: line.update(f"{done / 1e6:.0f} MB read")
         )
 
 
@@ -101,13 +101,14 @@ def _check_options(request: PrepareRequest) -> None:
 
 
 def _of_documents(
-    folder: Path, request: PrepareRequest, tokenizer: Tokenizer, progress: Callable[[int], None]
+    workspace: Workspace, request: PrepareRequest, tokenizer: Tokenizer, progress: Callable[[int], None]
 ) -> CorpusIndex:
+    folder = workspace.corpus(request.name)
     left_out: Counter[str] = Counter()
     facts: dict[str, Any] = {"kind": request.source}
-    documents = _documents(request, request.train, left_out)
+    documents = _documents(workspace, request, request.train, left_out)
     if request.validation:
-        held_out = _documents(request, request.validation, left_out)
+        held_out = _documents(workspace, request, request.validation, left_out)
         # Held-out files are read first: of equal texts the held-out one stays.
         documents = itertools.chain((replace(document, held_out=True) for document in held_out), documents)
         facts["held_out_by"] = "files"
@@ -120,17 +121,27 @@ def _of_documents(
 
 
 def _documents(
-    request: PrepareRequest, paths: tuple[Path, ...], left_out: Counter[str]
+    workspace: Workspace, request: PrepareRequest, paths: tuple[Path, ...], left_out: Counter[str]
 ) -> Iterator[Document]:
     if request.source == "text":
         separator = _separator(request)
-        listed = [(path, list_files([path], (), left_out)) for path in paths]
+        listed = [(path, _texts_under(path, workspace.root.resolve(), left_out)) for path in paths]
         return itertools.chain.from_iterable(
             texts(files, separator, left_out if path.is_dir() else None) for path, files in listed
         )
     if request.source == "jsonl":
         return jsonl(list_files(paths, (".jsonl", ".ndjson"), left_out, (".json",)), request.field)
     return parquet(list_files(paths, (".parquet", ".pq"), left_out, compressed=False), request.field)
+
+
+def _texts_under(path: Path, workspace: Path, left_out: Counter[str]) -> list[Path]:
+    """The files of a folder but for those of a workspace in it, which are no text of anybody's."""
+    files = list_files([path], (), left_out)
+    if path.resolve().is_relative_to(workspace):
+        return files
+    outside = [file for file in files if not file.resolve().is_relative_to(workspace)]
+    left_out["files of the workspace"] += len(files) - len(outside)
+    return outside
 
 
 def _separator(request: PrepareRequest) -> bytes | None:

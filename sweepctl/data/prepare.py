@@ -176,7 +176,7 @@ def _check_place(folder: Path) -> None:
     """
     if (folder / "index.json").exists():
         read_index(folder)
-    elif folder.is_symlink() or folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+    elif folder.is_symlink() or (folder.exists() and (not folder.is_dir() or any(folder.iterdir()))):
         raise RequestError(
             f"{folder} is there and is no prepared corpus; choose another name, or move it away."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,9 +14,10 @@ from sweepctl.errors import RequestError
 
 WHOLE = 1 << 20
 """Bytes up to which a file is one document."""
-PART = 1 << 16
+PART = 1 << 14
 """Bytes, about, of the parts of a longer one; each ends at a line."""
 _BLOCK = 1 << 20
+_utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
 
 def texts(
@@ -31,33 +33,33 @@ def texts(
     """
     for file in files:
         with unpacked(file) as stream:
-            parts = _split(file, stream, separator) if separator else _parts(stream)
+            start = _read(stream, WHOLE + 1)
+            cause = _not_text(start, whole=len(start) <= WHOLE)
+            if cause and left_out is not None:
+                left_out["files that are not UTF-8 text"] += 1
+                continue
+            parts = _split(file, start, stream, separator) if separator else _parts(start, stream)
             for number, text in enumerate(parts, 1):
-                cause = _not_text(text)
-                if cause and number == 1 and left_out is not None:
-                    left_out["files that are not UTF-8 text"] += 1
-                    break
                 name = str(file) if number == 1 else f"{file}, part {number}"
-                if cause:
+                if cause := _not_text(text):
                     raise RequestError(f"{name} is not UTF-8 text: {cause}.")
                 yield Document(name, text)
 
 
-def _not_text(text: bytes) -> str | None:
-    """Why it is not text."""
+def _not_text(text: bytes, whole: bool = True) -> str | None:
+    """Why it is not text; a character may be cut off where it is not whole."""
     zero = text.find(b"\0")
     if zero >= 0:
         return f"byte {zero} is 0"
     try:
-        text.decode()
+        _utf8_decoder().decode(text, whole)
     except UnicodeDecodeError as error:
         return f"byte {error.start} is {text[error.start]:#x}"
     return None
 
 
-def _parts(stream: IO[bytes]) -> Iterator[bytes]:
-    """The whole of a file, or parts of about PART bytes."""
-    text = _read(stream, WHOLE + 1)
+def _parts(text: bytes, stream: IO[bytes]) -> Iterator[bytes]:
+    """The whole of a file that begins with `text`, or parts of about PART bytes."""
     if len(text) <= WHOLE:
         yield text
         return
@@ -81,14 +83,15 @@ def _part_end(text: bytes, first: int) -> int:
     return end
 
 
-def _split(file: Path, stream: IO[bytes], separator: bytes) -> Iterator[bytes]:
-    """What stands between separators, without the line ends beside them."""
+def _split(file: Path, block: bytes, stream: IO[bytes], separator: bytes) -> Iterator[bytes]:
+    """What stands between separators, without the line ends beside them; the file begins with `block`."""
     text = b""
-    while block := _read(stream, _BLOCK):
+    while block:
         *whole, text = (text + block).split(separator)
         yield from (document.strip(b"\r\n") for document in whole)
         if len(text) > LONGEST:
             raise RequestError(f"{file} has {LONGEST >> 20} MiB without the separator {separator!r}.")
+        block = _read(stream, _BLOCK)
     yield text.strip(b"\r\n")
 
 

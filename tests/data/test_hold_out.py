@@ -137,7 +137,8 @@ def test_what_stands_in_the_place_is_not_replaced(
     prepared("jsonl", path)
     (workspace.corpus("mine")).mkdir()
     (workspace.corpus("mine") / "notes.txt").write_text("x")
-    for name in ("mine", "file"):
+    os.mkfifo(workspace.corpus("pipe"))
+    for name in ("mine", "file", "pipe"):
         with pytest.raises(RequestError, match=f"{name} is there and is no prepared corpus"):
             prepared("jsonl", path, name=name)
 

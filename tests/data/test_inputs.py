@@ -249,6 +249,35 @@ def test_records_of_another_kind_are_named(
         prepared("jsonl", tmp_path / "d.jsonl")
 
 
+def test_the_workspace_is_no_text(prepared: Prepare, workspace: Workspace, tmp_path: Path) -> None:
+    for i, text in enumerate(TEXTS):
+        (tmp_path / f"{i}.txt").write_text(text)
+    first = prepared("text", tmp_path)
+    again = prepared("text", tmp_path, name="again")
+    assert again.hash == first.hash and again.source["left_out"] == {"files of the workspace": 3}
+    inside = workspace.root / "raw"
+    inside.mkdir()
+    for i, text in enumerate(TEXTS):
+        (inside / f"{i}.txt").write_text(text)
+    assert prepared("text", inside, name="inside").source["documents"] == len(TEXTS)
+
+
+def test_a_large_file_that_is_no_text_is_left_out_as_a_small_one_is(
+    prepared: Prepare, workspace: Workspace, tmp_path: Path
+) -> None:
+    folder = tmp_path / "f"
+    folder.mkdir()
+    for i, text in enumerate(TEXTS):
+        (folder / f"{i}.txt").write_text(text)
+    (folder / "shard.bin").write_bytes((b"words " * 50_000 + b"\0") * 5)
+    (folder / "large.txt").write_text("é" * 700_000)
+    index = prepared("text", folder)
+    assert index.source["left_out"]["files that are not UTF-8 text"] == 1
+    (folder / "late.bin").write_bytes(b"words\n" * 300_000 + b"\0")
+    with pytest.raises(RequestError, match=r"late\.bin, part \d+ is not UTF-8 text: byte \d+ is 0"):
+        prepared("text", folder, name="late")
+
+
 @pytest.mark.parametrize("name", ["picture.png", "latin1.txt", "d.zip.gz"])
 def test_a_file_that_was_named_must_be_text(prepared: Prepare, tmp_path: Path, name: str) -> None:
     content = b"\x89PNG\r\n\x1a\n\0" if name != "latin1.txt" else "né".encode("latin-1")
@@ -273,7 +302,7 @@ def test_a_large_text_file_is_read_in_parts_and_bounded_memory(
     parts = documents(workspace, "train") | documents(workspace, "validation")
     assert sum(map(len, parts)) == size
     assert all(part.startswith(b"line ") and part.endswith(b"\n") for part in parts)
-    assert max(map(len, parts)) <= 1 << 17
+    assert max(map(len, parts)) <= 1 << 15
 
 
 def test_a_large_file_of_one_line_is_cut_between_characters(
