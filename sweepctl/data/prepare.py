@@ -108,7 +108,7 @@ def _encoded(tokenizer: Tokenizer, document: Document) -> NDArray[Any]:
     try:
         return tokenizer.encode(document.text)
     except NotEncoded as error:
-        raise RequestError(f"{document.name}: {error}.") from None
+        raise RequestError(f"{document.name}: the tokenizer cannot encode it: {error}.") from None
 
 
 def accept_flat(

@@ -113,7 +113,7 @@ class TokenizerFile:
             if (ids < 0).any():
                 first, last = encoding.offsets[int(np.argmax(ids < 0))]
                 part = text.decode()[first:last]
-                raise NotEncoded(f"the tokenizer has no token for {part!r}, and no unknown token")
+                raise NotEncoded(f"it has no token for {part!r}, and no unknown token")
         return np.append(ids, self._separator)
 
 

@@ -134,7 +134,8 @@ def test_text_without_a_token_is_one_sentence_with_its_place(
     path = tokenizer_file(tmp_path / "t.json", model)
     rows = write_jsonl(tmp_path / "d.jsonl", [{"text": "ab"}, {"text": "ab漢a"}])
     with pytest.raises(
-        RequestError, match=r"d\.jsonl, line 2: .*(no token for '漢'|nknown|UNK|unk)"
+        RequestError,
+        match=r"d\.jsonl, line 2: the tokenizer cannot encode it: .*(no token for '漢'|nknown|UNK|unk)",
     ) as caught:
         prepared("jsonl", rows, tokenizer=str(path))
     assert "\n" not in str(caught.value)
