@@ -113,7 +113,10 @@ def test_every_table_also_comes_as_json(
     assert shown["collect"]["rows"]["runs"] == 8 and shown["collect"]["runs"] == {"done": 8}
     assert set(shown["fit"]) >= {"law", "protocol", "accounting", "params", "intervals", "objective", "flags"}
     assert shown["predict"]["loss_nats"]["value"] > 0
-    assert shown["cancel"] == {"cancelled": [], "spared": [], "done": False} and shown["clean"]["jobs"] == {}
+    assert (
+        shown["cancel"] == {"cancelled": [], "spared": [], "left_alone": {}, "done": False}
+        and shown["clean"]["jobs"] == {}
+    )
     assert len(shown["report"]["runs"]) == 8
 
 
