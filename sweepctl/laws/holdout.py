@@ -17,7 +17,7 @@ from sweepctl.laws.shared.new_run import WIDE
 TOLERANCE = 0.1
 """Values of a role within this share of each other are one level."""
 LEAST_LEVELS = 3
-"""Levels below one that is to be predicted for a law's own record."""
+"""Levels below one that is to be predicted with an interval: of fewer nothing says how sizes scatter."""
 MOST_LEVELS = 4
 """Levels of such a record."""
 
@@ -47,6 +47,8 @@ def hold_out(law: Law, data: Observations, options: Any, what: HoldOut) -> list[
         raise CannotFit(
             f"{law.name} predicts the least loss at a budget, so only whole budgets can be held out: flops=K."
         )
+    if law.held_out == "row":  # a row that the law leaves out, such as one that another of its budget beats
+        data = _stood_on(data, law.fit(data, options))
     place = levels(data[what.role], TOLERANCE)
     top = int(place.max()) + 1
     if top <= what.count:
@@ -59,6 +61,12 @@ def hold_out(law: Law, data: Observations, options: Any, what: HoldOut) -> list[
             except CannotFit:
                 break
     return rows
+
+
+def _stood_on(data: Observations, fit: Fit) -> Observations:
+    """The rows that the fit stands on."""
+    used = set(fit.rows_used)
+    return data.take([i for i, row in enumerate(data.rows) if row in used])
 
 
 def _predicted(
@@ -83,7 +91,7 @@ def _predicted(
         if not np.isfinite(loss.value):
             raise CannotFit("what is left of the rows does not identify the law at those that are held out.")
         interval, expected = NO_INTERVAL, 0.0
-        if isinstance(loss, Prediction) and loss.parts is not None:
+        if low >= LEAST_LEVELS and isinstance(loss, Prediction) and loss.parts is not None:
             interval, expected = loss.run_interval, loss.parts.half / WIDE
         measured = float(data.loss[i])
         rows.append(
@@ -96,8 +104,7 @@ def backtest(law: Law, data: Observations, options: Resampling, fit: Fit) -> lis
     """A fit's own record: of the rows that it stands on each of the largest sizes (of a law of compute:
     budgets), as many as half of them and MOST_LEVELS at most, predicted from those below, LEAST_LEVELS at
     least."""
-    used = set(fit.rows_used)
-    data = data.take([i for i, row in enumerate(data.rows) if row in used])
+    data = _stood_on(data, fit)
     if "loss" not in law.needs or law.held_out == "none":
         return []
     role = "n" if any("n" in roles for roles in law.targets) and "n" in data else "flops"

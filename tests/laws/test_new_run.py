@@ -161,3 +161,22 @@ def test_every_law_that_predicts_a_loss_says_what_its_interval_is_made_of() -> N
         assert isinstance(predicted, Prediction) and predicted.parts is not None, name
         low, high = predicted.run_interval
         assert low <= predicted.interval[0] and predicted.interval[1] <= high and low < predicted.value < high
+
+
+def test_only_what_the_law_stands_on_is_held_out() -> None:
+    """Of several sizes at one budget the best is on L(C): the others lie above, which is no error."""
+    flops = np.repeat(np.geomspace(1e18, 1e21, 8), 5)
+    n = np.sqrt(flops / 120) * np.tile(np.geomspace(0.2, 5, 5), 8)
+    loss = parametric.loss(TRUE, n, flops / 6 / n)
+    data = Observations.of(n=n, d=flops / 6 / n, flops=flops, loss=loss)
+    compute = LAWS["compute"]
+    rows = hold_out(compute, data, compute.options(replicates=0), HoldOut("flops", 1, rolling=True))
+    assert len(rows) == len({row.fitted_up_to for row in rows}) <= 7
+    judged = [row.inside for row in rows if row.inside is not None]
+    assert judged and all(judged) and max(abs(row.error) for row in rows) < 0.01
+
+
+def test_of_two_sizes_nothing_says_how_sizes_scatter() -> None:
+    rows = hold_out(LAW, ladder(0.005, sizes=4), BARE, HoldOut("n", 1, rolling=True))
+    assert {row.fitted_up_to for row in rows if row.inside is None} <= {1e5, 1e6}
+    assert all(row.inside is not None for row in rows if row.fitted_up_to > 2e6)
