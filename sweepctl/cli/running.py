@@ -77,6 +77,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Where every job stands, how far the sweep is, what is wrong. Changes nothing."""
+    from sweepctl.launch.queue_memory import QUEUE_S, QueueMemory
     from sweepctl.launch.status import full_status
     from sweepctl.report.console import console, show_json
     from sweepctl.report.status import show_status, status_json, watch_status
@@ -88,7 +89,8 @@ def status(
         raise RequestError("--watch shows screen after screen and --json one document; ask for one of them.")
     planned = Workspace.default().known_sweep(sweep)
     if watch:
-        watch_status(console(), lambda: full_status(SweepJobs(planned, planned.plans())), every)
+        memory = QueueMemory(QUEUE_S)
+        watch_status(console(), lambda: full_status(SweepJobs(planned, planned.plans()), memory), every)
         return
     now = full_status(SweepJobs(planned, planned.plans()))
     show_json(status_json(now)) if as_json else show_status(console(), now)

@@ -8,6 +8,7 @@ there is none it is not asked about the sweep.
 from __future__ import annotations
 
 import importlib
+import itertools
 import pkgutil
 import time
 from abc import ABC, abstractmethod
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 WAIT_S = 5.0
 """Between two looks at what is left."""
+QUEUE_LOOKS = 6
+"""How many of them one answer of a queue is good for."""
 
 
 class SchedulerError(SweepctlError):
@@ -127,14 +130,17 @@ class Launcher(ABC, Generic[SettingsT]):
         Raises:
             SchedulerError: it refuses to say.
         """
-        while True:
+        tasks: int | None = None
+        for look in itertools.count():
             # The queue first: a task that ends between the two looks has finished its jobs by the second.
-            tasks = self._at_work(sweep_jobs.sweep)
+            if look % QUEUE_LOOKS == 0 or tasks is None:
+                tasks = self._at_work(sweep_jobs.sweep)
             left = [planned_job.job.id for planned_job in sweep_jobs.unfinished()]
             progress(len(left), tasks)
             if not left or tasks == 0:
                 return left
             time.sleep(WAIT_S)
+        raise AssertionError("unreachable")
 
     def _at_work(self, sweep: Sweep) -> int | None:
         """How many tasks of the sweep run or are about to; None where the scheduler does not answer."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sweepctl.launch.launcher import Launcher, SchedulerError, launchers_of
+from sweepctl.launch.queue_memory import QueueMemory
 from sweepctl.launch.speed import Running, last_sign, mean_speed, running, time_left
 from sweepctl.launch.tasks import Task, furthest, with_task
 from sweepctl.store import attempts, metrics
@@ -141,15 +142,16 @@ def status(sweep_jobs: SweepJobs, queue: Mapping[str, Task] | None = None) -> Sw
     return reader.sums()
 
 
-def full_status(sweep_jobs: SweepJobs) -> SweepStatus:
+def full_status(sweep_jobs: SweepJobs, memory: QueueMemory | None = None) -> SweepStatus:
     """The same, with what the schedulers say that have tasks of the sweep. Changes nothing; where one does
-    not answer, the files alone speak, and it says so."""
+    not answer, the files alone speak, and it says so. Who looks often hands in what it remembers."""
+    memory = memory or QueueMemory()
     tasks: dict[str, list[Task]] = {}
     notes = []
     launchers = launchers_of(sweep_jobs.sweep)
     for launcher in launchers:
         try:
-            for job, of_job in launcher.tasks(sweep_jobs.sweep).items():
+            for job, of_job in memory.tasks(launcher, sweep_jobs.sweep).items():
                 tasks.setdefault(job, []).extend(of_job)
         except SchedulerError as error:
             scheduler = launcher.kind.capitalize()
@@ -157,7 +159,7 @@ def full_status(sweep_jobs: SweepJobs) -> SweepStatus:
         notes += launcher.notes(sweep_jobs.sweep)
     sweep = status(sweep_jobs, {job: furthest(of_job) for job, of_job in tasks.items()})
     for launcher in launchers:
-        _tell_ends(sweep, launcher)
+        _tell_ends(sweep, launcher, memory)
     if idle := _idle_tasks(sweep_jobs, sweep, tasks):
         names = " ".join(idle[:8]) + (" ..." if len(idle) > 8 else "")
         notes.append(
@@ -207,14 +209,14 @@ def stillborn_log(sweep: Sweep, job: str) -> Path | None:
     return next(filter(None, logs), None)
 
 
-def _tell_ends(sweep: SweepStatus, launcher: type[Launcher[Any]]) -> None:
+def _tell_ends(sweep: SweepStatus, launcher: type[Launcher[Any]], memory: QueueMemory) -> None:
     """Put the scheduler's word on jobs whose task ended without one of its own."""
     tasks = [
         (place, facts.scheduler_id)
         for place, facts in sweep.killed.items()
         if facts.launcher == launcher.kind and facts.scheduler_id is not None
     ][:ASKED]
-    ends = launcher.ended_as(task for _, task in tasks)
+    ends = memory.ended_as(launcher, (task for _, task in tasks))
     for place, task in tasks:
         if task in ends:
             planned_job, state = sweep.jobs[place]

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from sweepctl.store.ends import End
 from sweepctl.store.state import JobState, State
 
 
@@ -39,6 +40,8 @@ class Task:
     """Whether it waits to be released, as the tasks of branches do until their trunk gets there."""
     owner: str = ""
     """Whose it is; empty: this user's."""
+    doing: str = "runs, with another job in hand"
+    """What one that runs does, of a job that nobody trains this moment."""
 
     @property
     def pending(self) -> bool:
@@ -65,7 +68,10 @@ def with_task(state: JobState, task: Task | None) -> JobState:
         return state
     if task.alive and state.state is State.INTERRUPTED:
         return dataclasses.replace(state, state=State.RUNNING, note="")
+    if task.alive and state.failure is End.STORAGE:
+        note = f"task {task.name} waits for the file system: {state.note}"
+        return dataclasses.replace(state, state=State.QUEUED, note=note, failure=None)
     if state.state in (State.READY, State.INTERRUPTED) or (state.state is State.FAILED and task.pending):
-        note = task.reason if task.pending else f"task {task.name} runs, with another job in hand"
+        note = task.reason if task.pending else f"task {task.name} {task.doing}"
         return dataclasses.replace(state, state=State.QUEUED, note=note, failure=None)
     return state

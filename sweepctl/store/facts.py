@@ -6,6 +6,7 @@ written and what this version does not know stay as they are.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Self
@@ -173,7 +174,9 @@ _KINDS = {field.name: _kind(str(field.type)) for field in fields(Facts)}
 def _can_be(value: Any, kind: type | tuple[type, ...]) -> bool:
     if isinstance(value, bool):
         return kind is bool
-    if isinstance(value, (int, float)) and not -(2**63) < value < 2**63:  # nor NaN
+    if isinstance(value, int) and not -(2**63) < value < 2**63:
+        return False
+    if isinstance(value, float) and not math.isfinite(value):
         return False
     if isinstance(value, (list, dict)):
         parts = value.values() if isinstance(value, dict) else value

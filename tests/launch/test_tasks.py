@@ -34,7 +34,7 @@ PENDING, RUNNING, ENDED, UNKNOWN = TaskState
     ],
 )
 def test_a_task_and_a_folder_together(state: str, task: TaskState, held: bool, shown: str) -> None:
-    before = JobState(State(state), 7, "note", 2, End.STORAGE if state == "failed" else None)
+    before = JobState(State(state), 7, "note", 2, End.FAILED if state == "failed" else None)
     after = with_task(before, Task("12_3", task, reason="Priority", held=held))
     assert after.state == shown and (after.step, after.attempts) == (7, 2)
     if shown == "queued":
@@ -44,6 +44,14 @@ def test_a_task_and_a_folder_together(state: str, task: TaskState, held: bool, s
     if shown == state:
         assert after == before
     assert with_task(before, None) is before
+
+
+def test_a_task_that_waits_for_the_file_system_has_not_failed() -> None:
+    before = JobState(State.FAILED, 7, "the disk is full", 2, End.STORAGE)
+    after = with_task(before, Task("12_3", RUNNING))
+    assert after.state is State.QUEUED and after.failure is None
+    assert after.note == "task 12_3 waits for the file system: the disk is full"
+    assert with_task(before, Task("12_3", ENDED)) is before
 
 
 def test_of_several_tasks_the_furthest_counts() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
 from sweepctl.launch.slurm import commands
 from sweepctl.launch.slurm.records import Array, Records, has_ended
@@ -36,7 +37,9 @@ def read_queue(records: Records, adopt: bool = False) -> dict[str, list[Task]]:
         present.add(array_id)
         if place.isdigit() and int(place) < len(by_id[array_id].jobs):
             array = by_id[array_id]
-            tasks.setdefault(array.jobs[int(place)], []).append(replace(task, owner=array.owner))
+            doing = _doing(task, records.array_folder(array.token) / "tasks" / f"{place}.job")
+            placed = replace(task, owner=array.owner, doing=doing or task.doing)
+            tasks.setdefault(array.jobs[int(place)], []).append(placed)
     for array_id in set(by_id) - present:
         array = by_id[array_id]
         if not array.is_own and "jobs" in config.get("PrivateData", ""):  # nothing follows from its absence
@@ -50,6 +53,15 @@ def read_queue(records: Records, adopt: bool = False) -> dict[str, list[Task]]:
         elif adopt and array.is_own:
             records.close(array.token, "none of its tasks is in the queue")
     return tasks
+
+
+def _doing(task: Task, hand: Path) -> str:
+    """What a task does that has a node and trains nothing; empty where that is told by its job in hand."""
+    if task.word in ("SUSPENDED", "STOPPED"):
+        return "is suspended"
+    if task.word == "CONFIGURING":
+        return "waits for its node to boot"
+    return "" if task.pending or hand.exists() else "is starting"
 
 
 def late_tasks(records: Records) -> list[str]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import Counter
 from typing import Any
 
 from sweepctl.launch.cancel import cancel, choose
+from sweepctl.launch.queue_memory import QUEUE_S, QueueMemory
 from sweepctl.launch.slurm.queue_state import read_queue
 from sweepctl.launch.slurm.records import Records
 from sweepctl.launch.status import full_status
@@ -62,6 +65,43 @@ def test_how_a_task_ended_without_a_word_is_the_accountings(cluster: Cluster, pl
         state for planned_job, state in full_status(sweep_jobs).jobs if planned_job.job.id == trunk.job.id
     ]
     assert state.state is State.INTERRUPTED and f"task {name} ended as NODE_FAIL" in state.note
+
+
+def test_a_status_says_what_a_task_does_before_it_trains(cluster: Cluster, planned: Planner) -> None:
+    sweep_jobs = planned(name="starts", **ONE_DEPTH)
+    launch(sweep_jobs)
+    [trunk] = only(sweep_jobs, "trunk")
+    [name] = cluster.waiting()
+    words = {
+        "RUNNING": "is starting",
+        "SUSPENDED": "is suspended",
+        "CONFIGURING": "waits for its node to boot",
+    }
+    for word, doing in words.items():
+        cluster.tasks[name].state = word
+        notes = {planned_job.job.id: state.note for planned_job, state in full_status(sweep_jobs).jobs}
+        assert notes[trunk.job.id] == f"task {name} {doing}"
+
+
+def test_who_watches_asks_the_controller_twice_a_minute(cluster: Cluster, planned: Planner) -> None:
+    """And for the end of each task once."""
+    sweep_jobs = planned(name="watched", **ONE_DEPTH)
+    launch(sweep_jobs)
+    [name] = cluster.waiting()
+    [trunk] = only(sweep_jobs, "trunk")
+    attempt = attempts.claim(trunk.folder, {"launcher": "slurm", "scheduler_id": name, "cluster": "memory"})
+    assert attempt is not None
+    attempt.update(process_start="before")  # its process is gone
+    cluster.tasks.clear()
+    cluster.accounting[name] = "NODE_FAIL"
+    clock = itertools.count(0.0, 5.0)
+    memory = QueueMemory(QUEUE_S, clock=lambda: now)
+    cluster.questions.clear()
+    for now in itertools.islice(clock, 12):  # noqa: B007
+        notes = [state.note for _, state in full_status(sweep_jobs, memory).jobs]
+        assert any("NODE_FAIL" in note for note in notes)
+    asked = Counter(question[0] for question in cluster.questions)
+    assert asked == {"scontrol": 2, "squeue": 2, "sacct": 1}
 
 
 def test_of_a_task_that_runs_nobody_is_called_dead(cluster: Cluster, planned: Planner) -> None:

@@ -156,7 +156,7 @@ def test_a_wait_outlives_a_controller(
 
     monkeypatch.setattr("sweepctl.launch.launcher.WAIT_S", 0.0)
     assert slurm().wait(sweep_jobs, look) == []
-    assert seen_by_the_wait == [None, None, 1, 0]
+    assert seen_by_the_wait == [None, None, 1, 1]  # an answer is good for several looks
 
 
 def test_what_arrives_after_it_was_given_up_is_cancelled(cluster: Cluster, planned: Planner) -> None:
