@@ -101,6 +101,7 @@ class Feed:
         self._failed_at: dict[str, int] = {}
         self._unreadable: dict[str, int] = {}
         self._blind_looks = 0
+        self._refused: set[str] = set()
         self._reopened: set[str] = set()
 
     @property
@@ -131,11 +132,12 @@ class Feed:
     def startable(
         self, fits: Callable[[PlannedJob], bool] = lambda planned_job: True
     ) -> Iterator[PlannedJob]:
-        """Jobs that can start now, the most urgent first, of those that fit; last those whose files could not
-        be read before. One that could not start a moment ago, and of which nothing was heard since, is not
-        looked at again yet."""
+        """Jobs that can start now, the most urgent first, of those that fit; last those to whom the
+        file system refused something before. One that could not start a moment ago, and of which nothing was
+        heard since, is not looked at again yet."""
         files = JobFilesCache(once=True)
-        for planned_job in sorted(self.open.values(), key=lambda e: e.job.id in self._unreadable):
+        last = self._unreadable.keys() | self._refused
+        for planned_job in sorted(self.open.values(), key=lambda e: e.job.id in last):
             job = planned_job.job.id
             if self._clock() < self._idle_until.get(job, -math.inf) or not fits(planned_job):
                 continue
@@ -265,6 +267,7 @@ class Feed:
         if end is End.STORAGE:
             self.refused(planned_job, message)
             return
+        self._refused.discard(planned_job.job.id)
         try:
             self._judge(planned_job, end, message)
         except StorageError as error:
@@ -336,6 +339,7 @@ class Feed:
         Raises:
             StorageError: it was tried as often as retries allow.
         """
+        self._refused.add(planned_job.job.id)
         if self.rest_s() == 0:
             self._refusals += 1
             if self._refusals > self.retries.storage:

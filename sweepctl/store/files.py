@@ -111,7 +111,12 @@ def replacing(path: Path) -> Iterator[Path]:
     with storage(path):
         try:
             yield scratch
-            os.replace(scratch, path)
+            written = scratch.stat()
+            try:
+                os.replace(scratch, path)
+            except OSError:
+                if not os.path.samestat(written, path.stat()):  # else only the answer was lost
+                    raise
         finally:
             with contextlib.suppress(OSError):
                 scratch.unlink()

@@ -12,7 +12,7 @@ from sweepctl.errors import DamagedFile
 from sweepctl.plan.plan import Job, Plan
 from sweepctl.spec.hashing import canonical, digest
 from sweepctl.store import attempts
-from sweepctl.store.files import read_json, storage, write_json
+from sweepctl.store.files import names, read_json, storage, write_json
 from sweepctl.store.workspace import Sweep
 
 
@@ -76,23 +76,25 @@ def every(sweep: Sweep) -> list[dict[str, Any]]:
         DamagedFile: one is not what was written down.
     """
     predictions = []
-    for path in folder(sweep).glob("*.json"):
+    files = [name for name in names(folder(sweep)) if name.endswith(".json") and not name.startswith(".")]
+    for path in (folder(sweep) / name for name in files):
         prediction = read_json(path)
-        if digest(canonical(prediction)) != path.stem or not _is_prediction(prediction):
+        if not _is_prediction(prediction, path.stem):
             raise DamagedFile(f"{path} is not the prediction that was written down; move it away.")
         predictions.append(prediction)
     return sorted(predictions, key=lambda p: str(p["written"]))
 
 
-def _is_prediction(prediction: dict[str, Any]) -> bool:
+def _is_prediction(prediction: dict[str, Any], name: str) -> bool:
     try:
         of_runs = [] if prediction.get("kind") == "recipe" else prediction["observations"]
         rows = list(map(PredictedLoss.read, of_runs))
         pairs = [(row.interval, row.run_interval) for row in rows]
         whole = all(len(interval) == 2 for pair in pairs for interval in pair)
         numbers = [x for row in rows for x in (row.n, row.d, row.loss_nats, *row.interval, *row.run_interval)]
-        return whole and "written" in prediction and all(isinstance(x, (int, float)) for x in numbers)
-    except (LookupError, TypeError, ValueError):
+        whole &= "written" in prediction and all(isinstance(x, (int, float)) for x in numbers)
+        return whole and digest(canonical(prediction)) == name
+    except (LookupError, TypeError, ValueError, RecursionError):
         return False
 
 

@@ -404,7 +404,10 @@ def test_an_end_that_cannot_be_judged_now_is_judged_later(
         desk.feed.ended(trunk, End.DONE, "")
         assert desk.last == (State.INTERRUPTED, End.STORAGE)
     desk.later(60.0)
-    assert desk.feed.next() in only(desk.sweep_jobs, "branch") and trunk.job.id not in desk.feed.open
+    assert list(desk.feed.startable()) == sorted(
+        only(desk.sweep_jobs, "branch"), key=lambda branch: -desk.sweep_jobs.urgency(branch)
+    )
+    assert trunk.job.id not in desk.feed.open
 
 
 def test_a_failure_without_an_attempt_is_not_tried_for_ever(planned: Planner) -> None:
@@ -414,6 +417,18 @@ def test_a_failure_without_an_attempt_is_not_tried_for_ever(planned: Planner) ->
     desk.feed.started(trunk)
     desk.feed.ended(trunk, End.REQUEST, "another science")
     assert desk.last == (State.FAILED, End.REQUEST) and desk.feed.next() is None
+
+
+def test_what_one_job_is_refused_keeps_no_other_waiting(planned: Planner) -> None:
+    """A trunk that a colleague keeps to themselves, say."""
+    desk = a_desk(planned())
+    large = desk.feed.next()
+    desk.attempt(large, End.STORAGE)
+    desk.later(60.0)
+    small = desk.feed.next()
+    assert small is not None and small is not large
+    desk.attempt(small, End.BUSY)
+    assert desk.feed.next() is large
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE])
