@@ -10,11 +10,12 @@ import pytest
 from benchmarks.calibration import calibrate, demo_seeds, synthetic
 from sweepctl.fitting.fit import fit_and_test
 from sweepctl.laws import parametric
-from sweepctl.laws.fit import Answer, Fit, HeldOutRow, Prediction, Target
+from sweepctl.laws.fit import Answer, Fit, HeldOutRow, Parts, Prediction, Target
 from sweepctl.laws.holdout import HoldOut, hold_out
 from sweepctl.laws.observations import Observations
 from sweepctl.laws.registry import LAWS
 from sweepctl.laws.shared.new_run import record_scale
+from sweepctl.report.record import made_of, record_note
 
 LAW = LAWS["parametric"]
 BARE = parametric.Options(replicates=0)
@@ -106,6 +107,9 @@ def test_a_bad_record_is_flagged_and_widens() -> None:
     assert len(good.backtests) == 4 * 6 and not any(flag.startswith("bad_record") for flag in good.flags)
     inside, judged = bad.record_of_backtests()
     assert judged == 24 and f"bad_record:{inside}_of_24" in bad.flags
+    assert record_note(good) is None and f"of 24 rows of larger sizes {inside} inside" in str(
+        record_note(bad)
+    )
     parts = at(bad, 3e8, 1e9).parts
     bad.backtests = []
     bare = at(bad, 3e8, 1e9).parts
@@ -180,3 +184,9 @@ def test_of_two_sizes_nothing_says_how_sizes_scatter() -> None:
     rows = hold_out(LAW, ladder(0.005, sizes=4), BARE, HoldOut("n", 1, rolling=True))
     assert {row.fitted_up_to for row in rows if row.inside is None} <= {1e5, 1e6}
     assert all(row.inside is not None for row in rows if row.fitted_up_to > 2e6)
+
+
+def test_parts_in_words() -> None:
+    assert made_of(Parts(0.006, 0.003, 0.0, 0.012)) == "parameters 0.6 %, run 0.3 %, beyond the runs 1.2 %"
+    of_cells = made_of(Parts(0.2, 0.75, 0.19, 0.1), "hyperparameters")
+    assert of_cells == "parameters 20 %, optimum 75 %, cell 19 %, beyond the cells 10 %"
