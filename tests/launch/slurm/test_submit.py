@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+from typing import Any
+
 import pytest
 
 from sweepctl.errors import RequestError, WorkFailed
-from sweepctl.launch.slurm import queue_state
+from sweepctl.launch.slurm import dispatch, queue_state
 from sweepctl.launch.slurm.commands import SlurmError
 from sweepctl.launch.slurm.records import Array, Records, author, new_token
 from sweepctl.store import attempts
@@ -52,6 +55,28 @@ def test_a_launch_that_dies_around_sbatch_leaves_no_orphan(
     assert arrived == {"before": 0, "after": 3}[moment]
     again = launch(sweep_jobs)
     assert again.queued == arrived and again.submitted == 9 - arrived and len(cluster.tasks) == 9
+
+
+def test_a_long_dispatch_keeps_its_turn(
+    cluster: Cluster, planned: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than a lease, and not joined by a second: a thread renews the turn while Slurm is asked."""
+    sweep_jobs = planned(name="long", **GRID)
+    monkeypatch.setattr(attempts, "RENEW_S", 0.001)
+    renewed, submit, renew = threading.Event(), dispatch.submit, attempts.Attempt.renew
+
+    def noted(self: attempts.Attempt) -> None:
+        renew(self)
+        renewed.set()
+
+    def slowly(array: Array, *more: Any) -> str:
+        renewed.clear()
+        assert renewed.wait(60)
+        return submit(array, *more)
+
+    monkeypatch.setattr(attempts.Attempt, "renew", noted)
+    monkeypatch.setattr(dispatch, "submit", slowly)
+    assert launch(sweep_jobs).submitted == 9
 
 
 def test_an_answer_that_is_lost_is_no_refusal(cluster: Cluster, planned: Planner) -> None:
