@@ -20,6 +20,7 @@ from sweepctl.launch.slurm.records import Array, Records, SlurmOrder, author, ne
 from sweepctl.launch.workers import Pool
 from sweepctl.spec.build import plain
 from sweepctl.store.files import write_json, write_text
+from sweepctl.store.protocol import Died
 from sweepctl.store.workspace import Workspace
 from tests.launch.settings import resources, slurm
 
@@ -172,8 +173,8 @@ def test_workers_take_no_module_from_the_current_folder(trap: Path, tmp_path: Pa
     pool = Pool(1, 1, [], tmp_path / "logs")
     try:
         while not pool.workers[0].ready:
-            assert pool.workers[0].process.poll() is None, pool.workers[0].log.read_text()
-            list(pool.events(1.0))
+            for worker, event in pool.events(1.0):
+                assert not isinstance(event, Died), worker.log.read_text()
     finally:
         pool.stop()
     assert "error" not in ask_torch() and not trap.exists()
