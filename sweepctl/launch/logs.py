@@ -13,6 +13,7 @@ from sweepctl.errors import RequestError, unknown_name
 from sweepctl.launch.speed import last_sign
 from sweepctl.store import attempts, metrics
 from sweepctl.store.attempts import Attempt
+from sweepctl.store.files import without_waiting
 from sweepctl.store.state import JobState
 from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 
@@ -114,7 +115,7 @@ class Tail:
         if self.path is None:
             return []
         try:
-            with open(self.path, "rb") as file:
+            with open(self.path, "rb", opener=without_waiting) as file:
                 if self._place < 0:
                     end = file.seek(0, os.SEEK_END)
                     self._place = max(0, end - self._size) if self._size is not None else 0

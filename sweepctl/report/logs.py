@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,10 @@ from sweepctl.store.attempts import Attempt
 from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 
 ERROR_LINES = 12
+ROWS = 1000
+"""Of metrics that are shown at once; --json has them all."""
+NEWEST = 50
+"""Of these, the last ones that are shown without gaps."""
 HEADING = f"{'step':>8}  {'tokens':>7}  {'train loss':>10}  {'lr':>9}  {'tokens/s':>8}"
 
 
@@ -23,8 +28,8 @@ def show_job_log(out: Console, log: JobLog) -> None:
     _show_job(out, log)
     if log.chosen is not None:
         _print(out, HEADING)
-        for row in log.rows:
-            _print(out, row_line(row))
+        for line in _thinned(log.rows):
+            _print(out, line)
         _show_end(out, log.chosen)
 
 
@@ -42,6 +47,16 @@ def show_process(out: Console, log: JobLog, stillborn: Path | None = None) -> No
             _print(out, line)
 
 
+def _thinned(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Lines of rows: of many every so manieth, and the newest."""
+    older = rows[:-NEWEST] if len(rows) > ROWS else []
+    every = -(-len(older) // (ROWS - NEWEST)) or 1
+    if every > 1:
+        yield f"One row of {every}, then the last {NEWEST}; --json has all {len(rows)}."
+    yield from map(row_line, older[::every])
+    yield from map(row_line, rows[len(older) :])
+
+
 def follow_job(
     out: Console, sweep_jobs: SweepJobs, planned_job: PlannedJob, number: int | None, process: bool
 ) -> None:
@@ -57,7 +72,7 @@ def follow_job(
                 _print(out, HEADING)
         elif event.what == "lines":
             rows = metrics.rows(event.lines)
-            for line in event.lines if process else map(row_line, rows):
+            for line in event.lines if process else _thinned(rows):
                 _print(out, line)
         elif event.what == "ended":
             _show_end(out, event.attempt)

@@ -72,7 +72,7 @@ def read_bytes(path: Path) -> bytes:
         FileNotFoundError: there is no such file.
         StorageError: the file system refuses to say.
     """
-    with reading(path), open(path, "rb", opener=_without_waiting) as file:
+    with reading(path), open(path, "rb", opener=without_waiting) as file:
         return file.read()
 
 
@@ -235,7 +235,7 @@ def _holds(path: Path, text: str) -> bool:
         return False
 
 
-def _without_waiting(path: str, flags: int) -> int:
+def without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NONBLOCK)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sweepctl.store.files import read_bytes
+from sweepctl.store.files import read_bytes, without_waiting
 
 TAIL_BYTES = 8192
 
@@ -58,7 +58,7 @@ def read(path: Path) -> list[dict[str, Any]]:
 def tail(path: Path, size: int = TAIL_BYTES) -> list[str]:
     """The last whole lines of a text file, of `size` bytes at most; none where it cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=without_waiting) as file:
             begin = max(0, file.seek(0, os.SEEK_END) - size)
             file.seek(begin)
             text = file.read().decode(errors="replace")

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweepctl.errors import DamagedFile, RequestError, StorageError, SweepctlError, unknown_name
+from sweepctl.errors import DamagedFile, InvalidValue, RequestError, StorageError, SweepctlError, unknown_name
 from sweepctl.plan.plan import Plan, load
 from sweepctl.spec import hashing
 from sweepctl.spec.hashing import is_digest
@@ -38,7 +38,10 @@ class Workspace:
     @classmethod
     def default(cls) -> Workspace:
         """$SWEEPCTL_HOME, or ./sweeps."""
-        return cls(Path(os.environ.get(HOME_VARIABLE) or "sweeps").absolute())
+        root = Path(os.environ.get(HOME_VARIABLE) or "sweeps").absolute()
+        if re.search(r"[\x00-\x1f\x7f]", str(root)):  # it is a line of scripts, and a word of what is shown
+            raise InvalidValue(HOME_VARIABLE, str(root), "a path without line ends and control characters")
+        return cls(root)
 
     def job(self, job_id: str) -> JobFolder:
         return JobFolder(Path(f"{self.root}/store/{job_id[:2]}/{job_id}"), job_id)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+import os
 from pathlib import Path
 
 import pytest
 
+from sweepctl.errors import RequestError
 from sweepctl.launch import logs
 from sweepctl.launch.logs import read_job_log
 from sweepctl.report.console import TextConsole
-from sweepctl.report.logs import follow_job, job_log_json, row_line, show_job_log, show_process
-from sweepctl.store import attempts
+from sweepctl.report.logs import NEWEST, ROWS, follow_job, job_log_json, row_line, show_job_log, show_process
+from sweepctl.store import attempts, metrics
 from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
+from sweepctl.store.workspace import Workspace
 from tests.conftest import Planner, only
 
 
@@ -102,3 +105,45 @@ def test_json_has_records_and_rows(tried: tuple[SweepJobs, PlannedJob]) -> None:
     report = json.loads(json.dumps(job_log_json(read_job_log(*tried))))
     assert [attempt["record"]["why"] for attempt in report["attempts"]] == ["stopped", "out_of_memory"]
     assert report["attempts"][1]["metrics"][0]["tokens_per_s"] == 12345 and report["state"] == "failed"
+
+
+def test_many_rows_are_thinned_and_the_newest_are_whole(tried: tuple[SweepJobs, PlannedJob]) -> None:
+    path = read_job_log(*tried).chosen.metrics  # type: ignore[union-attr]
+    rows = 20_000
+    path.write_text("".join(f'{{"step": {step}, "train_loss_nats": 3.0}}\n' for step in range(1, rows + 1)))
+    page = Page()
+    show_job_log(page, read_job_log(*tried))
+    steps = [int(line.split()[0]) for line in page.lines() if line.split()[0].isdigit()]
+    assert (
+        len(steps) <= ROWS and steps[0] == 1 and steps[-NEWEST:] == list(range(rows - NEWEST + 1, rows + 1))
+    )
+    assert steps == sorted(set(steps)) and f"--json has all {rows}" in page.text.getvalue()
+
+
+def test_a_log_that_waits_for_a_writer_is_not_waited_for(
+    tried: tuple[SweepJobs, PlannedJob], tmp_path: Path
+) -> None:
+    (tmp_path / "log").unlink()
+    os.mkfifo(tmp_path / "log")
+    page = Page()
+    show_process(page, read_job_log(*tried, 1))
+    assert page.lines()[-1].endswith("log is empty.")
+    assert metrics.tail(tmp_path / "log") == []
+
+
+def test_a_logs_escape_sequences_are_left_out(tried: tuple[SweepJobs, PlannedJob], tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"\x1b[2J\x1b]0;title\x07\x1b[31mred\x1b[0m [/] \xff\n")
+    page = Page()
+    show_process(page, read_job_log(*tried, 1))
+    assert page.lines()[-1] == "red [/] \N{REPLACEMENT CHARACTER}"
+
+
+@pytest.mark.parametrize("name", ["a\nb", "a\rb", "a\x1b[31m", "a\tb"])
+def test_a_workspaces_path_is_a_line(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWEEPCTL_HOME", str(tmp_path / name))
+    with pytest.raises(RequestError, match="SWEEPCTL_HOME"):
+        Workspace.default()
+    monkeypatch.setenv(
+        "SWEEPCTL_HOME", str(tmp_path / "a b\N{NO-BREAK SPACE}\N{LATIN SMALL LETTER E WITH ACUTE}")
+    )
+    assert Workspace.default().root.parent == tmp_path
