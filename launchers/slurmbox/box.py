@@ -85,7 +85,7 @@ class Box:
         return {**os.environ, "SLURM_CONF": str(self.conf), "PATH": search_path()}
 
     def up(self, patience_s: float = 90.0) -> None:
-        """Start what is not running and wait until every node is idle."""
+        """Start what is not running, resume nodes that were drained, and wait until every node takes jobs."""
         self._refuse_if_missing()
         if not self.conf.exists():
             _refuse_elsewhere()
@@ -105,7 +105,7 @@ class Box:
             self._start("slurmctld", ["slurmctld", "-D", "-f", str(self.conf)])
         for name in self.names:
             self.start(name)
-        _until(self._ready, patience_s, f"the nodes did not become idle; see {self.state}/log")
+        _until(self._resumed, patience_s, f"the nodes did not become idle; see {self.state}/log")
 
     def down(self) -> None:
         """End its processes, jobs' steps first, and delete its state."""
@@ -283,6 +283,16 @@ PartitionName=preempt PriorityTier=1 PreemptMode=REQUEUE GraceTime=10
         if self._alive(name):
             os.kill(pid, signal.SIGKILL)
 
+    def _is_step(self, pid: str, name: bytes) -> bool:
+        """Whether a process is a slurmstepd of this box: it renames itself, and keeps a file of ours open."""
+        if not name.startswith(b"slurmstepd"):
+            return False
+        for descriptor in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                if os.readlink(f"/proc/{pid}/fd/{descriptor}").startswith(f"{self.state}/"):
+                    return True
+        return False
+
     def _of_this_box(self) -> list[int]:
         """Processes whose environment or command line names this box: its daemons, and what its jobs left."""
         pids = []
@@ -294,10 +304,14 @@ PartitionName=preempt PriorityTier=1 PreemptMode=REQUEUE GraceTime=10
                 mine = f"SLURM_CONF={self.conf}".encode()
                 variables = Path(f"/proc/{entry}/environ").read_bytes().split(b"\0")
                 in_job = mine in variables and any(v.startswith(b"SLURM_JOB_ID=") for v in variables)
-                if in_job or any(
-                    str(self.state).encode() in word
-                    for word in words[:6]
-                    if b"slurm" in words[0] or b"mariadb" in words[0]
+                if (
+                    in_job
+                    or self._is_step(entry, words[0])
+                    or any(
+                        str(self.state).encode() in word
+                        for word in words[:6]
+                        if b"slurm" in words[0] or b"mariadb" in words[0]
+                    )
                 ):
                     pids.append(int(entry))
         return pids
@@ -309,14 +323,28 @@ PartitionName=preempt PriorityTier=1 PreemptMode=REQUEUE GraceTime=10
         if not self._alive(name):
             raise BoxError(f"{name} ended; {see}.")
 
-    def _ready(self) -> bool:
-        if not self._alive("slurmctld"):
-            raise BoxError(f"slurmctld ended: {_last_words(self.state / 'log' / 'slurmctld.out')}")
+    def _resumed(self) -> bool:
+        """Whether every node takes jobs; those that are drained or down are resumed."""
+        if self._ready():
+            return True
+        for node, state in self._states().items():
+            if "drain" in state or "down" in state:
+                command = ["scontrol", "update", f"nodename={node}", "state=resume"]
+                subprocess.run(command, env=self.environment(), capture_output=True, timeout=20)
+        return False
+
+    def _states(self) -> dict[str, str]:
+        """Node -> Slurm's word for its state."""
         done = subprocess.run(
             ["sinfo", "-h", "-N", "-p", "gpu", "-o", "%N %T"], env=self.environment(), capture_output=True,
             text=True, timeout=20,
         )  # fmt: skip
-        states = dict(line.split() for line in done.stdout.splitlines())
+        return dict(line.split() for line in done.stdout.splitlines())
+
+    def _ready(self) -> bool:
+        if not self._alive("slurmctld"):
+            raise BoxError(f"slurmctld ended: {_last_words(self.state / 'log' / 'slurmctld.out')}")
+        states = self._states()
         good = ("idle", "mixed", "allocated", "completing")
         return len(states) == len(self.names) and all(state.rstrip("*") in good for state in states.values())
 

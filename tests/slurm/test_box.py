@@ -71,10 +71,20 @@ def over(pid: int) -> bool:
     return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] == "Z"
 
 
+def name_of(pid: int) -> bytes:
+    return Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
 def test_up_is_idempotent(box: Any) -> None:
     before = [box._pid(name) for name in (*box.names, "slurmctld", "munged")]
     box.up()
     assert [box._pid(name) for name in (*box.names, "slurmctld", "munged")] == before
+
+
+def test_up_resumes_what_was_drained(box: Any) -> None:
+    ask(box, "scontrol", "update", "nodename=node2", "state=drain", "reason=test")
+    box.up()
+    assert "drain" not in ask(box, "sinfo", "-h", "-n", "node2", "-o", "%T")
 
 
 def test_it_listens_on_loopback_only(box: Any) -> None:
@@ -133,6 +143,9 @@ def test_it_ends_cleanly_with_everything_it_started(tmp_path: Path) -> None:
     job = submit(other, tmp_path, "trap '' TERM; echo begun; sleep 600")
     until(lambda: list(tmp_path.glob(f"{job}_*.out")))
     pids = [other._pid(name) for name in ("node1", "slurmctld", "munged")]
+    steps = [pid for pid in other._of_this_box() if name_of(pid).startswith(b"slurmstepd")]
+    assert steps
+    pids += steps
     other.down()
     assert not other.state.exists() and not other._of_this_box()
     assert all(over(pid) for pid in pids)
