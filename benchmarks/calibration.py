@@ -5,9 +5,10 @@ python -m benchmarks.calibration [--data FOLDER] [--synthetic N] [--json]
 
 The demo's ten sweeps predict their largest rung from the smaller ones, as they did before it was trained, and
 one rung less. Published tables (those of FOLDER that are there) predict their larger sizes, one after
-another, each from what is smaller. Synthetic truths have scatter of runs alone, of trunks too, of rungs too
-(trunks without a name), or another form than the law's, (A / N^alpha + B / D^beta)^k. Width is half an
-interval as a share of the loss; what the errors needed is 1.96 times their root mean square.
+another, each from what is smaller; laws of compute only the best run of a budget. Synthetic truths have
+scatter of runs alone, of trunks too, of rungs too (trunks without a name), or another form than the law's,
+(A / N^alpha + B / D^beta)^k. Width is half an interval as a share of the loss; what the errors needed is 1.96
+times their root mean square.
 """
 
 from __future__ import annotations
@@ -103,7 +104,10 @@ def _chinchilla(frame: pd.DataFrame) -> Iterator[Case]:
     data = Observations.of(n=n, d=d, flops=6 * n * d, loss=loss)
     for law in (PARAMETRIC, OVERTRAINING):
         yield from _larger(f"Chinchilla by size ({law.name})", law, data, "n", SIZES, LARGEST)
-    yield from _larger("Chinchilla by budget", PARAMETRIC, data, "flops", SIZES, LARGEST)
+    yield from _larger("Chinchilla by budget (parametric)", PARAMETRIC, data, "flops", SIZES, LARGEST)
+    for name in ("isoflop", "compute"):
+        for case in _larger(f"Chinchilla by budget ({name})", LAWS[name], data, "flops", SIZES, LARGEST):
+            yield case._replace(later=case.later.take([int(np.argmin(case.later.loss))]))
 
 
 def _gemstones(frame: pd.DataFrame) -> Iterator[Case]:
@@ -174,8 +178,10 @@ def calibrate(cases: Iterator[Case], replicates: int) -> dict[str, Coverage]:
     for case in cases:
         with contextlib.suppress(RequestError):
             fit = fit_and_test(case.law, case.fitted, case.law.options(replicates=replicates))
-            for n, d, measured in zip(case.later.n, case.later.d, case.later.loss, strict=True):
-                loss = case.law.predict(fit, Target({"n": n, "d": d}))["loss"]
+            roles = next(roles for roles in case.law.targets if all(role in case.later for role in roles))
+            for i, measured in enumerate(case.later.loss):
+                at = Target({role: float(case.later[role][i]) for role in roles})
+                loss = case.law.predict(fit, at)["loss"]
                 if isinstance(loss, Prediction) and np.isfinite(loss.value):
                     low, high = loss.run_interval
                     line = low <= measured <= high, np.log(loss.value / measured), np.log(high / low) / 2
