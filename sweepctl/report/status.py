@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +23,8 @@ from sweepctl.store.sweep_jobs import PlannedJob
 
 RUNGS, RUNNING, DIVERGED, SILENT, FAILED = 12, 5, 4, 4, 10
 """How many of each one screen shows."""
+WIDEST = 1000
+"""Columns of a screen on which any table fits."""
 TABLE_LINES = 5
 """Lines of a table besides its rows."""
 
@@ -69,7 +72,22 @@ def screen(sweep: SweepStatus, height: int | None = None) -> Group:
     return Group(_rungs(sweep, max(3, min(RUNGS, room))), _kinds(sweep.kinds), *lines)
 
 
-def _rungs(sweep: SweepStatus, most: int) -> Table:
+class Fitting:
+    """A table with a column a state; where that would cut a number, one with the states in words."""
+
+    def __init__(self, wide: Table, narrow: Table) -> None:
+        self._wide, self._narrow = wide, narrow
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        needs = Measurement.get(console, options.update(width=WIDEST), self._wide).minimum
+        yield self._wide if needs <= options.max_width else self._narrow
+
+
+def _in_words(states: Counter[str]) -> str:
+    return ", ".join(f"{states[state]} {state}" for state in ORDER if states[state])
+
+
+def _rungs(sweep: SweepStatus, most: int) -> Fitting:
     """One line a rung; where there are too many, those that are not complete, and the rest in one line."""
     rungs = sweep.rungs
     present = _present(row.states for row in rungs)
@@ -83,20 +101,25 @@ def _rungs(sweep: SweepStatus, most: int) -> Table:
             rest.states += row.states
             rest.flops, rest.flops_done = rest.flops + row.flops, rest.flops_done + row.flops_done
         chosen.append(rest)
-    rows = [
+    name, ends = f"sweep {sweep.name}", ["trained", "FLOPs left"]
+    trained = [
         [
-            row.stage,
-            row.rung,
-            *(str(row.states[state] or "") for state in present),
             _percent(row.flops_done, row.flops),
             flops(row.flops - row.flops_done) if row.flops > row.flops_done else "",
         ]
         for row in chosen
     ]
-    return table(f"sweep {sweep.name}", ["stage", "rung", *present, "trained", "FLOPs left"], rows, left=2)
+    wide, narrow = [], []
+    for row, last in zip(chosen, trained, strict=True):
+        wide.append([row.stage, row.rung, *(str(row.states[state] or "") for state in present), *last])
+        narrow.append([row.stage, row.rung, _in_words(row.states), *last])
+    return Fitting(
+        table(name, ["stage", "rung", *present, *ends], wide, left=2),
+        table(name, ["stage", "rung", "jobs", *ends], narrow, left=2),
+    )
 
 
-def _kinds(kinds: dict[str, KindStatus]) -> Table:
+def _kinds(kinds: dict[str, KindStatus]) -> Fitting:
     """One line a kind; failed ones by class."""
     present = _present(kind.states for kind in kinds.values())
     classes = sorted({name for kind in kinds.values() for name in kind.failures})
@@ -111,7 +134,18 @@ def _kinds(kinds: dict[str, KindStatus]) -> Table:
     ]
     states = [SAID.get(state, state) for state in present if state != "failed"]
     failed = [_class(failure) for failure in classes]
-    return table("", ["kind", "jobs", *states, *failed], rows)
+    narrow = [
+        [name, str(kind.states.total()), _in_words(kind.states), _failures(kind)]
+        for name, kind in kinds.items()
+    ]
+    return Fitting(
+        table("", ["kind", "jobs", *states, *failed], rows),
+        table("", ["kind", "jobs", "states", "failed of"], narrow),
+    )
+
+
+def _failures(kind: KindStatus) -> str:
+    return ", ".join(f"{number} {failure.words}" for failure, number in kind.failures.most_common())
 
 
 SAID = {"waiting": "waiting for trunk"}

@@ -11,11 +11,13 @@ from collections import Counter
 import pytest
 
 from sweepctl.launch.slurm.commands import as_task
-from sweepctl.launch.status import RungStatus, status
+from sweepctl.launch.status import KindStatus, RungStatus, SweepStatus, status
 from sweepctl.report import status as view
 from sweepctl.report.console import TextConsole
 from sweepctl.report.status import screen, show_status, status_json, watch_status
 from sweepctl.store import attempts
+from sweepctl.store.ends import End
+from sweepctl.store.state import State
 from sweepctl.store.sweep_jobs import SweepJobs
 from tests.conftest import Planner, only, run_all
 
@@ -110,3 +112,15 @@ def test_status_and_logs_import_nothing_slow() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_no_number_is_cut_on_a_narrow_screen(width: int) -> None:
+    """With every state, in more jobs than a narrow column holds."""
+    states = Counter({state: 12_340 + place for place, state in enumerate(State)})
+    sweep = SweepStatus("wide", [])
+    sweep.rungs = [RungStatus("all", "1024x24", states, 1.2e20, 3.4e21)]
+    sweep.kinds = {"branch": KindStatus(states, Counter({End.STORAGE: 12_340}))}
+    words = printed(screen(sweep), width)
+    assert all(words.count(str(number)) >= 2 for state, number in states.items() if state != "failed")
+    assert "…" not in words
