@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from sweepctl.errors import RequestError, unknown_name
-from sweepctl.fitting.cells import numbers, one_of, shares, truths
+from sweepctl.fitting.cells import numbers, one_of, shares, truths, words
 from sweepctl.fitting.columns import column
 from sweepctl.laws.law import Law
 from sweepctl.laws.observations import LABELS, NUMBERS, CannotFit, Excluded, Observations
@@ -24,6 +24,7 @@ NOT_DONE = (
     *("diverged", "missing", "running", "queued", "ready", "interrupted", "waiting", "cancelled", "failed"),
     *("crashed", "killed", "error", "stopped", "aborted", "canceled", "pending", "scheduled", "submitted"),
     *("preempted", "preempting", "timeout", "node_fail", "out_of_memory", "suspended", "completing"),
+    *("boot_fail", "deadline", "requeued", "revoked", "cancelled+", "out_of_me+"),
 )
 """States of runs as trackers and schedulers say them."""
 KINDS = ("trunk", "branch", "run")
@@ -161,7 +162,7 @@ def _reasons(frame: pd.DataFrame, law: Law, reading: TableReading) -> pd.Series:
     if "for_fit" in frame.columns and not of_settings:
         reasons[~truths(frame["for_fit"])] = "its stage is not meant for laws"
     if "state" in frame.columns:
-        states = one_of(frame["state"], (*DONE, *NOT_DONE))
+        states = one_of(words(frame["state"]).str.split().str[0], (*DONE, *NOT_DONE))  # CANCELLED by 1000
         absent = ~states.isin(DONE)
         reasons[absent] = states[absent].replace("", "its state is empty")
     if law.annealed and not reading.undecayed:

@@ -75,6 +75,7 @@ def runs(**columns: list[object]) -> pd.DataFrame:
     [
         ({"state": ["Finished", "COMPLETED", "succeeded"]}, {}),
         ({"state": ["done", "OUT_OF_MEMORY", ""]}, {"1": "out_of_memory", "2": "its state is empty"}),
+        ({"state": ["COMPLETED", "CANCELLED by 1000", "OUT_OF_ME+"]}, {"1": "cancelled", "2": "out_of_me+"}),
         ({"kind": ["Branch", " TRUNK", "run"]}, {"1": "undecayed: it was not annealed"}),
         ({"decayed": ["y", "no", ""]}, {"1": "undecayed: it was not annealed"}),
         ({"end_lr_share": ["10%", "100%", ""]}, {"1": "undecayed: it was not annealed"}),
