@@ -23,7 +23,7 @@ MEMORY_S = 86_400.0
 SHOWN = 3
 """How many tasks a status tells of."""
 _ENDS = re.compile(r"(\d+)\.ends")
-_OF_SLURM = re.compile(r"srun: |slurmstepd|sweepctl: it ended ")
+_OF_SLURM = re.compile(r"srun: |slurmstepd(?!.*execve)|sweepctl: it ended ")
 
 
 @dataclass(frozen=True, slots=True)

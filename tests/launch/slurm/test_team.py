@@ -14,6 +14,7 @@ from sweepctl.errors import WorkFailed
 from sweepctl.launch.cancel import cancel
 from sweepctl.launch.slurm import records as slurm_records
 from sweepctl.launch.slurm.records import Records, begin_task, end_task
+from sweepctl.launch.slurm.task_ends import last_words
 from sweepctl.launch.status import full_status
 from sweepctl.store.sweep_jobs import SweepJobs
 from tests.conftest import Planner, only, run_job
@@ -198,3 +199,10 @@ def test_what_is_left_over_is_each_users_own(cluster: Cluster, planned: Planner)
     assert first.startswith("2 jobs without") and second.startswith("7 jobs of nobody's without")
     (records.folder / f"unsubmitted.{NOBODY}.json").write_text('{"jobs": "many"}')
     assert len(slurm().notes(sweep_jobs.sweep)) == 1
+
+
+def test_an_interpreter_that_is_not_there_is_what_a_task_said(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    said = "slurmstepd-node1: error: execve(): /opt/none/python: No such file or directory"
+    log.write_text(f"{said}\nsrun: error: node1: task 0: Exited with exit code 2\n")
+    assert last_words(log) == said
