@@ -24,6 +24,9 @@ app.add_typer(check_app, name="check")
 Overrides = Annotated[list[str] | None, typer.Argument(help="Hydra overrides: key=value, group=option.")]
 SweepName = Annotated[str, typer.Argument(help="A sweep of the workspace.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+OutFolder = Annotated[
+    Path | None, typer.Option(help="Where results go, in place of the sweep's folder (FOLDER/fits, ...).")
+]
 ConfigDir = Annotated[
     Path | None, typer.Option(help="A directory of your own Hydra groups, ahead of the built-in ones.")
 ]

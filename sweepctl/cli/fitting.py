@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from sweepctl.cli.app import app, drawable, writable
+from sweepctl.cli.app import OutFolder, app, drawable, writable
 from sweepctl.errors import RequestError
 
 Column = Annotated[str | None, typer.Option(metavar="COL", rich_help_panel="Columns of a table")]
@@ -40,6 +40,7 @@ def fit(
     reduce: Annotated[str, typer.Option(help="Runs at equal N and D: best, mean or none.")] = "best",
     undecayed: Annotated[bool, typer.Option(help="Let losses through that were not annealed.")] = False,
     png: Annotated[Path | None, typer.Option(help="Draw the fit.")] = None,
+    out: OutFolder = None,
     json_file: Annotated[str | None, typer.Option("--json", metavar="FILE|-", help="Write JSON.")] = None,
     list_laws: Annotated[bool, typer.Option("--list", help="Name the laws and their options.")] = False,
     n: Column = None,
@@ -93,6 +94,7 @@ def fit(
         law=law,
         options=tuple(option or []),
         reading=TableReading(columns, row, reduce, undecayed),  # type: ignore[arg-type]
+        out=out,
         where=where,
         targets=tuple(at or []),
         hold_out=None if hold_out is None else read_hold_out(hold_out, rolling),

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from sweepctl.cli.app import AsJson, SweepName, app, positive
+from sweepctl.cli.app import AsJson, OutFolder, SweepName, app, positive
 from sweepctl.errors import RequestError
 
 
@@ -14,6 +14,7 @@ from sweepctl.errors import RequestError
 def collect(
     sweep: SweepName,
     csv: Annotated[bool, typer.Option("--csv", help="Write CSV too.")] = False,
+    out: OutFolder = None,
     as_json: AsJson = False,
 ) -> None:
     """Read the store into runs, curves and attempts: Parquet tables beside the plans."""
@@ -22,17 +23,16 @@ def collect(
     from sweepctl.store.sweep_jobs import SweepJobs
     from sweepctl.store.workspace import Workspace
 
-    the_sweep = Workspace.default().known_sweep(sweep)
+    the_sweep = Workspace.default().read_sweep(sweep, out)
     frames = collect_tables(SweepJobs(the_sweep, the_sweep.plans()), csv)
     states = frames["runs"]["state"].value_counts().to_dict()
     if as_json:
         rows = {name: len(frame) for name, frame in frames.items()}
-        show_json({"sweep": sweep, "folder": str(the_sweep.folder), "rows": rows, "runs": states})
+        show_json({"sweep": sweep, "folder": str(the_sweep.results), "rows": rows, "runs": states})
         return
     counts = ", ".join(f"{number} {state}" for state, number in states.items())
-    console().print(
-        f"{many(len(frames['runs']), 'observation')} ({counts}) in {place(the_sweep.folder / 'runs.parquet')}"
-    )
+    table = place(the_sweep.results / "runs.parquet")
+    console().print(f"{many(len(frames['runs']), 'observation')} ({counts}) in {table}")
 
 
 @app.command()
@@ -77,7 +77,7 @@ def predict(
 
 
 @app.command()
-def report(sweep: SweepName, as_json: AsJson = False) -> None:
+def report(sweep: SweepName, out: OutFolder = None, as_json: AsJson = False) -> None:
     """The whole sweep on one screen, and a picture of its fit."""
     from sweepctl.collect.tables import collect as collect_tables
     from sweepctl.fitting.saved import kept_or_fitted
@@ -87,7 +87,7 @@ def report(sweep: SweepName, as_json: AsJson = False) -> None:
     from sweepctl.store.sweep_jobs import SweepJobs
     from sweepctl.store.workspace import Workspace
 
-    the_sweep = Workspace.default().known_sweep(sweep)
+    the_sweep = Workspace.default().read_sweep(sweep, out)
     plans = the_sweep.plans()
     frames = collect_tables(SweepJobs(the_sweep, plans))
     findings = gather(the_sweep, plans, frames["runs"], kept_or_fitted(the_sweep, plans, frames))

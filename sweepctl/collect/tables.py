@@ -29,7 +29,7 @@ ATTEMPT_FIELDS = (
 
 
 def collect(sweep_jobs: SweepJobs, csv: bool = False) -> dict[str, pd.DataFrame]:
-    """Read the store and write the three tables beside the sweep's plans; the tables."""
+    """Read the store and write the three tables where the sweep's results go; the tables."""
     curves: list[dict[str, Any]] = []
     tried: list[dict[str, Any]] = []
     for planned_job in sweep_jobs.by_id.values():
@@ -39,9 +39,9 @@ def collect(sweep_jobs: SweepJobs, csv: bool = False) -> dict[str, pd.DataFrame]
     rows = {"runs": _runs(sweep_jobs), "curves": curves, "attempts": tried}
     frames = {name: pd.DataFrame(rows[name]) for name in TABLES}
     for name, frame in frames.items():
-        write_table(frame, sweep_jobs.sweep.folder / f"{name}.parquet")
+        write_table(frame, sweep_jobs.sweep.results / f"{name}.parquet")
         if csv:
-            write_table(frame, sweep_jobs.sweep.folder / f"{name}.csv")
+            write_table(frame, sweep_jobs.sweep.results / f"{name}.csv")
     return frames
 
 

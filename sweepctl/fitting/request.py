@@ -41,6 +41,8 @@ class FitRequest:
     """key=value of the law's options."""
     reading: TableReading = TableReading()
     """How the table is read."""
+    out: Path | None = None
+    """Where the tables and fits of a sweep go; None: beside its plans."""
     where: str | None = None
     """A condition on columns that rows must meet."""
     targets: tuple[str, ...] = ()
@@ -73,9 +75,13 @@ class FitSource:
         self.sweep: Sweep | None = None
         self._plans: dict[str, Plan] = {}
         if "." in request.source or "/" in request.source:
+            if request.out is not None:
+                raise RequestError(
+                    "--out is for a sweep; of a table, --json FILE and --png FILE are written."
+                )
             self._frames = {"runs": read_table(Path(request.source))}
         else:
-            self.sweep = Workspace.default().known_sweep(request.source)
+            self.sweep = Workspace.default().read_sweep(request.source, request.out)
             self._plans = self.sweep.plans()
             self._frames = collect(SweepJobs(self.sweep, self._plans))
 

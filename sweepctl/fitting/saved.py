@@ -13,7 +13,7 @@ from sweepctl.fitting.sweeps import sweep_observations
 from sweepctl.laws.fit import Fit
 from sweepctl.laws.registry import LAWS
 from sweepctl.plan.plan import Plan
-from sweepctl.store.files import finite, read_json, storage, write_json
+from sweepctl.store.files import exists, finite, read_json, storage, write_json
 from sweepctl.store.workspace import Sweep
 
 
@@ -28,7 +28,7 @@ def save(sweep: Sweep, fit: Fit) -> Path:
 
 def kept(sweep: Sweep) -> dict[str, Fit]:
     """The fits of a sweep that were kept, by law."""
-    return {name: load(sweep, name) for name in LAWS if _file(sweep, name).exists()}
+    return {name: load(sweep, name) for name in LAWS if exists(_kept_file(sweep, name))}
 
 
 def kept_or_fitted(sweep: Sweep, plans: dict[str, Plan], frames: dict[str, pd.DataFrame]) -> dict[str, Fit]:
@@ -50,7 +50,7 @@ def load(sweep: Sweep, name: str) -> Fit:
     Raises:
         RequestError: there is none yet.
     """
-    path = _file(sweep, name)
+    path = _kept_file(sweep, name)
     try:
         return Fit.read(read_json(path))
     except FileNotFoundError:
@@ -62,4 +62,10 @@ def load(sweep: Sweep, name: str) -> Fit:
 
 
 def _file(sweep: Sweep, law: str) -> Path:
-    return sweep.folder / "fits" / f"{law}.json"
+    return sweep.results / "fits" / f"{law}.json"
+
+
+def _kept_file(sweep: Sweep, law: str) -> Path:
+    """Who may only read a sweep has its fits until they make their own."""
+    own = _file(sweep, law)
+    return own if exists(own) else sweep.folder / "fits" / own.name

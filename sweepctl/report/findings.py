@@ -33,6 +33,6 @@ def gather(sweep: Sweep, plans: dict[str, Plan], runs: pd.DataFrame, fits: dict[
             isoflop=isoflop if isoflop and "budgets" in isoflop.details else None,
             scored=[s for rows in scores.values() for s in rows],
         )
-        draw_fit(sweep.folder / "fit.png", picture)
+        draw_fit(sweep.results / "fit.png", picture)
         files.append("fit.png")
     return Findings(sweep, plans, runs, fits, scores, files)

@@ -56,7 +56,7 @@ def show_screen(out: Console, findings: Findings) -> None:
     _show_results(out, findings)
     _show_laws(out, findings)
     _show_scores(out, findings.scores)
-    out.print(f"{BOLD}files{END} in {place(findings.sweep.folder)}: {', '.join(findings.files)}")
+    out.print(f"{BOLD}files{END} in {place(findings.sweep.results)}: {', '.join(findings.files)}")
 
 
 def _show_plan(out: Console, findings: Findings) -> None:
@@ -185,7 +185,7 @@ def screen_json(findings: Findings) -> dict[str, Any]:
     every_stage = cost_of_plans(findings.plans.values())
     return {
         "sweep": findings.sweep.name,
-        "folder": str(findings.sweep.folder),
+        "folder": str(findings.sweep.results),
         "files": findings.files,
         "cost": {
             stage: {"tokens": (cost := total(plan)).tokens, "saving": cost.saving, "jobs": cost.jobs}

@@ -11,7 +11,7 @@ import contextlib
 import os
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +69,20 @@ class Workspace:
             raise unknown_name("sweep", name, self.sweep_names())
         return sweep
 
+    def read_sweep(self, name: str, out: Path | None) -> Sweep:
+        """A sweep that has been planned, to be read; what is made of it goes to `out`, else beside its plans.
+
+        Raises:
+            RequestError: it has not been planned.
+            StorageError: that folder cannot be written.
+        """
+        sweep = replace(self.known_sweep(name), elsewhere=None if out is None else out.absolute())
+        if out is None and not os.access(sweep.folder, os.W_OK):
+            raise StorageError(f"You may only read {sweep.folder}: say with --out FOLDER where results go.")
+        with storage(sweep.results):
+            sweep.results.mkdir(parents=True, exist_ok=True)
+        return sweep
+
     def sweep_names(self) -> list[str]:
         """Every sweep with a current plan. What else lies in the workspace is none of ours."""
         return sorted(name for name in names(self.root) if is_name(name) and self._may_be_sweep(name))
@@ -114,10 +128,17 @@ class Sweep:
     """Where it lies."""
     name: str
     """Of its folder."""
+    elsewhere: Path | None = None
+    """Where its tables, fits and pictures are written by who may only read it; None: in its folder."""
 
     @property
     def folder(self) -> Path:
         return self.workspace.root / self.name
+
+    @property
+    def results(self) -> Path:
+        """Where tables, fits and pictures are written."""
+        return self.elsewhere or self.folder
 
     @property
     def pointer(self) -> Path:

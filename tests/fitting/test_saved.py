@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from sweepctl.errors import DamagedFile, RequestError
+from sweepctl.collect.tables import collect
+from sweepctl.errors import DamagedFile, RequestError, StorageError
 from sweepctl.fitting.fit import fit_law, predict_at
 from sweepctl.fitting.saved import finite, kept, load, save
 from sweepctl.laws.fit import NO_INTERVAL, UNKNOWN, Answer, Estimate, Fit, HeldOutRow, Target, UnderAccounting
 from sweepctl.laws.observations import Observations
 from sweepctl.laws.registry import LAWS
-from sweepctl.store.workspace import Workspace
+from sweepctl.store.sweep_jobs import SweepJobs
+from sweepctl.store.workspace import Sweep, Workspace
+from tests.conftest import Planner, run_all, tree
+from tests.users import as_nobody
 
 
 def fitted() -> Fit:
@@ -72,3 +78,30 @@ def test_a_fit_by_an_early_version_is_read() -> None:
     fit = Fit.read(early)
     assert fit.intervals["a"] == (0.4, 0.6) and np.isnan(fit.params["E"])
     assert fit.rows_excluded[0].row == "1" and fit.predictions == [] and fit.starts.tried == 1
+
+
+def test_who_may_only_read_a_sweep_has_results_elsewhere(planned: Planner, shared_folder: Path) -> None:
+    sweep_jobs = planned(name="theirs", ladder__depths=[1])
+    run_all(sweep_jobs)
+    collect(sweep_jobs)
+    save(sweep_jobs.sweep, fitted())
+    root = shared_folder / "workspace"
+    shutil.copytree(sweep_jobs.sweep.workspace.root, root)
+    for place in (root, *root.rglob("*")):
+        place.chmod(0o755 if place.is_dir() else 0o644)
+    before, out = tree(root), shared_folder / "mine" / "results"
+
+    def results() -> tuple[Sweep, list[str]]:
+        sweep = Workspace(root).read_sweep("theirs", out)
+        collect(SweepJobs(sweep, sweep.plans()))
+        theirs = list(kept(sweep))
+        save(sweep, fitted())
+        return sweep, theirs
+
+    refused = as_nobody(lambda: Workspace(root).read_sweep("theirs", None))
+    assert isinstance(refused, StorageError) and "--out FOLDER" in str(refused)
+    sweep, theirs = as_nobody(results)
+    assert (sweep.results, theirs) == (out, ["parametric"])
+    assert (out / "runs.parquet").read_bytes() == (root / "theirs" / "runs.parquet").read_bytes()
+    assert sorted(os.listdir(out)) == ["attempts.parquet", "curves.parquet", "fits", "runs.parquet"]
+    assert tree(root) == before
