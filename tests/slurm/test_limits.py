@@ -81,13 +81,12 @@ def test_an_accounts_limit_is_read_beforehand(
         sweep.ask(*limit, "MaxSubmitJobs=-1")
 
 
-def test_a_cancelled_task_is_explained_by_the_accounting(
+def test_a_killed_task_is_explained_by_the_accounting(
     accounting_box: Any, planned: Planner, undisturbed: Undisturbed
 ) -> None:
     """Files, then squeue, then sacct: what a killed task said of itself is Slurm's word."""
-    sweep = OnSlurm(
-        accounting_box, planned(name="ended", ladder__depths=[1], budget__tokens=[640_000]), undisturbed
-    )
+    sweep_jobs = planned(name="ended", ladder__depths=[1], budget__tokens=[640_000])
+    sweep = OnSlurm(accounting_box, sweep_jobs, undisturbed, **{"sbatch.no-requeue": "true"})
     sweep.launch()
     [run] = only(sweep.sweep_jobs, "trunk")
     until(lambda: sweep.reached(run, 100), why=sweep.story)

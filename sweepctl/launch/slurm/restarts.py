@@ -83,10 +83,13 @@ trap 'code=$?; if [ ${#BASH_SOURCE[@]} -le 1 ]; then
   echo "sweepctl: a line of setup failed with exit code $code: $BASH_COMMAND"; exit "$code"; fi' ERR"""
 
 
-def trace(commands_on_nodes: bool, excluded: str | None, exclude_node_after: int | None) -> str:
-    """The lines that see a task's end. `excluded`: the nodes that its script excludes already."""
+def trace(
+    commands_on_nodes: bool, requeues: bool, excluded: str | None, exclude_node_after: int | None
+) -> str:
+    """The lines that see a task's end. `requeues`: whether Slurm may start it again. `excluded`: the nodes
+    that its script excludes already."""
     text = _TRACE.replace("@still_ours@", _STILL_OURS if commands_on_nodes else _NOT_TOLD)
-    text = text.replace("@again@", _AGAIN if commands_on_nodes else "")
+    text = text.replace("@again@", _AGAIN if commands_on_nodes and requeues else "")
     whole = "" if exclude_node_after is None else _WHOLE_ARRAY.replace("@most@", str(exclude_node_after))
     text = text.replace("@whole_array@", whole).replace(
         "@excluded@", shlex.quote(f"{excluded}," if excluded else "")

@@ -100,7 +100,9 @@ def _srun_args(array: Array, launcher: SlurmSettings) -> list[str]:
 def _setup(array: Array, folder: Path, launcher: SlurmSettings) -> list[str]:
     lines = [f"export SWEEPCTL_ARRAY={shlex.quote(str(folder))}"]
     lines += exports(handed_on(launcher.environment, strict=False))
-    lines.append(trace(launcher.commands_on_nodes, _excluded(array, launcher), launcher.exclude_node_after))
+    requeues = "no-requeue" not in launcher.options
+    excluded = _excluded(array, launcher)
+    lines.append(trace(launcher.commands_on_nodes, requeues, excluded, launcher.exclude_node_after))
     return [*lines, *strict(launcher.setup)]
 
 

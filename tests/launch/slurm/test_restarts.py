@@ -28,6 +28,7 @@ class Script:
         (folder / "tasks").mkdir(parents=True, exist_ok=True)
         commands.mkdir()
         self.state, self.fits, self.restart = "RUNNING", "true", 0
+        self.requeues = True
         self.excluded: str | None = None
         self.exclude_node_after: int | None = None
 
@@ -38,7 +39,7 @@ class Script:
             stub.write_text(f'#!/bin/sh\necho {name} "$@" >> {self.commands}/asked\n{answer}\n')
             stub.chmod(0o755)
         lines = [
-            restarts.trace(on_nodes, self.excluded, self.exclude_node_after),
+            restarts.trace(on_nodes, self.requeues, self.excluded, self.exclude_node_after),
             *restarts.strict(setup),
             body,
         ]
@@ -178,3 +179,9 @@ def test_a_launch_leaves_out_nodes_that_fail_while_others_work(cluster: Cluster,
     launch(sweep_jobs)
     scripts = [path.read_text() for path in records.folder.glob("arrays/*/script.sh")]
     assert any("#SBATCH --exclude=node1\n" in text for text in scripts)
+
+
+def test_a_task_that_slurm_may_not_requeue_ends_at_once(script: Script) -> None:
+    script.requeues = False
+    assert script.run("exit 9") == 9 and script.requeued == 0
+    assert (script.folder / "tasks" / "0.ends").exists()
