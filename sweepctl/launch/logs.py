@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from sweepctl.errors import RequestError, unknown_name
 from sweepctl.launch.speed import last_sign
@@ -36,8 +36,8 @@ class JobLog:
     """All that were made, oldest first."""
     chosen: Attempt | None
     """The one that is shown in full."""
-    rows: list[dict[str, Any]]
-    """That one's metrics."""
+    lines: list[str]
+    """Those of that one's metrics."""
     waits: str
     """Why a job without attempts has none."""
 
@@ -70,13 +70,13 @@ def read_job_log(sweep_jobs: SweepJobs, planned_job: PlannedJob, number: int | N
         numbers = ", ".join(str(attempt.number) for attempt in tries)
         there_are = f"its attempts are {numbers}" if tries else "it was never started"
         raise RequestError(f"Job {planned_job.job.id} has no attempt {number}; {there_are}.")
-    rows = metrics.read(chosen.metrics) if chosen else []
+    lines = metrics.lines(chosen.metrics) if chosen else []
     return JobLog(
         planned_job,
         sweep_jobs.state(planned_job),
         tries,
         chosen,
-        rows,
+        lines,
         "" if tries else _waits(sweep_jobs, planned_job),
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def show_job_log(out: Console, log: JobLog) -> None:
     _show_job(out, log)
     if log.chosen is not None:
         _print(out, HEADING)
-        for line in _thinned(log.rows):
+        for line in _thinned(log.lines):
             _print(out, line)
         _show_end(out, log.chosen)
 
@@ -47,14 +47,13 @@ def show_process(out: Console, log: JobLog, stillborn: Path | None = None) -> No
             _print(out, line)
 
 
-def _thinned(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Lines of rows: of many every so manieth, and the newest."""
-    older = rows[:-NEWEST] if len(rows) > ROWS else []
-    every = -(-len(older) // (ROWS - NEWEST)) or 1
+def _thinned(lines: Sequence[str]) -> Iterator[str]:
+    """Lines of metrics as they are shown: of many every so manieth, and the newest. Only those are parsed."""
+    older = len(lines) - NEWEST if len(lines) > ROWS else 0
+    every = -(-older // (ROWS - NEWEST)) or 1
     if every > 1:
-        yield f"One row of {every}, then the last {NEWEST}; --json has all {len(rows)}."
-    yield from map(row_line, older[::every])
-    yield from map(row_line, rows[len(older) :])
+        yield f"One row of {every}, then the last {NEWEST}; --json has all {len(lines)}."
+    yield from map(row_line, metrics.rows([*lines[:older:every], *lines[older:]]))
 
 
 def follow_job(
@@ -71,8 +70,7 @@ def follow_job(
             if not process:
                 _print(out, HEADING)
         elif event.what == "lines":
-            rows = metrics.rows(event.lines)
-            for line in event.lines if process else _thinned(rows):
+            for line in event.lines if process else _thinned(event.lines):
                 _print(out, line)
         elif event.what == "ended":
             _show_end(out, event.attempt)

@@ -16,10 +16,10 @@ from sweepctl.store.files import read_bytes, without_waiting
 TAIL_BYTES = 8192
 
 
-def rows(lines: Iterable[str]) -> list[dict[str, Any]]:
+def rows(texts: Iterable[str]) -> list[dict[str, Any]]:
     """The rows of a file's lines. A killed writer leaves half a line, which is none."""
     measured = []
-    for line in lines:
+    for line in texts:
         with contextlib.suppress(ValueError, RecursionError):
             # Older versions wrote NaN, which is no JSON: it was not measured.
             row = json.loads(line, parse_constant=lambda word: None)
@@ -49,8 +49,13 @@ def _measured(row: dict[str, Any]) -> dict[str, Any]:
 
 def read(path: Path) -> list[dict[str, Any]]:
     """Every row; none where there is no file yet."""
+    return rows(lines(path))
+
+
+def lines(path: Path) -> list[str]:
+    """The file's lines, which need not be rows; none where there is no file yet."""
     try:
-        return rows(read_bytes(path).decode(errors="replace").splitlines())
+        return read_bytes(path).decode(errors="replace").splitlines()
     except (FileNotFoundError, IsADirectoryError):
         return []
 

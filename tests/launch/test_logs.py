@@ -12,7 +12,7 @@ import pytest
 from sweepctl.errors import RequestError
 from sweepctl.launch import logs
 from sweepctl.launch.logs import Event, Tail, find_job, follow, read_job_log
-from sweepctl.store import attempts
+from sweepctl.store import attempts, metrics
 from tests.conftest import Planner, only, run_all
 
 
@@ -55,7 +55,7 @@ def test_a_trained_job_tells_its_metrics_and_is_over_when_followed(planned: Plan
     for planned_job in sweep_jobs.by_id.values():
         story = read_job_log(sweep_jobs, planned_job)
         assert story.chosen is not None and story.waits == "" and story.state.state == "done"
-        assert any("lr" in row for row in story.rows)
+        assert any("lr" in row for row in metrics.rows(story.lines))
         assert happenings(follow(sweep_jobs, planned_job, poll_s=0.01)) == ["attempt", "lines", "ended"]
     with pytest.raises(RequestError, match="no attempt 2; its attempts are 1"):
         read_job_log(sweep_jobs, planned_job, 2)
