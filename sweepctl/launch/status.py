@@ -118,6 +118,8 @@ class SweepStatus:
     """Whether GPUs were used."""
     other_code: int = 0
     """Jobs that were trained by other code than they were submitted with."""
+    set_aside: list[Path] = field(default_factory=list)
+    """Checkpoints that were damaged."""
     older: list[PlannedJob] = field(default_factory=list)
     """Jobs of older plans that no current plan wants and that may still be trained."""
     notes: list[str] = field(default_factory=list)
@@ -159,7 +161,7 @@ def full_status(sweep_jobs: SweepJobs, memory: QueueMemory | None = None) -> Swe
         notes += launcher.notes(sweep_jobs.sweep)
     sweep = status(sweep_jobs, {job: furthest(of_job) for job, of_job in tasks.items()})
     for launcher in launchers:
-        _tell_ends(sweep, launcher, memory)
+        notes += _tell_ends(sweep, launcher, memory)
     if idle := _idle_tasks(sweep_jobs, sweep, tasks):
         names = " ".join(idle[:8]) + (" ..." if len(idle) > 8 else "")
         notes.append(
@@ -168,6 +170,11 @@ def full_status(sweep_jobs: SweepJobs, memory: QueueMemory | None = None) -> Swe
     sweep.older = still_trained(of_older_plans(sweep_jobs.sweep))
     if sweep.older:
         notes.append(_of_older_plans(sweep))
+    if sweep.set_aside:
+        notes.append(
+            f"Damaged and set aside: {len(sweep.set_aside)} of the checkpoints, such as "
+            f"{sweep.set_aside[0]}; `sweepctl clean` deletes them."
+        )
     if sweep.other_code:
         notes.append(f"{sweep.other_code} jobs were trained by other code than they were submitted with.")
     sweep.notes = notes
@@ -209,8 +216,8 @@ def stillborn_log(sweep: Sweep, job: str) -> Path | None:
     return next(filter(None, logs), None)
 
 
-def _tell_ends(sweep: SweepStatus, launcher: type[Launcher[Any]], memory: QueueMemory) -> None:
-    """Put the scheduler's word on jobs whose task ended without one of its own."""
+def _tell_ends(sweep: SweepStatus, launcher: type[Launcher[Any]], memory: QueueMemory) -> list[str]:
+    """Put the scheduler's word on jobs whose task ended without one of its own; what is to be said of it."""
     tasks = [
         (place, facts.scheduler_id)
         for place, facts in sweep.killed.items()
@@ -222,6 +229,10 @@ def _tell_ends(sweep: SweepStatus, launcher: type[Launcher[Any]], memory: QueueM
             planned_job, state = sweep.jobs[place]
             note = f"task {task} ended as {ends[task]}; {state.note}"
             sweep.jobs[place] = (planned_job, dataclasses.replace(state, note=note))
+    words = Counter(ends[task] for _, task in tasks if task in ends)
+    counted = ", ".join(f"{number} {word}" for word, number in words.most_common())
+    scheduler = launcher.kind.capitalize()
+    return [f"Ended without a word of their own, as {scheduler} has it: {counted}."] if words else []
 
 
 class _Reader:
@@ -245,6 +256,8 @@ class _Reader:
         """Take up one job."""
         state, sweep = self._state(planned_job), self.sweep
         tries = self.cache.of(planned_job.folder).attempts
+        if not state.state.is_final:
+            sweep.set_aside += self.cache.of(planned_job.folder).set_aside
         sweep.jobs.append((planned_job, state))
         self._count(planned_job, state)
         self.speeds.add(planned_job.plan, planned_job.job, tries)

@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,8 @@ from sweepctl.store.files import (
 )
 from sweepctl.store.job import JobFolder
 
+DAMAGED = "damaged-"
+"""What the name of a checkpoint begins with that was set aside."""
 _STEP = re.compile(r"step-(\d{8,})")
 
 
@@ -123,8 +125,12 @@ def _is_count(value: Any) -> bool:
 
 def steps(folder: JobFolder) -> list[int]:
     """Steps of the complete checkpoints, rising."""
-    matches = map(_STEP.fullmatch, names(folder.checkpoints))
-    return sorted(int(match[1]) for match in matches if match)
+    return steps_among(names(folder.checkpoints))
+
+
+def steps_among(files: Iterable[str]) -> list[int]:
+    """Steps of the complete checkpoints among the names in a job's folder of them, rising."""
+    return sorted(int(match[1]) for match in map(_STEP.fullmatch, files) if match)
 
 
 def at(folder: JobFolder, step: int) -> Checkpoint:
@@ -157,7 +163,7 @@ def newest(folder: JobFolder, last: int | None = None, own: bool = False) -> Che
 
 def set_aside(checkpoint: Checkpoint) -> None:
     """Rename a damaged checkpoint so that its name is free again."""
-    aside = checkpoint.path.with_name(f"damaged-{checkpoint.path.name}-{uuid.uuid4().hex[:6]}")
+    aside = checkpoint.path.with_name(f"{DAMAGED}{checkpoint.path.name}-{uuid.uuid4().hex[:6]}")
     with storage(checkpoint.path), contextlib.suppress(FileNotFoundError):
         os.rename(checkpoint.path, aside)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from sweepctl.errors import StorageError
-from sweepctl.store import attempts
+from sweepctl.store import attempts, checkpoints
 from sweepctl.store.clock import file_system_time
 from sweepctl.store.files import names
 from sweepctl.store.job import JobFolder
@@ -24,7 +24,7 @@ def of_job(folder: JobFolder) -> Iterator[Path]:
     for place in (*places, *every_attempt):
         yield from _hidden(place)
     for name in sorted(names(folder.checkpoints)):
-        if name.startswith((".", "damaged-")):
+        if name.startswith((".", checkpoints.DAMAGED)):
             yield folder.checkpoints / name
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum, auto
 from functools import cached_property
+from pathlib import Path
 
 from sweepctl.store import attempts, checkpoints
 from sweepctl.store.attempts import Attempt
 from sweepctl.store.ends import End
+from sweepctl.store.files import names
 from sweepctl.store.job import JobFolder
 from sweepctl.store.result import Result
 
@@ -77,7 +79,17 @@ class JobFiles:
     @cached_property
     def saved(self) -> list[int]:
         """Steps of the complete checkpoints, rising."""
-        return checkpoints.steps(self.folder)
+        return checkpoints.steps_among(self._checkpoint_names)
+
+    @property
+    def set_aside(self) -> list[Path]:
+        """Checkpoints that were damaged."""
+        aside = (name for name in self._checkpoint_names if name.startswith(checkpoints.DAMAGED))
+        return [self.folder.checkpoints / name for name in sorted(aside)]
+
+    @cached_property
+    def _checkpoint_names(self) -> list[str]:
+        return names(self.folder.checkpoints)
 
     @cached_property
     def attempts(self) -> list[Attempt]:

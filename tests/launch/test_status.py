@@ -13,7 +13,7 @@ from sweepctl.launch import clean
 from sweepctl.launch.cancel import cancel, choose
 from sweepctl.launch.slurm.commands import as_task
 from sweepctl.launch.status import SweepStatus, full_status, status
-from sweepctl.store import attempts
+from sweepctl.store import attempts, checkpoints
 from sweepctl.store.ends import End
 from sweepctl.store.result import Result
 from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
@@ -138,6 +138,16 @@ def test_branches_that_wait_for_a_failed_trunk_are_counted_and_not_awaited(plann
     [problem] = sweep.problems
     assert (problem.waiting, problem.line, problem.failure) == (2, "ValueError: no", "failed")
     assert sweep.eta_s is None and sweep.left_s is None
+
+
+def test_a_damaged_checkpoint_that_was_set_aside_is_told(planned: Planner) -> None:
+    sweep_jobs = planned(name="damaged", ladder__depths=[1])
+    [trunk] = only(sweep_jobs, "trunk")
+    reach(trunk, 10)
+    assert not any("set aside" in note for note in full_status(sweep_jobs).notes)
+    checkpoints.set_aside(checkpoints.at(trunk.folder, 10))
+    [note] = full_status(sweep_jobs).notes
+    assert note.startswith("Damaged and set aside: 1 of the checkpoints") and "damaged-step-00000010" in note
 
 
 def test_the_queue_is_told_and_nothing_is_written(midway: Any) -> None:

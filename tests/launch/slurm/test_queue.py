@@ -61,10 +61,10 @@ def test_how_a_task_ended_without_a_word_is_the_accountings(cluster: Cluster, pl
     attempt.update(process_start="before")  # its process is gone
     cluster.tasks.clear()
     cluster.accounting[name] = "NODE_FAIL"
-    [state] = [
-        state for planned_job, state in full_status(sweep_jobs).jobs if planned_job.job.id == trunk.job.id
-    ]
+    sweep = full_status(sweep_jobs)
+    [state] = [state for planned_job, state in sweep.jobs if planned_job.job.id == trunk.job.id]
     assert state.state is State.INTERRUPTED and f"task {name} ended as NODE_FAIL" in state.note
+    assert "Ended without a word of their own, as Slurm has it: 1 NODE_FAIL." in sweep.notes
 
 
 def test_a_status_says_what_a_task_does_before_it_trains(cluster: Cluster, planned: Planner) -> None:
