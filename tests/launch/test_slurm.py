@@ -62,6 +62,8 @@ def test_rungs_by_name_and_pattern_change_resources() -> None:
         ({"retries": {"died": -1}}, "retries.died"),
         ({"save_ahead_s": 14400}, "save_ahead_s"),
         ({"parallel": 0}, "parallel"),
+        ({"workers": 0}, "workers"),
+        ({"workers": 2, "resources": {"nodes": 2}}, "workers=2 is not valid: it must be 1 where"),
         ({"kind": "slurm", "max_submitted": 0}, "max_submitted"),
     ],
 )

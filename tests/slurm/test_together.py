@@ -95,3 +95,17 @@ def test_what_no_plan_wants_any_more_leaves_the_queue(
     assert again.command("cancel", "fewer", "--yes").returncode == 0
     until(lambda: not again.tasks(), why=again.story)
     assert Records(sweep_jobs.sweep).forgiven() == {}
+
+
+def test_jobs_share_an_allocation(on_slurm: Callable[..., OnSlurm]) -> None:
+    """One task at a time, with two workers: it trains both trunks side by side, and what they fork."""
+    settings = {"workers": 2, "parallel": 1}
+    sweep = on_slurm(
+        settings, name="shared", grid={"axes": {"seed.init": [0, 1]}}, budget__tokens=[640_000], **ONE_DEPTH
+    )
+    assert sweep.launch()["submitted"] == 4
+    assert sweep.finish(launches=0) == 0
+    first, second = (attempts.newest(trunk.folder).facts for trunk in only(sweep.sweep_jobs, "trunk"))
+    assert first.scheduler_id == second.scheduler_id
+    assert max(first.started, second.started) < min(first.ended, second.ended)
+    assert sweep.same_as_undisturbed()

@@ -8,7 +8,7 @@
     id                              the array's id, by whoever learns it first: the launch, or its first task
     closed                          nothing came of it: why
     tasks/I.R                       task I began its R-th restart; an older one that sees a newer one ends
-    tasks/I.job                     the job that it has in hand
+    tasks/I.job                     the jobs that it has in hand, a line each
     tasks/I.ended                   it has come to its end
     tasks/I.R.over, I.ends, I.progress   how its restarts ended, as restarts.py says
     script.sh                       what sbatch was given, to be read

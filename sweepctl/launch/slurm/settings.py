@@ -46,7 +46,7 @@ _OF_RESOURCES = {
 _WHOLE = ("gpus",)
 """Options whose name another's begins with."""
 _TIME = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
-_TASK_KEYS = ("sbatch", "srun_args", "environment", "execution")
+_TASK_KEYS = ("sbatch", "srun_args", "environment", "execution", "workers")
 """What a rung may have of its own beside resources: mappings are put over the launcher's."""
 
 
@@ -162,7 +162,10 @@ class SlurmSettings:
     resources: Resources
     """Of the tasks of every rung that `rungs` says nothing of."""
     rungs: dict[str, dict[str, Any]]
-    """Other resources, and sbatch, srun_args, environment and execution, for rungs by name or pattern."""
+    """Other resources, workers, sbatch, srun_args, environment and execution, for rungs by name or
+    pattern."""
+    workers: int
+    """Jobs that a task of one process trains side by side, sharing what it was given."""
     sbatch: dict[str, str | int | bool | None]
     """Further options; false, null and an empty text leave one out."""
     srun_args: tuple[str, ...]
@@ -203,6 +206,12 @@ class SlurmSettings:
                 raise InvalidValue("setup", line, "a text without a zero byte")
         if self.python is not None:
             _check_command(self.python)
+        if self.workers < 1:
+            raise InvalidValue("workers", self.workers, "at least 1")
+        if self.workers > 1 and self.resources.processes > 1:
+            raise InvalidValue(
+                "workers", self.workers, "1 where a task has several processes: they share a job"
+            )
         for key in ("parallel", "max_submitted", "exclude_node_after"):
             if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise InvalidValue(key, getattr(self, key), "at least 1, or null")

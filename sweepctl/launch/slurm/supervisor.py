@@ -14,6 +14,7 @@ from pathlib import Path
 from sweepctl.errors import StorageError, SweepctlError, WorkFailed
 from sweepctl.launch.due import Due
 from sweepctl.launch.feed import Decision, Feed
+from sweepctl.launch.local import visible_gpus
 from sweepctl.launch.slurm import commands
 from sweepctl.launch.slurm.commands import SlurmError
 from sweepctl.launch.slurm.dispatch import dispatch
@@ -32,11 +33,12 @@ from sweepctl.launch.slurm.task_process import TaskProcess
 from sweepctl.launch.workers import Pool, Worker, seconds_of
 from sweepctl.resources import code_version
 from sweepctl.store import attempts, checkpoints
+from sweepctl.store.attempts import Attempt
 from sweepctl.store.clock import file_system_time
 from sweepctl.store.ends import End
 from sweepctl.store.facts import Dispatch
 from sweepctl.store.files import write_text
-from sweepctl.store.protocol import Died, Ended, Event, Saved
+from sweepctl.store.protocol import Died, Ended, Event, Progress, Saved
 from sweepctl.store.state import State
 from sweepctl.store.sweep_jobs import PlannedJob
 
@@ -67,7 +69,8 @@ class Leaving(Enum):
 
 
 class Supervisor:
-    """Rank 0 of a task. It keeps one worker, which imports torch once and takes one job after another."""
+    """Rank 0 of a task. Its workers, one or several side by side, take one job after another: torch is
+    imported once a worker."""
 
     def __init__(self, process: TaskProcess, records: Records, array: Array, order: SlurmOrder) -> None:
         self.process, self.records, self.array, self.order = process, records, array, order
@@ -99,7 +102,7 @@ class Supervisor:
             keep=self.launcher.execution.keep,
             for_all_sweeps=True,
         )
-        self._others = Due(LOOK_S)
+        self._others, self._beside = Due(LOOK_S), Due(LOOK_S)
         self._spare = False
         self._finished: list[str] = []
         self._leaving: Leaving | None = None
@@ -126,8 +129,7 @@ class Supervisor:
         try:
             planned_job = self._next_or_wait()
             if planned_job is not None or process.processes > 1:
-                threads, gpu = self._mine.execution.threads, self._mine.gpu
-                pool = Pool(1, threads, [], process.folder, process.log, group=True, gpu=gpu)
+                pool = self._pool()
             while planned_job is not None and pool is not None and not self._leaving and not self._outrun:
                 try:
                     self._train(planned_job, pool)
@@ -142,6 +144,15 @@ class Supervisor:
             if self.releaser is not None:
                 self.releaser.close()
         return self._end(planned_job)
+
+    def _pool(self) -> Pool:
+        """One worker, with what the task has; or several that share it, each with a GPU in turn."""
+        mine, process = self._mine, self.process
+        alone = mine.workers == 1
+        gpus = [] if alone or mine.execution.device == "cpu" else visible_gpus()
+        return Pool(
+            mine.workers, mine.execution.threads, gpus, process.folder, process.log, group=alone, gpu=mine.gpu
+        )
 
     def _leave(self, why: Leaving) -> None:
         self._leaving = self._leaving or why
@@ -181,20 +192,26 @@ class Supervisor:
         return int(self._failed)
 
     def _no_progress(self) -> bool:
-        """Whether restart after restart met the time limit before it got anywhere: then the job has
-        failed."""
-        planned_job = self.sweep_jobs.by_id.get(_read(self._hand))
-        tries = [] if planned_job is None else attempts.every(planned_job.folder)[-STANDSTILLS:]
+        """Whether restart after restart met the time limit before any job in hand got anywhere: then they
+        have failed."""
+        in_hand = (self.sweep_jobs.by_id.get(job) for job in _jobs_in(self._hand))
+        tries = [attempts.every(e.folder)[-STANDSTILLS:] for e in in_hand if e is not None]
+        left = [of_job for of_job in tries if of_job and of_job[-1].facts.why not in (End.DONE, End.DIVERGED)]
+        if not left or not all(map(self._at_a_standstill, left)):
+            return False
+        for *_, attempt in left:
+            error = f"{STANDSTILLS} starts ended at step {attempt.facts.end_step}, out of time"
+            error += "; raise resources.time_min or lower save_ahead_s."
+            attempt.end(End.REQUEST, error=error)
+            self.say(error)
+        return True
+
+    def _at_a_standstill(self, tries: list[Attempt]) -> bool:
+        """Whether several attempts of this array all began and stopped at one step."""
         facts = [attempt.facts for attempt in tries]
         steps = {step for of_attempt in facts for step in (of_attempt.start_step, of_attempt.end_step)}
         mine = all((f.array, f.why) == (self.array.token, End.STOPPED) for f in facts)
-        if len(tries) < STANDSTILLS or not mine or len(steps) > 1:
-            return False
-        error = f"{STANDSTILLS} starts ended at step {steps.pop()}, out of time"
-        error += "; raise resources.time_min or lower save_ahead_s."
-        tries[-1].end(End.REQUEST, error=error)
-        self.say(error)
-        return True
+        return len(tries) == STANDSTILLS and mine and len(steps) == 1
 
     def _linger(self) -> int:
         """Stay until Slurm ends this process: one that ends by itself is not requeued. A preempted task does
@@ -212,8 +229,10 @@ class Supervisor:
         return 1
 
     def _top_up(self) -> None:
-        """Submit what was refused before, now that this task makes room."""
-        if self.launcher.commands_on_nodes and self.records.unsubmitted() is not None:
+        """Submit what was refused before, now that this task makes room; take back tasks whose jobs several
+        workers have trained here."""
+        shared = self._mine.workers > 1
+        if self.launcher.commands_on_nodes and (shared or self.records.unsubmitted() is not None):
             try:
                 order = self.records.newest_order() or self.order
                 done = dispatch(self.records, order, order.sweep_jobs(self.records.sweep), ending=1)
@@ -283,10 +302,10 @@ class Supervisor:
         return planned_job
 
     def _candidates(self) -> Iterator[PlannedJob]:
-        """The job that this task had in hand, the one it is meant for, then the most urgent that no other
-        task is about to start."""
+        """What this task had in hand, what it is meant for, then the most urgent that no other is about to
+        start."""
         jobs = self.feed.open
-        own = [_read(self._hand), self.array.jobs[self.process.index]]
+        own = [*_jobs_in(self._hand), self.array.jobs[self.process.index]]
         yield from (jobs[job] for job in own if job in jobs and self._may_start(jobs[job]))
         for job in self.records.sweep.noted_finished() - set(own):
             jobs.pop(job, None)
@@ -304,7 +323,7 @@ class Supervisor:
                 with contextlib.suppress(OSError):
                     now = file_system_time(path.parent)
                     if path != self._hand and now - path.stat().st_mtime < START_S:
-                        jobs.add(_read(path))
+                        jobs.update(_jobs_in(path))
         return jobs
 
     def _may_start(self, planned_job: PlannedJob) -> bool:
@@ -321,19 +340,54 @@ class Supervisor:
     def _hand(self) -> Path:
         return self.process.folder / "tasks" / f"{self.process.index}.job"
 
-    # The job in hand
+    # Jobs in hand
 
     def _train(self, planned_job: PlannedJob, pool: Pool) -> None:
-        """Have the worker train a job until it ends, one way or another.
+        """Have the workers train a job, and beside it what else can start, until all have ended, one way or
+        another.
 
         Raises:
             StorageError: the file system has refused too often.
             WorkFailed: workers end before they begin.
         """
-        job, [worker] = planned_job.job.id, pool.workers
+        self._start(planned_job, pool)
+        while self.feed.in_hand:
+            self._listen(pool)
+            pool.end_hanging(seconds_of(self.launcher.watchdog_min), self._stop_s())
+            for worker in pool.workers:
+                if worker.job in self.feed.in_hand:
+                    self._attend(worker)
+            self._fill(pool)
+
+    def _attend(self, worker: Worker) -> None:
+        """Give up a worker that cannot even be killed; have one stop whose job must."""
+        planned_job = self.sweep_jobs.by_id[worker.job or ""]
+        if worker.is_stuck:
+            self.feed.died(planned_job, worker.process.pid, "", worker.log, worker.fault)
+            self._leave(Leaving.BROKEN)
+        elif worker.stopping_since is None and self._must_stop(planned_job.job.id):
+            worker.stop_job()
+
+    def _fill(self, pool: Pool) -> None:
+        """Begin more jobs where workers are free beside those that train."""
+        while self.feed.in_hand and not self._leaving and not self._outrun and pool.free():
+            planned_job = None
+            with contextlib.suppress(StorageError):  # it is looked again soon
+                planned_job = self._next() if self._beside.is_due() else None
+            if planned_job is None:
+                return
+            self._start(planned_job, pool)
+            self._beside.hasten()
+
+    def _start(self, planned_job: PlannedJob, pool: Pool) -> None:
+        """Hand a job to a worker."""
+        if not (free := pool.free()):
+            self._listen(pool)  # its process is being ended: then there is another
+            return
+        job, worker = planned_job.job.id, free[0]
         execution = self._of_rungs[planned_job.plan.rung_of(planned_job.job).name].execution
         try:
-            write_text(self._hand, job)
+            write_text(self._hand, "\n".join([*sorted(self.feed.in_hand), job]))
             step = max(checkpoints.steps(planned_job.folder), default=0)
             manifest = self.sweep_jobs.manifest(planned_job, execution, self.dispatch, self.array.gone)
         except StorageError as error:
@@ -345,22 +399,14 @@ class Supervisor:
             self._listen(pool)  # its process is gone: then there is another
             return
         self.feed.started(planned_job)
-        stopping = False
-        while job in self.feed.in_hand:
-            self._listen(pool)
-            pool.end_hanging(seconds_of(self.launcher.watchdog_min), self._stop_s())
-            if job in self.feed.in_hand and worker.is_stuck:
-                self.feed.died(planned_job, worker.process.pid, "", worker.log, worker.fault)
-                self._leave(Leaving.BROKEN)
-            if job in self.feed.in_hand and not stopping and self._must_stop(job):
-                stopping = True
-                worker.stop_job()
 
     def _listen(self, pool: Pool) -> None:
         for worker, event in pool.events(POLL_S):
             self._handle(worker, event, pool)
 
     def _handle(self, worker: Worker, event: Event | Died, pool: Pool) -> None:
+        if not isinstance(event, Progress):
+            self._beside.hasten()
         match event:
             case Saved(job, step):
                 self._note_progress()
@@ -370,7 +416,7 @@ class Supervisor:
                 if end is End.INFRASTRUCTURE and not self._must_stay():
                     self._leave(Leaving.BROKEN)
                 elif end is End.INFRASTRUCTURE or (self.process.processes > 1 and end is End.OUT_OF_MEMORY):
-                    self._renew(pool)
+                    self._renew(worker, pool)
             case Died() if worker.job is not None:
                 planned_job = self.sweep_jobs.by_id[worker.job]
                 self.feed.died(planned_job, worker.process.pid, event.reason, worker.log, worker.fault)
@@ -404,9 +450,12 @@ class Supervisor:
             self.releaser.reached(trunk.folder, step)
 
     @staticmethod
-    def _renew(pool: Pool) -> None:
+    def _renew(worker: Worker, pool: Pool) -> None:
         """Another worker, where this one may have lost the processes it trains with; they follow the next."""
-        pool.workers[0].process.kill()
+        if len(pool.workers) > 1:
+            worker.end("a machine has failed")
+            return
+        worker.process.kill()
         while not any(isinstance(event, Died) for _, event in pool.events(POLL_S)):
             pass
 
@@ -443,8 +492,9 @@ class Supervisor:
             self.releaser.diverged(planned_job.folder)
 
 
-def _read(path: Path) -> str:
+def _jobs_in(hand: Path) -> list[str]:
+    """The jobs that a task has in hand."""
     try:
-        return path.read_text().strip()
+        return hand.read_text().split()
     except OSError:
-        return ""
+        return []

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -108,42 +108,68 @@ def dies_at_once(manifest: Manifest, stop: threading.Event, report: Callable[[Ev
 
 
 class InProcess:
-    """In a pool's place: one worker, whose jobs are run by a thread of this process. Its first jobs meet
+    """In a pool's place: workers whose jobs are run by threads of this process. Their first jobs meet
     `fates`, the others are trained."""
 
     fates: Iterator[Fate] = iter(())
+    pools: ClassVar[list[InProcess]] = []
+    """Those there were, the newest last."""
 
-    def __init__(self, *settings: Any, **more: Any) -> None:
-        self.workers, self.job = [self], None
-        self.fault, self.is_stuck = None, False
-        self.process, self.log = SimpleNamespace(pid=os.getpid()), Path("log")
-        self._stop = threading.Event()
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        self._thread = threading.Thread()
+    def __init__(self, count: int, threads: int, gpus: list[str], *settings: Any, **more: Any) -> None:
+        self.gpus = gpus
+        self.heard: queue.SimpleQueue[tuple[InThread, Event]] = queue.SimpleQueue()
+        self.workers = [InThread(self) for _ in range(count)]
+        self.pools.append(self)
 
-    def give(self, manifest: Manifest) -> bool:
-        fate = next(type(self).fates, train)
-        self.job = manifest.job
-        self._stop.clear()
-        self._thread = threading.Thread(
-            target=lambda: self._events.put(fate(manifest, self._stop, self._events.put))
-        )
-        self._thread.start()
-        return True
-
-    def stop_job(self) -> None:
-        self._stop.set()
+    def free(self) -> list[InThread]:
+        return [worker for worker in self.workers if worker.job is None]
 
     def end_hanging(self, silent_s: float, stop_s: float) -> None:
         """Nobody hangs here."""
 
-    def events(self, timeout_s: float) -> Iterator[tuple[InProcess, Event]]:
+    def events(self, timeout_s: float) -> Iterator[tuple[InThread, Event]]:
         try:
-            event = self._events.get(timeout=timeout_s)
+            worker, event = self.heard.get(timeout=timeout_s)
         except queue.Empty:
             return
-        self.job = None if isinstance(event, Ended) else self.job
-        yield self, event
+        worker.job = None if isinstance(event, Ended) else worker.job
+        yield worker, event
+        worker.job = None if isinstance(event, Died) else worker.job
+
+    def stop(self) -> None:
+        for worker in self.workers:
+            worker.stop()
+
+
+class InThread:
+    """A worker of it."""
+
+    def __init__(self, pool: InProcess) -> None:
+        self.pool, self.job = pool, None
+        self.fault, self.is_stuck, self.stopping_since = None, False, None
+        self.process, self.log = SimpleNamespace(pid=os.getpid()), Path("log")
+        self._stop = threading.Event()
+        self._thread = threading.Thread()
+
+    def give(self, manifest: Manifest) -> bool:
+        fate = next(type(self.pool).fates, train)
+        self.job, self.stopping_since = manifest.job, None
+        self._stop.clear()
+        self._thread = threading.Thread(
+            target=lambda: self._say(fate(manifest, self._stop, self._say)),
+        )
+        self._thread.start()
+        return True
+
+    def _say(self, event: Event) -> None:
+        self.pool.heard.put((self, event))
+
+    def stop_job(self) -> None:
+        self.stopping_since = time.monotonic()
+        self._stop.set()
+
+    def end(self, fault: str) -> None:
+        """It is another from now on."""
 
     def stop(self) -> None:
         self._stop.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from sweepctl.store.ends import End
 from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 from tests.conftest import Planner, Undisturbed, only
 
-from .cluster import Cluster, Killed, dies_at_once, meets, train, until_told
+from .cluster import Cluster, Fate, InProcess, Killed, dies_at_once, meets, train, until_told
 from .conftest import launch, same
 
 ONE_DEPTH: dict[str, Any] = {"ladder__depths": [1]}
@@ -376,3 +377,70 @@ def test_a_task_takes_jobs_of_its_own_class(cluster: Cluster, planned: Planner) 
     )
     cluster.run_all()
     assert not list(sweep_jobs.unfinished())
+
+
+def side_by_side(number: int) -> list[Fate]:
+    """Jobs that go on only once so many are trained at a time."""
+    meeting = threading.Barrier(number)
+
+    def fate(*job: Any) -> Any:
+        meeting.wait(60)
+        return train(*job)
+
+    return [fate] * number
+
+
+SEEDS: dict[str, Any] = {"grid": {"axes": {"seed.init": [0, 1, 2]}}}
+
+
+def test_several_workers_train_side_by_side(
+    cluster: Cluster, planned: Planner, undisturbed: Undisturbed
+) -> None:
+    """Jobs of one class share an allocation; tasks that are left without a job are taken back."""
+    sweep_jobs = planned(name="shared", **ONE_DEPTH, **SEEDS)
+    assert launch(sweep_jobs, "workers=3").submitted == 9
+    first, *others = cluster.waiting()
+    assert cluster.run(first, *side_by_side(3)) == 0
+    assert not list(sweep_jobs.unfinished()) and cluster.tasks == {}
+    assert {cluster.accounting[name] for name in others} == {"CANCELLED"}
+    assert all(ends(planned_job) == [End.DONE] for planned_job in sweep_jobs.by_id.values())
+    assert same(sweep_jobs, undisturbed)
+
+
+def test_a_task_takes_all_back_that_it_had_in_hand(
+    cluster: Cluster, planned: Planner, undisturbed: Undisturbed
+) -> None:
+    sweep_jobs = planned(name="both", **ONE_DEPTH, grid={"axes": {"seed.init": [0, 1]}})
+    launch(sweep_jobs, "workers=2")
+    first, second = cluster.waiting()
+    requeued = until_told(
+        lambda: (cluster.requeue(first), terminate()) if not cluster.tasks[first].restart else None
+    )
+    assert cluster.run(first, requeued, requeued) == 1
+    trunks = only(sweep_jobs, "trunk")
+    assert [ends(trunk) for trunk in trunks] == [[End.STOPPED]] * 2
+    assert cluster.run(first, *side_by_side(2)) == 0
+    assert [ends(trunk) for trunk in trunks] == [[End.STOPPED, End.DONE]] * 2
+    assert second not in cluster.tasks and same(sweep_jobs, undisturbed)
+
+
+def test_one_worker_that_ends_badly_leaves_the_others_at_work(
+    cluster: Cluster, planned: Planner, undisturbed: Undisturbed
+) -> None:
+    sweep_jobs = planned(name="beside", **ONE_DEPTH, grid={"axes": {"seed.init": [0, 1]}})
+    launch(sweep_jobs, "workers=2")
+    first, _ = cluster.waiting()
+    assert cluster.run(first, meets(Killed()), train) == 0
+    trunks = only(sweep_jobs, "trunk")
+    assert sorted(map(ends, trunks)) == [[End.DIED, End.DONE], [End.DONE]]
+    assert same(sweep_jobs, undisturbed)
+
+
+def test_workers_have_a_gpu_each_in_turn(
+    cluster: Cluster, planned: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    sweep_jobs = planned(name="gpus", **ONE_DEPTH)
+    launch(sweep_jobs, "workers=4", "execution.device=auto")
+    cluster.run(cluster.waiting()[0])
+    assert (len(InProcess.pools[-1].workers), InProcess.pools[-1].gpus) == (4, ["4", "5"])
