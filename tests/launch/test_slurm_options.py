@@ -84,6 +84,11 @@ def test_what_would_not_do_what_it_says_is_refused(changes: dict[str, Any], says
         slurm(**changes)
 
 
+@pytest.mark.parametrize(("option", "key"), [("mem-per-gpu", "mem_gb"), ("gpus", "gpus_per_node")])
+def test_an_option_may_say_what_no_resource_says(option: str, key: str) -> None:
+    assert f"#SBATCH --{option}=8\n" in text(sbatch={option: "8"}, resources={key: None})
+
+
 def test_an_empty_resource_is_none() -> None:
     wanted = resources(account="", gres="", gpus_per_node="")
     assert wanted.account is wanted.gres is wanted.gpus_per_node is None

@@ -285,8 +285,8 @@ def _check_option(name: str, value: str | int | bool | None, resources: Resource
         raise InvalidValue(
             "sbatch.clusters", value, "set as the variable SLURM_CLUSTERS, for all of Slurm's commands"
         )
-    if name in _OF_RESOURCES:
-        key = _OF_RESOURCES[name]
+    key = _OF_RESOURCES.get(name)
+    if key is not None and getattr(resources, key) is not None:
         raise InvalidValue(f"sbatch.{name}", value, f"left out where resources.{key} says it, or that null")
     if name in _OURS:
         raise InvalidValue("sbatch", name, f"an option that sweepctl does not set ({', '.join(_OURS)})")
