@@ -56,7 +56,7 @@ def looks(sweep_jobs: SweepJobs, planned_job: PlannedJob) -> list[Callable[[], A
         show_json(job_log_json(log))
         for attempt in log.attempts:
             header(attempt), seconds(attempt), attempt.progress(), attempt.alive()
-        for row in log.rows:
+        for row in metrics.rows(log.lines):
             row_line(row)
 
     return [
