@@ -6,14 +6,13 @@ What a task runs is taken from files of its own user alone, which nobody else ca
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from pathlib import Path
 from typing import IO, Any
 
 from sweepctl.errors import DamagedFile, RequestError
-from sweepctl.store.files import reading, storage
+from sweepctl.store.files import json_object, reading, storage
 
 READABLE = 0o644
 """The mode of a file that others may read."""
@@ -72,13 +71,7 @@ def read_own_json(path: Path) -> dict[str, Any]:
     with reading(path), open(path, "rb", opener=_no_link) as file:
         if not _is_own(os.fstat(file.fileno())):
             raise DamagedFile(f"{path} can have been written by somebody else: what it says is not run.")
-        try:
-            value = json.loads(file.read())
-        except ValueError as error:
-            raise DamagedFile(f"{path} is damaged: {error}.") from None
-    if not isinstance(value, dict):
-        raise DamagedFile(f"{path} is damaged: not a JSON object.")
-    return value
+        return json_object(file.read(), path)
 
 
 def append_to(path: Path) -> IO[str]:
