@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.calibration import calibrate, demo_seeds, synthetic
+from benchmarks.calibration import calibrate, demo_seeds, synthetic, written_down
 from sweepctl.fitting.fit import fit_and_test
 from sweepctl.laws import parametric
 from sweepctl.laws.fit import Answer, Fit, HeldOutRow, Parts, Prediction, Target
@@ -43,6 +43,7 @@ def test_the_recorded_sweeps_lie_inside_as_often_as_said() -> None:
     inside the interval that took rows for independent and the form for true."""
     cases = [*demo_seeds(), *demo_seeds(LAWS["overtraining"])]
     largest, one_less, overtraining = calibrate(iter(cases), 0).values()
+    assert (written_down().inside.sum(), len(written_down().inside)) == (29, 40)
     assert len(largest.inside) == 40 and len(one_less.inside) == 30
     assert largest.inside.sum() >= 37 and one_less.inside.sum() >= 27 and overtraining.inside.sum() >= 35
     assert largest.record()["width_over_needed"] < 1.5
