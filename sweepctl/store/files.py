@@ -128,20 +128,14 @@ def write_text(path: Path, text: str, mode: int = 0o666) -> None:
     An answer may get lost on its way from a file server: after an error the file itself says whether it was
     replaced.
     """
-    scratch = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    with replacing(path) as scratch:
+        _write_durably(scratch, text, mode)
     with storage(path):
         try:
-            _write_durably(scratch, text, mode)
-            try:
-                os.replace(scratch, path)
-                sync_folder(path.parent)
-            except OSError:
-                if not _holds(path, text):
-                    raise
+            sync_folder(path.parent)
         except OSError:
-            with contextlib.suppress(OSError):
-                scratch.unlink()
-            raise
+            if not _holds(path, text):
+                raise
 
 
 def write_json(path: Path, value: Any, mode: int = 0o666) -> None:
