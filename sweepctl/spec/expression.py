@@ -39,7 +39,7 @@ _COMPARISONS: dict[type[ast.AST], Callable[..., Any]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
 }
-_FUNCTIONS: dict[str, Callable[..., float]] = {
+FUNCTIONS: dict[str, Callable[..., float]] = {
     "sqrt": math.sqrt,
     "log": math.log,
     "log2": math.log2,
@@ -51,7 +51,6 @@ _FUNCTIONS: dict[str, Callable[..., float]] = {
     "round": lambda x, *digits: round(float(x), decimals(*digits)) if digits else round(x),
     "pow2": lambda x: 2.0 ** round(math.log2(x)),
 }
-FUNCTIONS = tuple(_FUNCTIONS)
 """What an expression may call; `pow2` is the nearest power of two, by ratio."""
 _WORDS = {"&": " and ", "&&": " and ", "|": " or ", "||": " or ", "~": " not "}
 _TOKEN = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|`[^`]*`|&&?|\|\|?|~""", re.S)
@@ -175,7 +174,7 @@ class Evaluator(ABC):
 class _Numbers(Evaluator):
     """Of numbers alone."""
 
-    functions = _FUNCTIONS
+    functions = FUNCTIONS
 
     def __init__(self, quoted: Mapping[str, str], names: Mapping[str, float]) -> None:
         super().__init__(quoted)

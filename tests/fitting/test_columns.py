@@ -132,7 +132,7 @@ def test_a_column_is_arithmetic(text: str) -> None:
 
 
 def test_columns_have_the_functions_of_numbers() -> None:
-    assert tuple(columns._FUNCTIONS) == FUNCTIONS
+    assert tuple(columns._FUNCTIONS) == tuple(FUNCTIONS)
 
 
 @pytest.mark.parametrize("tower", ["n * 9**9**9**9", "n**n**n", "exp(n)**n"])

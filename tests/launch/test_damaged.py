@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def test_records_of_slurm_are_checked(tmp_path: Path) -> None:
             path.write_text(json.dumps({**good, key: value}))
             is_told(records, order.hash, array.token)
     path.write_text(json.dumps(good))
-    for name in ("forgiven.json", "unsubmitted.json"):
+    for name in ("forgiven.json", f"unsubmitted.{os.getuid()}.json"):
         for value in WRONG:
             (records.folder / name).write_text(json.dumps({"jobs": value, "why": value, "0" * 16: value}))
             is_told(records, order.hash, array.token)
