@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from sweepctl.errors import InvalidValue
+from sweepctl.spec.sharding import ShardChoice
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,9 @@ class Execution:
     """Which library multiplies large matrices on a CPU."""
     micro_batch_rows: int | None = None
     """Sequences that are trained at once; null for the whole batch."""
+    shard: ShardChoice = "auto"
+    """What each process of a job keeps its own part of. Of gradients only where every piece of a batch is
+    reduced."""
     checkpoint_every_s: float = 60.0
     """Time between rolling checkpoints."""
     log_every_steps: int = 10

@@ -110,6 +110,8 @@ class Facts(Dispatch):
     """Which library multiplied matrices."""
     world_size: int = 1
     """Processes that trained together, a device each."""
+    shard: str | None = None
+    """What they shared out; older versions did not say, and shared nothing."""
     hosts: tuple[str, ...] = ()
     """Their machines."""
     end_step: int | None = None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import os
 import re
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy
 import torch
@@ -21,13 +21,15 @@ from sweepctl.spec.accounting import count
 from sweepctl.spec.execution import Execution
 from sweepctl.spec.learning_rate import LearningRateCurve
 from sweepctl.spec.science import Point
+from sweepctl.spec.sharding import Shard, StatefulTensor, resolve
 from sweepctl.store.files import reading, refusal
 from sweepctl.train.batches import Batches
 from sweepctl.train.device import Machine, machine
 from sweepctl.train.interface import Assignment, Setup, Trainer, Update
 from sweepctl.train.model import Decoder, flat_name
-from sweepctl.train.optimizer import GroupedOptimizer
+from sweepctl.train.optimizer import GroupedOptimizer, moments
 from sweepctl.train.processes import Command, SingleProcess
+from sweepctl.train.sharding import Shards
 
 WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
 
@@ -70,7 +72,9 @@ class BuiltinTrainer(Trainer):
         )
         self.model.initialize(point.seed.init)
         self.model.to(machine.device)
-        self.optimizer = GroupedOptimizer(self.model, point.optimizer)
+        self.shard = self._shard(execution)
+        self.shards = None if self.shard == "none" else self._shards()
+        self.optimizer = GroupedOptimizer(self.model, point.optimizer, self.shards)
         self._compile = execution.compile
         self._use(Objective(self.model))
         self.step = 0
@@ -103,13 +107,17 @@ class BuiltinTrainer(Trainer):
             micro_batch_rows=self.micro_rows,
             gemm=self.machine.gemm,
             processes=self.processes.size,
+            shard=self.shard,
             hosts=tuple(self.processes.hosts),
             peak_flops=self.machine.peak_flops,
         )
 
     def share(self) -> None:
-        """They take over rank 0's weights."""
-        self._use(self.processes.share(Objective(self.model)))
+        """They take over rank 0's weights, or each tensor from its owner."""
+        if self.shards is not None:
+            self.shards.begin()
+        else:
+            self._use(self.processes.share(Objective(self.model)))
 
     def _use(self, objective: nn.Module) -> None:
         self._shared = objective
@@ -119,25 +127,43 @@ class BuiltinTrainer(Trainer):
         with self.processes.together(Command.UPDATE):
             loss = self.processes.mean(self._accumulate())
             norm = self.optimizer.step(curve.at(self.step))
-            loads = self.model.balance(self._total)
+            loads = self.model.balance(self.processes.total)
         self.step += 1
         if loads is None:
             return Update(loss, norm)
         return Update(loss, norm, lambda: {"expert_load_max": largest_load(loads)})
 
-    def _total(self, x: Tensor) -> Tensor:
-        """Whole numbers summed over all processes, exactly."""
-        return (self.processes.mean(x) * self.processes.size).round()
+    def _shard(self, execution: Execution) -> Shard:
+        """What the processes share out."""
+        kept = [
+            StatefulTensor(weight.elements, moments(self.point.optimizer, weight))
+            for weight, _ in self.model.named_weights()
+        ]
+        own = self.point.batch.rows // self.processes.size
+        pieces = own // self.micro_rows
+        return resolve(execution.shard, self.machine.memory_bytes, kept, self.processes.size, pieces)
+
+    def _shards(self) -> Shards:
+        named = {weight.name: parameter for weight, parameter in self.model.named_weights()}
+        by_layer = {name: named[name] for name in self.model.specs}
+        return Shards(by_layer, self.processes, each_piece=self.shard == "gradients")
+
+    def _piece(self, is_last: bool) -> AbstractContextManager[Any]:
+        """One piece of a batch, its gradients reduced where they are to be."""
+        if self.shards is not None:
+            return self.shards.piece(is_last)
+        return nullcontext() if is_last else self.processes.accumulating(self._shared)
 
     def _accumulate(self) -> Tensor:
-        """The gradient of this process's rows, piece by piece, reduced with the last one; their loss."""
+        """The gradient of this process's rows, piece by piece, reduced with the last one or with each; their
+        loss."""
         inputs, targets = self.batches.batch(self.step, self.processes.rank, self.processes.size)
         pieces = len(inputs) // self.micro_rows
         total: Tensor | None = None
         for first in range(0, len(inputs), self.micro_rows):
             x, y = inputs[first : first + self.micro_rows], targets[first : first + self.micro_rows]
             last = first + self.micro_rows == len(inputs)
-            with nullcontext() if last else self.processes.accumulating(self._shared):
+            with self._piece(last):
                 loss, penalty = self._loss(x, y)
                 aim = loss if penalty is None else loss + penalty
                 aim = aim / pieces if pieces > 1 else aim
@@ -178,11 +204,21 @@ class BuiltinTrainer(Trainer):
         try:
             save_file(weights, folder / WEIGHTS)
             if not weights_only:
-                save_file(self.optimizer.state(), folder / OPTIMIZER)
+                save_file(self._optimizer_state(), folder / OPTIMIZER)
         except SafetensorError as error:
             if (refused := _file_system_error(error, folder)) is not None:
                 raise refused from error
             raise
+
+    def _optimizer_state(self) -> dict[str, Tensor]:
+        """What the optimizer keeps, in rank 0's hands if the processes share it out."""
+        if self.shards is None:
+            return self.optimizer.state()
+        with self.processes.together(Command.SAVE):
+            return self.optimizer.state()
+
+    def hand_over(self) -> None:
+        self._optimizer_state()
 
     def load(self, folder: Path, step: int) -> None:
         try:

@@ -57,6 +57,8 @@ class Machine:
     """The science's."""
     peak_flops: float | None
     """Its dense bf16 FLOP/s, None where that is not known."""
+    memory_bytes: int | None = None
+    """All of a GPU's memory, None on a CPU."""
 
     def autocast(self) -> AbstractContextManager[Any]:
         """bf16 autocast where the science asks for it."""
@@ -80,7 +82,8 @@ def machine(execution: Execution, precision: str, local_rank: int = 0) -> Machin
         device = _gpu(local_rank)
         name = torch.cuda.get_device_name(device)
         kind: DeviceKind = "rocm" if torch.version.hip else "cuda"  # torch calls AMD's GPUs cuda too
-        return Machine(device, kind, name, plain(), "torch", precision, peak_flops(name))
+        memory_bytes = int(torch.cuda.get_device_properties(device).total_memory)
+        return Machine(device, kind, name, plain(), "torch", precision, peak_flops(name), memory_bytes)
     torch.set_num_threads(execution.threads)
     gemm = _cpu_gemm(execution, precision)
     eager = precision == "fp32" and not execution.compile

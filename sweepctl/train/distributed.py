@@ -1,9 +1,9 @@
 """One job on several processes: rank 0 decides, the others do the same arithmetic on their rows.
 
-Weights and moments are replicated, so there is nothing to gather: rank 0 alone claims, logs, judges and
-saves. Before every collective action it tells the others what comes (three integers; a job's manifest lies
-in the rendezvous store), and after it all of them meet, so that a process that died is noticed on the host
-and not by a GPU that waits for it.
+Weights are replicated, and moments unless they are shared out (`sharding.py`): rank 0 alone claims, logs,
+judges and saves, and gathers what others keep. Before every collective action it tells the others what comes
+(three integers; a job's manifest lies in the rendezvous store), and after it all of them meet, so that a
+process that died is noticed on the host and not by a GPU that waits for it.
 
 Whoever starts the processes sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT.
 """
@@ -15,7 +15,7 @@ import os
 import re
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -30,7 +30,7 @@ from sweepctl.store.ends import End
 from sweepctl.train.processes import Command, ProcessesLost, SingleProcess, out_of_memory
 
 if TYPE_CHECKING:
-    from torch._C._distributed_c10d import Store
+    from torch._C._distributed_c10d import Store, Work
 
 SILENCE = timedelta(minutes=10)
 """How long a process waits for the others within one action, or for them to come up."""
@@ -102,8 +102,17 @@ class ProcessGroup(SingleProcess):
         return shared.no_sync()
 
     def mean(self, x: Tensor) -> Tensor:
+        return self.total(x) / self.size
+
+    def total(self, x: Tensor) -> Tensor:
         dist.all_reduce(x)
-        return x / self.size
+        return x
+
+    def begin_sum(self, x: Tensor, owner: int) -> Callable[[], object]:
+        return _waiting(dist.reduce(x, owner, async_op=True))
+
+    def begin_copy(self, x: Tensor, owner: int) -> Callable[[], object]:
+        return _waiting(dist.broadcast(x, owner, async_op=True))
 
     def sum(self, *values: float) -> list[float]:
         totals = torch.tensor(values, dtype=torch.float64)
@@ -169,6 +178,11 @@ def connect() -> SingleProcess:
         message = f"Rank {rank} did not meet the {size} processes at {where}: {_sentence(error)}"
         raise ProcessesLost(message) from None
     return ProcessGroup(store, rank, size, local)
+
+
+def _waiting(work: Work | None) -> Callable[[], object]:
+    assert work is not None
+    return work.wait
 
 
 def _of_the_network(error: RuntimeError) -> bool:

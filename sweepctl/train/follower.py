@@ -47,6 +47,9 @@ def follow(group: ProcessGroup) -> None:
         elif command is Command.EVALUATE:
             assert trainer is not None
             trainer.evaluate(trainer.held_out[first], second)
+        elif command is Command.SAVE:
+            assert trainer is not None
+            trainer.hand_over()
         elif command is Command.END_OF_JOB:
             trainer = None
             group.end_job()

@@ -16,6 +16,7 @@ from typing import Literal, Self, SupportsFloat
 from sweepctl.spec.execution import Execution
 from sweepctl.spec.learning_rate import LearningRateCurve
 from sweepctl.spec.science import JobScience
+from sweepctl.spec.sharding import Shard
 from sweepctl.train.processes import SingleProcess
 
 DeviceKind = Literal["cpu", "cuda", "rocm"]
@@ -64,6 +65,8 @@ class Setup:
     """How many processes train together, on a device each."""
     hosts: tuple[str, ...] = ()
     """Where they are, by rank."""
+    shard: Shard = "none"
+    """What the processes share out among them."""
     gemm: str | None = None
     """Which library multiplies matrices, None where there is no choice."""
     peak_flops: float | None = None
@@ -133,6 +136,10 @@ class Trainer(ABC):
         Raises:
             OSError: the file system refused.
         """
+
+    def hand_over(self) -> None:  # noqa: B027
+        """Give rank 0, which saves, what this process alone keeps: nothing where all keep the same. Whoever
+        shares its state out gives `Command.SAVE` for it."""
 
     @abstractmethod
     def load(self, folder: Path, step: int) -> None:

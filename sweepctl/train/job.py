@@ -200,9 +200,11 @@ def _prepare(
         micro_batch_rows=setup.micro_batch_rows,
         gemm=setup.gemm,
         world_size=setup.processes,
+        shard=setup.shard,
         hosts=setup.hosts,
         versions=_versions() | trainer.versions(),
     )
+    execution = dataclasses.replace(execution, shard=setup.shard)  # rank 0's memory decides for all
     with processes.job(follower_message(manifest, execution, start)):
         trainer.share()
     return Loop(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ class Command(IntEnum):
     EVALUATE = 2
     END_OF_JOB = 3
     END_OF_ALL = 4
+    SAVE = 5
 
 
 class ProcessesLost(SweepctlError):
@@ -102,6 +104,19 @@ class SingleProcess:
     def mean(self, x: Tensor) -> Tensor:
         """A tensor's mean over all processes; it may be overwritten."""
         return x
+
+    def total(self, x: Tensor) -> Tensor:
+        """A tensor's sum over all processes; it may be overwritten."""
+        return x
+
+    def begin_sum(self, x: Tensor, owner: int) -> Callable[[], object]:
+        """Begin to sum a tensor over all processes in the owner's; the others' is spoilt. What is returned
+        waits for the end of it."""
+        return lambda: None
+
+    def begin_copy(self, x: Tensor, owner: int) -> Callable[[], object]:
+        """Begin to overwrite a tensor with the owner's. What is returned waits for the end of it."""
+        return lambda: None
 
     def sum(self, *values: float) -> list[float]:
         """Each value summed over all processes."""

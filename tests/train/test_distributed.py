@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import json
-import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,131 +13,15 @@ import pytest
 from safetensors.torch import load_file
 
 from sweepctl.store import attempts, checkpoints
-from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 from sweepctl.train.processes import BROKEN
-from tests.conftest import Planner, manifest, only, run_all, run_job
+from tests.conftest import Planner, only, run_all, run_job
+from tests.train.team import NOISE, Team, curve, losses, losses_of_one_process, same, wipe
 
 ONE_RUNG = {"ladder__depths": [2], "budget__tokens": [2560]}
 """A trunk of 30 steps and a branch of 10."""
 LONG = {"ladder__depths": [1], "budget__tokens": [10_240], "optimizer__lr": 0.005}
 """A trunk of 120 steps. It can be interrupted where it saves at every one of them."""
 SLOWLY = {"checkpoint_every_s": 1e-9}
-NOISE = 1e-5
-"""Relative: what another order of the same sums may change in a loss."""
-
-
-class Team:
-    """Processes of one group, as whoever starts them does it. The first speaks the worker's protocol."""
-
-    def __init__(self, size: int, logs: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        self.logs = [logs / f"team-{port}-{rank}.log" for rank in range(size)]
-        self.processes = [self._start(rank, size, port) for rank in range(size)]
-
-    def _start(self, rank: int, size: int, port: int) -> subprocess.Popen[str]:
-        place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "MASTER_PORT": port}
-        network = {"MASTER_ADDR": "127.0.0.1", "GLOO_SOCKET_IFNAME": "lo"}
-        pipe = subprocess.PIPE if rank == 0 else subprocess.DEVNULL
-        with open(self.logs[rank], "w") as log:
-            return subprocess.Popen(
-                [sys.executable, "-m", "sweepctl.train.worker"],
-                stdin=pipe,
-                stdout=pipe,
-                stderr=log,
-                text=True,
-                env={**os.environ, **network, **{name: str(value) for name, value in place.items()}},
-            )
-
-    def tell(self, command: dict[str, Any]) -> None:
-        self.processes[0].stdin.write(json.dumps(command) + "\n")
-        self.processes[0].stdin.flush()
-
-    def begin(self, sweep_jobs: SweepJobs, planned_job: PlannedJob, **execution: Any) -> None:
-        self.tell({"run": dataclasses.asdict(manifest(sweep_jobs, planned_job, **execution))})
-
-    def until(self, event: str) -> dict[str, Any]:
-        """What rank 0 says of the next such event."""
-        for line in self.processes[0].stdout:
-            if (said := json.loads(line))["event"] == event:
-                return said
-        raise AssertionError(self.logs[0].read_text())
-
-    def run(self, sweep_jobs: SweepJobs, planned_job: PlannedJob, **execution: Any) -> dict[str, Any]:
-        self.begin(sweep_jobs, planned_job, **execution)
-        return self.until("end")
-
-    def run_all(self, sweep_jobs: SweepJobs, **execution: Any) -> None:
-        sweep_jobs.make_wishes()
-        for planned_job in [*only(sweep_jobs, "trunk"), *only(sweep_jobs, "branch")]:
-            assert self.run(sweep_jobs, planned_job, **execution)["why"] == "done"
-
-    def codes(self, patience_s: float = 20.0) -> list[int]:
-        """Exit codes, by rank, of processes that must end by themselves."""
-        return [process.wait(patience_s) for process in self.processes]
-
-    def close(self) -> list[int]:
-        """The launcher goes: all end."""
-        self.processes[0].stdin.close()
-        try:
-            return self.codes()
-        finally:
-            self.kill()
-
-    def kill(self) -> None:
-        for process in self.processes:
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            process.wait()
-
-
-@pytest.fixture(scope="module")
-def teams(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Team]]:
-    """Teams of 2 and of 4 that take one job after another, whatever those come to."""
-    logs = tmp_path_factory.mktemp("teams")
-    by_size = {size: Team(size, logs) for size in (2, 4)}
-    yield by_size
-    assert [team.close() for team in by_size.values()] == [[0] * 2, [0] * 4]
-    assert not [log.read_text() for team in by_size.values() for log in team.logs if log.read_text()]
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> Iterator[Team]:
-    """A team of 2 that is to be broken."""
-    team = Team(2, tmp_path)
-    yield team
-    team.kill()
-
-
-def losses(sweep_jobs: SweepJobs) -> list[dict[str, float]]:
-    return [planned_job.folder.result().loss_nats for planned_job in only(sweep_jobs, "branch")]
-
-
-def curve(planned_job: PlannedJob) -> list[float]:
-    """Every loss that the job's attempts logged, training and held out."""
-    rows = [
-        json.loads(r) for a in attempts.every(planned_job.folder) for r in a.metrics.read_text().splitlines()
-    ]
-    return [row.get("train_loss_nats") or row["loss_nats"]["validation"] for row in rows]
-
-
-def wipe(sweep_jobs: SweepJobs) -> None:
-    for planned_job in sweep_jobs.by_id.values():
-        shutil.rmtree(planned_job.folder.path)
-
-
-def losses_of_one_process(sweep_jobs: SweepJobs) -> list[dict[str, float]]:
-    """What several are to come to; nothing of these runs is left."""
-    run_all(sweep_jobs)
-    expected = losses(sweep_jobs)
-    wipe(sweep_jobs)
-    return expected
-
-
-def same(ours: SweepJobs, expected: list[dict[str, float]]) -> None:
-    for loss, other in zip(losses(ours), expected, strict=True):
-        assert loss == pytest.approx(other, rel=NOISE)
 
 
 @pytest.mark.parametrize(
@@ -210,12 +87,13 @@ def test_accumulation_on_several_processes_changes_nothing(
     same(sweep_jobs, expected)
 
 
-def test_the_compiled_model_is_shared_too(planned: Planner, pair: Team) -> None:
+@pytest.mark.parametrize("shard", ["none", "gradients"])
+def test_the_compiled_model_is_shared_too(planned: Planner, pair: Team, shard: str) -> None:
     if shutil.which("g++") is None:
         pytest.skip("torch.compile needs a compiler")
     sweep_jobs = planned(**{**ONE_RUNG, "ladder__depths": [1], "budget__tokens": [1280]})
     expected = losses_of_one_process(sweep_jobs)
-    pair.run_all(sweep_jobs, compile=True, micro_batch_rows=1)
+    pair.run_all(sweep_jobs, compile=True, micro_batch_rows=1, shard=shard)
     same(sweep_jobs, expected)
 
 
@@ -261,14 +139,15 @@ def test_a_stopped_team_saves_and_resumes(
     same(sweep_jobs, expected)
 
 
+@pytest.mark.parametrize("shard", ["none", "gradients"])
 def test_a_killed_follower_fails_the_attempt_and_a_fresh_team_goes_on(
-    planned: Planner, teams: dict[int, Team], pair: Team
+    planned: Planner, teams: dict[int, Team], pair: Team, shard: str
 ) -> None:
     sweep_jobs = planned(**LONG)
     expected = losses_of_one_process(sweep_jobs)
     sweep_jobs.make_wishes()
     [trunk] = only(sweep_jobs, "trunk")
-    pair.begin(sweep_jobs, trunk, **SLOWLY)
+    pair.begin(sweep_jobs, trunk, **SLOWLY, shard=shard)
     pair.until("checkpoint")
     pair.processes[1].kill()
     ended = pair.until("end")

@@ -13,6 +13,8 @@ def members(spec: Adam, tensors: list[Assigned]) -> list[torch.optim.Optimizer]:
     """AdamW over all of these tensors."""
     groups = grouped(tensors, lambda tensor: {"eps": tensor.terms.eps})
     betas = (spec.beta1, spec.beta2)
+    if not groups:  # a process may own none of them
+        return []
     return [torch.optim.AdamW(groups, lr=spec.lr, betas=betas, eps=spec.eps, weight_decay=0.0, fused=True)]
 
 
