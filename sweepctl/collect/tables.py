@@ -23,7 +23,19 @@ from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 
 TABLES = ("runs", "curves", "attempts")
 ATTEMPT_FIELDS = (
-    *("attempt", "launcher", "scheduler_id", "host", "pid", "device", "gemm", "started", "ended", "why"),
+    *(
+        "attempt",
+        "launcher",
+        "scheduler_id",
+        "host",
+        "pid",
+        "device",
+        "gemm",
+        "compiled",
+        "started",
+        "ended",
+        "why",
+    ),
     *("error", "start_step", "end_step", "trained_tokens", "train_s", "tokens_per_s", "mfu", "code"),
 )
 

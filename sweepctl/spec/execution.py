@@ -17,8 +17,9 @@ class Execution:
     """auto takes a GPU where there is one."""
     threads: int = 1
     """Of a worker on the CPU."""
-    compile: bool = False
-    """Whether the model goes through torch.compile."""
+    compile: bool | Literal["auto"] = "auto"
+    """Whether the model goes through torch.compile. auto: as the attempt whose checkpoint is gone on from had
+    it on the same kind of device; else on a GPU, where Triton and a C compiler are there."""
     gemm: Literal["auto", "torch", "onednn"] = "auto"
     """Which library multiplies large matrices on a CPU."""
     micro_batch_rows: int | None = None

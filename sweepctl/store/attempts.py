@@ -146,6 +146,11 @@ def every(folder: JobFolder) -> list[Attempt]:
     return [_read(folder, number) for number in _numbers(folder)]
 
 
+def facts_of(folder: JobFolder, number: int) -> Facts | None:
+    """What the attempt of this number says of itself; None where it is gone."""
+    return _read(folder, number).facts if number in _numbers(folder) else None
+
+
 def claim(
     folder: JobFolder, facts: Mapping[str, Any], gone: Callable[[Dispatch], bool] | None = None
 ) -> Attempt | None:

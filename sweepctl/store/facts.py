@@ -108,6 +108,8 @@ class Facts(Dispatch):
     """Whether those were halved, by it or before it, for want of memory."""
     gemm: str | None = None
     """Which library multiplied matrices."""
+    compiled: bool | None = None
+    """Whether the model went through torch.compile; older versions say it in `execution`."""
     world_size: int = 1
     """Processes that trained together, a device each."""
     shard: str | None = None
@@ -149,6 +151,9 @@ class Facts(Dispatch):
         for key, value in values.items():
             if not _can_be(value, _KINDS[key]):
                 raise DamagedFile(f"{key} cannot be {str(value)[:80]}")
+        asked = values.get("execution", {}).get("compile")
+        if isinstance(asked, bool):
+            values.setdefault("compiled", asked)
         if "started_from" in values:
             try:
                 values["started_from"] = build(Origin, values["started_from"])

@@ -19,6 +19,8 @@ from sweepctl.errors import RequestError
 from sweepctl.spec.hashing import key
 from sweepctl.spec.science import Point
 
+PIECE_TOKENS = 8192
+"""About the tokens of a held-out piece."""
 _AHEAD = 4096
 """Rows whose places in the order are computed at once."""
 
@@ -44,20 +46,27 @@ class Batches:
     def batch(self, step: int, part: int = 0, parts: int = 1) -> tuple[Tensor, Tensor]:
         """Inputs and targets of an update, each [rows, context] int64; of `parts` equal ones, this part."""
         number, within = divmod(step, self._chunk_steps)
-        if self._chunk[0] != number:
+        chunk = self._chunk  # another thread may put another one there
+        if chunk[0] != number:
             first, count = number * self._chunk_steps * self.rows, self._chunk_steps * self.rows
-            self._chunk = (number, windows(first, count, self._train.size, self._seed))
+            chunk = self._chunk = (number, windows(first, count, self._train.size, self._seed))
         own = self.rows // parts
         first = within * self.rows + part * own
-        return _split(self._train.read(self._chunk[1][first : first + own]))
+        return _split(self._train.read(chunk[1][first : first + own]))
+
+    @property
+    def piece_rows(self) -> int:
+        """Rows of a whole piece of a held-out set."""
+        return max(1, PIECE_TOKENS // self.context)
 
     def held_out(self, name: str, tokens: int, part: int = 0, parts: int = 1) -> list[tuple[Tensor, Tensor]]:
-        """A fixed sample of a held-out set in pieces of about 8192 tokens: the first `tokens` tokens of an
-        order that depends on the set alone (0 for all of it). Every `parts`-th piece, from this part on."""
+        """A fixed sample of a held-out set in pieces of at most `piece_rows` rows: the first `tokens` tokens
+        of an order that depends on the set alone (0 for all of it). Every `parts`-th piece, from this part
+        on."""
         source = self._held_out[name]
         wanted = source.size if tokens == 0 else max(1, min(source.size, tokens // self.context))
         places = windows(0, source.size, source.size, key("held out"))[:wanted]
-        piece = max(1, 8192 // self.context)
+        piece = self.piece_rows
         starts = range(0, wanted, piece)[part::parts]
         return [_split(source.read(np.sort(places[i : i + piece]))) for i in starts]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Self
@@ -23,15 +24,19 @@ from sweepctl.spec.learning_rate import LearningRateCurve
 from sweepctl.spec.science import Point
 from sweepctl.spec.sharding import Shard, StatefulTensor, resolve
 from sweepctl.store.files import reading, refusal
+from sweepctl.train import compilation
 from sweepctl.train.batches import Batches
 from sweepctl.train.device import Machine, machine
 from sweepctl.train.interface import Assignment, Setup, Trainer, Update
 from sweepctl.train.model import Decoder, flat_name
 from sweepctl.train.optimizer import GroupedOptimizer, moments
+from sweepctl.train.prefetch import Pair, Prefetched
 from sweepctl.train.processes import Command, SingleProcess
 from sweepctl.train.sharding import Shards
 
 WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
+UNCOUNTED = -100
+"""A target of which no loss is taken."""
 
 
 class Objective(nn.Module):
@@ -46,6 +51,19 @@ class Objective(nn.Module):
         """Tokens and targets [B, T] -> the mean loss in nats a token, and what training adds to it."""
         logits, penalty = self.decoder(x)
         return F.cross_entropy(logits.float(), y.reshape(-1)), penalty
+
+
+class Evaluation(nn.Module):
+    """A decoder's loss on held-out rows. It is apart from `Objective`, so that what was evaluated, and at
+    which sizes, is nothing to the code that trains."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Tokens and targets [B, T] -> the mean loss in nats a token of those whose target is counted."""
+        return F.cross_entropy(self.decoder(x).logits.float(), y.reshape(-1), ignore_index=UNCOUNTED)
 
 
 class BuiltinTrainer(Trainer):
@@ -75,15 +93,22 @@ class BuiltinTrainer(Trainer):
         self.shard = self._shard(execution)
         self.shards = None if self.shard == "none" else self._shards()
         self.optimizer = GroupedOptimizer(self.model, point.optimizer, self.shards)
-        self._compile = execution.compile
-        self._use(Objective(self.model))
         self.step = 0
+        rank, size = self.processes.rank, self.processes.size
+        self._batch: Callable[[int], Pair] = lambda step: batches.batch(step, rank, size)
+        if machine.device.type != "cpu":
+            self._batch = Prefetched(self._batch, machine.device).take
+        if machine.compiled:
+            compilation.begin(self._program())
+        evaluation = Evaluation(self.model)
+        self._evaluation = compilation.compiled(evaluation) if machine.compiled else evaluation
+        self._use(Objective(self.model))
         self._pieces: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}
 
     @classmethod
     def make(cls, assignment: Assignment) -> Self:
         point, execution, processes = assignment.science.point, assignment.execution, assignment.processes
-        device = machine(execution, point.precision, processes.local_rank)
+        device = machine(execution, point.precision, processes.local_rank, assignment.before)
         return cls(point, Batches(assignment.data, point), device, execution, processes)
 
     @classmethod
@@ -106,6 +131,7 @@ class BuiltinTrainer(Trainer):
             device_kind=self.machine.kind,
             micro_batch_rows=self.micro_rows,
             gemm=self.machine.gemm,
+            compiled=self.machine.compiled,
             processes=self.processes.size,
             shard=self.shard,
             hosts=tuple(self.processes.hosts),
@@ -121,7 +147,14 @@ class BuiltinTrainer(Trainer):
 
     def _use(self, objective: nn.Module) -> None:
         self._shared = objective
-        self._objective = torch.compile(objective) if self._compile else objective
+        self._objective = compilation.compiled(objective) if self.machine.compiled else objective
+
+    def _program(self) -> object:
+        """What the compiled code depends on."""
+        point, machine = self.point, self.machine
+        model = (point.shape, point.model, point.parametrization, point.corpus.vocab_size)
+        sizes = (self.micro_rows, point.batch.context, self.processes.size)
+        return (*model, *sizes, str(machine.device), machine.precision)
 
     def update(self, curve: LearningRateCurve) -> Update:
         with self.processes.together(Command.UPDATE):
@@ -157,28 +190,27 @@ class BuiltinTrainer(Trainer):
     def _accumulate(self) -> Tensor:
         """The gradient of this process's rows, piece by piece, reduced with the last one or with each; their
         loss."""
-        inputs, targets = self.batches.batch(self.step, self.processes.rank, self.processes.size)
+        inputs, targets = self._move(*self._batch(self.step))
         pieces = len(inputs) // self.micro_rows
         total: Tensor | None = None
         for first in range(0, len(inputs), self.micro_rows):
             x, y = inputs[first : first + self.micro_rows], targets[first : first + self.micro_rows]
             last = first + self.micro_rows == len(inputs)
             with self._piece(last):
-                loss, penalty = self._loss(x, y)
+                with self.machine.autocast():
+                    loss, penalty = self._objective(x, y)
                 aim = loss if penalty is None else loss + penalty
                 aim = aim / pieces if pieces > 1 else aim
-                aim.backward()  # type: ignore[no-untyped-call]
+                aim.backward()
             loss = loss.detach() / pieces if pieces > 1 else loss.detach()
             total = loss if total is None else total + loss
         assert total is not None
         return total
 
-    def _loss(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The mean loss in nats a token, and what training adds to it."""
+    def _move(self, x: Tensor, y: Tensor) -> Pair:
+        """Onto the device, waiting for nothing where they are in pinned memory."""
         device = self.machine.device
-        with self.machine.autocast():
-            loss, penalty = self._objective(x.to(device, non_blocking=True), y.to(device, non_blocking=True))
-        return loss, penalty
+        return x.to(device, non_blocking=True), y.to(device, non_blocking=True)
 
     @torch.no_grad()
     def evaluate(self, name: str, tokens: int) -> float:
@@ -187,12 +219,24 @@ class BuiltinTrainer(Trainer):
             if (name, tokens) not in self._pieces:
                 pieces = self.batches.held_out(name, tokens, self.processes.rank, self.processes.size)
                 self._pieces[name, tokens] = pieces
-            total, targets = 0.0, 0.0
+            losses, sizes = [], []
             for x, y in self._pieces[name, tokens]:
-                total += float(self._loss(x, y)[0]) * y.numel()
-                targets += y.numel()
-            total, targets = self.processes.sum(total, targets)
+                sizes.append(y.numel())
+                if self.machine.compiled:
+                    x, y = self._filled(x, y)
+                with self.machine.autocast():
+                    losses.append(self._evaluation(*self._move(x, y)))
+            total = 0.0
+            for loss, size in zip(losses, sizes, strict=True):  # nothing is waited for before the last piece
+                total += float(loss) * size
+            total, targets = self.processes.sum(total, float(sum(sizes)))
         return total / targets
+
+    def _filled(self, x: Tensor, y: Tensor) -> Pair:
+        """A piece with the rows of a whole one, so that it is compiled once: those that it lacks count for
+        nothing."""
+        lacking = self.batches.piece_rows - len(x)
+        return F.pad(x, (0, 0, 0, lacking)), F.pad(y, (0, 0, 0, lacking), value=UNCOUNTED)
 
     def bits_per_byte(self, name: str, loss: float) -> float | None:
         per_token = self.batches.bytes_per_token(name)

@@ -15,7 +15,9 @@ import torch
 
 from sweepctl.errors import MachineFailed, RequestError
 from sweepctl.spec.execution import Execution
+from sweepctl.store.facts import Facts
 from sweepctl.store.protocol import GPU_VARIABLE
+from sweepctl.train.compilation import can_compile
 from sweepctl.train.interface import DeviceKind
 from sweepctl.train.ops import Ops, eager_cpu, plain
 
@@ -59,6 +61,8 @@ class Machine:
     """Its dense bf16 FLOP/s, None where that is not known."""
     memory_bytes: int | None = None
     """All of a GPU's memory, None on a CPU."""
+    compiled: bool = False
+    """Whether models go through torch.compile there."""
 
     def autocast(self) -> AbstractContextManager[Any]:
         """bf16 autocast where the science asks for it."""
@@ -67,8 +71,11 @@ class Machine:
         return nullcontext()
 
 
-def machine(execution: Execution, precision: str, local_rank: int = 0) -> Machine:
-    """The machine for a job of this precision, for this one of the job's processes on this host.
+def machine(
+    execution: Execution, precision: str, local_rank: int = 0, before: Facts | None = None
+) -> Machine:
+    """The machine for a job of this precision, for this one of the job's processes on this host; where it
+    goes on from what another attempt computed, with that attempt's facts.
 
     Raises:
         RequestError: a GPU was asked for and torch can use none, or there is none.
@@ -83,12 +90,32 @@ def machine(execution: Execution, precision: str, local_rank: int = 0) -> Machin
         name = torch.cuda.get_device_name(device)
         kind: DeviceKind = "rocm" if torch.version.hip else "cuda"  # torch calls AMD's GPUs cuda too
         memory_bytes = int(torch.cuda.get_device_properties(device).total_memory)
-        return Machine(device, kind, name, plain(), "torch", precision, peak_flops(name), memory_bytes)
+        return Machine(
+            device,
+            kind,
+            name,
+            plain(),
+            "torch",
+            precision,
+            peak_flops(name),
+            memory_bytes,
+            _compiles(execution, kind, before),
+        )
     torch.set_num_threads(execution.threads)
-    gemm = _cpu_gemm(execution, precision)
-    eager = precision == "fp32" and not execution.compile
+    compiled = _compiles(execution, "cpu", before)
+    gemm = _cpu_gemm(execution, precision, compiled)
+    eager = precision == "fp32" and not compiled
     ops = eager_cpu(gemm) if eager else plain()
-    return Machine(torch.device("cpu"), "cpu", cpu_name(), ops, gemm, precision, None)
+    return Machine(torch.device("cpu"), "cpu", cpu_name(), ops, gemm, precision, None, None, compiled)
+
+
+def _compiles(execution: Execution, kind: DeviceKind, before: Facts | None) -> bool:
+    """Whether models are compiled: as asked, else as they were, else where it pays and can be done."""
+    if execution.compile != "auto":
+        return execution.compile
+    if before is not None and before.device_kind == kind and before.compiled is not None:
+        return before.compiled
+    return kind != "cpu" and can_compile()
 
 
 def _has_gpu() -> bool:
@@ -136,8 +163,8 @@ def _words(name: str) -> set[str]:
     return set(re.findall(r"[a-z0-9]+", name.lower()))
 
 
-def _cpu_gemm(execution: Execution, precision: str) -> str:
-    if precision != "fp32" or execution.compile:
+def _cpu_gemm(execution: Execution, precision: str, compiled: bool) -> str:
+    if precision != "fp32" or compiled:
         return "torch"
     if execution.gemm != "auto":
         return execution.gemm

@@ -61,7 +61,7 @@ def follow(group: ProcessGroup) -> None:
 def _trainer(group: ProcessGroup, message: dict[str, Any]) -> tuple[Trainer, LearningRateCurve]:
     manifest = Manifest.read(message["run"])
     science = manifest.job_science()
-    assignment = Assignment(science, Path(manifest.data), manifest.execution, group)
+    assignment = Assignment(science, Path(manifest.data), manifest.execution, processes=group)
     trainer = trainer_named(science.point.trainer).make(assignment)
     if message["start"] is not None:
         trainer.load(Path(message["start"]["path"]), message["start"]["step"])

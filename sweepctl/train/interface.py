@@ -17,6 +17,7 @@ from sweepctl.spec.execution import Execution
 from sweepctl.spec.learning_rate import LearningRateCurve
 from sweepctl.spec.science import JobScience
 from sweepctl.spec.sharding import Shard
+from sweepctl.store.facts import Facts
 from sweepctl.train.processes import SingleProcess
 
 DeviceKind = Literal["cpu", "cuda", "rocm"]
@@ -32,6 +33,9 @@ class Assignment:
     """The folder of the prepared corpus, whose content the science names by hash."""
     execution: Execution
     """How: device, micro-batch, threads. No number may depend on it by more than rounding."""
+    before: Facts | None = None
+    """Of the attempt that saved the checkpoint which is loaded next: what `execution` leaves open is as it
+    was there, so that a branch is computed as its trunk was."""
     processes: SingleProcess = field(default_factory=SingleProcess)
     """This process's place among those that train the job."""
 
@@ -69,6 +73,8 @@ class Setup:
     """What the processes share out among them."""
     gemm: str | None = None
     """Which library multiplies matrices, None where there is no choice."""
+    compiled: bool | None = None
+    """Whether the model is compiled, None where that has no meaning."""
     peak_flops: float | None = None
     """The FLOP/s of one device that MFU is a share of; None where they are not known."""
 

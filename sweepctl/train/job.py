@@ -178,18 +178,18 @@ def _prepare(
     processes: SingleProcess,
 ) -> Loop:
     """The trainer at the newest checkpoint that can be used: the job's own, its trunk's, or none."""
-    assignment = Assignment(science, Path(manifest.data), execution, processes)
-    trainer = trainer_named(science.point.trainer).make(assignment)
-    setup = trainer.setup()
     anneal, trunk = science.anneal, manifest.trunk()
     # A checkpoint at the end holds final weights only: the attempt that wrote it died before its result.
     start, source = checkpoints.newest(folder, anneal.end - 1 if anneal else None, own=True), folder
     if start is None and trunk is not None and anneal is not None:
         start, source = checkpoints.newest(trunk, anneal.cut), trunk
-    origin = None
+    origin = Origin(source.id, start.step, start.manifest()["attempt"]) if start is not None else None
+    before = attempts.facts_of(source, origin.attempt) if origin is not None else None
+    assignment = Assignment(science, Path(manifest.data), execution, before, processes)
+    trainer = trainer_named(science.point.trainer).make(assignment)
     if start is not None:
         trainer.load(start.path, start.step)
-        origin = Origin(source.id, start.step, start.manifest()["attempt"])
+    setup = trainer.setup()
     attempt.update(
         started_from=origin,
         start_step=trainer.step,
@@ -199,12 +199,15 @@ def _prepare(
         device_kind=setup.device_kind,
         micro_batch_rows=setup.micro_batch_rows,
         gemm=setup.gemm,
+        compiled=setup.compiled,
         world_size=setup.processes,
         shard=setup.shard,
         hosts=setup.hosts,
         versions=_versions() | trainer.versions(),
     )
     execution = dataclasses.replace(execution, shard=setup.shard)  # rank 0's memory decides for all
+    if setup.compiled is not None:
+        execution = dataclasses.replace(execution, compile=setup.compiled)
     with processes.job(follower_message(manifest, execution, start)):
         trainer.share()
     return Loop(

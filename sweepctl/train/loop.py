@@ -64,6 +64,7 @@ class Loop:
     """Set where the attempt is to save and end."""
     report: Callable[[Progress | Saved], None]
     """Hears how far it is, and of every checkpoint."""
+    _pending: Update | None = None
     _metrics: TextIO | None = None
     _saved_step: int = -1
     _saved_at: float = field(default_factory=time.monotonic)
@@ -103,16 +104,18 @@ class Loop:
                 self.save()
                 retention.roll(self.folder)
             started = time.perf_counter()
-            update = self.trainer.update(self.curve)
+            update = self._pending = self.trainer.update(self.curve)
             if self._must_look():
                 loss = float(update.loss)
                 self._busy_s += time.perf_counter() - started
                 self._look(update, loss)
             else:
                 self._busy_s += time.perf_counter() - started
+        self._settle()
 
     def save(self, weights_only: bool = False, final: bool = False) -> None:
         """A checkpoint of this step, durable when this returns; `final` also where this step was loaded."""
+        self._settle()
         step = self.trainer.step
         if step != self._saved_step or final:
             checkpoints.save(
@@ -147,6 +150,14 @@ class Loop:
         if losses and min(losses.values()) > self._bound_nats:
             raise Diverged(self._diverged(f"the final loss is above {self._bound_nats:.3f} nats"))
         return Result(End.DONE, self.trainer.step, self.tokens, losses, bits, attempt=self.attempt.number)
+
+    def _settle(self) -> None:
+        """Wait for what a device has still to compute, as a part of training."""
+        if self._pending is not None:
+            started = time.perf_counter()
+            float(self._pending.loss)
+            self._busy_s += time.perf_counter() - started
+            self._pending = None
 
     def check_owner(self) -> None:
         """Raises Superseded where a newer attempt owns the job."""

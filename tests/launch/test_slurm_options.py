@@ -153,7 +153,7 @@ def test_rungs_have_options_of_their_own() -> None:
     lines = script(an_array(resources=large.resources, rung="64x24"), Path("/f"), settings)
     assert "#SBATCH --reservation=big\n" in lines and "--mpi=none" in lines and "exclusive" not in lines
     small = settings.of_rung("8x1")
-    assert small.options["exclusive"] is True and not small.execution.compile
+    assert small.options["exclusive"] is True and small.execution.compile == "auto"
     assert not small.within(large)
 
 
