@@ -114,6 +114,12 @@ class ProcessGroup(SingleProcess):
     def begin_copy(self, x: Tensor, owner: int) -> Callable[[], object]:
         return _waiting(dist.broadcast(x, owner, async_op=True))
 
+    def hand_over(self, x: Tensor, owner: int) -> None:
+        if self.rank == 0:
+            dist.recv(x, owner)
+        else:
+            dist.send(x, 0)
+
     def sum(self, *values: float) -> list[float]:
         totals = torch.tensor(values, dtype=torch.float64)
         self._reduce(totals)

@@ -79,7 +79,7 @@ class GroupedOptimizer:
         for name, parameter in self.named.items():
             for key in sorted(self.keys[name]):
                 kept = own[parameter][key] if shards.owns(name) else _place(key, parameter)
-                if (whole := shards.from_owner(name, kept)) is not None:
+                if (whole := shards.gather(name, kept)) is not None:
                     gathered[f"{name}.{key}"] = whole
         return gathered
 
@@ -113,9 +113,8 @@ def moments(spec: Optimizer, weight: Weight) -> int:
 
 
 def _place(key: str, parameter: Tensor) -> Tensor:
-    """Where what another process keeps of a parameter under this key can be put."""
-    like = parameter.detach()
-    return like.new_empty((), dtype=torch.float32) if key in SCALARS else torch.empty_like(like)
+    """Where what another process keeps of a parameter under this key can be put, on the host."""
+    return torch.empty(() if key in SCALARS else parameter.shape, dtype=torch.float32)
 
 
 def _listed(keys: Iterable[str]) -> str:

@@ -98,11 +98,15 @@ class Shards:
         for wait in waits:
             wait()
 
-    def from_owner(self, name: str, kept: Tensor) -> Tensor | None:
-        """What the owner of a tensor keeps of it, in rank 0's memory on the host; None elsewhere. The others
-        give a tensor to be overwritten."""
-        self._processes.begin_copy(kept, self.owner[name])()
-        return kept.cpu() if self._processes.rank == 0 else None
+    def gather(self, name: str, kept: Tensor) -> Tensor | None:
+        """What the owner of a tensor keeps of it, on rank 0's host; None elsewhere. Rank 0 gives, where it is
+        not the owner, a tensor on its host to be overwritten."""
+        owner, rank = self.owner[name], self._processes.rank
+        if rank == owner:
+            kept = kept.cpu()
+        if owner != 0 and rank in (0, owner):
+            self._processes.hand_over(kept, owner)
+        return kept if rank == 0 else None
 
     def _own_gradient(self, name: str) -> Tensor | None:
         return self._named[name].grad if self.owns(name) else None

@@ -115,16 +115,16 @@ def test_rows_that_cannot_be_shared_are_one_sentence_and_harm_nobody(
     teams[size].run_all(next_one)
 
 
-@pytest.mark.parametrize("how", ["command", "signal"])
+@pytest.mark.parametrize(("how", "shard"), [("command", "none"), ("signal", "optimizer")])
 def test_a_stopped_team_saves_and_resumes(
-    planned: Planner, teams: dict[int, Team], request: pytest.FixtureRequest, how: str
+    planned: Planner, teams: dict[int, Team], request: pytest.FixtureRequest, how: str, shard: str
 ) -> None:
     sweep_jobs = planned(**LONG)
     expected = losses_of_one_process(sweep_jobs)
     sweep_jobs.make_wishes()
     [trunk] = only(sweep_jobs, "trunk")
     team = teams[2] if how == "command" else request.getfixturevalue("pair")
-    team.begin(sweep_jobs, trunk, **SLOWLY)
+    team.begin(sweep_jobs, trunk, **SLOWLY, shard=shard)
     team.until("checkpoint")
     if how == "command":
         team.tell({"stop": trunk.job.id})

@@ -163,6 +163,21 @@ def test_a_gradient_is_reduced_when_it_is_due_and_stays_with_its_owner(
         processes.sent.clear()
 
 
+def test_a_process_that_owns_nothing_trains_along() -> None:
+    """More processes than tensors: nothing to keep, to clip or to step."""
+    named = {"only": nn.Parameter(torch.ones(2))}
+    processes = _WithATwin()
+    processes.rank = 1
+    shards = Shards(named, processes, each_piece=False)
+    assert not shards.owns("only")
+    shards.begin()
+    with shards.piece(is_last=True):
+        named["only"].sum().backward()
+    assert named["only"].grad is None and float(shards.gradient_norm(named)) == 0.0
+    assert shards.gather("only", torch.zeros(2)) is None
+    nn.utils.clip_grads_with_norm_([], 1.0, torch.ones(()), foreach=True)
+
+
 def _loss(named: dict[str, nn.Parameter], x: Tensor) -> Tensor:
     """x [n, 3] through three layers."""
     for parameter in named.values():
