@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sweepctl.cli.app import AsJson, ConfigDir, Overrides, app, data_app, positive
+from sweepctl.cli.app import AsJson, ConfigDir, Overrides, app, data_app
+
+if TYPE_CHECKING:
+    from sweepctl.launch.launcher import Launcher
+
+FlopsPerS = Annotated[
+    float | None, typer.Option(help="State one device's training FLOP/s instead of measuring it.")
+]
+TokensPerS = Annotated[float | None, typer.Option(help="State its tokens/s, the same for every rung.")]
+Mfu = Annotated[float | None, typer.Option(help="State the share of its peak FLOP/s that it reaches.")]
+DeviceName = Annotated[
+    str | None, typer.Option(help="Words of its name, such as H100; by default the one trained on last.")
+]
+On = Annotated[
+    str | None,
+    typer.Option(help="The machine that will train, a file of launchers/: its price, its devices."),
+]
 
 
 @app.command()
 def plan(
     overrides: Overrides = None,
     config_dir: ConfigDir = None,
-    flops_per_s: Annotated[
-        float | None, typer.Option(help="State one device's training FLOP/s instead of measuring it.")
-    ] = None,
+    flops_per_s: FlopsPerS = None,
+    tokens_per_s: TokensPerS = None,
+    mfu: Mfu = None,
+    device: DeviceName = None,
+    on: On = None,
     cfg: Annotated[
         bool, typer.Option("--cfg", help="Print the composed study as YAML; plan nothing.")
     ] = False,
@@ -29,41 +47,45 @@ def plan(
     from sweepctl.data.corpora import ensure
     from sweepctl.data.shards import check_context
     from sweepctl.launch.compare import compare_all
+    from sweepctl.launch.rates import StatedSpeed, plan_rates
     from sweepctl.launch.stages import plan_stages
     from sweepctl.report.console import BOLD, END, console, place, show_json
     from sweepctl.report.plan import plan_json, show_plan
     from sweepctl.spec.build import plain
     from sweepctl.spec.compose import as_yaml, compose_study
-    from sweepctl.store.throughput import Rate, measured
     from sweepctl.store.workspace import Workspace
 
-    positive("--flops-per-s", flops_per_s)
+    stated = StatedSpeed(flops_per_s, tokens_per_s, mfu, device)
     study = compose_study(overrides or [], config_dir)
     if cfg:
         show_json(plain(study)) if as_json else print(as_yaml(study), end="")
         return
+    launcher = None if on is None else _launcher(on, config_dir)
     workspace = Workspace.default()
     index = ensure(workspace, study.data)
     check_context(workspace.corpus(study.data.name), index, study.batch.context)
-    corpus = index.facts
-    plans, waiting = plan_stages(workspace, study, corpus)
+    plans, waiting = plan_stages(workspace, study, index.facts)
     sweep = workspace.sweep(study.name)
     compared = compare_all(sweep, plans)
-    if flops_per_s is not None:
-        rungs = {rung.name for plan in plans.values() for rung in plan.rungs}
-        throughput = dict.fromkeys(rungs, Rate(flops_per_s))
-        provenance = f"at the stated {flops_per_s:.3g} FLOP/s"
-    else:
-        throughput, provenance = measured(workspace, plans), "as this sweep's attempts measured it"
+    rates = plan_rates(workspace, plans, stated, launcher.execution if launcher else None)
+    price: float | None = launcher.settings.price_per_device_hour if launcher else None
     sweep.save(plans, waiting)
     if as_json:
-        show_json({"sweep": study.name, **plan_json(plans, compared, waiting, throughput)})
+        show_json({"sweep": study.name, **plan_json(plans, compared, waiting, rates, price)})
         return
     out = console()
-    show_plan(out, plans, compared, waiting, throughput, provenance)
+    show_plan(out, plans, compared, waiting, rates, price)
     is_left = waiting or any(stage.left.jobs for stage in compared.values())
     command = f"sweepctl {'launch' if is_left else 'collect'} {study.name}"
     out.print(f"Written to {place(sweep.folder)}. Next: {BOLD}{command}{END}", soft_wrap=True)
+
+
+def _launcher(name: str, config_dir: Path | None) -> Launcher[Any]:
+    """The launcher of a file of launchers/."""
+    from sweepctl.launch.launcher import read_launcher
+    from sweepctl.spec.compose import compose_launcher
+
+    return read_launcher(name, compose_launcher(name, [], config_dir))
 
 
 @data_app.command("prepare")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from sweepctl.errors import DamagedFile, RequestError
-from sweepctl.plan.cost import Cost, total
+from sweepctl.plan.cost import Cost, sum_costs, total
 from sweepctl.plan.diff import Diff, diff
 from sweepctl.plan.plan import Job, Plan
 from sweepctl.store.state import JobFiles
@@ -27,6 +27,8 @@ class Comparison:
     """Jobs that have none."""
     left: Cost
     """What is left costs this."""
+    left_by_rung: dict[str, Cost]
+    """The same rung by rung."""
     diff: Diff | None
     """What changed since the plan before; None where there is none, or none that can be read."""
     unwanted: tuple[str, ...]
@@ -65,7 +67,11 @@ def compare(sweep: Sweep, plan: Plan, counted: dict[str, int] | None = None) -> 
             first_steps[job.id] = max(left[job.id].first, counted.get(job.id, 0))
             shared += job.id in counted
             counted[job.id] = left[job.id].end
-    cost = total(plan, jobs, first_steps)
+    by_rung: dict[str, list[Job]] = {}
+    for job in jobs:
+        by_rung.setdefault(plan.rung_of(job).name, []).append(job)
+    left_by_rung = {rung: total(plan, of_rung, first_steps) for rung, of_rung in by_rung.items()}
+    cost = sum_costs(left_by_rung.values())
     cost = dataclasses.replace(cost, jobs=cost.jobs - shared)
     before = sweep.last_hashes().get(plan.stage)
     changes = None
@@ -75,7 +81,9 @@ def compare(sweep: Sweep, plan: Plan, counted: dict[str, int] | None = None) -> 
     with contextlib.suppress(DamagedFile):  # nothing is called unwanted on doubt
         unwanted = _unwanted(sweep, plan, changes.gone if changes else ())
     begun = sum(job.begun for job in left.values())
-    return Comparison(len(plan.jobs) - len(left), begun, len(left) - begun, cost, changes, unwanted)
+    return Comparison(
+        len(plan.jobs) - len(left), begun, len(left) - begun, cost, left_by_rung, changes, unwanted
+    )
 
 
 def left_to_train(workspace: Workspace, plan: Plan) -> dict[str, LeftToTrain]:

@@ -52,6 +52,9 @@ class Settings(Protocol):
     @property
     def execution(self) -> Execution: ...
 
+    @property
+    def price_per_device_hour(self) -> float | None: ...
+
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
@@ -104,6 +107,10 @@ class Launcher(ABC, Generic[SettingsT]):
     def execution(self) -> Execution:
         """How jobs are run here."""
         return self.settings.execution
+
+    def devices_of(self, rung: str) -> int:
+        """Devices that a job of this rung trains on at once."""
+        return 1
 
     @abstractmethod
     def launch(self, request: LaunchRequest, watcher: Watcher) -> Outcome:

@@ -21,7 +21,7 @@ from sweepctl.launch.feed import Decision, Feed
 from sweepctl.launch.outcome import Trained
 from sweepctl.launch.retries import Retries
 from sweepctl.launch.retry import Retry
-from sweepctl.launch.workers import Pool, Worker, check_watchdog, seconds_of
+from sweepctl.launch.workers import Pool, Worker, check_price, check_watchdog, seconds_of
 from sweepctl.spec.execution import Execution
 from sweepctl.store.ends import End
 from sweepctl.store.facts import Dispatch
@@ -48,11 +48,14 @@ class LocalSettings:
     """How often a job is taken up again, by class of failure."""
     execution: Execution
     """How jobs are run."""
+    price_per_device_hour: float | None
+    """What a device costs, for plans to say; None: they say no price."""
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise InvalidValue("workers", self.workers, "at least 1, or null")
         check_watchdog(self.watchdog_min)
+        check_price(self.price_per_device_hour)
 
 
 @dataclass(frozen=True, slots=True)

@@ -247,6 +247,12 @@ def check_watchdog(watchdog_min: float | None) -> None:
         raise InvalidValue("watchdog_min", watchdog_min, "above 0, or null")
 
 
+def check_price(price_per_device_hour: float | None) -> None:
+    """Raises InvalidValue where it is none."""
+    if price_per_device_hour is not None and not price_per_device_hour >= 0:
+        raise InvalidValue("price_per_device_hour", price_per_device_hour, "at least 0, or null")
+
+
 def seconds_of(watchdog_min: float | None) -> float:
     """The patience of a watchdog."""
     return math.inf if watchdog_min is None else 60 * watchdog_min

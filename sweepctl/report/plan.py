@@ -9,38 +9,38 @@ from typing import Any
 from rich.console import Console
 
 from sweepctl.launch.compare import Comparison
+from sweepctl.launch.rates import PlanRates
 from sweepctl.launch.stage_values import MissingResults
 from sweepctl.plan.alternatives import Alternative, alternatives
 from sweepctl.plan.cost import Cost, by_rung, cost_of_plans, most_passes, sum_costs, total
 from sweepctl.plan.plan import Job, Plan, Rung
 from sweepctl.report.console import BOLD, END, YELLOW, count, duration, flops, many, shown, size, table
+from sweepctl.report.device_time import of_costs, of_plan, stage_lines
+from sweepctl.report.device_time import total as device_time
 from sweepctl.spec.accounting import ParameterCount
 from sweepctl.spec.build import plain
 from sweepctl.spec.weights import mixers
 from sweepctl.store.throughput import Rate
 
-Throughput = dict[str, Rate]
-"""Rung name -> how fast one device trains it, stated or measured."""
-
 
 def show_plan(
     out: Console, plans: dict[str, Plan], compared: dict[str, Comparison], waiting: dict[str, MissingResults],
-    throughput: Throughput, provenance: str,
+    rates: PlanRates, price: float | None = None,
 ) -> None:  # fmt: skip
     """Every stage: its rungs and their cost, what exists, what changed, what waits."""
     for stage, plan in plans.items():
-        out.print(_stage_table(stage, plan, throughput, out.width))
-        _show_details(out, plan, compared[stage])
+        out.print(_stage_table(stage, plan, rates, out.width))
+        _show_details(out, plan, compared[stage], rates, price)
     for stage, reason in waiting.items():
         what = f"{reason.missing} of {reason.wanted} runs" if reason.wanted else "its plan"
         out.print(
             f"{BOLD}stage {stage}{END} waits: its {reason.field} comes from stage {reason.stage}, "
             f"which lacks {what}.\n"
         )
-    _show_total(out, plans, compared, throughput, provenance)
+    _show_total(out, plans, compared, rates, price)
 
 
-def _stage_table(stage: str, plan: Plan, throughput: Throughput, width: int) -> Any:
+def _stage_table(stage: str, plan: Plan, rates: PlanRates, width: int) -> Any:
     rows = []
     sparse = any(rung.counts.idle for rung, _, _ in by_rung(plan))
     more: list[ParameterCount] = [n for n in ("total", "active") if sparse and n != _second(plan)]
@@ -48,7 +48,7 @@ def _stage_table(stage: str, plan: Plan, throughput: Throughput, width: int) -> 
         ends = sorted({plan.tokens(job) for job in jobs if job.kind != "trunk"})
         parameters = rung.counts.parameters(plan.accounting.parameters)
         spread = f"{ends[0] / parameters:.3g}-{ends[-1] / parameters:.3g}"
-        rate = throughput.get(rung.name)
+        rate = rates.by_rung.get(rung.name)
         rows.append(
             [
                 rung.name,
@@ -78,11 +78,15 @@ def _second(plan: Plan) -> ParameterCount:
     return "total" if chosen == "non_embedding" else chosen
 
 
-def _show_details(out: Console, plan: Plan, compared: Comparison) -> None:
+def _show_details(
+    out: Console, plan: Plan, compared: Comparison, rates: PlanRates, price: float | None
+) -> None:
     """What the stage's table does not say: line by line, indented."""
     for note in _notes(plan):
         out.print(f"  {note}")
     out.print(f"  jobs: {compared.exists} there, {compared.begun} begun, {compared.new} new")
+    for line in stage_lines(plan, compared, rates, price):
+        out.print(f"  {line}")
     if compared.diff is not None:
         diff = compared.diff
         out.print(
@@ -142,8 +146,8 @@ def _settings_notes(plan: Plan) -> Iterator[str]:
 
 
 def _show_total(
-    out: Console, plans: dict[str, Plan], compared: dict[str, Comparison], throughput: Throughput,
-    provenance: str,
+    out: Console, plans: dict[str, Plan], compared: dict[str, Comparison], rates: PlanRates,
+    price: float | None,
 ) -> None:  # fmt: skip
     if not plans:
         return
@@ -160,9 +164,16 @@ def _show_total(
         f"exact FLOPs. Checkpoints: {cost.checkpoints}, {size(cost.disk_all)} ({size(cost.disk_last)} with "
         "keep=last)."
     )
-    if throughput:
-        bound = any(rate.least for rate in throughput.values())
-        out.print(f"Device time {provenance}{'; < where only a smaller rung was measured' * bound}.")
+    if rates.by_rung:
+        bound = any(rate.least for rate in rates.by_rung.values())
+        between = not all(rate.least or rate.is_measured for rate in rates.by_rung.values())
+        out.print(
+            f"Device time {rates.provenance}{'; < where only a smaller rung was measured' * bound}"
+            f"{'; ~ where other rungs were' * between}."
+        )
+        whole = device_time(of_plan(plan, rates.by_rung) for plan in plans.values())
+        left_s = device_time(of_costs(c.left_by_rung, rates.by_rung) for c in compared.values())
+        out.print(f"In all {whole.words(price)}, of which {left_s.words(price)} left.")
     else:
         out.print("Device time: nothing measured yet; state it with --flops-per-s.")
     compared_schedules = alternatives(plans.values(), cost)
@@ -193,19 +204,24 @@ def _rounded(value: Any) -> str:
 
 def plan_json(
     plans: dict[str, Plan], compared: dict[str, Comparison], waiting: dict[str, MissingResults],
-    throughput: Throughput,
+    rates: PlanRates, price: float | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The same facts, and every job."""
+    whole = device_time(of_plan(plan, rates.by_rung) for plan in plans.values())
+    left = device_time(of_costs(c.left_by_rung, rates.by_rung) for c in compared.values())
     schedules = alternatives(plans.values(), cost_of_plans(plans.values())) if plans else []
     return {
-        "stages": {stage: _stage_json(plan, compared[stage], throughput) for stage, plan in plans.items()},
+        "stages": {stage: _stage_json(plan, compared[stage], rates, price) for stage, plan in plans.items()},
+        "device": rates.device,
+        "device_time": whole.record(price),
+        "device_time_left": left.record(price),
         "waiting": {stage: asdict(reason) for stage, reason in waiting.items()},
         "schedules": [_schedule_json(alternative) for alternative in schedules],
     }
 
 
-def _stage_json(plan: Plan, compared: Comparison, throughput: Throughput) -> dict[str, Any]:
-    rungs = [_rung_json(plan, rung, cost, throughput.get(rung.name)) for rung, _, cost in by_rung(plan)]
+def _stage_json(plan: Plan, compared: Comparison, rates: PlanRates, price: float | None) -> dict[str, Any]:
+    rungs = [_rung_json(plan, rung, cost, rates.by_rung.get(rung.name)) for rung, _, cost in by_rung(plan)]
     return {
         "hash": plan.hash,
         "accounting": plain(plan.accounting),
@@ -221,6 +237,8 @@ def _stage_json(plan: Plan, compared: Comparison, throughput: Throughput) -> dic
         "schedule": plain(plan.schedule),
         "scaling": plain(plan.scaling),
         "cost": _cost_json(total(plan)),
+        "device_time": of_plan(plan, rates.by_rung).record(price),
+        "device_time_left": of_costs(compared.left_by_rung, rates.by_rung).record(price),
         "rungs": rungs,
         "jobs": [_job_json(plan, job) for job in plan.jobs],
     }
@@ -238,6 +256,7 @@ def _rung_json(plan: Plan, rung: Rung, cost: Cost, rate: Rate | None) -> dict[st
         "decode_flops_per_token": counts.decode_flops_per_token,
         "device_s": _device_s(cost, rate),
         "device_s_is_upper_bound": rate.least if rate else None,
+        "device_s_source": rate.source if rate else None,
         **_cost_json(cost),
     }
 
@@ -270,13 +289,14 @@ def _schedule_json(alternative: Alternative) -> dict[str, Any]:
 
 
 def _device_s(cost: Cost, rate: Rate | None) -> float | None:
-    return cost.flops_exact / rate.flops_per_s if rate else None
+    return rate.device_s(cost) if rate else None
 
 
 def _device_time(cost: Cost, rate: Rate | None) -> str:
     if rate is None:
         return "-"
-    return ("< " if rate.least else "") + duration(cost.flops_exact / rate.flops_per_s)
+    sign = "< " if rate.least else "" if rate.is_measured else "~ "
+    return sign + duration(rate.device_s(cost))
 
 
 def _cost_json(cost: Cost) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from sweepctl.resources import code_version
 from sweepctl.spec.build import plain
 from sweepctl.spec.execution import Execution
 from sweepctl.spec.science import NUMERICS, JobScience
-from sweepctl.store import attempts, checkpoints, retention
+from sweepctl.store import attempts, checkpoints, retention, speeds
 from sweepctl.store.attempts import Attempt
 from sweepctl.store.ends import End
 from sweepctl.store.facts import Origin
@@ -74,6 +74,7 @@ def run(
             attempt.end(outcome.why, **({"error": outcome.message} if outcome.message else {}))
         except StorageError as error:
             return Outcome(End.STORAGE, str(error), owns_job=True)
+        speeds.note(folder, science.kind, science.point, attempt.facts)
         try:
             # A wish made while the trunk was finishing is seen here, after ownership was given up: whoever
             # made it saw a living owner and started nobody.

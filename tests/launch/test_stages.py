@@ -241,4 +241,6 @@ def test_a_rate_is_measured_or_said_to_be_a_bound(planned: Planner) -> None:
     assert rates["8x1"].flops_per_s == pytest.approx(
         small[0].plan.counts(small[0].job).exact_flops_per_token * record["tokens_per_s"]
     )
-    assert rates["16x2"] == Rate(rates["8x1"].flops_per_s, least=True)
+    assert rates["8x1"].is_measured and not rates["8x1"].least
+    beside = rates["8x1"].trunk_s, rates["8x1"].observation_s
+    assert rates["16x2"] == Rate(rates["8x1"].flops_per_s, True, "extrapolated from 8x1", *beside)

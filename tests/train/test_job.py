@@ -371,7 +371,7 @@ def test_a_checkpoint_a_branch_still_needs_is_kept(planned: Planner) -> None:
 )
 def test_mfu_is_of_the_devices_own_peak_or_not_at_all(name: str, peak: float | None) -> None:
     """Whole words: an L40 is no L4, a GB200 no B200, and a part or a slower make nothing that is known."""
-    from sweepctl.train.device import peak_flops
+    from sweepctl.spec.peaks import peak_flops
 
     assert peak_flops(name) == peak
 

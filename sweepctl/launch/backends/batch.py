@@ -43,7 +43,7 @@ from sweepctl.launch.rungs import each_pattern, for_rung, idle_patterns
 from sweepctl.launch.script_words import python_command
 from sweepctl.launch.tasks import Task, TaskState
 from sweepctl.launch.variables import check, exports, handed_on
-from sweepctl.launch.workers import check_watchdog
+from sweepctl.launch.workers import check_price, check_watchdog
 from sweepctl.spec import hashing
 from sweepctl.spec.build import build, plain
 from sweepctl.spec.execution import Execution
@@ -122,10 +122,13 @@ class BatchSettings:
     """How often a job is taken up again, by class of failure."""
     execution: Execution
     """How jobs are run."""
+    price_per_device_hour: float | None
+    """What a device costs, for plans to say; None: they say no price."""
 
     def __post_init__(self) -> None:
         check(self.environment)
         check_watchdog(self.watchdog_min)
+        check_price(self.price_per_device_hour)
         for name in self.index:
             if not _VARIABLE.fullmatch(name):
                 raise InvalidValue("index", name, "the name of a variable")
@@ -364,7 +367,7 @@ def run_task(folder: Path, index: str) -> int:
         logs=folder / "logs",
         patience_s=60 * settings.wait_min,
     )
-    pool = LocalSettings("local", 1, settings.watchdog_min, settings.retries, settings.execution)
+    pool = LocalSettings("local", 1, settings.watchdog_min, settings.retries, settings.execution, None)
     log = TaskLog(start)
     log.take_in_hand("")
     retry = Retry(forgiven=script.forgiven, left=script.left_alone)

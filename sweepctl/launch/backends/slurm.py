@@ -29,6 +29,9 @@ class SlurmLauncher(Launcher[SlurmSettings], kind="slurm", settings=SlurmSetting
         self.shell = read_shell(settings, os.environ)
         super().__init__(self.shell.settings)
 
+    def devices_of(self, rung: str) -> int:
+        return self.settings.resources_of(rung).processes
+
     def launch(self, request: LaunchRequest, watcher: Watcher) -> Submitted:
         from sweepctl.launch.slurm.dispatch import dispatch
 

@@ -164,8 +164,9 @@ def _changed(
 
 
 def _of_tasks(settings: SlurmSettings) -> str:
-    """What of settings a task is like: all but what is about the queue as a whole."""
-    return hashing.canonical(names_only(plain(replace(settings, max_submitted=None))))
+    """What of settings a task is like: all but what is about the queue as a whole, and the price."""
+    alike = replace(settings, max_submitted=None, price_per_device_hour=None)
+    return hashing.canonical(names_only(plain(alike)))
 
 
 def _replace(

@@ -14,7 +14,7 @@ from sweepctl.errors import InvalidValue
 from sweepctl.launch.retries import Retries
 from sweepctl.launch.rungs import for_rung
 from sweepctl.launch.variables import check
-from sweepctl.launch.workers import Gpu, check_watchdog
+from sweepctl.launch.workers import Gpu, check_price, check_watchdog
 from sweepctl.spec.build import build, plain
 from sweepctl.spec.execution import Execution
 
@@ -194,6 +194,8 @@ class SlurmSettings:
     """How often a job is taken up again, by class of failure."""
     execution: Execution
     """How jobs are run."""
+    price_per_device_hour: float | None
+    """What a device costs, for plans to say; None: they say no price."""
 
     def __post_init__(self) -> None:
         for name, value in self.sbatch.items():
@@ -216,6 +218,7 @@ class SlurmSettings:
             if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise InvalidValue(key, getattr(self, key), "at least 1, or null")
         check_watchdog(self.watchdog_min)
+        check_price(self.price_per_device_hour)
         if self.wait_min < 0:
             raise InvalidValue("wait_min", self.wait_min, "at least 0")
         if self.save_ahead_s < 1:
