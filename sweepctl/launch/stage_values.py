@@ -1,4 +1,4 @@
-"""Values that come from results: the setting of an earlier stage with the lowest loss."""
+"""Values that come from results: the setting of an earlier stage with the least loss."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from sweepctl.errors import RequestError
+from sweepctl.plan.optimum import optimum
 from sweepctl.plan.plan import Plan, Taken
 from sweepctl.spec.study import Study, Take
 from sweepctl.store.state import outcome
@@ -49,14 +50,15 @@ def stage_values(
 
 
 def _choose(workspace: Workspace, plan: Plan, path: str, rule: Take) -> Taken | MissingResults:
-    """The value with the lowest loss at the most tokens: the mean over seeds, the best over other axes."""
+    """The value with the least loss at the most tokens: by seed, the best over other axes."""
     if len(plan.rungs) > 1:
         raise RequestError(
             f"stages.*.take.{path}: stage {plan.stage} has {len(plan.rungs)} rungs, which may have different "
             "optima; take from a stage with one."
         )
     most = max((plan.tokens(job) for job in plan.observations()), default=0)
-    runs: dict[Any, dict[str, list[float]]] = {}
+    runs: dict[Any, dict[str, dict[str, float]]] = {}
+    best_over: set[str] = set()
     missing = wanted = 0
     for job in plan.observations():
         settings = plan.points[job.point].settings
@@ -65,40 +67,28 @@ def _choose(workspace: Workspace, plan: Plan, path: str, rule: Take) -> Taken | 
         if plan.tokens(job) < 0.99 * most:  # batch sizes round a budget differently
             continue
         wanted += 1
-        others = repr({k: v for k, v in settings.items() if k != path and not k.startswith("seed.")})
+        seed = repr({k: v for k, v in settings.items() if k.startswith("seed.")})
+        others = {k: v for k, v in settings.items() if k != path and not k.startswith("seed.")}
+        best_over |= set(others) - {*plan.scaling.fields, "warmup_steps"}  # those follow from others
         result = outcome(workspace.job(job.id), workspace.job(job.trunk) if job.trunk else None, job.cut)
         if result is None:
             missing += 1
         else:
             loss = plan.validation.loss(result.loss_nats)
             loss = math.inf if loss is None else loss  # it diverged
-            runs.setdefault(settings[path], {}).setdefault(others, []).append(loss)
-    means = {value: min(fmean(seeds) for seeds in by.values()) for value, by in runs.items()}
-    losses = {value: mean for value, mean in means.items() if math.isfinite(mean)}
+            runs.setdefault(settings[path], {}).setdefault(repr(others), {})[seed] = loss
     if missing:
         return MissingResults(plan.stage, path, missing, wanted)
+    best = {value: min(by.values(), key=lambda seeds: fmean(seeds.values())) for value, by in runs.items()}
+    means = {value: fmean(seeds.values()) for value, seeds in best.items()}
+    losses = {value: mean for value, mean in means.items() if math.isfinite(mean)}
     if not losses:
         raise RequestError(
             f"No run of stage {plan.stage} has a loss: all diverged; widen its grid of {path}."
         )
-    value = min(losses, key=lambda v: losses[v])
-    if rule.rule == "parabola":
-        if not all(isinstance(v, (int, float)) and v > 0 for v in losses):
-            raise RequestError(f"stages.*.take.{path}: a parabola needs numbers above 0; use rule argmin.")
-        value = parabola_minimum(losses)
+    lowest = optimum(best)
+    parabola = rule.rule == "parabola" and lowest.bend is not None
+    value = lowest.value if parabola else min(losses, key=lambda v: losses[v])
     shown = {repr(v): loss for v, loss in losses.items()}
-    return Taken(path, value, plan.stage, rule.rule, plan.hash, shown)
-
-
-def parabola_minimum(losses: dict[float, float]) -> float:
-    """The vertex of the parabola through the lowest loss and its two neighbours, over the logarithm of the
-    value; the lowest value itself where it lies at an edge of the grid."""
-    values = sorted(losses)
-    best = min(range(len(values)), key=lambda i: losses[values[i]])
-    if best in (0, len(values) - 1):
-        return values[best]
-    x = [math.log(v) for v in values[best - 1 : best + 2]]
-    y = [losses[v] for v in values[best - 1 : best + 2]]
-    slope_low, slope_high = (y[1] - y[0]) / (x[1] - x[0]), (y[2] - y[1]) / (x[2] - x[1])
-    curvature = (slope_high - slope_low) / (x[2] - x[0])
-    return math.exp((x[0] + x[1]) / 2 - slope_low / (2 * curvature))
+    name = "parabola" if parabola else "argmin"
+    return Taken(path, value, plan.stage, name, plan.hash, shown, lowest, tuple(sorted(best_over)))

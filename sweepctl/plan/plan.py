@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from sweepctl.errors import DamagedFile
 from sweepctl.plan import earlier
+from sweepctl.plan.optimum import GridOptimum
 from sweepctl.plan.settings import PointSettings
 from sweepctl.spec.accounting import Accounting, Counts, count
 from sweepctl.spec.build import build, plain
@@ -99,14 +100,26 @@ class Taken:
     """Hash of that stage's plan."""
     losses: dict[str, float]
     """Value -> its mean loss there."""
+    optimum: GridOptimum | None = None
+    """Where its grid has the least loss; None of an early version."""
+    best_over: tuple[str, ...] = ()
+    """Other axes of the grid, of which each value had its best."""
 
     @property
     def at_edge(self) -> bool:
         """Whether the grid ends at the value, so that its optimum may lie beyond."""
+        if self.optimum is not None and "no_logarithm" not in self.optimum.flags:
+            return "edge" in self.optimum.flags
         if not isinstance(self.value, (int, float)) or isinstance(self.value, bool):
             return False
         values = [float(value) for value in self.losses]
         return len(values) > 1 and self.value in (min(values), max(values))
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """What to know of it, of `optimum.FLAGS`."""
+        others = self.optimum.flags if self.optimum else ()
+        return ("edge",) * self.at_edge + tuple(flag for flag in others if flag != "edge")
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from sweepctl.launch.rates import PlanRates
 from sweepctl.launch.stage_values import MissingResults
 from sweepctl.plan.alternatives import Alternative, alternatives
 from sweepctl.plan.cost import Cost, by_rung, cost_of_plans, most_passes, sum_costs, total
-from sweepctl.plan.plan import Job, Plan, Rung
+from sweepctl.plan.optimum import FLAGS
+from sweepctl.plan.plan import Job, Plan, Rung, Taken
 from sweepctl.report.console import BOLD, END, YELLOW, count, duration, flops, many, shown, size, table
 from sweepctl.report.device_time import of_costs, of_plan, stage_lines
 from sweepctl.report.device_time import total as device_time
@@ -106,10 +107,7 @@ def _show_details(
 def _notes(plan: Plan) -> Iterator[str]:
     """What to know of a stage beside its sizes."""
     for taken in plan.taken:
-        losses = ", ".join(f"{v}: {loss:.3f} nats" for v, loss in taken.losses.items())
-        yield f"{taken.field} = {shown(taken.value)}, the {taken.rule} of stage {taken.stage} ({losses})"
-        if taken.at_edge:
-            yield f"{YELLOW}an edge of its grid: the optimum may lie beyond; widen stage {taken.stage}{END}"
+        yield from _taken_notes(taken)
     yield from _settings_notes(plan)
     misses = [plan.tokens(job) / job.requested_tokens - 1 for job in plan.observations()]
     rounded = [miss for miss in misses if abs(miss) > 0.01]
@@ -130,6 +128,30 @@ def _notes(plan: Plan) -> Iterator[str]:
     passes = most_passes(plan)
     if passes > 1:
         yield f"{YELLOW}the longest run reads its {count(plan.corpus_tokens)} tokens {passes:.2g} times{END}"
+
+
+def _taken_notes(taken: Taken) -> Iterator[str]:
+    """What was taken, how sure it is, and what that means."""
+    losses = ", ".join(f"{v}: {loss:.3f} nats" for v, loss in taken.losses.items())
+    interval = ""
+    if taken.optimum and taken.value == taken.optimum.value and "no_logarithm" not in taken.flags:
+        interval = f" ({between(taken.optimum.interval)})"
+    over = f", the best over {', '.join(taken.best_over)}" if taken.best_over else ""
+    value = f"{taken.field} = {shown(taken.value)}{interval}"
+    yield f"{value}, the {taken.rule} of stage {taken.stage}{over} ({losses})"
+    for flag in taken.flags:
+        words = FLAGS.get(flag, flag)
+        yield f"{YELLOW}{words}{f'; widen stage {taken.stage}' * (flag == 'edge')}{END}"
+
+
+def between(interval: tuple[float | None, float | None]) -> str:
+    """An interval whose ends may be open."""
+    low, high = interval
+    if low is None and high is None:
+        return "the grid does not bound it"
+    if low is None:
+        return f"up to {high:.3g}"
+    return f"from {low:.3g}" if high is None else f"{low:.3g} to {high:.3g}"
 
 
 def _settings_notes(plan: Plan) -> Iterator[str]:
@@ -225,7 +247,7 @@ def _stage_json(plan: Plan, compared: Comparison, rates: PlanRates, price: float
     return {
         "hash": plan.hash,
         "accounting": plain(plan.accounting),
-        "taken": [{**plain(taken), "at_edge": taken.at_edge} for taken in plan.taken],
+        "taken": [{**plain(taken), "at_edge": taken.at_edge, "flags": taken.flags} for taken in plan.taken],
         "dropped": [{"rung": rung, "budget": label, "why": why} for rung, label, why in plan.dropped],
         "exists": compared.exists,
         "begun": compared.begun,

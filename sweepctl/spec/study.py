@@ -63,8 +63,8 @@ class Take:
 
     stage: str
     """That stage."""
-    rule: Literal["argmin", "parabola"] = "argmin"
-    """The grid value with the lowest loss there, or the vertex of a parabola through log value and loss."""
+    rule: Literal["parabola", "argmin"] = "parabola"
+    """The vertex of a parabola through log value and loss, or the grid value with the lowest loss there."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,9 +13,12 @@ from sweepctl.errors import RequestError
 from sweepctl.launch import clean
 from sweepctl.launch.compare import compare
 from sweepctl.launch.prepare import launchable
-from sweepctl.launch.stage_values import MissingResults, parabola_minimum
+from sweepctl.launch.stage_values import MissingResults
 from sweepctl.launch.stages import plan_stages
+from sweepctl.plan.optimum import optimum
+from sweepctl.plan.plan import Plan, load
 from sweepctl.spec.corpus import CorpusFacts
+from sweepctl.spec.science import Point
 from sweepctl.store import attempts, checkpoints
 from sweepctl.store.ends import End
 from sweepctl.store.result import Result
@@ -59,7 +64,7 @@ def test_a_stage_waits_for_what_it_takes_and_then_freezes_it(
         if e.plan.stage == "lr"
     }
     means = {lr: next(iter(loss.values())) for lr, loss in losses.items()}
-    assert taken.value == min(means, key=means.__getitem__)
+    assert taken.value == optimum({lr: {"": loss} for lr, loss in means.items()}).value
     assert taken.losses == {repr(lr): loss for lr, loss in means.items()}
     assert taken.plan == sweep_jobs.plans["lr"].hash
     assert {sweep_jobs.plans["all"].point(j.point).optimizer.lr for j in sweep_jobs.plans["all"].jobs} == {
@@ -88,6 +93,62 @@ def test_the_best_over_other_axes_and_the_mean_over_seeds_count(
     sweep_jobs, _ = staged(workspace, facts, **stages)
     [taken] = sweep_jobs.plans["all"].taken
     assert taken.value == 0.01 and taken.losses == {"0.01": 2.1, "0.02": 2.4}
+    assert taken.best_over == ("optimizer.weight_decay",) and taken.flags == ("edge",)
+
+
+def finish(workspace: Workspace, plan: Plan, loss: Callable[[Point], float]) -> None:
+    """Write results of a plan's observations as if they had been trained."""
+    for job in plan.observations():
+        folder = workspace.job(job.id)
+        folder.path.mkdir(parents=True, exist_ok=True)
+        measured_loss = loss(plan.point(job.point))
+        folder.write_result(Result(End.DONE, job.end, loss_nats={"validation": measured_loss}))
+
+
+def bowl(rate: float, seed: int = 0, at: float = 0.011, bend: float = 0.06) -> float:
+    return 3 + 0.2 * seed + bend * math.log2(rate / at) ** 2
+
+
+def test_the_vertex_is_taken_unless_the_lowest_is_asked_for(workspace: Workspace, facts: CorpusFacts) -> None:
+    rates = [0.0025, 0.005, 0.01, 0.02, 0.04]
+    lr = {**STAGES["lr"], "grid": {"axes": {"optimizer.lr": rates, "seed.init": {"seeds": 2}}}}
+    sweep_jobs, _ = staged(workspace, facts, lr=lr)
+    finish(workspace, sweep_jobs.plans["lr"], lambda point: bowl(point.optimizer.lr, point.seed.init))
+    [vertex] = staged(workspace, facts, lr=lr)[0].plans["all"].taken
+    assert (vertex.value, vertex.rule) == (0.011, "parabola") and vertex.optimum is not None
+    low, high = vertex.optimum.interval
+    assert low and high and 0.0085 < low < 0.011 < high < 0.0135
+    lowest = {"all": {"take": {"optimizer.lr": {"stage": "lr", "rule": "argmin"}}}}
+    [taken] = staged(workspace, facts, lr=lr, **lowest)[0].plans["all"].taken
+    assert (taken.value, taken.rule, taken.optimum) == (0.01, "argmin", vertex.optimum)
+
+
+def test_two_values_of_one_grid_each_have_their_vertex(workspace: Workspace, facts: CorpusFacts) -> None:
+    axes = {"optimizer.lr": [0.005, 0.01, 0.02], "optimizer.weight_decay": [0.05, 0.1, 0.2]}
+    lr = {**STAGES["lr"], "grid": {"axes": axes}}
+    both = {"all": {"take": {path: {"stage": "lr"} for path in axes}}}
+    sweep_jobs, _ = staged(workspace, facts, lr=lr, **both)
+    finish(
+        workspace,
+        sweep_jobs.plans["lr"],
+        lambda point: bowl(point.optimizer.lr) + bowl(point.optimizer.weight_decay, at=0.09),
+    )
+    plan = staged(workspace, facts, lr=lr, **both)[0].plans["all"]
+    assert {taken.field: (taken.value, taken.best_over) for taken in plan.taken} == {
+        "optimizer.lr": (0.011, ("optimizer.weight_decay",)),
+        "optimizer.weight_decay": (0.09, ("optimizer.lr",)),
+    }
+    assert load(plan.text, "the plan") == plan
+
+
+def test_a_plan_of_before_there_were_vertices_is_read(workspace: Workspace, facts: CorpusFacts) -> None:
+    sweep_jobs, _ = staged(workspace, facts)
+    finish(workspace, sweep_jobs.plans["lr"], lambda point: point.optimizer.lr)
+    raw = json.loads(staged(workspace, facts)[0].plans["all"].text)
+    for key in ("optimum", "best_over"):
+        del raw["taken"][0][key]
+    [taken] = load(json.dumps(raw), "the plan").taken
+    assert (taken.value, taken.optimum, taken.flags) == (0.001, None, ("edge",))
 
 
 def test_a_word_can_be_taken_too(workspace: Workspace, facts: CorpusFacts) -> None:
@@ -101,9 +162,7 @@ def test_a_word_can_be_taken_too(workspace: Workspace, facts: CorpusFacts) -> No
     sweep_jobs, _ = staged(workspace, facts, **stages)
     [taken] = sweep_jobs.plans["all"].taken
     assert taken.value in axes["model.activation"] and not taken.at_edge
-    stages["all"]["take"]["model.activation"]["rule"] = "parabola"  # type: ignore[index]
-    with pytest.raises(RequestError, match="needs numbers above 0"):
-        staged(workspace, facts, **stages)
+    assert (taken.rule, taken.flags) == ("argmin", ("no_logarithm",))
 
 
 def test_a_stage_of_several_rungs_chooses_nothing(workspace: Workspace, facts: CorpusFacts) -> None:
@@ -122,12 +181,6 @@ def test_a_stage_that_waits_again_stays_wanted(workspace: Workspace, facts: Corp
     assert set(waiting) == {"all"} and "all" not in sweep_jobs.sweep.plans()
     assert set(sweep_jobs.plans["all"].by_id) <= sweep_jobs.sweep.job_ids()
     assert not set(clean.find(sweep_jobs.sweep, "all").jobs) & set(sweep_jobs.plans["all"].by_id)
-
-
-def test_a_parabola_finds_the_vertex() -> None:
-    losses = {lr: (math.log(lr) - math.log(0.013)) ** 2 + 1 for lr in (0.004, 0.008, 0.016, 0.032)}
-    assert parabola_minimum(losses) == pytest.approx(0.013)
-    assert parabola_minimum({0.1: 1.0, 0.2: 2.0, 0.4: 3.0}) == 0.1
 
 
 def test_a_grid_that_all_diverged_is_one_sentence(workspace: Workspace, facts: CorpusFacts) -> None:
