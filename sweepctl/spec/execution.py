@@ -24,6 +24,9 @@ class Execution:
     """Which library multiplies large matrices on a CPU."""
     micro_batch_rows: int | None = None
     """Sequences that are trained at once; null for the whole batch."""
+    checkpoint_activations: bool = False
+    """Whether the backward pass has of every block its input only and computes the rest of it anew: less
+    memory, a third more FLOPs."""
     shard: ShardChoice = "auto"
     """What each process of a job keeps its own part of. Of gradients only where every piece of a batch is
     reduced."""

@@ -88,6 +88,7 @@ class BuiltinTrainer(Trainer):
             point.batch.context,
             machine.ops,
         )
+        self.model.recomputes = execution.checkpoint_activations
         self.model.initialize(point.seed.init)
         self.model.to(machine.device)
         self.shard = self._shard(execution)
@@ -154,7 +155,7 @@ class BuiltinTrainer(Trainer):
         point, machine = self.point, self.machine
         model = (point.shape, point.model, point.parametrization, point.corpus.vocab_size)
         sizes = (self.micro_rows, point.batch.context, self.processes.size)
-        return (*model, *sizes, str(machine.device), machine.precision)
+        return (*model, *sizes, str(machine.device), machine.precision, self.model.recomputes)
 
     def update(self, curve: LearningRateCurve) -> Update:
         with self.processes.together(Command.UPDATE):

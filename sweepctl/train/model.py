@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from sweepctl.spec.hashing import key
 from sweepctl.spec.model import Architecture, Shape
@@ -45,12 +46,14 @@ class Block(nn.Module):
         self.attention_norm = Norm(shape.d_model, model, ops)
         self.mlp_norm = Norm(shape.d_model, model, ops)
 
-    def forward(self, x: Tensor, rotations: Tensor | None, rows: int) -> tuple[Tensor, Tensor | None]:
-        """x [rows * T, d] -> the same shape, and the MLP's penalty."""
+    def forward(
+        self, x: Tensor, rotations: Tensor | None, rows: int
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """x [rows * T, d] -> the same shape, and what experts say beside it: their penalty and loads."""
         x = torch.add(x, self.mixer(self.attention_norm(x), rotations, rows), alpha=self.branch)
         y = self.mlp_norm(x)
-        y, penalty = self.mlp(y, rows) if isinstance(self.mlp, Mixture) else (self.mlp(y), None)
-        return torch.add(x, y, alpha=self.branch), penalty
+        y, *said = self.mlp(y, rows) if isinstance(self.mlp, Mixture) else (self.mlp(y), None, None)
+        return torch.add(x, y, alpha=self.branch), *said
 
 
 class Decoder(nn.Module):
@@ -67,6 +70,7 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         self.shape, self.parametrization, self.ops = shape, parametrization, ops
+        self.recomputes = False
         self.specs = {weight.name: weight for weight in weights(shape, model, vocab_size, context)}
         self.embedding_multiplier = parametrization.multiplier("embedding", shape)
         self.logit_multiplier = parametrization.logit_multiplier(shape, model.tied)
@@ -93,13 +97,24 @@ class Decoder(nn.Module):
         rotations = None if table is None else table[:length]
         penalty: Tensor | None = None
         for block in self.blocks:
-            x, more = block(x, rotations, rows)
+            x, more, loads = self._through(block, x, rotations, rows)
+            if isinstance(block.mlp, Mixture) and loads is not None:
+                block.mlp.loads += loads
             if more is not None:
                 penalty = more if penalty is None else penalty + more
         logits = self.ops.linear(self.final_norm(x), self.embedding if self.head is None else self.head)
         if self.logit_multiplier != 1.0:
             logits = logits * self.logit_multiplier
         return DecoderOutput(logits, penalty)
+
+    def _through(
+        self, block: nn.Module, x: Tensor, rotations: Tensor | None, rows: int
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """One block. With `recomputes` the backward pass has its input only, and computes the rest anew."""
+        if self.recomputes and torch.is_grad_enabled():
+            # Nothing in a block is random: no generator's state need be kept.
+            return checkpoint(block, x, rotations, rows, use_reentrant=False, preserve_rng_state=False)  # type: ignore[no-any-return]
+        return block(x, rotations, rows)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def balance(self, total: Callable[[Tensor], Tensor]) -> Tensor | None:

@@ -37,8 +37,9 @@ class Mixture(nn.Module):
         self.loads: Tensor
         self.register_buffer("loads", torch.zeros(count, dtype=torch.int64), persistent=False)
 
-    def forward(self, x: Tensor, rows: int) -> tuple[Tensor, Tensor | None]:
-        """x [rows * T, d] -> the same shape, and the penalty of a pass that has gradients."""
+    def forward(self, x: Tensor, rows: int) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """x [rows * T, d] -> the same shape, and of a pass that has gradients the penalty and the tokens of
+        each expert [E]. Nothing is counted here: a pass may be made twice."""
         gates, penalty, chosen, counts = _Route.apply(  # type: ignore[no-untyped-call]
             x, self.router, self.selection_bias, self.spec, rows
         )
@@ -47,9 +48,8 @@ class Mixture(nn.Module):
             hidden = activate(self.activation, self.ops.linear(x, self.shared_in), self.ops)
             y = y + self.ops.linear(hidden, self.shared_out)
         if not torch.is_grad_enabled():
-            return y, None
-        self.loads += counts
-        return y, penalty if self.spec.balance_loss else None
+            return y, None, None
+        return y, penalty if self.spec.balance_loss else None, counts
 
     def _experts(self, x: Tensor, gates: Tensor, chosen: Tensor, counts: Tensor) -> Tensor:
         """Sort the N * k pairs of a token and its expert by expert, multiply, and sum by token."""
