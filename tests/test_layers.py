@@ -71,7 +71,17 @@ HOUSES = [
     House("report/laws", doors=("__init__",), guests=("report/picture.py",)),
 ]
 """Where a kind is a module, the interface is the door: the kinds behind it are found by name."""
-BUILT_IN = ("builtin", "batches", "compilation", "device", "grouped", "layers", "measurements", "model")
+BUILT_IN = (
+    "builtin",
+    "batches",
+    "compilation",
+    "cross_entropy",
+    "device",
+    "grouped",
+    "layers",
+    "measurements",
+    "model",
+)
 BUILT_IN = tuple(f"train/{name}" for name in (*BUILT_IN, "ops", "optimizer", "prefetch"))
 """The built-in trainer, by how its paths begin: of what lies beside it only the registry knows it."""
 

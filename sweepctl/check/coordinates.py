@@ -191,6 +191,8 @@ def check(
         RequestError: a width does not fit the ladder's heads, or the data is not there.
     """
     shapes = [shape_of(study, w, d) for w in request.widths for d in request.depths]
+    if execution.compile == "auto":  # a few updates of each of many sizes take less time than compiling one
+        execution = dataclasses.replace(execution, compile=False)
     batch, where = small_batch(study.batch), machine(execution, "fp32")
     setting = Setting(study.optimizer.lr, batch, study.batch, where.name)
     recipe = CheckedRecipe(study.model, study.parametrization, study.optimizer)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file
 
+from sweepctl.check.apart import run_apart
 from sweepctl.errors import InvalidValue, WorkFailed
 from sweepctl.plan.expand import expand
 from sweepctl.spec.accounting import hidden_parameters
@@ -88,6 +89,12 @@ class ForkResult:
     """Where they were trained."""
     precision: str
     """In which they were trained."""
+    compiled: bool
+    """Whether the model was compiled."""
+    deterministic: bool
+    """Whether deterministic algorithms were asked for."""
+    apart: bool
+    """Whether every attempt was a process of its own, with nothing compiled before."""
     compared: tuple[Distance, ...]
     """Of the branch and of the resumed run."""
     noise: Distance | None
@@ -137,9 +144,12 @@ def check(
     steps: int | None,
     execution: Execution,
     say: Say,
+    apart: bool | None = None,
 ) -> ForkResult:
     """Train a straight run, a trunk with its branch, and the same two interrupted and resumed, in a store of
-    their own that is deleted afterwards. A schedule that cannot fork has its straight run interrupted.
+    their own that is deleted afterwards. A schedule that cannot fork has its straight run interrupted. Each
+    attempt is a process of its own where models are compiled, or `apart` says so: a compiler chooses kernels
+    by what it has timed, and a branch on another node has nothing of what its trunk's left on disk.
 
     Raises:
         RequestError: there is no such rung, or the budget is too short for the schedule.
@@ -150,10 +160,11 @@ def check(
         raise InvalidValue("--steps", steps, "at least 4")
     forked = short(study, rung, steps)
     straight = dataclasses.replace(forked, schedule=forked.schedule.with_fork(False))
-    execution = dataclasses.replace(execution, keep="all")
     where = machine(execution, study.precision)
+    apart = where.compiled if apart is None else apart
+    execution = dataclasses.replace(execution, keep="all", compile=where.compiled)
     with _folder(workspace) as folder:
-        trial = _TrialRuns(folder, workspace.corpus(study.data.name), corpus, execution, say)
+        trial = _TrialRuns(folder, workspace.corpus(study.data.name), corpus, execution, say, apart)
         reference = trial.train("straight", straight)
         resumed = trial.train("interrupted", forked, interrupt=True)
         compared = [_distance("the resumed one", resumed, reference)]
@@ -173,6 +184,9 @@ def check(
             own_warmup_steps=study.schedule.warmup(study.batch.tokens),
             device=where.name,
             precision=study.precision,
+            compiled=where.compiled,
+            deterministic=where.deterministic,
+            apart=apart,
             compared=tuple(compared),
             noise=noise,
         )
@@ -215,6 +229,7 @@ class _TrialRuns:
     corpus: CorpusFacts
     execution: Execution
     say: Say
+    apart: bool
 
     def train(self, name: str, study: Study, interrupt: bool = False) -> JobFolder:
         """Every job of the study, trunk first; the folder of the one that ends in a loss."""
@@ -247,7 +262,10 @@ class _TrialRuns:
         self.say(f"{name}: {planned_job.job.kind}")
         manifest = sweep_jobs.manifest(planned_job, execution, Dispatch(launcher="check"))
         manifest = dataclasses.replace(manifest, data=str(self.data), final_state=True)
-        outcome = run(manifest, threading.Event(), report)
+        try:
+            outcome = run_apart(manifest, report) if self.apart else run(manifest, threading.Event(), report)
+        except _Interrupted:  # killed
+            return
         died = dying and saved == INTERRUPT_AFTER
         if outcome.why is not End.DONE and not died:
             why = outcome.message.strip().splitlines()[-1:] or [outcome.why]

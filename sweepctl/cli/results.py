@@ -20,19 +20,24 @@ def collect(
     """Read the store into runs, curves and attempts: Parquet tables beside the plans."""
     from sweepctl.collect.tables import collect as collect_tables
     from sweepctl.report.console import console, many, place, show_json
+    from sweepctl.report.seams import seams_of, show_seams
     from sweepctl.store.sweep_jobs import SweepJobs
     from sweepctl.store.workspace import Workspace
 
     the_sweep = Workspace.default().read_sweep(sweep, out)
     frames = collect_tables(SweepJobs(the_sweep, the_sweep.plans()), csv)
     states = frames["runs"]["state"].value_counts().to_dict()
+    mixed = seams_of(frames["attempts"])
     if as_json:
         rows = {name: len(frame) for name, frame in frames.items()}
-        show_json({"sweep": sweep, "folder": str(the_sweep.results), "rows": rows, "runs": states})
+        show_json(
+            {"sweep": sweep, "folder": str(the_sweep.results), "rows": rows, "runs": states, "mixed": mixed}
+        )
         return
     counts = ", ".join(f"{number} {state}" for state, number in states.items())
     table = place(the_sweep.results / "runs.parquet")
     console().print(f"{many(len(frames['runs']), 'observation')} ({counts}) in {table}")
+    show_seams(console(), mixed)
 
 
 @app.command()
@@ -84,11 +89,13 @@ def report(sweep: SweepName, out: OutFolder = None, as_json: AsJson = False) -> 
     from sweepctl.report.console import console, show_json
     from sweepctl.report.findings import gather
     from sweepctl.report.screen import screen_json, show_screen
+    from sweepctl.report.seams import seams_of
     from sweepctl.store.sweep_jobs import SweepJobs
     from sweepctl.store.workspace import Workspace
 
     the_sweep = Workspace.default().read_sweep(sweep, out)
     plans = the_sweep.plans()
     frames = collect_tables(SweepJobs(the_sweep, plans))
-    findings = gather(the_sweep, plans, frames["runs"], kept_or_fitted(the_sweep, plans, frames))
+    fits = kept_or_fitted(the_sweep, plans, frames)
+    findings = gather(the_sweep, plans, frames["runs"], fits, seams_of(frames["attempts"]))
     show_json(screen_json(findings)) if as_json else show_screen(console(), findings)

@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from sweepctl.collect.families import seams
 from sweepctl.plan.plan import Job, Plan
 from sweepctl.spec.accounting import FLOP_COUNTS, PARAMETER_COUNTS, Accounting
 from sweepctl.spec.build import plain
@@ -23,20 +24,9 @@ from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs
 
 TABLES = ("runs", "curves", "attempts")
 ATTEMPT_FIELDS = (
-    *(
-        "attempt",
-        "launcher",
-        "scheduler_id",
-        "host",
-        "pid",
-        "device",
-        "gemm",
-        "compiled",
-        "started",
-        "ended",
-        "why",
-    ),
-    *("error", "start_step", "end_step", "trained_tokens", "train_s", "tokens_per_s", "mfu", "code"),
+    *("attempt", "launcher", "scheduler_id", "host", "pid", "device", "gemm", "compiled"),
+    *("cuda_graphs", "deterministic", "loss_chunks", "started", "ended", "why", "error"),
+    *("start_step", "end_step", "trained_tokens", "train_s", "tokens_per_s", "mfu", "code"),
 )
 
 
@@ -44,10 +34,13 @@ def collect(sweep_jobs: SweepJobs, csv: bool = False) -> dict[str, pd.DataFrame]
     """Read the store and write the three tables where the sweep's results go; the tables."""
     curves: list[dict[str, Any]] = []
     tried: list[dict[str, Any]] = []
-    for planned_job in sweep_jobs.by_id.values():
-        history = attempts.every(planned_job.folder)
-        curves += _curves(planned_job, history)
-        tried += _attempts(planned_job, history)
+    histories = {job: attempts.every(planned.folder) for job, planned in sweep_jobs.by_id.items()}
+    mixed = seams(histories)
+    for job, planned_job in sweep_jobs.by_id.items():
+        curves += _curves(planned_job, histories[job])
+        tried += [
+            row | {"seam": mixed.get((job, row["attempt"]))} for row in _attempts(planned_job, histories[job])
+        ]
     rows = {"runs": _runs(sweep_jobs), "curves": curves, "attempts": tried}
     frames = {name: pd.DataFrame(rows[name]) for name in TABLES}
     for name, frame in frames.items():

@@ -136,9 +136,11 @@ def show_fork(result: ForkResult) -> None:
     )  # fmt: skip
     cut = result.warmup_steps < result.own_warmup_steps
     warmup = f", warmup shortened from {result.own_warmup_steps} to {result.warmup_steps}" if cut else ""
+    how = ", compiled" * result.compiled + ", deterministic" * result.deterministic
+    how += ", each attempt a process of its own with nothing compiled before" * result.apart
     out.print(
         f"Rung {result.rung}, {result.steps} updates{warmup}; {where}. {result.precision} on "
-        f"{result.device}.\n",
+        f"{result.device}{how}.\n",
         soft_wrap=True,
     )
     every = [*result.compared, *([result.noise] if result.noise else [])]

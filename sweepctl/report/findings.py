@@ -13,7 +13,9 @@ from sweepctl.report.screen import Findings
 from sweepctl.store.workspace import Sweep
 
 
-def gather(sweep: Sweep, plans: dict[str, Plan], runs: pd.DataFrame, fits: dict[str, Fit]) -> Findings:
+def gather(
+    sweep: Sweep, plans: dict[str, Plan], runs: pd.DataFrame, fits: dict[str, Fit], seams: dict[str, int]
+) -> Findings:
     """Score what was predicted of a sweep, and draw its fit."""
     try:
         scores: dict[str, list[Scored]] = score(sweep)
@@ -35,4 +37,4 @@ def gather(sweep: Sweep, plans: dict[str, Plan], runs: pd.DataFrame, fits: dict[
         )
         draw_fit(sweep.results / "fit.png", picture)
         files.append("fit.png")
-    return Findings(sweep, plans, runs, fits, scores, files)
+    return Findings(sweep, plans, runs, fits, scores, files, seams)

@@ -29,6 +29,7 @@ from sweepctl.report.console import (
 )
 from sweepctl.report.fit import estimate, fit_json, score_json
 from sweepctl.report.record import show_widest
+from sweepctl.report.seams import show_seams
 from sweepctl.store.workspace import Sweep
 
 
@@ -48,12 +49,15 @@ class Findings:
     """Its predictions by stage, with what was measured."""
     files: list[str]
     """The files beside its plans."""
+    seams: dict[str, int]
+    """How jobs were computed otherwise than what they went on from, and how many."""
 
 
 def show_screen(out: Console, findings: Findings) -> None:
     """Print it."""
     _show_plan(out, findings)
     _show_results(out, findings)
+    show_seams(out, findings.seams)
     _show_laws(out, findings)
     _show_scores(out, findings.scores)
     out.print(f"{BOLD}files{END} in {place(findings.sweep.results)}: {', '.join(findings.files)}")
@@ -193,6 +197,7 @@ def screen_json(findings: Findings) -> dict[str, Any]:
         },
         "whole": {"tokens": every_stage.tokens, "saving": every_stage.saving},
         "runs": findings.runs.astype(object).where(findings.runs.notna(), None).to_dict(orient="records"),
+        "mixed": findings.seams,
         "fits": {name: fit_json(fit) for name, fit in findings.fits.items()},
         "scores": score_json(findings.scores),
     }

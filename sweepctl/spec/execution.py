@@ -20,6 +20,12 @@ class Execution:
     compile: bool | Literal["auto"] = "auto"
     """Whether the model goes through torch.compile. auto: as the attempt whose checkpoint is gone on from had
     it on the same kind of device; else on a GPU, where Triton and a C compiler are there."""
+    cuda_graphs: bool | Literal["auto"] = "auto"
+    """Whether the kernels of a compiled step are launched together, as CUDA graphs, where one process takes a
+    whole batch at once; auto: where the model is small."""
+    deterministic: bool = False
+    """Whether torch is to take deterministic algorithms where it has any. What goes on from a deterministic
+    attempt is deterministic too."""
     gemm: Literal["auto", "torch", "onednn"] = "auto"
     """Which library multiplies large matrices on a CPU."""
     micro_batch_rows: int | None = None

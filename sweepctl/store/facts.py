@@ -110,6 +110,12 @@ class Facts(Dispatch):
     """Which library multiplied matrices."""
     compiled: bool | None = None
     """Whether the model went through torch.compile; older versions say it in `execution`."""
+    cuda_graphs: bool | None = None
+    """Whether a step's kernels were launched together."""
+    deterministic: bool | None = None
+    """Whether deterministic algorithms were asked for; older versions asked for none."""
+    loss_chunks: int | None = None
+    """The pieces in which the loss was computed."""
     world_size: int = 1
     """Processes that trained together, a device each."""
     shard: str | None = None

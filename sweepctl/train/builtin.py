@@ -26,6 +26,7 @@ from sweepctl.spec.sharding import Shard, StatefulTensor, resolve
 from sweepctl.store.files import reading, refusal
 from sweepctl.train import compilation
 from sweepctl.train.batches import Batches
+from sweepctl.train.cross_entropy import chunk_rows, chunked_cross_entropy
 from sweepctl.train.device import Machine, machine
 from sweepctl.train.interface import Assignment, Setup, Trainer, Update
 from sweepctl.train.model import Decoder, flat_name
@@ -35,35 +36,48 @@ from sweepctl.train.processes import Command, SingleProcess
 from sweepctl.train.sharding import Shards
 
 WEIGHTS, OPTIMIZER = "weights.safetensors", "optimizer.safetensors"
+SMALL_STEP_FLOPS = 2e12
+"""What a fast GPU computes in about 5 ms: as long as a host takes to launch the kernels of a step."""
 UNCOUNTED = -100
 """A target of which no loss is taken."""
 
 
 class Objective(nn.Module):
     """A decoder and its loss in one module: compiled, the largest tensor of a step, the logits, need not be
-    written out in fp32."""
+    written out in fp32; with `chunk_rows` there are never more rows of them than that."""
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder, chunk_rows: int | None = None) -> None:
         super().__init__()
-        self.decoder = decoder
+        self.decoder, self.chunk_rows = decoder, chunk_rows
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor | None]:
         """Tokens and targets [B, T] -> the mean loss in nats a token, and what training adds to it."""
-        logits, penalty = self.decoder(x)
-        return F.cross_entropy(logits.float(), y.reshape(-1)), penalty
+        if self.chunk_rows is None:
+            logits, penalty = self.decoder(x)
+            return F.cross_entropy(logits.float(), y.reshape(-1)), penalty
+        hidden, penalty = self.decoder.hidden(x)
+        return _chunked_loss(self.decoder, hidden, y, self.chunk_rows), penalty
 
 
 class Evaluation(nn.Module):
     """A decoder's loss on held-out rows. It is apart from `Objective`, so that what was evaluated, and at
     which sizes, is nothing to the code that trains."""
 
-    def __init__(self, decoder: Decoder) -> None:
+    def __init__(self, decoder: Decoder, chunk_rows: int | None = None) -> None:
         super().__init__()
-        self.decoder = decoder
+        self.decoder, self.chunk_rows = decoder, chunk_rows
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Tokens and targets [B, T] -> the mean loss in nats a token of those whose target is counted."""
+        if self.chunk_rows is not None:
+            return _chunked_loss(self.decoder, self.decoder.hidden(x)[0], y, self.chunk_rows)
         return F.cross_entropy(self.decoder(x).logits.float(), y.reshape(-1), ignore_index=UNCOUNTED)
+
+
+def _chunked_loss(decoder: Decoder, hidden: Tensor, y: Tensor, rows: int) -> Tensor:
+    return chunked_cross_entropy(
+        hidden, decoder.output, y.reshape(-1), decoder.logit_multiplier, rows, UNCOUNTED
+    )
 
 
 class BuiltinTrainer(Trainer):
@@ -99,11 +113,13 @@ class BuiltinTrainer(Trainer):
         self._batch: Callable[[int], Pair] = lambda step: batches.batch(step, rank, size)
         if machine.device.type != "cpu":
             self._batch = Prefetched(self._batch, machine.device).take
+        self.chunk_rows = self._chunk_rows(self.micro_rows)
+        self.cuda_graphs = self._takes_graphs(execution)
         if machine.compiled:
-            compilation.begin(self._program())
-        evaluation = Evaluation(self.model)
+            compilation.begin(self._program(), self.cuda_graphs, machine.deterministic)
+        evaluation = Evaluation(self.model, self._chunk_rows(batches.piece_rows))
         self._evaluation = compilation.compiled(evaluation) if machine.compiled else evaluation
-        self._use(Objective(self.model))
+        self._use(Objective(self.model, self.chunk_rows))
         self._pieces: dict[tuple[str, int], list[tuple[Tensor, Tensor]]] = {}
 
     @classmethod
@@ -127,12 +143,16 @@ class BuiltinTrainer(Trainer):
         return counts.exact_flops_per_token
 
     def setup(self) -> Setup:
+        context = self.point.batch.context
         return Setup(
             device=self.machine.name,
             device_kind=self.machine.kind,
             micro_batch_rows=self.micro_rows,
             gemm=self.machine.gemm,
             compiled=self.machine.compiled,
+            cuda_graphs=self.cuda_graphs,
+            deterministic=self.machine.deterministic,
+            loss_chunks=1 if self.chunk_rows is None else self.micro_rows * context // self.chunk_rows,
             processes=self.processes.size,
             shard=self.shard,
             hosts=tuple(self.processes.hosts),
@@ -144,18 +164,38 @@ class BuiltinTrainer(Trainer):
         if self.shards is not None:
             self.shards.begin()
         else:
-            self._use(self.processes.share(Objective(self.model)))
+            self._use(self.processes.share(Objective(self.model, self.chunk_rows)))
 
     def _use(self, objective: nn.Module) -> None:
         self._shared = objective
-        self._objective = compilation.compiled(objective) if self.machine.compiled else objective
+        self._objective: Callable[[Tensor, Tensor], tuple[Tensor, Tensor | None]] = objective
+        if self.machine.compiled:
+            self._objective = compilation.compiled(objective, self.cuda_graphs)
+
+    def _chunk_rows(self, sequences: int) -> int | None:
+        """Rows of logits at a time of so many sequences; None for all."""
+        if self.machine.device.type == "cpu":
+            return None
+        return chunk_rows(sequences * self.point.batch.context, self.point.corpus.vocab_size)
+
+    def _takes_graphs(self, execution: Execution) -> bool:
+        """Whether a step's kernels are launched together as CUDA graphs. Gradients then lie in memory that
+        the next piece of a batch would overwrite, so only where there is none; by itself only where kernels
+        are so small that launching them is what takes time."""
+        machine, point = self.machine, self.point
+        one_piece = self.micro_rows == point.batch.rows and self.processes.size == 1
+        if not (machine.compiled and machine.kind == "cuda" and one_piece and execution.cuda_graphs):
+            return False
+        flops = self.flops_per_token * point.batch.tokens
+        return execution.cuda_graphs is True or (point.model.experts is None and flops <= SMALL_STEP_FLOPS)
 
     def _program(self) -> object:
         """What the compiled code depends on."""
         point, machine = self.point, self.machine
         model = (point.shape, point.model, point.parametrization, point.corpus.vocab_size)
         sizes = (self.micro_rows, point.batch.context, self.processes.size)
-        return (*model, *sizes, str(machine.device), machine.precision, self.model.recomputes)
+        how = (str(machine.device), machine.precision, machine.deterministic, self.model.recomputes)
+        return (*model, *sizes, *how)
 
     def update(self, curve: LearningRateCurve) -> Update:
         with self.processes.together(Command.UPDATE):
@@ -198,15 +238,17 @@ class BuiltinTrainer(Trainer):
             x, y = inputs[first : first + self.micro_rows], targets[first : first + self.micro_rows]
             last = first + self.micro_rows == len(inputs)
             with self._piece(last):
+                if self.cuda_graphs:
+                    torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
                 with self.machine.autocast():
                     loss, penalty = self._objective(x, y)
                 aim = loss if penalty is None else loss + penalty
                 aim = aim / pieces if pieces > 1 else aim
-                aim.backward()
+                aim.backward()  # type: ignore[no-untyped-call]
             loss = loss.detach() / pieces if pieces > 1 else loss.detach()
             total = loss if total is None else total + loss
         assert total is not None
-        return total
+        return total.clone() if self.cuda_graphs else total  # its memory is the next step's
 
     def _move(self, x: Tensor, y: Tensor) -> Pair:
         """Onto the device, waiting for nothing where they are in pinned memory."""

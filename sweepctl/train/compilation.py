@@ -24,9 +24,10 @@ MOST_HELPERS = 8
 _last_program: list[object] = [None]
 
 
-def begin(program: object) -> None:
+def begin(program: object, cuda_graphs: bool = False, deterministic: bool = False) -> None:
     """Forget what was compiled for another program. Two are the same where they are equal: whoever asks
-    states all that his model's code and sizes depend on."""
+    states all that his model's code and sizes depend on. CUDA graphs hold the addresses of one model. A
+    deterministic compiler chooses kernels by no clock."""
     from torch._inductor import config
 
     os.environ.setdefault(CACHE_VARIABLE, str(_cache_folder()))
@@ -34,14 +35,16 @@ def begin(program: object) -> None:
     helpers = cores // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
     if "TORCHINDUCTOR_COMPILE_THREADS" not in os.environ:
         config.compile_threads = max(1, min(MOST_HELPERS, helpers))
-    if program != _last_program[0]:
+    if hasattr(config, "deterministic"):  # torch 2.10 and later
+        config.deterministic = deterministic
+    if program != _last_program[0] or cuda_graphs:
         torch.compiler.reset()
         _last_program[0] = program
 
 
-def compiled(module: nn.Module) -> Any:
+def compiled(module: nn.Module, cuda_graphs: bool = False) -> Any:
     """The module as a function that is compiled when it is first called, for every size anew."""
-    return torch.compile(module, dynamic=False)
+    return torch.compile(module, dynamic=False, mode="reduce-overhead" if cuda_graphs else None)
 
 
 def can_compile() -> bool:

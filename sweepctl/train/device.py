@@ -44,6 +44,8 @@ class Machine:
     """All of a GPU's memory, None on a CPU."""
     compiled: bool = False
     """Whether models go through torch.compile there."""
+    deterministic: bool = False
+    """Whether torch was told to take deterministic algorithms."""
 
     def autocast(self) -> AbstractContextManager[Any]:
         """bf16 autocast where the science asks for it."""
@@ -62,11 +64,14 @@ def machine(
         RequestError: a GPU was asked for and torch can use none, or there is none.
         MachineFailed: whoever started this process has promised a GPU, and torch sees none.
     """
+    deterministic = execution.deterministic or (before is not None and bool(before.deterministic))
+    _take_deterministic(deterministic)
     if execution.device != "cpu" and not _has_gpu():
         _promised_gpu()
     if execution.device == "cuda" or (execution.device == "auto" and _has_gpu()):
         if not _has_gpu():
             raise RequestError("device=cuda, but torch sees no GPU here; use device=cpu or auto.")
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # deterministic, and read once a process
         device = _gpu(local_rank)
         name = torch.cuda.get_device_name(device)
         kind: DeviceKind = "rocm" if torch.version.hip else "cuda"  # torch calls AMD's GPUs cuda too
@@ -81,13 +86,27 @@ def machine(
             peak_flops(name),
             memory_bytes,
             _compiles(execution, kind, before),
+            deterministic,
         )
     torch.set_num_threads(execution.threads)
     compiled = _compiles(execution, "cpu", before)
     gemm = _cpu_gemm(execution, precision, compiled)
     eager = precision == "fp32" and not compiled
     ops = eager_cpu(gemm) if eager else plain()
-    return Machine(torch.device("cpu"), "cpu", cpu_name(), ops, gemm, precision, None, None, compiled)
+    return Machine(
+        torch.device("cpu"), "cpu", cpu_name(), ops, gemm, precision, None, None, compiled, deterministic
+    )
+
+
+def _take_deterministic(wanted: bool) -> None:
+    """Of this process, for every job anew. What has no deterministic algorithm runs all the same, and torch
+    warns of it."""
+    if torch.are_deterministic_algorithms_enabled() != wanted:
+        torch.use_deterministic_algorithms(wanted, warn_only=True)
+        from torch.utils import deterministic
+
+        deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # nothing reads any
+        torch.backends.cudnn.deterministic = wanted
 
 
 def _compiles(execution: Execution, kind: DeviceKind, before: Facts | None) -> bool:

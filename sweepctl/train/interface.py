@@ -75,6 +75,12 @@ class Setup:
     """Which library multiplies matrices, None where there is no choice."""
     compiled: bool | None = None
     """Whether the model is compiled, None where that has no meaning."""
+    cuda_graphs: bool | None = None
+    """Whether a step's kernels are launched together, None where that has no meaning."""
+    deterministic: bool | None = None
+    """Whether only deterministic algorithms were asked for, None where that has no meaning."""
+    loss_chunks: int | None = None
+    """The pieces in which the loss is computed, None where that has no meaning."""
     peak_flops: float | None = None
     """The FLOP/s of one device that MFU is a share of; None where they are not known."""
 

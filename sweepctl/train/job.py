@@ -201,6 +201,9 @@ def _prepare(
         micro_batch_rows=setup.micro_batch_rows,
         gemm=setup.gemm,
         compiled=setup.compiled,
+        cuda_graphs=setup.cuda_graphs,
+        deterministic=setup.deterministic,
+        loss_chunks=setup.loss_chunks,
         world_size=setup.processes,
         shard=setup.shard,
         hosts=setup.hosts,
@@ -209,6 +212,8 @@ def _prepare(
     execution = dataclasses.replace(execution, shard=setup.shard)  # rank 0's memory decides for all
     if setup.compiled is not None:
         execution = dataclasses.replace(execution, compile=setup.compiled)
+    if setup.deterministic is not None:
+        execution = dataclasses.replace(execution, deterministic=setup.deterministic)
     with processes.job(follower_message(manifest, execution, start)):
         trainer.share()
     return Loop(

@@ -91,6 +91,19 @@ class Decoder(nn.Module):
 
     def forward(self, tokens: Tensor) -> DecoderOutput:
         """tokens [B, T] -> logits [B * T, V] and the penalty."""
+        x, penalty = self.hidden(tokens)
+        logits = self.ops.linear(x, self.output)
+        if self.logit_multiplier != 1.0:
+            logits = logits * self.logit_multiplier
+        return DecoderOutput(logits, penalty)
+
+    @property
+    def output(self) -> nn.Parameter:
+        """The head [V, d], which is the embedding where the two are tied."""
+        return self.embedding if self.head is None else self.head
+
+    def hidden(self, tokens: Tensor) -> tuple[Tensor, Tensor | None]:
+        """tokens [B, T] -> what the head multiplies [B * T, d], and the penalty."""
         rows, length = tokens.shape
         x = self.embed(tokens)
         table: Any = self.rotations
@@ -102,10 +115,7 @@ class Decoder(nn.Module):
                 block.mlp.loads += loads
             if more is not None:
                 penalty = more if penalty is None else penalty + more
-        logits = self.ops.linear(self.final_norm(x), self.embedding if self.head is None else self.head)
-        if self.logit_multiplier != 1.0:
-            logits = logits * self.logit_multiplier
-        return DecoderOutput(logits, penalty)
+        return self.final_norm(x), penalty
 
     def _through(
         self, block: nn.Module, x: Tensor, rotations: Tensor | None, rows: int

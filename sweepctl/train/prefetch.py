@@ -43,4 +43,8 @@ class Prefetched:
 
 
 def _pinned(pair: Pair) -> Pair:
-    return pair[0].pin_memory(), pair[1].pin_memory()
+    """In pinned memory, or as it is where the system gives no more of that: a copy is then waited for."""
+    try:
+        return pair[0].pin_memory(), pair[1].pin_memory()
+    except RuntimeError:
+        return pair

@@ -119,7 +119,7 @@ def test_where_equal_runs_differ_their_distance_is_the_tolerance(
 
 def test_equal_runs_that_are_equal_leave_no_room() -> None:
     same, other = Distance("", 0.0, 0.0, 0.0, True), Distance("the branch", 1e-9, 0.0, 0.0, False)
-    result = ForkResult("8x1", 24, 18, 4, 4, "a GPU", "bf16", (other,), same)
+    result = ForkResult("8x1", 24, 18, 4, 4, "a GPU", "bf16", True, False, True, (other,), same)
     assert not result.holds and "two equal runs end bit for bit the same" in result.summary
 
 
@@ -161,3 +161,47 @@ def test_the_command(
         printed = capsys.readouterr().out
         if more == ["--json"]:
             assert json.loads(printed)["exact"] is True
+
+
+def test_attempts_in_processes_of_their_own_are_the_straight_run_too(
+    workspace: Workspace, facts: CorpusFacts
+) -> None:
+    """As where models are compiled: whoever is interrupted is killed, and the next process goes on. Of a
+    schedule with few attempts, since each is a process."""
+    before = files_of(workspace)
+    study, execution = tiny(schedule__kind="cosine"), Execution(device="cpu")
+    result = check(workspace, study, facts, None, 8, execution, lambda text: None, apart=True)
+    assert result.holds and result.exact and result.apart and not result.compiled
+    assert files_of(workspace) == before
+
+
+def test_every_process_begins_with_nothing_compiled(
+    workspace: Workspace, facts: CorpusFacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sweepctl.check import apart
+
+    caches: list[str] = []
+
+    class Refused(Exception):
+        """In the place of a process."""
+
+    def begin(*arguments: Any, env: dict[str, str], **options: Any) -> None:
+        caches.extend(env[name] for name in apart.CACHES)
+        assert not any(Path(cache).exists() for cache in caches)
+        raise Refused
+
+    monkeypatch.setattr("subprocess.Popen", begin)
+    for _ in range(2):
+        with pytest.raises(Refused):
+            execution = Execution(device="cpu", compile=True)
+            check(workspace, tiny(), facts, None, 8, execution, lambda text: None)
+    assert len(set(caches)) == 4
+
+
+def test_a_process_that_dies_says_its_last_words(
+    workspace: Workspace, facts: CorpusFacts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setattr("sweepctl.check.apart.SAFE_PATH", ("-c", "raise SystemExit('no torch here')"))
+    with pytest.raises(WorkFailed, match="ended as died: no torch here"):
+        check(workspace, tiny(), facts, None, 8, Execution(device="cpu"), lambda text: None, apart=True)

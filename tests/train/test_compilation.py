@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ def test_a_branch_takes_over_how_its_trunk_was_computed(
     from sweepctl.store import attempts
     from tests.conftest import run_job
 
-    monkeypatch.setattr(compilation, "compiled", lambda module: module)
+    monkeypatch.setattr(compilation, "compiled", lambda module, graphs=False: module)
     sweep_jobs = planned(ladder__depths=[1], budget__tokens=[1280])
     sweep_jobs.make_wishes()
     [trunk], [branch] = only(sweep_jobs, "trunk"), only(sweep_jobs, "branch")
@@ -139,3 +140,51 @@ def test_a_branch_takes_over_how_its_trunk_was_computed(
     facts = [attempts.every(job.folder)[-1].facts for job in (trunk, branch)]
     assert [fact.compiled for fact in facts] == [True, True]
     assert facts[1].execution["compile"] == "auto"
+
+
+def test_deterministic_algorithms_are_a_jobs_own_and_its_branches() -> None:
+    """A worker trains one job after another."""
+    wanted, unasked = Execution(device="cpu", deterministic=True), Execution(device="cpu")
+    try:
+        for execution, before, taken in (
+            (wanted, None, True),
+            (unasked, None, False),
+            (unasked, Facts(deterministic=True), True),
+            (unasked, Facts(deterministic=False), False),
+        ):
+            assert machine(execution, "fp32", before=before).deterministic is taken
+            assert torch.are_deterministic_algorithms_enabled() is taken
+    finally:
+        machine(unasked, "fp32")
+
+
+@pytest.mark.parametrize(
+    ("asked", "changes", "rows", "compiled", "taken"),
+    [
+        ("auto", {}, None, True, True),
+        ("auto", {"budget__tokens": [2**36], "batch__tokens": 2**28}, None, True, False),
+        (True, {"budget__tokens": [2**36], "batch__tokens": 2**28}, None, True, True),
+        (False, {}, None, True, False),
+        (True, {}, 2, True, False),
+        (True, {}, None, False, False),
+    ],
+)
+def test_graphs_are_for_small_steps_of_one_piece(
+    planned: Planner,
+    corpus_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    asked: Any,
+    changes: dict[str, Any],
+    rows: int | None,
+    compiled: bool,
+    taken: bool,
+) -> None:
+    """A GPU but for the device, on which nothing is compiled here."""
+    graphed: list[bool] = []
+    monkeypatch.setattr(compilation, "begin", lambda *arguments: None)
+    monkeypatch.setattr(compilation, "compiled", lambda m, graphs=False: graphed.append(graphs) or m)
+    point = planned(ladder__depths=[1], **changes).plans["all"].point(0)
+    execution = Execution(device="cpu", cuda_graphs=asked, micro_batch_rows=rows)
+    where = replace(machine(execution, point.precision), kind="cuda", compiled=compiled)
+    trainer = BuiltinTrainer(point, Batches(corpus_folder, point), where, execution)
+    assert trainer.setup().cuda_graphs is taken and graphed == [False, taken] * compiled
