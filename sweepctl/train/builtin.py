@@ -193,7 +193,7 @@ class BuiltinTrainer(Trainer):
         """What the compiled code depends on."""
         point, machine = self.point, self.machine
         model = (point.shape, point.model, point.parametrization, point.corpus.vocab_size)
-        sizes = (self.micro_rows, point.batch.context, self.processes.size)
+        sizes = (self.micro_rows, point.batch.context, self.processes.size, self.shard)
         how = (str(machine.device), machine.precision, machine.deterministic, self.model.recomputes)
         return (*model, *sizes, *how)
 
