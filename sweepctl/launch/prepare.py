@@ -6,7 +6,7 @@ from sweepctl.data.shards import check_context, read_index, verify
 from sweepctl.errors import DamagedFile, RequestError, unknown_name
 from sweepctl.plan.plan import Plan
 from sweepctl.store import checkpoints
-from sweepctl.store.predictions import unpredicted
+from sweepctl.store.predictions import probed_elsewhere, unpredicted
 from sweepctl.store.sweep_jobs import SweepJobs
 from sweepctl.store.workspace import Sweep
 
@@ -30,8 +30,9 @@ def launchable(sweep: Sweep, only: str | None = None) -> tuple[SweepJobs, list[s
         plans = {only: plans[only]}
     held = [stage for stage, plan in plans.items() if plan.predict_first and unpredicted(sweep, plan)[0]]
     sweep_jobs = SweepJobs(sweep, {stage: plan for stage, plan in plans.items() if stage not in held})
-    for stage in held:  # a job that a free stage wants too is held back all the same
-        sweep_jobs.leave_out({job.id for job in plans[stage].observations()})
+    for stage in held:  # a job that a free stage wants too is held back all the same, unless it probes
+        of_stage = {job.id for job in plans[stage].observations()}
+        sweep_jobs.leave_out(of_stage - probed_elsewhere(plans[stage], sweep_jobs.plans.values()))
     for plan in sweep_jobs.plans.values():
         _check_data(sweep, plan)
     sources = {planned_job.folder for planned_job in sweep_jobs.unfinished()}

@@ -48,11 +48,14 @@ class Parts:
     """What all runs of its trunk have in common."""
     beyond: float
     """The law's own misfit there, which the rows show the less the farther they are."""
+    carried: float = 0.0
+    """What settings may cost that were chosen at another size."""
 
     @property
     def half(self) -> float:
         """Half the interval, in logarithms."""
-        return float(np.sqrt(self.parameters**2 + self.run**2 + self.trunk**2 + self.beyond**2))
+        parts = (self.parameters, self.run, self.trunk, self.beyond, self.carried)
+        return float(np.sqrt(sum(part**2 for part in parts)))
 
     def widened(self, half: float) -> Parts:
         """The same of a wider interval: replicates of the parameters spread more than these say."""
@@ -68,6 +71,17 @@ class Prediction(Estimate):
     """The interval of a new run there: where one lies that is yet to be made."""
     parts: Parts | None = None
     """What that is made of; None of an early version, or where nothing says."""
+
+    def carrying(self, share: float) -> Prediction:
+        """The same of a run with settings that were chosen elsewhere, which may cost a share of its value."""
+        if not share:
+            return self
+        low, high = (
+            float(self.value * np.exp(sign * np.hypot(np.log(end / self.value), share)))
+            for sign, end in zip((-1, 1), self.run_interval, strict=True)
+        )
+        parts = None if self.parts is None else replace(self.parts, carried=share)
+        return replace(self, run_interval=(low, high), parts=parts)
 
     def intervals(self, name: str) -> dict[str, list[float]]:
         """The same, with that of a run."""

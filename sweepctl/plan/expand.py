@@ -11,6 +11,7 @@ from sweepctl.plan.settings import PointSettings, with_schedule_field
 from sweepctl.spec.accounting import count
 from sweepctl.spec.budget import Budget
 from sweepctl.spec.corpus import CorpusFacts
+from sweepctl.spec.grid import Grid
 from sweepctl.spec.learning_rate import Cycles
 from sweepctl.spec.scaling import Scaling, is_of_another_kind
 from sweepctl.spec.schedules.schedule import Schedule
@@ -45,6 +46,7 @@ def expand(study: Study, stage_name: str, corpus: CorpusFacts, taken: tuple[Take
         raise InvalidValue(
             f"stages.{stage_name}.take", clash[0], "a field that is not an axis of the grid too"
         )
+    grid = grid.merged(Grid(_probes(stage_name, grid, taken)))
     scaling = study.scaling.without(set(grid.axes))
     builder = _Builder(study, stage, base, schedule, rungs, scaling)
     for index in range(len(rungs)):
@@ -72,6 +74,27 @@ def expand(study: Study, stage_name: str, corpus: CorpusFacts, taken: tuple[Take
         fit=stage.fit,
         scaling=scaling,
     )
+
+
+def _probes(stage_name: str, grid: Grid, taken: tuple[Taken, ...]) -> dict[str, list[Any]]:
+    """Axes of the multiples of values that a stage probes."""
+    axes = {}
+    for value in taken:
+        at = f"stages.{stage_name}.take.{value.field}.factors"
+        if value.factors and grid.sample is not None:
+            raise InvalidValue(at, list(value.factors), "left out beside grid.sample, which draws points")
+        if value.factors:
+            axes[value.field] = [_times(at, value.value, factor) for factor in value.factors]
+    return axes
+
+
+def _times(at: str, value: Any, factor: float) -> Any:
+    """A multiple of a value; whole where the value is."""
+    if isinstance(value, float):
+        return value * factor
+    if isinstance(value, int) and not isinstance(value, bool) and (value * factor).is_integer():
+        return int(value * factor)
+    raise InvalidValue(at, factor, f"a factor that {value!r} can be multiplied by")
 
 
 def _base(study: Study, corpus: CorpusFacts) -> tuple[Point, Schedule]:
@@ -159,6 +182,7 @@ class _Builder:
     ) -> None:
         self.study, self.rungs = study, rungs
         self.budgets = stage.budget or study.budget
+        self.shortest = stage.budget is None and any(take.factors for take in stage.take.values())
         self.base = base
         self.points: list[PlanPoint] = []
         self.dropped: dict[tuple[str, str, str], None] = {}
@@ -182,6 +206,7 @@ class _Builder:
         if sized != (rung.shape, self.base.model, self.base.batch.context):
             counts = count(point.shape, point.model, point.corpus.vocab_size, point.batch.context)
         budgets, dropped = self.budgets.of(counts, self.study.accounting, point.batch.tokens)
+        budgets = budgets[:1] if self.shortest else budgets
         self.dropped.update(dict.fromkeys((rung.name, *row) for row in dropped))
         if not budgets:
             return

@@ -104,6 +104,10 @@ class Taken:
     """Where its grid has the least loss; None of an early version."""
     best_over: tuple[str, ...] = ()
     """Other axes of the grid, of which each value had its best."""
+    factors: tuple[float, ...] = ()
+    """Times which it is planned, to see what it costs at this stage's rungs."""
+    carried: Any = None
+    """The value that the earlier stage probed: taken from another stage itself."""
 
     @property
     def at_edge(self) -> bool:
@@ -183,6 +187,11 @@ class Plan:
             if job.trunk is not None:
                 branches[job.trunk].append(job)
         return branches
+
+    @property
+    def probes(self) -> bool:
+        """Whether it asks what a value costs that was chosen elsewhere."""
+        return any(taken.factors for taken in self.taken)
 
     def observations(self) -> Iterator[Job]:
         """The jobs that end in an annealed loss."""

@@ -11,6 +11,7 @@ from sweepctl.errors import InvalidValue, RequestError
 from sweepctl.laws import parametric
 from sweepctl.laws.fit import Estimate, Fit, Prediction
 from sweepctl.plan.plan import Plan
+from sweepctl.predict.carried import carried_share, probed
 from sweepctl.spec.accounting import Counts, count
 from sweepctl.spec.model import Shape
 from sweepctl.spec.science import Point, with_field
@@ -118,7 +119,12 @@ def predict_target(
         speeds = measured(sweep.workspace, plans)
         rate = max((speed.flops_per_s for speed in speeds.values()), default=None)
     target = recipe(plan, fit, flops, n, d, rate)
-    target = dataclasses.replace(target, notes=tuple(_notes(plans, target, n)))
+    share = carried_share(plans, probed(sweep, plans), plan, float(target.n))
+    target = dataclasses.replace(
+        target,
+        loss_nats=target.loss_nats.carrying(share),
+        notes=tuple(_notes(plans, target, n)),
+    )
     predictions.write(
         sweep,
         {

@@ -11,6 +11,7 @@ from sweepctl.errors import RequestError, unknown_name
 from sweepctl.laws import parametric
 from sweepctl.laws.fit import Fit
 from sweepctl.plan.plan import Job, Plan
+from sweepctl.predict.carried import CarriedSetting, carried_share, probed
 from sweepctl.store import predictions
 from sweepctl.store.predictions import PredictedLoss, StagePrediction
 from sweepctl.store.workspace import Sweep
@@ -67,8 +68,11 @@ def predict_stage(sweep: Sweep, stage: str, fit: Fit, post_hoc: bool) -> tuple[S
             f"Stage {stage} has begun ({len(late)} of its runs, {late[0].id} first), so this would not be a "
             "prediction beforehand; --post-hoc writes it down as what it is."
         )
-    after_the_fact = [_predicted(plan, job, fit) for job in late]
-    for losses, prior in (([_predicted(plan, job, fit) for job in fresh], True), (after_the_fact, False)):
+    plans = sweep.plans()
+    probes = probed(sweep, plans)
+    after_the_fact = [_predicted(plans, plan, job, fit, probes) for job in late]
+    beforehand = [_predicted(plans, plan, job, fit, probes) for job in fresh]
+    for losses, prior in ((beforehand, True), (after_the_fact, False)):
         if losses:
             _write(sweep, plan, StagePrediction(stage, prior, losses), fit)
     rows = predictions.prior(sweep) | {row.job: row for row in after_the_fact}
@@ -90,9 +94,12 @@ def _write(sweep: Sweep, plan: Plan, prediction: StagePrediction, fit: Fit) -> N
     )
 
 
-def _predicted(plan: Plan, job: Job, fit: Fit) -> PredictedLoss:
+def _predicted(
+    plans: Mapping[str, Plan], plan: Plan, job: Job, fit: Fit, probes: list[CarriedSetting]
+) -> PredictedLoss:
     n, d = float(plan.counts(job).parameters(plan.accounting.parameters)), float(plan.tokens(job))
-    loss = parametric.predict(fit, n, d)
+    share = carried_share(plans, probes, plan, n, job.point)
+    loss = parametric.predict(fit, n, d).carrying(share)
     rung = plan.rung_of(job).name
     parts = None if loss.parts is None else dataclasses.asdict(loss.parts)
     return PredictedLoss(job.id, rung, job.label, n, d, loss.value, loss.interval, loss.run_interval, parts)

@@ -7,6 +7,7 @@ import pandas as pd
 from sweepctl.errors import RequestError
 from sweepctl.laws.fit import Fit
 from sweepctl.plan.plan import Plan
+from sweepctl.predict.carried import probed
 from sweepctl.predict.stage import Scored, score
 from sweepctl.report.picture import FitPicture, draw_fit
 from sweepctl.report.screen import Findings
@@ -37,4 +38,5 @@ def gather(
         )
         draw_fit(sweep.results / "fit.png", picture)
         files.append("fit.png")
-    return Findings(sweep, plans, runs, fits, scores, files, seams)
+    carried = probed(sweep, plans)
+    return Findings(sweep, plans, runs, fits, scores, files, seams, carried)

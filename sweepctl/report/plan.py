@@ -139,9 +139,19 @@ def _taken_notes(taken: Taken) -> Iterator[str]:
     over = f", the best over {', '.join(taken.best_over)}" if taken.best_over else ""
     value = f"{taken.field} = {shown(taken.value)}{interval}"
     yield f"{value}, the {taken.rule} of stage {taken.stage}{over} ({losses})"
+    if taken.factors:
+        yield f"probed at {', '.join(f'{factor:g}' for factor in taken.factors)} times that"
+    cost = taken.optimum.cost(taken.carried) if taken.optimum and taken.carried is not None else None
+    if cost is not None:
+        yield f"the carried {shown(taken.carried)} costs {cost_words(cost[0], cost[1:])} there"
     for flag in taken.flags:
         words = FLAGS.get(flag, flag)
         yield f"{YELLOW}{words}{f'; widen stage {taken.stage}' * (flag == 'edge')}{END}"
+
+
+def cost_words(cost: float, interval: tuple[float, ...]) -> str:
+    """A share of the loss with its interval."""
+    return f"{cost:.2%} of the loss ({interval[0]:.2%} to {interval[1]:.2%})"
 
 
 def between(interval: tuple[float | None, float | None]) -> str:

@@ -10,7 +10,13 @@ from sweepctl.fitting.fit import BAD_RECORD
 from sweepctl.laws.fit import Fit, HeldOutRow, Parts
 from sweepctl.report.console import percent, table
 
-NAMES = {"parameters": "parameters", "run": "run", "trunk": "trunk", "beyond": "beyond the runs"}
+NAMES = {
+    "parameters": "parameters",
+    "run": "run",
+    "trunk": "trunk",
+    "beyond": "beyond the runs",
+    "carried": "rate carried",
+}
 OTHERS = {
     "isoflop": {"run": "budget", "beyond": "beyond the budgets"},
     "hyperparameters": {"run": "optimum", "trunk": "cell", "beyond": "beyond the cells"},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
@@ -13,6 +13,7 @@ from sweepctl.laws.fit import Fit
 from sweepctl.laws.registry import LAWS
 from sweepctl.plan.cost import by_rung, cost_of_plans, total
 from sweepctl.plan.plan import Plan
+from sweepctl.predict.carried import CarriedSetting
 from sweepctl.predict.stage import Scored
 from sweepctl.report.console import (
     BOLD,
@@ -28,6 +29,7 @@ from sweepctl.report.console import (
     table,
 )
 from sweepctl.report.fit import estimate, fit_json, score_json
+from sweepctl.report.plan import between, cost_words
 from sweepctl.report.record import show_widest
 from sweepctl.report.seams import show_seams
 from sweepctl.store.workspace import Sweep
@@ -51,6 +53,8 @@ class Findings:
     """The files beside its plans."""
     seams: dict[str, int]
     """How jobs were computed otherwise than what they went on from, and how many."""
+    carried: list[CarriedSetting]
+    """What probes measured."""
 
 
 def show_screen(out: Console, findings: Findings) -> None:
@@ -103,6 +107,12 @@ def _show_plan(out: Console, findings: Findings) -> None:
             out.print(
                 f"  stage {stage}: {taken.field} = {shown(taken.value)}, chosen by stage {taken.stage}{edge}"
             )
+    for probe in findings.carried:
+        own = f"{probe.optimum.value:.3g} ({between(probe.optimum.interval)})"
+        out.print(
+            f"  stage {probe.stage}: {probe.field} = {shown(probe.value)} carried to {probe.rung} costs "
+            f"{cost_words(probe.cost, probe.interval)} at {count(probe.tokens)} tokens; its own optimum {own}"
+        )
     out.print()
 
 
@@ -200,4 +210,5 @@ def screen_json(findings: Findings) -> dict[str, Any]:
         "mixed": findings.seams,
         "fits": {name: fit_json(fit) for name, fit in findings.fits.items()},
         "scores": score_json(findings.scores),
+        "carried": [asdict(probe) for probe in findings.carried],
     }

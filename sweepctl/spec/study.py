@@ -65,6 +65,16 @@ class Take:
     """That stage."""
     rule: Literal["parabola", "argmin"] = "parabola"
     """The vertex of a parabola through log value and loss, or the grid value with the lowest loss there."""
+    factors: tuple[float, ...] = ()
+    """Multiples of the value that are trained, 1 among them, to see what it costs to have it from there; with
+    no budget of the stage's own, at the shortest of the study's."""
+
+    def __post_init__(self) -> None:
+        positive = all(factor > 0 for factor in self.factors) and len(set(self.factors)) == len(self.factors)
+        if self.factors and not (positive and 1.0 in self.factors and len(self.factors) > 1):
+            raise InvalidValue(
+                "factors", list(self.factors), "two or more different numbers above 0, 1 among them"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -113,14 +113,15 @@ def unpredicted(sweep: Sweep, plan: Plan) -> tuple[list[Job], list[Job]]:
     still be made, and those that have.
 
     A run has begun with its first attempt, or with its trunk's, unless that trunk serves another stage too or
-    runs of it were predicted before.
+    runs of it were predicted before. What another stage probes is measured before, and nothing to predict.
     """
     predicted = prior(sweep)
     plans = sweep.plans().values()
+    not_asked = predicted.keys() | probed_elsewhere(plan, plans)
     fresh: list[Job] = []
     late: list[Job] = []
     for job in plan.observations():
-        if job.id in predicted:
+        if job.id in not_asked:
             continue
         has_begun = attempts.newest(sweep.workspace.job(job.id)) is not None
         if not has_begun and job.trunk is not None:
@@ -129,6 +130,12 @@ def unpredicted(sweep: Sweep, plan: Plan) -> tuple[list[Job], list[Job]]:
             has_begun = not tells_nothing and attempts.newest(sweep.workspace.job(job.trunk)) is not None
         (late if has_begun else fresh).append(job)
     return fresh, late
+
+
+def probed_elsewhere(plan: Plan, plans: Iterable[Plan]) -> set[str]:
+    """Jobs of a stage's plan that another stage probes: trained whatever holds the stage back."""
+    others = [other for other in plans if other.probes and other.stage != plan.stage]
+    return {job for other in others for job in other.by_id if job in plan.by_id}
 
 
 def write(sweep: Sweep, prediction: dict[str, Any]) -> Path:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -16,9 +14,8 @@ from sweepctl.launch.prepare import launchable
 from sweepctl.launch.stage_values import MissingResults
 from sweepctl.launch.stages import plan_stages
 from sweepctl.plan.optimum import optimum
-from sweepctl.plan.plan import Plan, load
+from sweepctl.plan.plan import load
 from sweepctl.spec.corpus import CorpusFacts
-from sweepctl.spec.science import Point
 from sweepctl.store import attempts, checkpoints
 from sweepctl.store.ends import End
 from sweepctl.store.result import Result
@@ -26,6 +23,7 @@ from sweepctl.store.sweep_jobs import SweepJobs
 from sweepctl.store.throughput import Rate, measured
 from sweepctl.store.workspace import Workspace
 from tests.conftest import Planner, only, run_all, tiny, tree
+from tests.grids import bowl, finish
 
 STAGES: dict[str, Any] = {
     "lr": {
@@ -94,19 +92,6 @@ def test_the_best_over_other_axes_and_the_mean_over_seeds_count(
     [taken] = sweep_jobs.plans["all"].taken
     assert taken.value == 0.01 and taken.losses == {"0.01": 2.1, "0.02": 2.4}
     assert taken.best_over == ("optimizer.weight_decay",) and taken.flags == ("edge",)
-
-
-def finish(workspace: Workspace, plan: Plan, loss: Callable[[Point], float]) -> None:
-    """Write results of a plan's observations as if they had been trained."""
-    for job in plan.observations():
-        folder = workspace.job(job.id)
-        folder.path.mkdir(parents=True, exist_ok=True)
-        measured_loss = loss(plan.point(job.point))
-        folder.write_result(Result(End.DONE, job.end, loss_nats={"validation": measured_loss}))
-
-
-def bowl(rate: float, seed: int = 0, at: float = 0.011, bend: float = 0.06) -> float:
-    return 3 + 0.2 * seed + bend * math.log2(rate / at) ** 2
 
 
 def test_the_vertex_is_taken_unless_the_lowest_is_asked_for(workspace: Workspace, facts: CorpusFacts) -> None:

@@ -32,7 +32,7 @@ def test_a_prediction_made_before_is_prior_and_is_kept(planned: Planner, law: Fi
     first, new = predict_stage(sweep_jobs.sweep, stage, law, post_hoc=False)
     assert new and first.prior and len(first.observations) == 4
     parts = [row.parts for row in first.observations]
-    assert all(row and set(row) == {"parameters", "run", "trunk", "beyond"} for row in parts)
+    assert all(row and set(row) == {"parameters", "run", "trunk", "beyond", "carried"} for row in parts)
     files = tree(predictions.folder(sweep_jobs.sweep))
     again, new = predict_stage(sweep_jobs.sweep, stage, law, post_hoc=False)
     assert not new and again.observations == first.observations
