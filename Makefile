@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-slurm test test-pure coverage lint types bench bench-gpu bench-laws calibration bench-slurm slurm-install slurm-up slurm-down clean
+.PHONY: help setup demo demo-slurm test test-pure coverage lint types bench bench-gpu bench-laws bench-scale calibration bench-slurm slurm-install slurm-up slurm-down clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -96,6 +96,9 @@ bench-laws: setup ## fitting the parametric law (PUBLISHED=path/to/analyzing-chi
 
 calibration: setup ## whether intervals hold the runs that come afterwards: coverage and width by table (2 minutes)
 	$(BIN)/python -m benchmarks.calibration
+
+bench-scale: setup ## 100,000 jobs on 1,000 nodes in simulated time (DEMO=path/to/sweeps: a demo beside it)
+	$(BIN)/python -m benchmarks.scale $(if $(DEMO),--demo $(DEMO))
 
 bench-slurm: setup ## the same of launches on Slurm: submission, branches, overhead (about 12 minutes)
 	$(BIN)/python -m benchmarks.slurm

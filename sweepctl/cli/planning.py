@@ -10,7 +10,13 @@ import typer
 from sweepctl.cli.app import AsJson, ConfigDir, Overrides, app, data_app
 
 if TYPE_CHECKING:
+    from sweepctl.launch.forecast import Forecast
     from sweepctl.launch.launcher import Launcher
+    from sweepctl.launch.rates import StatedSpeed
+    from sweepctl.plan.plan import Plan
+    from sweepctl.spec.corpus import CorpusFacts
+    from sweepctl.spec.study import Study
+    from sweepctl.store.workspace import Sweep
 
 FlopsPerS = Annotated[
     float | None, typer.Option(help="State one device's training FLOP/s instead of measuring it.")
@@ -19,6 +25,9 @@ TokensPerS = Annotated[float | None, typer.Option(help="State its tokens/s, the 
 Mfu = Annotated[float | None, typer.Option(help="State the share of its peak FLOP/s that it reaches.")]
 DeviceName = Annotated[
     str | None, typer.Option(help="Words of its name, such as H100; by default the one trained on last.")
+]
+Devices = Annotated[
+    int | None, typer.Option(min=1, help="Say when all would be done on so many devices, and on others.")
 ]
 On = Annotated[
     str | None,
@@ -35,6 +44,7 @@ def plan(
     mfu: Mfu = None,
     device: DeviceName = None,
     on: On = None,
+    devices: Devices = None,
     cfg: Annotated[
         bool, typer.Option("--cfg", help="Print the composed study as YAML; plan nothing.")
     ] = False,
@@ -47,9 +57,11 @@ def plan(
     from sweepctl.data.corpora import ensure
     from sweepctl.data.shards import check_context
     from sweepctl.launch.compare import compare_all
+    from sweepctl.launch.forecast import record as forecast_record
     from sweepctl.launch.rates import StatedSpeed, plan_rates
     from sweepctl.launch.stages import plan_stages
     from sweepctl.report.console import BOLD, END, console, place, show_json
+    from sweepctl.report.forecast import show_forecast
     from sweepctl.report.plan import plan_json, show_plan
     from sweepctl.spec.build import plain
     from sweepctl.spec.compose import as_yaml, compose_study
@@ -69,12 +81,18 @@ def plan(
     compared = compare_all(sweep, plans)
     rates = plan_rates(workspace, plans, stated, launcher.execution if launcher else None)
     price: float | None = launcher.settings.price_per_device_hour if launcher else None
+    when = None
+    if devices is not None:
+        when = _forecast(sweep, study, index.facts, plans, stated, launcher, devices)
     sweep.save(plans, waiting)
     if as_json:
-        show_json({"sweep": study.name, **plan_json(plans, compared, waiting, rates, price)})
+        shown = {"sweep": study.name, **plan_json(plans, compared, waiting, rates, price)}
+        show_json(shown | ({"forecast": forecast_record(when)} if when else {}))
         return
     out = console()
     show_plan(out, plans, compared, waiting, rates, price)
+    if when is not None:
+        show_forecast(out, when)
     is_left = waiting or any(stage.left.jobs for stage in compared.values())
     command = f"sweepctl {'launch' if is_left else 'collect'} {study.name}"
     out.print(f"Written to {place(sweep.folder)}. Next: {BOLD}{command}{END}", soft_wrap=True)
@@ -86,6 +104,29 @@ def _launcher(name: str, config_dir: Path | None) -> Launcher[Any]:
     from sweepctl.spec.compose import compose_launcher
 
     return read_launcher(name, compose_launcher(name, [], config_dir))
+
+
+def _forecast(
+    sweep: Sweep,
+    study: Study,
+    corpus: CorpusFacts,
+    plans: dict[str, Plan],
+    stated: StatedSpeed,
+    launcher: Launcher[Any] | None,
+    devices: int,
+) -> Forecast:
+    """When what is left would be done; its jobs take what the rates of their rungs say."""
+    from sweepctl.launch.forecast import forecast, paces, phases
+    from sweepctl.launch.rates import plan_rates
+
+    execution = launcher.execution if launcher else None
+    ordered, left_out = phases(sweep, study, corpus, plans)
+    pace = paces(
+        ordered,
+        lambda every: plan_rates(sweep.workspace, every, stated, execution).by_rung,
+        launcher.devices_of if launcher else lambda rung: 1,
+    )
+    return forecast(sweep, ordered, left_out, pace, devices)
 
 
 @data_app.command("prepare")

@@ -4,7 +4,7 @@ transports: they hand jobs to workers and say what came of it."""
 from __future__ import annotations
 
 import contextlib
-import math
+import itertools
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +14,7 @@ from typing import assert_never
 
 from sweepctl.errors import StorageError, SweepctlError, WorkFailed
 from sweepctl.launch.retries import Retries, exhausted, tries_alike
-from sweepctl.store import attempts, checkpoints
+from sweepctl.launch.waking import Awake
 from sweepctl.store.attempts import Attempt
 from sweepctl.store.ends import End
 from sweepctl.store.facts import Dispatch
@@ -75,6 +75,7 @@ class Feed:
         keep: Keep = "all",
         for_all_sweeps: bool = False,
         clock: Callable[[], float] = time.monotonic,
+        idle_s: float = IDLE_S,
     ) -> None:
         self.sweep_jobs, self.retries = sweep_jobs, retries
         self._tell, self._forgiven, self._gone = tell, forgiven, gone
@@ -91,7 +92,7 @@ class Feed:
         self.dropped: set[str] = set()
         """Jobs that no current plan wants any more. One that is in hand is trained on; a plan that wants it
         again takes it up again."""
-        self._idle_until: dict[str, float] = {}
+        self._awake, self._idle_s = Awake(self.open, clock), idle_s
         self._elsewhere: dict[str, float] = {}
         self._alone_for_s: dict[str, float] = {}
         self._rests_until: float | None = None
@@ -117,13 +118,13 @@ class Feed:
 
     def look_anew(self) -> None:
         """Look at every job's files when it is asked for next, whatever was seen of them before."""
-        self._idle_until.clear()
+        self._awake.wake_all(but=self.in_hand)
 
     def _look_again(self, job: str) -> None:
         """Something has become of a job: look at it and its branches when they are asked for next."""
-        self._idle_until.pop(job, None)
-        for branch in self.sweep_jobs.branches.get(job, ()):
-            self._idle_until.pop(branch.job.id, None)
+        for other in (job, *(branch.job.id for branch in self.sweep_jobs.branches.get(job, ()))):
+            if other not in self.in_hand:
+                self._awake.wake(other)
 
     def next(self) -> PlannedJob | None:
         """The most urgent job that can start now."""
@@ -135,22 +136,23 @@ class Feed:
         """Jobs that can start now, the most urgent first, of those that fit; last those to whom the
         file system refused something before. One that could not start a moment ago, and of which nothing was
         heard since, is not looked at again yet."""
-        files = JobFilesCache(once=True)
+        files = self.sweep_jobs.look(once=True)
         last = self._unreadable.keys() | self._refused
-        for planned_job in sorted(self.open.values(), key=lambda e: e.job.id in last):
-            job = planned_job.job.id
-            if self._clock() < self._idle_until.get(job, -math.inf) or not fits(planned_job):
+        first = (job for job in self._awake if job not in last)
+        for job in itertools.chain(first, (job for job in self._awake if job in last) if last else ()):
+            planned_job = self.open.get(job)
+            if planned_job is None or not fits(planned_job):
                 continue
             if self.can_start(planned_job, files):
                 yield planned_job
             elif self.rest_s() > 0:
                 return
             elif job in self.open and not self._is_left(job) and job not in self._elsewhere:
-                self._idle_until[job] = self._clock() + IDLE_S
+                self._awake.sleep(job, self._clock() + self._idle_s)
 
     def can_start(self, planned_job: PlannedJob, files: JobFilesCache | None = None) -> bool:
         """Whether this job can start now, by its files. `files` keeps what was read of trunks before."""
-        job, files = planned_job.job.id, files or JobFilesCache(once=True)
+        job, files = planned_job.job.id, files or self.sweep_jobs.look(once=True)
         if self.rest_s() > 0 or self._is_left(job):
             return False
         if job in self._elsewhere and self._clock() < self._elsewhere[job]:
@@ -173,7 +175,7 @@ class Feed:
             return False
         if not self.sweep_jobs.can_start(planned_job, files):
             return False
-        owner = attempts.newest(planned_job.folder)
+        owner = self.sweep_jobs.newest_attempt(planned_job.folder)
         if owner is not None and owner.alive() and not self._gone(owner.facts):
             self._elsewhere[job] = self._clock() + ELSEWHERE_S
             return False
@@ -188,11 +190,12 @@ class Feed:
         if planned_job.trunk is None or files.of(planned_job.trunk).reaches(planned_job.job.cut or 0):
             return True
         trunk = files.of(planned_job.trunk)
-        return trunk.result is not None or self.sweep_jobs.sweep.workspace.has_job(planned_job.job.id)
+        return trunk.result is not None or self.sweep_jobs.has_begun(planned_job)
 
     def started(self, planned_job: PlannedJob) -> None:
         """A worker has it in hand."""
         self.in_hand.add(planned_job.job.id)
+        self._awake.sleep(planned_job.job.id)
 
     @property
     def elsewhere(self) -> int:
@@ -217,15 +220,16 @@ class Feed:
 
     def _is_exhausted(self, planned_job: PlannedJob, last: Attempt | None) -> bool:
         """The number that is forgiven is asked for only where it matters: it may lie in a file."""
-        return exhausted(planned_job.folder, last, self.retries) and exhausted(
-            planned_job.folder, last, self.retries, self._forgiven(planned_job.job.id)
+        every = self.sweep_jobs.every_attempt
+        return exhausted(planned_job.folder, last, self.retries, every=every) and exhausted(
+            planned_job.folder, last, self.retries, self._forgiven(planned_job.job.id), every
         )
 
     def look_for_cancels(self) -> None:
         """Give up what `sweepctl cancel` has named, and take up again what a launch has asked for anew. Leave
         alone what no plan wants since."""
         try:
-            cancelled = self.sweep_jobs.sweep.cancelled()
+            cancelled = self.sweep_jobs.marked_cancelled()
         except StorageError:  # it is looked again soon
             return
         if self.cancelled - cancelled:
@@ -248,6 +252,8 @@ class Feed:
         }
         self._reopened |= lost
         self.open = {trunk: self.sweep_jobs.by_id[trunk] for trunk in lost} | self.open
+        for trunk in lost:
+            self._awake.put_first(trunk)
         if lost:
             self.look_anew()
             self.sweep_jobs.make_wishes(self._keep)
@@ -305,7 +311,7 @@ class Feed:
         self._look_again(planned_job.job.id)
         end = End.DIED if fault is None else End.INFRASTRUCTURE
         try:
-            last = attempts.newest(planned_job.folder)
+            last = self.sweep_jobs.newest_attempt(planned_job.folder)
         except StorageError as error:
             self.refused(planned_job, str(error))
             return
@@ -346,7 +352,7 @@ class Feed:
                 raise StorageError(f"{message} It was tried {self._refusals} times.")
             self._rests_until = self._clock() + min(REST_MAX_S, 2.0 ** (self._refusals - 1))
         with contextlib.suppress(StorageError):  # what cannot be read now is judged when it is looked at next
-            if self._is_exhausted(planned_job, attempts.newest(planned_job.folder)):
+            if self._is_exhausted(planned_job, self.sweep_jobs.newest_attempt(planned_job.folder)):
                 self._tell(Decision(planned_job, State.FAILED, End.STORAGE, message))
                 return
         message = f"{message} Trying again in {self.rest_s():.0f} s."
@@ -375,7 +381,7 @@ class Feed:
         self._tell(Decision(planned_job, State.RUNNING, end, message))
 
     def _retry_or_fail(self, planned_job: PlannedJob, end: End, message: str) -> None:
-        last = attempts.newest(planned_job.folder)
+        last = self.sweep_jobs.newest_attempt(planned_job.folder)
         failed = self._is_exhausted(planned_job, last) or self._left_no_attempt(planned_job.job.id, end, last)
         if end is End.DIED:
             message = self._of_the_dead(planned_job, last, message, failed)
@@ -396,8 +402,10 @@ class Feed:
     def _of_the_dead(self, planned_job: PlannedJob, last: Attempt | None, reason: str, failed: bool) -> str:
         if not failed or last is None:
             return f"{reason}; it goes on from its last checkpoint"
-        times = tries_alike(planned_job.folder, last, self._forgiven(planned_job.job.id))
-        step = max(checkpoints.steps(planned_job.folder), default=0)
+        times = tries_alike(
+            planned_job.folder, last, self._forgiven(planned_job.job.id), self.sweep_jobs.every_attempt
+        )
+        step = max(self.sweep_jobs.look().of(planned_job.folder).saved, default=0)
         message = f"its process died {times} times at step {step} ({reason})"
         with contextlib.suppress(StorageError):
             last.update(out_of_retries=True, error=message)
@@ -414,7 +422,8 @@ class Feed:
             self._lacks_what_is_wanted(planned_job)
 
     def _finish(self, planned_job: PlannedJob, end: End | None, files: JobFilesCache | None = None) -> None:
-        self.open.pop(planned_job.job.id, None)
+        if self.open.pop(planned_job.job.id, None) is not None:
+            self._awake.remove(planned_job.job.id)
         self._look_again(planned_job.job.id)
         self._elsewhere.pop(planned_job.job.id, None)
         result = self.sweep_jobs.outcome(planned_job, files)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 from sweepctl.errors import InvalidValue
@@ -38,7 +39,12 @@ class Retries:
         return int(getattr(self, end)) if end.has_retries else 0
 
 
-def tries_alike(folder: JobFolder, last: Attempt | None, forgiven: int = 0) -> int:
+def tries_alike(
+    folder: JobFolder,
+    last: Attempt | None,
+    forgiven: int = 0,
+    every: Callable[[JobFolder], list[Attempt]] = attempts.every,
+) -> int:
     """How many attempts in a row ended as the newest did without getting further: 0 where that is no failure.
 
     Attempts up to number `forgiven` do not count, nor do those before a checkpoint was gained: a long job may
@@ -48,15 +54,23 @@ def tries_alike(folder: JobFolder, last: Attempt | None, forgiven: int = 0) -> i
     if last is None or why is None or not why.has_retries:
         return 0
     alike = 0
-    for attempt in reversed(attempts.every(folder)):
+    for attempt in reversed(every(folder)):
         if attempt.number <= forgiven or attempt.facts.start_step != last.facts.start_step:
             break
         alike += attempt.facts.why is why
     return alike
 
 
-def exhausted(folder: JobFolder, last: Attempt | None, retries: Retries, forgiven: int = 0) -> bool:
+def exhausted(
+    folder: JobFolder,
+    last: Attempt | None,
+    retries: Retries,
+    forgiven: int = 0,
+    every: Callable[[JobFolder], list[Attempt]] = attempts.every,
+) -> bool:
     """Whether the job's newest attempt failed and its class has no retry left."""
     if last is None or last.facts.why is None or last.number <= forgiven:
         return False
-    return last.facts.out_of_retries or tries_alike(folder, last, forgiven) > retries.of(last.facts.why)
+    return last.facts.out_of_retries or tries_alike(folder, last, forgiven, every) > retries.of(
+        last.facts.why
+    )

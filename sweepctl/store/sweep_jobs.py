@@ -10,7 +10,8 @@ from typing import Any
 from sweepctl.errors import DamagedFile, RequestError
 from sweepctl.plan.plan import Job, Plan
 from sweepctl.spec.execution import Execution
-from sweepctl.store import checkpoints
+from sweepctl.store import attempts
+from sweepctl.store.attempts import Attempt
 from sweepctl.store.facts import Dispatch
 from sweepctl.store.files import storage, sync_folder
 from sweepctl.store.job import JobFolder, Wish
@@ -118,10 +119,31 @@ class SweepJobs:
             self._unwanted, self._pointer = unwanted, state
         return self._unwanted
 
+    # What is looked up in files: a store that is only simulated answers otherwise
+
+    def look(self, once: bool = False) -> JobFilesCache:
+        """Files as they are from now on."""
+        return JobFilesCache(once)
+
+    def newest_attempt(self, folder: JobFolder) -> Attempt | None:
+        return attempts.newest(folder)
+
+    def every_attempt(self, folder: JobFolder) -> list[Attempt]:
+        """Oldest first."""
+        return attempts.every(folder)
+
+    def has_begun(self, planned_job: PlannedJob) -> bool:
+        """Whether the job has a folder."""
+        return self.sweep.workspace.has_job(planned_job.job.id)
+
+    def marked_cancelled(self) -> set[str]:
+        """Jobs that were cancelled since the last launch."""
+        return self.sweep.cancelled()
+
     def finished(self, planned_job: PlannedJob, cache: JobFilesCache | None = None) -> bool:
         """Whether nothing is left to train for it: it has its result, or, a trunk, no branch needs it that
         was not given up. `cache` keeps what was read already."""
-        cache = cache or JobFilesCache()
+        cache = cache or self.look()
         files = cache.of(planned_job.folder)
         if (
             files.outcome(cache.of(planned_job.trunk) if planned_job.trunk else None, planned_job.job.cut)
@@ -139,7 +161,7 @@ class SweepJobs:
 
     def outcome(self, planned_job: PlannedJob, cache: JobFilesCache | None = None) -> Result | None:
         """The job's result, None while it is open. `cache` keeps what was read already."""
-        cache = cache or JobFilesCache()
+        cache = cache or self.look()
         trunk = cache.of(planned_job.trunk) if planned_job.trunk else None
         return cache.of(planned_job.folder).outcome(trunk, planned_job.job.cut)
 
@@ -147,8 +169,9 @@ class SweepJobs:
         """Whether an unfinished job has what it starts from. `cache` keeps what was read already."""
         if planned_job.trunk is None:
             return True
-        trunk = (cache or JobFilesCache()).of(planned_job.trunk)
-        return trunk.reaches(planned_job.job.cut or 0) or checkpoints.steps(planned_job.folder) != []
+        cache = cache or self.look()
+        trunk = cache.of(planned_job.trunk)
+        return trunk.reaches(planned_job.job.cut or 0) or cache.of(planned_job.folder).saved != []
 
     def urgency(self, planned_job: PlannedJob) -> float:
         """FLOPs of the longest chain of jobs that begins here."""
@@ -193,7 +216,7 @@ class SweepJobs:
     def state(self, planned_job: PlannedJob, cache: JobFilesCache | None = None) -> JobState:
         """The job's state; a trunk that no branch needs any more is done. `cache` keeps what was read
         already."""
-        job, cache = planned_job.job, cache or JobFilesCache()
+        job, cache = planned_job.job, cache or self.look()
         trunk = cache.of(planned_job.trunk) if planned_job.trunk else None
         state = cache.of(planned_job.folder).state(trunk, job.cut, job.end if job.kind == "trunk" else None)
         if (
