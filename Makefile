@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-slurm test test-pure coverage lint types bench bench-gpu bench-laws bench-scale calibration bench-slurm slurm-install slurm-up slurm-down clean
+.PHONY: help setup demo demo-slurm test test-pure coverage lint types bench gpu-acceptance gpu-deps bench-laws bench-scale calibration bench-slurm slurm-install slurm-up slurm-down clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -88,8 +88,11 @@ bench: setup ## what is measured: training, planning, start-up, status, scanning
 	$(BIN)/python -m benchmarks.architectures
 	$(BIN)/python -m benchmarks.optimizers
 
-bench-gpu: setup ## tokens/s and MFU on a GPU, eager and compiled (PEER=path/to/nanoGPT for the pair)
-	$(BIN)/python -m benchmarks.gpu $(if $(PEER),--peer $(PEER))
+gpu-acceptance: ## what a GPU has to show, in at most 8 minutes (PEER=path/to/nanoGPT OUT=folder DEPTHS=6,12,20)
+	$(if $(wildcard $(BIN)/python),$(BIN)/python,$(PYTHON)) -m benchmarks.gpu $(if $(PEER),--peer $(PEER)) $(if $(DEPTHS),--depths $(DEPTHS))
+
+gpu-deps: ## for a machine with a GPU, torch and no network: what else it needs, in .gpu-deps
+	$(PYTHON) -m pip install --quiet --no-deps --upgrade --target .gpu-deps hydra-core==1.3.8 omegaconf==2.3.1 antlr4-python3-runtime==4.9.3 submitit cloudpickle
 
 bench-laws: setup ## fitting the parametric law (PUBLISHED=path/to/analyzing-chinchilla for the pair)
 	$(BIN)/python -m benchmarks.laws $(if $(PUBLISHED),--published $(PUBLISHED))
