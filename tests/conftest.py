@@ -33,6 +33,8 @@ from sweepctl.store.workspace import Sweep, Workspace
 from tests.optimizers import VALUES
 from tests.users import shared_folder as shared_folder
 
+FIRST = Path(__file__).parent / "conf"
+"""Configs of studies whose ids were written down."""
 TINY: dict[str, Any] = {
     "name": "tiny",
     "ladder": {"aspect": 8, "head_size": 8, "d_ff_ratio": 2, "depths": [1, 2]},

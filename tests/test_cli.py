@@ -154,7 +154,7 @@ def test_a_plan_labels_wsd_s_and_shows_what_a_rule_sets(workspace: Workspace) ->
     small = (*SMALL[3:], "data=synthetic", "budget.tokens=[2560,5120]", "optimizer.lr=0.02")
     done = call("plan", *small, "schedule=wsd_s", *rule, "name=mine")
     assert done.returncode == 0, done.stderr
-    assert re.search(r"\* WSD-S, decay 0.1 +everything, decays too: another law", done.stdout)
+    assert re.search(r"\* WSD-S, decay 0.2 +everything, decays too: another law", done.stdout)
     assert "optimizer.lr by rung, as the scaling rule has it: 0.02, 0.01" in done.stdout
 
 

@@ -125,6 +125,9 @@ def row_study(
     """The study of a row: `study=transfer` unless the overrides name another, the row's change, and then the
     overrides. Each seed, of initialization and data alike, is a stage, so that more seeds add only runs.
 
+    A study whose stages take the learning rate from one of them is checked by the grid and budget of that
+    one, on the whole ladder; its rung is the base.
+
     Raises:
         RequestError: an override is not valid, or the study has other axes than learning rates.
     """
@@ -133,6 +136,7 @@ def row_study(
     chosen = [text for text in overrides if text.startswith("study=")] or ["study=transfer"]
     rest = [text for text in overrides if not text.startswith("study=")]
     study = compose_study([*chosen, *row.overrides, *rest], config_dir)
+    study, rungs = _searched(study)
     if set(study.grid.axes) != {RATE} or len(axis_values(RATE, study.grid.axes[RATE])) < 3:
         raise InvalidValue("grid.axes", study.grid.axes, f"at least three values of {RATE} and no other axis")
     return replace(
@@ -141,10 +145,29 @@ def row_study(
         batch=Batch(round(row.batch * study.batch.tokens), study.batch.context),
         budget=_scaled(study.budget, row.batch),
         stages={
-            f"seed{seed}": Stage(grid=Grid({"seed.init": [seed], "seed.data": [seed]}))
+            f"seed{seed}": Stage(rungs=rungs, grid=Grid({"seed.init": [seed], "seed.data": [seed]}))
             for seed in range(seeds)
         },
     )
+
+
+def _searched(study: Study) -> tuple[Study, tuple[int, ...] | None]:
+    """The study with the grid and the budget by which one of its stages looks for the learning rate, and its
+    rungs with that stage's first; the study as it is, and None, where no stage does."""
+    names = {
+        take.stage for stage in study.stages.values() for path, take in stage.take.items() if path == RATE
+    }
+    if not names:
+        return study, None
+    stage = next(stage for name, stage in study.stages.items() if name in names)
+    grid = study.grid
+    if RATE not in grid.axes and stage.grid is not None:
+        axes = {path: values for path, values in stage.grid.axes.items() if not path.startswith("seed.")}
+        grid = replace(stage.grid, axes=axes)
+    count = len(study.ladder.shapes(study.model))
+    base = [place % count for place in stage.rungs or ()]
+    rungs = (*base, *(place for place in range(count) if place not in base))
+    return replace(study, grid=grid, budget=stage.budget or study.budget), rungs
 
 
 def _scaled(budget: Budgets, factor: float) -> Budgets:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from sweepctl.errors import RequestError
 from sweepctl.report.console import TextConsole
 from sweepctl.report.transfer import show_transfer, transfer_json
 from sweepctl.spec.corpus import CorpusFacts
+from sweepctl.spec.grid import axis_values
 from sweepctl.store.workspace import Workspace
 from tests.conftest import tree
 
@@ -58,6 +60,18 @@ def test_rows_differ_from_the_baseline_in_what_they_say() -> None:
     assert row_study(ROWS["decay-0.1"], 1, []).optimizer.weight_decay_rule == "scaled"
     assert row_study(ROWS["standard"], 1, []).parametrization.init_std == 0.177
     assert row_study(ROWS["swiglu"], 1, ["model.activation=gelu"]).model.activation == "gelu"
+
+
+def test_a_study_that_looks_for_its_rate_in_a_stage_is_checked_on_its_whole_ladder(tmp_path: Path) -> None:
+    """By that stage's grid and budget, its rung first: the rate is carried from there."""
+    planned = plan_row(Workspace(tmp_path), ROWS["mup"], row_study(ROWS["mup"], 2, ["study=demo"]), FACTS)
+    assert planned.sweep.name == "demo-mup"
+    assert planned.rungs == ("32x2", "48x3", "64x4", "80x5", "96x6")
+    assert [math.log2(rate) for rate in planned.rates] == [-8, -7, -6, -5, -4]
+    ends = {job.end for plan in planned.plans.values() for job in plan.observations()}
+    assert ends == {500_000 // 256}
+    standard = row_study(ROWS["standard"], 1, ["study=demo"])
+    assert max(axis_values("optimizer.lr", standard.grid.axes["optimizer.lr"])) == 2**-6
 
 
 def test_more_seeds_and_other_rows_leave_what_was_planned(tmp_path: Path) -> None:

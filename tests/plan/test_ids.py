@@ -8,6 +8,7 @@ from sweepctl.plan.expand import expand
 from sweepctl.spec.compose import compose_study
 from sweepctl.spec.corpus import CorpusFacts
 from sweepctl.spec.hashing import digest
+from tests.conftest import FIRST
 
 FACTS = CorpusFacts("c0ffee", 256, 10**12, ("validation",))
 STUDIES: list[tuple[int, str, list[str]]] = [
@@ -52,7 +53,7 @@ STUDIES: list[tuple[int, str, list[str]]] = [
 
 @pytest.mark.parametrize(("jobs", "ids", "overrides"), STUDIES, ids=str)
 def test_ids_of_studies_are_frozen(jobs: int, ids: str, overrides: list[str]) -> None:
-    study = compose_study(overrides)
+    study = compose_study(overrides, FIRST)
     plans = [expand(study, stage, FACTS) for stage in study.all_stages]
     planned = [job.id for plan in plans for job in plan.jobs]
     assert (len(planned), digest(" ".join(planned))) == (jobs, ids)

@@ -53,7 +53,8 @@ def test_an_axis_can_be_written_as_a_key() -> None:
     ).grid.axes
     assert axes == {"optimizer.lr": rule, "seed.init": [0, 1]}
     staged = compose_study(["stages.lr.grid.axes.batch.tokens=[128, 256]"]).stages["lr"].grid
-    assert staged.axes == {"optimizer.lr": rule, "batch.tokens": [128, 256]}
+    searched = {"log2": {"from": -8, "to": -4}}
+    assert staged.axes == {"optimizer.lr": searched, "seed.init": [0, 1], "batch.tokens": [128, 256]}
 
 
 def test_intervals_become_random_axes() -> None:
@@ -117,7 +118,7 @@ def test_the_users_directory_comes_first(tmp_path: Path) -> None:
     (tmp_path / "ladder" / "demo.yaml").write_text((tmp_path / "ladder" / "ours.yaml").read_text())
     assert compose_study(["study=ours"], tmp_path).ladder.depths == (3,)
     assert compose_study(["study=demo"], tmp_path).ladder.depths == (3,)
-    assert compose_study(["study=demo"]).ladder.depths == (1, 2, 3, 4, 5)
+    assert compose_study(["study=demo"]).ladder.depths == (2, 3, 4, 5, 6)
 
 
 @pytest.mark.parametrize(

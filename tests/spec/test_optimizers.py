@@ -18,6 +18,7 @@ from sweepctl.spec.hashing import digest
 from sweepctl.spec.model import Shape
 from sweepctl.spec.optimizers.optimizer import Optimizer
 from sweepctl.spec.science import Batch, Corpus, JobScience, Point, read_job, trunk_id, with_field
+from tests.conftest import FIRST
 from tests.models import some_architecture, some_parametrization
 from tests.optimizers import VALUES, optimizer
 
@@ -82,7 +83,9 @@ def test_ids_are_what_they_were_when_every_optimizer_had_every_key(
 ) -> None:
     """The demo's study with each optimizer: the first job, and a digest of all."""
     plan = expand(
-        compose_study([*overrides.split(), *LONG]), "all", CorpusFacts("c0ffee", 256, 10**10, ("validation",))
+        compose_study([*overrides.split(), *LONG], FIRST),
+        "all",
+        CorpusFacts("c0ffee", 256, 10**10, ("validation",)),
     )
     assert plan.jobs[0].id == first
     assert digest(" ".join(job.id for job in plan.jobs)) == every

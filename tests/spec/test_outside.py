@@ -38,7 +38,7 @@ def test_a_root_of_the_users_own_hides_nothing(folder: Path) -> None:
 def test_a_file_that_extends_itself_is_named(folder: Path) -> None:
     (folder / "model" / "decoder.yaml").write_text("# ours\ndefaults:\n  - decoder  # theirs\n  - _self_\n")
     with pytest.raises(RequestError, match=r"model/decoder\.yaml extends decoder, which is itself"):
-        compose_study([], folder)
+        compose_study(["model=decoder"], folder)
     (folder / "local.yaml").write_text("defaults:\n- local\n- _self_\nworkers: 1\n")
     with pytest.raises(RequestError, match=r"local\.yaml extends local, which is itself"):
         compose_launcher("local", [], folder)
