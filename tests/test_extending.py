@@ -62,7 +62,7 @@ def files_of(example: str) -> list[str]:
 
 
 def test_the_design_shows_every_room_and_its_doors() -> None:
-    text = (ROOT / "docs" / "design.md").read_text()
+    text = (ROOT / "docs" / "design.md").read_text().partition("## Adding")[0]
     rooms = dict(re.findall(r"^\| `(\w+)` \|.*\|([^|]*)\|$", text, re.MULTILINE))
     assert set(rooms) == {path.parent.name for path in (ROOT / "sweepctl").glob("*/__init__.py")}
     for room, doors in rooms.items():
