@@ -28,8 +28,9 @@ class Execution:
     attempt is deterministic too."""
     gemm: Literal["auto", "torch", "onednn"] = "auto"
     """Which library multiplies large matrices on a CPU."""
-    micro_batch_rows: int | None = None
-    """Sequences that are trained at once; null for the whole batch."""
+    micro_batch_rows: int | Literal["auto"] | None = None
+    """Sequences that are trained at once; null for the whole batch. auto: as the attempt whose checkpoint is
+    gone on from had it on as many devices of the same kind; else on a GPU the most that it has room for."""
     checkpoint_activations: bool = False
     """Whether the backward pass has of every block its input only and computes the rest of it anew: less
     memory, a third more FLOPs."""
@@ -51,7 +52,7 @@ class Execution:
         for key in ("threads", "log_every_steps"):
             if getattr(self, key) < 1:
                 raise InvalidValue(key, getattr(self, key), "at least 1")
-        if self.micro_batch_rows is not None and self.micro_batch_rows < 1:
-            raise InvalidValue("micro_batch_rows", self.micro_batch_rows, "at least 1, or null")
+        if isinstance(self.micro_batch_rows, int) and self.micro_batch_rows < 1:
+            raise InvalidValue("micro_batch_rows", self.micro_batch_rows, "at least 1, auto, or null")
         if self.checkpoint_every_s <= 0:
             raise InvalidValue("checkpoint_every_s", self.checkpoint_every_s, "above 0")

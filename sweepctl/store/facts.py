@@ -120,6 +120,10 @@ class Facts(Dispatch):
     """Processes that trained together, a device each."""
     shard: str | None = None
     """What they shared out; older versions did not say, and shared nothing."""
+    counted_memory_bytes: int | None = None
+    """What a process needs of its device's memory by the plan's count."""
+    peak_memory_bytes: int | None = None
+    """The most that tensors of rank 0 took of it; None on a CPU."""
     hosts: tuple[str, ...] = ()
     """Their machines."""
     end_step: int | None = None

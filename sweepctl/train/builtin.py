@@ -21,8 +21,10 @@ from sweepctl.errors import DamagedFile, RequestError
 from sweepctl.spec.accounting import count
 from sweepctl.spec.execution import Execution
 from sweepctl.spec.learning_rate import LearningRateCurve
+from sweepctl.spec.memory import Layout, choose_layout, count_memory
 from sweepctl.spec.science import Point
 from sweepctl.spec.sharding import Shard, StatefulTensor, resolve
+from sweepctl.store.facts import Facts
 from sweepctl.store.files import reading, refusal
 from sweepctl.train import compilation
 from sweepctl.train.batches import Batches
@@ -90,10 +92,13 @@ class BuiltinTrainer(Trainer):
         machine: Machine,
         execution: Execution,
         processes: SingleProcess | None = None,
+        before: Facts | None = None,
     ) -> None:
         self.point, self.batches, self.machine = point, batches, machine
         self.processes = processes or SingleProcess()
-        self.micro_rows = _micro_rows(point, execution, self.processes.size)
+        self.micro_rows = _micro_rows(point, execution, self.processes.size, machine, before)
+        if machine.memory_bytes is not None:
+            torch.cuda.reset_peak_memory_stats(machine.device)
         self.model = Decoder(
             point.shape,
             point.model,
@@ -126,7 +131,8 @@ class BuiltinTrainer(Trainer):
     def make(cls, assignment: Assignment) -> Self:
         point, execution, processes = assignment.science.point, assignment.execution, assignment.processes
         device = machine(execution, point.precision, processes.local_rank, assignment.before)
-        return cls(point, Batches(assignment.data, point), device, execution, processes)
+        data = Batches(assignment.data, point)
+        return cls(point, data, device, execution, processes, assignment.before)
 
     @classmethod
     def versions(cls) -> dict[str, str]:
@@ -157,7 +163,20 @@ class BuiltinTrainer(Trainer):
             shard=self.shard,
             hosts=tuple(self.processes.hosts),
             peak_flops=self.machine.peak_flops,
+            counted_memory_bytes=self._counted_bytes(),
         )
+
+    def _counted_bytes(self) -> int | None:
+        """What `plan` counts for this process, on a GPU."""
+        if self.machine.memory_bytes is None:
+            return None
+        layout = Layout(self.micro_rows, self.processes.size, self.shard, self.model.recomputes)
+        return count_memory(self.point, layout).total
+
+    def peak_memory_bytes(self) -> int | None:
+        if self.machine.memory_bytes is None:
+            return None
+        return int(torch.cuda.max_memory_allocated(self.machine.device))
 
     def share(self) -> None:
         """They take over rank 0's weights, or each tensor from its owner."""
@@ -340,15 +359,28 @@ def largest_load(loads: Tensor) -> Tensor:
     return (loads.amax(1) / loads.mean(1)).amax()
 
 
-def _micro_rows(point: Point, execution: Execution, processes: int) -> int:
-    """Rows that one process sees at once."""
+def _micro_rows(
+    point: Point, execution: Execution, processes: int, machine: Machine, before: Facts | None
+) -> int:
+    """Rows that one process sees at once; of `auto` as before, for then they are the same sums."""
     tokens = f"{point.batch.tokens} tokens / context {point.batch.context}"
     batch = f"{point.batch.rows} rows of a batch ({tokens})"
     own, left = divmod(point.batch.rows, processes)
     if left:
         raise RequestError(f"{processes} processes cannot share the {batch} evenly.")
+    if execution.micro_batch_rows == "auto":
+        if (rows := _rows_before(before, machine, processes)) and own % rows == 0:
+            return rows
+        return choose_layout(point, execution, processes, machine.free_bytes).rows
     rows = execution.micro_batch_rows or own
     if own % rows:
         share = "" if processes == 1 else f", {own} for each of {processes} processes"
         raise RequestError(f"micro_batch_rows={rows} does not divide the {batch}{share}.")
     return rows
+
+
+def _rows_before(before: Facts | None, machine: Machine, processes: int) -> int | None:
+    """The micro-batch of the attempt that is gone on from, on as many devices of the same kind."""
+    if before is None or (before.device_kind, before.world_size) != (machine.kind, processes):
+        return None
+    return before.micro_batch_rows

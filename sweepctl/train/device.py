@@ -47,6 +47,14 @@ class Machine:
     deterministic: bool = False
     """Whether torch was told to take deterministic algorithms."""
 
+    @property
+    def free_bytes(self) -> int | None:
+        """What is left of a GPU's memory for a new model, None on a CPU."""
+        if self.memory_bytes is None:
+            return None
+        cached = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return min(self.memory_bytes, torch.cuda.mem_get_info(self.device)[0] + cached)
+
     def autocast(self) -> AbstractContextManager[Any]:
         """bf16 autocast where the science asks for it."""
         if self.precision == "bf16":

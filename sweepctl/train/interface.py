@@ -81,6 +81,8 @@ class Setup:
     """Whether only deterministic algorithms were asked for, None where that has no meaning."""
     loss_chunks: int | None = None
     """The pieces in which the loss is computed, None where that has no meaning."""
+    counted_memory_bytes: int | None = None
+    """What one process needs of its device's memory by the plan's count; None where nothing is counted."""
     peak_flops: float | None = None
     """The FLOP/s of one device that MFU is a share of; None where they are not known."""
 
@@ -124,6 +126,10 @@ class Trainer(ABC):
     @abstractmethod
     def setup(self) -> Setup:
         """What it runs on and how."""
+
+    def peak_memory_bytes(self) -> int | None:
+        """The most that its tensors took of this process's device so far, None where that is not measured."""
+        return None
 
     @abstractmethod
     def update(self, curve: LearningRateCurve) -> Update:

@@ -144,7 +144,7 @@ def _fitting(execution: Execution, folder: JobFolder, attempt: Attempt) -> Execu
             rows = next((d for d in range(rows // 2, 0, -1) if rows % d == 0), 1)
         elif not earlier.facts.lowered:
             return execution
-        if execution.micro_batch_rows is not None and execution.micro_batch_rows <= rows:
+        if isinstance(execution.micro_batch_rows, int) and execution.micro_batch_rows <= rows:
             return execution
         attempt.update(lowered=True)
         return dataclasses.replace(execution, micro_batch_rows=rows)
@@ -206,10 +206,13 @@ def _prepare(
         loss_chunks=setup.loss_chunks,
         world_size=setup.processes,
         shard=setup.shard,
+        counted_memory_bytes=setup.counted_memory_bytes,
         hosts=setup.hosts,
         versions=_versions() | trainer.versions(),
     )
     execution = dataclasses.replace(execution, shard=setup.shard)  # rank 0's memory decides for all
+    if setup.micro_batch_rows is not None:  # and so it does for rows that fit
+        execution = dataclasses.replace(execution, micro_batch_rows=setup.micro_batch_rows)
     if setup.compiled is not None:
         execution = dataclasses.replace(execution, compile=setup.compiled)
     if setup.deterministic is not None:

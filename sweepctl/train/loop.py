@@ -178,6 +178,7 @@ class Loop:
             train_s=self._busy_s,
             tokens_per_s=rate,
             mfu=self._mfu(rate) if rate is not None else None,
+            peak_memory_bytes=self.trainer.peak_memory_bytes(),
         )
 
     def _glance(self) -> None:

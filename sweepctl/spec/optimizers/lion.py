@@ -27,3 +27,6 @@ class Lion(Optimizer):
 
     def moments(self, weight: Weight) -> int:
         return 1
+
+    def update_values(self, weight: Weight) -> int:
+        return 1  # the direction

@@ -60,6 +60,10 @@ class Muon(Adam):
     def moments(self, weight: Weight) -> int:
         return 1 if self.orthogonalizes(weight) else super().moments(weight)
 
+    def update_values(self, weight: Weight) -> int:
+        """Directions, those of a shape in one stack, its powers, the updates."""
+        return 6 if self.orthogonalizes(weight) else 0
+
     def base_lr(self, weight: Weight) -> float:
         if self.orthogonalizes(weight) or self.adamw_lr is None:
             return self.lr

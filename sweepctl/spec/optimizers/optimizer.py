@@ -69,6 +69,10 @@ class Optimizer(Kinds):
     def moments(self, weight: Weight) -> int:
         """How many numbers it keeps of every element of a tensor."""
 
+    def update_values(self, weight: Weight) -> int:
+        """How many fp32 numbers of every element of a tensor it needs while it updates, for a moment."""
+        return 0
+
     def base_lr(self, weight: Weight) -> float:
         """The peak learning rate of this tensor before the parametrization's multiplier."""
         return self.lr
