@@ -10,17 +10,20 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from sweepctl.errors import InvalidValue, StorageError
+from sweepctl.launch import mps
 from sweepctl.launch.due import Due
 from sweepctl.launch.feed import Decision, Feed
 from sweepctl.launch.outcome import Trained
+from sweepctl.launch.places import Places
 from sweepctl.launch.retries import Retries
 from sweepctl.launch.retry import Retry
+from sweepctl.launch.rungs import each_pattern, for_rung
 from sweepctl.launch.workers import Pool, Worker, check_price, check_watchdog, seconds_of
 from sweepctl.spec.execution import Execution
 from sweepctl.store.ends import End
@@ -41,7 +44,7 @@ class LocalSettings:
     kind: Literal["local"]
     """The launcher."""
     workers: int | None
-    """Processes in the foreground; None for one a GPU, or one a core / threads."""
+    """Processes in the foreground; None for `execution.per_gpu` a GPU, or one a core / threads."""
     watchdog_min: float | None
     """How long a worker may say nothing before it is ended; None: for ever."""
     retries: Retries
@@ -50,12 +53,32 @@ class LocalSettings:
     """How jobs are run."""
     price_per_device_hour: float | None
     """What a device costs, for plans to say; None: they say no price."""
+    rungs: dict[str, dict[str, Any]]
+    """What `execution` has in its place for rungs by name or pattern."""
 
     def __post_init__(self) -> None:
         if self.workers is not None and self.workers < 1:
             raise InvalidValue("workers", self.workers, "at least 1, or null")
         check_watchdog(self.watchdog_min)
         check_price(self.price_per_device_hour)
+        for pattern, own in self.rungs.items():
+            if own.keys() != {"execution"} or not isinstance(own["execution"], Mapping):
+                raise InvalidValue(
+                    f"rungs.{pattern}", own, "execution and its keys, such as {execution: {per_gpu: 8}}"
+                )
+            if "keep" in own["execution"]:
+                raise InvalidValue(
+                    f"rungs.{pattern}.execution.keep", own["execution"]["keep"], "set for all rungs"
+                )
+        each_pattern(self.execution, self._executions)
+
+    @property
+    def _executions(self) -> dict[str, Mapping[str, Any]]:
+        return {pattern: own["execution"] for pattern, own in self.rungs.items()}
+
+    def execution_of(self, rung: str) -> Execution:
+        """How jobs of a rung are run."""
+        return for_rung(self.execution, self._executions, rung)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +106,8 @@ class Watcher(Protocol):
 
     def tick(self, elsewhere: int) -> None: ...
 
+    def say(self, text: str) -> None: ...
+
 
 class LocalLaunch:
     """Trains what a sweep lacks until nothing can be started any more."""
@@ -108,6 +133,8 @@ class LocalLaunch:
         )
         self.feed.given_up |= retry.left.keys()
         self._cancels = Due(CANCEL_S)
+        self._executions = {rung: settings.execution_of(rung) for rung in sweep_jobs.rungs}
+        self._gpus: list[str] = []
         self._workers: list[Worker] = []
         self._idle_since = time.monotonic()
 
@@ -122,12 +149,15 @@ class LocalLaunch:
         self.sweep_jobs.make_wishes(execution.keep)
         if not feed.open:
             return self.report
-        gpus = visible_gpus() if execution.device != "cpu" else []
-        count = min(worker_count(self.settings, len(gpus)), len(feed.open))
+        self._gpus = gpus = visible_gpus() if execution.device != "cpu" else []
+        count = min(worker_count(self.settings, len(gpus), self._most_per_gpu), len(feed.open))
         logs = self.share.logs or self.sweep_jobs.sweep.folder / "logs"
-        pool = Pool(count, execution.threads, gpus, logs, gpu="machine" if gpus else None)
-        self._workers = pool.workers
-        with _sigterm_like_ctrl_c():
+        with (
+            mps.shared(gpus if self._most_per_gpu > 1 else [], self.watcher.say) as of_gpu,
+            _sigterm_like_ctrl_c(),
+        ):
+            pool = Pool(count, execution.threads, gpus, logs, gpu="machine" if gpus else None, of_gpu=of_gpu)
+            self._workers = pool.workers
             try:
                 while self._step(pool):
                     pass
@@ -149,11 +179,7 @@ class LocalLaunch:
         """Dispatch, listen; False when nothing runs and nothing can start."""
         if self._cancels.is_due():
             self.feed.look_for_cancels()
-        for worker in pool.free():
-            planned_job = self.feed.next()
-            if planned_job is None:
-                break
-            self._start(planned_job, worker)
+        self._dispatch(pool)
         if not self.feed.in_hand and not self.feed.elsewhere and not self.feed.rest_s():
             self.feed.look_for_cancels()  # whoever was cancelled last is told apart from who is blocked
             self.feed.look_anew()
@@ -169,10 +195,33 @@ class LocalLaunch:
         self.watcher.tick(self.feed.elsewhere)
         return True
 
+    @property
+    def _most_per_gpu(self) -> int:
+        return max((execution.per_gpu for execution in self._executions.values()), default=1)
+
+    def _execution(self, planned_job: PlannedJob) -> Execution:
+        return self._executions[planned_job.plan.rung_of(planned_job.job).name]
+
+    def _dispatch(self, pool: Pool) -> None:
+        """Hand out what can start, the most urgent first, where there is a place for it."""
+        if not (free := pool.free()):
+            return
+        jobs = self.sweep_jobs.by_id
+        places = Places(
+            pool.workers, len(self._gpus), lambda job: self._execution(jobs[job]).per_gpu, self._most_per_gpu
+        )
+        for planned_job in self.feed.startable():
+            worker = places.take(planned_job.job.id, free)
+            if worker is not None:
+                self._start(planned_job, worker)
+                free.remove(worker)
+            if not free or not places.left:
+                return
+
     def _start(self, planned_job: PlannedJob, worker: Worker) -> None:
         dispatch = replace(self.share.dispatch, log=str(worker.log))
         try:
-            manifest = self.sweep_jobs.manifest(planned_job, self.settings.execution, dispatch)
+            manifest = self.sweep_jobs.manifest(planned_job, self._execution(planned_job), dispatch)
         except StorageError as error:
             self.feed.refused(planned_job, str(error))
             return
@@ -235,12 +284,12 @@ def _sigterm_like_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def worker_count(config: LocalSettings, gpus: int) -> int:
-    """Processes to run: as configured, else one a GPU, else the cores this process may use / threads."""
+def worker_count(config: LocalSettings, gpus: int, per_gpu: int | None = None) -> int:
+    """Processes to run: as configured, else `per_gpu` a GPU, else the cores it may use / threads."""
     if config.workers is not None:
         return config.workers
     if gpus:
-        return gpus
+        return gpus * (per_gpu or config.execution.per_gpu)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // config.execution.threads)
 

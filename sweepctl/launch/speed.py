@@ -31,7 +31,7 @@ class Running:
     """How long ago it last said that it lives."""
     host: str
     """Where it runs."""
-    devices: int = 1
+    devices: float = 1
     """How many devices it trains on at once."""
 
     @property

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import IO, Literal
 
 from sweepctl.errors import InvalidValue, StorageError
@@ -34,6 +35,8 @@ Gpu = Literal["allocation", "machine"]
 UNKILLABLE_S = 30.0
 """How long one waits for the end of a process that was killed."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+COMPILERS_VARIABLE = "TORCHINDUCTOR_COMPILE_THREADS"
+"""How many processes each worker's torch.compile may start: up to 32, if nobody says."""
 
 
 @dataclass(slots=True)
@@ -124,7 +127,7 @@ class Pool:
     """`count` workers of `threads` threads each, with a GPU of its own each where `gpus` says so. What they
     print goes into files of their own below `logs`, or all into `log`. Each trains alone but for those of a
     `group`, which say with this process's variables who trains a job together. `gpu` says who has promised
-    them one."""
+    them one, `of_gpu` which variables those on a GPU have besides."""
 
     def __init__(
         self,
@@ -135,11 +138,12 @@ class Pool:
         log: Path | None = None,
         group: bool = False,
         gpu: Gpu | None = None,
+        of_gpu: Mapping[str, Mapping[str, str]] = MappingProxyType({}),
     ) -> None:
         with storage(logs):
             logs.mkdir(parents=True, exist_ok=True)
         self._threads, self._gpus, self._logs, self._log = threads, gpus, logs, log
-        self._group, self._gpu = group, gpu
+        self._group, self._gpu, self._of_gpu, self._count = group, gpu, of_gpu, count
         self._faults: Counter[int] = Counter()
         self._selector = selectors.DefaultSelector()
         self.workers = [self._start(number) for number in range(count)]
@@ -151,7 +155,8 @@ class Pool:
         if not self._group:
             environment = without(environment, GROUP_VARIABLES)
         if gpu is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = gpu
+            environment |= {"CUDA_VISIBLE_DEVICES": gpu, **self._of_gpu.get(gpu, {})}
+        environment.setdefault(COMPILERS_VARIABLE, str(max(1, (os.cpu_count() or 1) // self._count)))
         with _log(log) as errors:
             process = subprocess.Popen(
                 [sys.executable, *SAFE_PATH, "-m", "sweepctl.train.worker"],

@@ -94,6 +94,9 @@ class LaunchView:
             self.console.print(f"{YELLOW}{planned_job.name}{END} {planned_job.job.id}: ", end="")
             self.console.print(decision.words, soft_wrap=True)
 
+    def say(self, text: str) -> None:
+        self.console.print(printable(text), soft_wrap=True)
+
     def tick(self, elsewhere: int) -> None:
         flops = self._flops
         total = sum(flops.values())

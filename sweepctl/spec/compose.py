@@ -34,7 +34,7 @@ OPEN = (
 and optimizers say themselves which keys their kind has."""
 LISTS = ("budget.", "ladder.", "stages.")
 """Where a comma cannot mean an axis: what lies here is a list of the study, not a field of the science."""
-_RUNG = re.compile(r"rungs\.([^.=]+)\.([^.=]+)=(.*)", re.S)
+_RUNG = re.compile(r"rungs\.([^.=]+)\.([^=]+)=(.*)", re.S)
 """A rung's own resources: names such as 8x1 are no keys in Hydra's grammar."""
 EMPTIED = ("grid.axes", "stages", "data.options", "scaling.fields", "scaling.constants")
 """Mappings that `key={}` empties, where Hydra would merge nothing into what is there."""
@@ -97,7 +97,11 @@ def compose_launcher(name: str, overrides: list[str], config_dir: Path | None = 
         _one_value(text)
     raw = _compose(launchers_dir(), name, settings, config_dir)
     for rung in rungs:
-        raw.setdefault("rungs", {}).setdefault(rung[1], {})[rung[2]] = _parse(f"value={rung[3]}").value()
+        own, (*path, key) = raw.setdefault("rungs", {}).setdefault(rung[1], {}), rung[2].split(".")
+        for part in path:
+            below = own.get(part)
+            own[part] = own = dict(below) if isinstance(below, dict) else {}
+        own[key] = _parse(f"value={rung[3]}").value()
     return raw
 
 

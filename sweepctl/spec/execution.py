@@ -34,6 +34,8 @@ class Execution:
     checkpoint_activations: bool = False
     """Whether the backward pass has of every block its input only and computes the rest of it anew: less
     memory, a third more FLOPs."""
+    per_gpu: int = 1
+    """Jobs that share a GPU, each in a process of its own with its part of the memory."""
     shard: ShardChoice = "auto"
     """What each process of a job keeps its own part of. Of gradients only where every piece of a batch is
     reduced."""
@@ -49,7 +51,7 @@ class Execution:
     """Points of the curve a doubling of tokens: as the plan's validation has it too; 0 is no curve."""
 
     def __post_init__(self) -> None:
-        for key in ("threads", "log_every_steps"):
+        for key in ("threads", "per_gpu", "log_every_steps"):
             if getattr(self, key) < 1:
                 raise InvalidValue(key, getattr(self, key), "at least 1")
         if isinstance(self.micro_batch_rows, int) and self.micro_batch_rows < 1:

@@ -146,6 +146,13 @@ class Facts(Dispatch):
     """Whether its process died once more than the job's retries allow."""
 
     @property
+    def devices(self) -> float:
+        """How many devices it had, a part of one where several jobs shared a GPU."""
+        per_gpu = self.execution.get("per_gpu", 1)
+        shares = type(per_gpu) is int and per_gpu > 1 and self.device_kind in ("cuda", "rocm")
+        return self.world_size / per_gpu if shares else self.world_size
+
+    @property
     def failure(self) -> End | None:
         """What the job has failed of, by this attempt; None where it has not."""
         return self.why if self.why is not None and (self.why.is_failure or self.out_of_retries) else None

@@ -116,7 +116,7 @@ def of_attempt(kind: str, point: Point, counts: Counts, facts: Facts) -> Measure
     """What an attempt's record says of speed; None where it did not train, or does not say on what."""
     if not (facts.trained_tokens and facts.train_s and facts.device and kind in ("trunk", "branch", "run")):
         return None
-    device_s = facts.train_s * facts.world_size
+    device_s = facts.train_s * facts.devices
     took_s = max(0.0, (facts.ended or 0.0) - (facts.started or 0.0)) if facts.started else 0.0
     threads = facts.execution.get("threads", 1)
     return MeasuredSpeed(
@@ -138,7 +138,7 @@ def of_attempt(kind: str, point: Point, counts: Counts, facts: Facts) -> Measure
         tokens=float(facts.trained_tokens),
         device_s=device_s,
         attempts=1.0,
-        beside_s=max(0.0, took_s * facts.world_size - device_s),
+        beside_s=max(0.0, took_s * facts.devices - device_s),
         ended=facts.ended or 0.0,
     )
 

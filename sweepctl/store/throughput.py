@@ -41,9 +41,9 @@ class Rate:
         return cost.flops_exact / self.flops_per_s + beside
 
 
-def devices(attempt: Attempt) -> int:
+def devices(attempt: Attempt) -> float:
     """How many devices it trains on at once."""
-    return attempt.facts.world_size
+    return attempt.facts.devices
 
 
 class Speeds:

@@ -21,6 +21,9 @@ from sweepctl.train.compilation import can_compile
 from sweepctl.train.interface import DeviceKind
 from sweepctl.train.ops import Ops, eager_cpu, plain
 
+CONTEXT_BYTES = 512 << 20
+"""About what a process takes of a GPU before its first tensor: context, kernels, libraries' workspaces."""
+
 
 @dataclass(frozen=True, slots=True)
 class Machine:
@@ -41,7 +44,7 @@ class Machine:
     peak_flops: float | None
     """Its dense bf16 FLOP/s, None where that is not known."""
     memory_bytes: int | None = None
-    """All of a GPU's memory, None on a CPU."""
+    """What the process may take of a GPU's memory, None on a CPU."""
     compiled: bool = False
     """Whether models go through torch.compile there."""
     deterministic: bool = False
@@ -83,7 +86,7 @@ def machine(
         device = _gpu(local_rank)
         name = torch.cuda.get_device_name(device)
         kind: DeviceKind = "rocm" if torch.version.hip else "cuda"  # torch calls AMD's GPUs cuda too
-        memory_bytes = int(torch.cuda.get_device_properties(device).total_memory)
+        memory_bytes = _take_part(device, execution.per_gpu)
         return Machine(
             device,
             kind,
@@ -155,6 +158,20 @@ def _gpu(local_rank: int) -> torch.device:
         raise kind(f"LOCAL_RANK is {local_rank}, but torch sees {count} GPUs here.")
     torch.cuda.set_device(index)
     return torch.device("cuda", index)
+
+
+def _take_part(device: torch.device, per_gpu: int) -> int:
+    """Keep this process to its part of a GPU's memory, in bytes, so that one that wants too much fails alone;
+    the job before it may have had another."""
+    total = int(torch.cuda.get_device_properties(device).total_memory)
+    own = part_bytes(total, per_gpu)
+    torch.cuda.set_per_process_memory_fraction(min(1.0, own / total), device)
+    return own
+
+
+def part_bytes(total_bytes: int, per_gpu: int) -> int:
+    """What each of `per_gpu` processes on a GPU may allocate, beside what CUDA itself takes for each."""
+    return total_bytes if per_gpu == 1 else max(1, total_bytes // per_gpu - CONTEXT_BYTES)
 
 
 def _cpu_gemm(execution: Execution, precision: str, compiled: bool) -> str:

@@ -69,6 +69,7 @@ class JobQueue:
         return 0
 
     def _take(self, processes: SingleProcess) -> None:
+        from sweepctl.train.gpu_memory import give_back_memory
         from sweepctl.train.job import run
 
         # The imports' millions of objects live as long as the process: keep the collector off them.
@@ -88,6 +89,7 @@ class JobQueue:
             if outcome.owns_job:
                 raise StorageError(outcome.message)
             processes.end_job()
+            give_back_memory()
 
     def _say(self, event: Event) -> None:
         try:

@@ -103,6 +103,8 @@ class OnThisMachine(Bench):
     def ended(self, decision: Decision) -> None:
         self.words += decision.words + "\n"
 
+    def say(self, text: str) -> None: ...
+
     def tick(self, elsewhere: int) -> None:
         if elsewhere:
             self.has_progressed()

@@ -9,18 +9,24 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sweepctl.collect.tables import collect
+from sweepctl.errors import RequestError
+from sweepctl.launch import local as local_launcher
+from sweepctl.launch.defaults import build_settings
 from sweepctl.launch.feed import Decision
 from sweepctl.launch.local import LocalLaunch, LocalSettings, visible_gpus, worker_count
+from sweepctl.spec.compose import compose_launcher
 from sweepctl.store import attempts, checkpoints
 from sweepctl.store.sweep_jobs import SweepJobs
 from tests.conftest import Planner, Undisturbed, only, run_all, run_job, tree
 from tests.launch.settings import local, retries
+from tests.launch.slurm.cluster import InProcess
 
 LONG = {"budget__tokens": [50_000, 200_000]}
 """Five seconds of training: enough to be in the middle of."""
@@ -46,6 +52,8 @@ class Recorder:
         self.decisions.append(decision)
 
     def tick(self, elsewhere: int) -> None: ...
+
+    def say(self, text: str) -> None: ...
 
 
 def launcher(**execution: Any) -> LocalSettings:
@@ -237,11 +245,57 @@ def test_workers_by_cores_or_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     cores = len(os.sched_getaffinity(0))
     assert worker_count(local(threads=1), 0) == cores
     assert worker_count(local(threads=10 * cores), 0) == 1
+    assert worker_count(local(per_gpu=3), 4) == 12
     assert worker_count(local(), 4) == 4 and worker_count(local(workers=3), 4) == 3
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
     assert visible_gpus() == ["2", "5"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert visible_gpus() == []
+
+
+def test_small_rungs_share_a_gpu_and_a_large_one_has_it_alone(
+    planned: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", "/nowhere")
+    monkeypatch.setattr(local_launcher, "Pool", InProcess)  # on the CPU, whatever they are promised
+    sweep_jobs = planned(name="shared", grid={"axes": {"seed.init": [0, 1]}})
+    large = sweep_jobs.rungs[-1]
+    overrides = [f"rungs.{large}.execution.per_gpu=1", "execution.per_gpu=2"]
+    settings = build_settings(LocalSettings, compose_launcher("local", overrides))
+    watcher = Beside()
+    assert LocalLaunch(sweep_jobs, settings, watcher).run().exit_code == 0
+    assert "take turns" in watcher.said[0] and len(watcher.said) == 1
+    assert watcher.most == 2 and not any(large in beside for beside in watcher.crowds)
+    for planned_job in sweep_jobs.by_id.values():
+        [attempt, *_] = attempts.every(planned_job.folder)
+        assert attempt.facts.execution["per_gpu"] == (1 if planned_job.name.startswith(large) else 2)
+    for own in ({"per_gpu": 2}, {"execution": {"keep": "none"}}, {"execution": {"y": 1}}):
+        with pytest.raises(RequestError, match=r"rungs\.x"):
+            replace(settings, rungs={"x": own})
+
+
+class Beside(Recorder):
+    """Keeps which jobs were at work at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+        self.crowds: list[set[str]] = []
+        self.most = 0
+        self._now: dict[str, str] = {}
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def started(self, planned_job: Any, worker: int) -> None:
+        self._now[planned_job.job.id] = planned_job.plan.rung_of(planned_job.job).name
+        self.most = max(self.most, len(self._now))
+        if len(self._now) > 1:
+            self.crowds.append(set(self._now.values()))
+
+    def ended(self, decision: Decision) -> None:
+        self._now.pop(decision.planned_job.job.id, None)
 
 
 def test_status_changes_nothing_and_doubts_nobody(planned: Planner) -> None:

@@ -73,3 +73,9 @@ def test_gpus_of_an_allocation_need_a_torch_that_can_use_them(without_gpus: pyte
     without_gpus.setenv(GPU_VARIABLE, "allocation")
     with pytest.raises(RequestError, match="built without"):
         device.machine(Execution(), "fp32")
+
+
+def test_processes_on_a_gpu_have_equal_parts_of_its_memory_beside_what_cuda_takes() -> None:
+    assert device.part_bytes(80 << 30, 1) == 80 << 30
+    assert 8 * (device.part_bytes(80 << 30, 8) + device.CONTEXT_BYTES) == 80 << 30
+    assert device.part_bytes(1 << 30, 8) > 0

@@ -33,7 +33,7 @@ from sweepctl.launch.doctor import Finding, Say, examine_machine
 from sweepctl.launch.due import Due
 from sweepctl.launch.feed import Decision
 from sweepctl.launch.launcher import Launcher, LaunchRequest
-from sweepctl.launch.local import LocalLaunch, LocalSettings, Share, Watcher
+from sweepctl.launch.local import LocalLaunch, LocalSettings, Share, Watcher, visible_gpus
 from sweepctl.launch.order import Order
 from sweepctl.launch.outcome import Submission, Submitted, ToSubmit
 from sweepctl.launch.ownership import PRIVATE, READABLE, protected_folder
@@ -255,12 +255,13 @@ class BatchLauncher(Launcher[BatchSettings], kind="batch", settings=BatchSetting
         tasks: dict[str, list[Task]] = {}
         for folder in sorted((sweep.folder / "batch").glob("*/tasks/*")):
             start = attempts.newest(JobFolder(folder, folder.name))
-            job = _read(folder / "job")
-            if start is not None and job:
+            jobs = _read(folder / "job").split()
+            if start is not None and jobs:
                 state, word = TaskState.ENDED, "ended"
                 if not start.ended and start.alive():
                     state, word = TaskState.RUNNING, "started"
-                tasks.setdefault(job, []).append(Task(folder.name, state, word))
+                for job in jobs:
+                    tasks.setdefault(job, []).append(Task(folder.name, state, word))
         return tasks
 
 
@@ -312,29 +313,31 @@ def submit_commands(path: Path, name: str, tasks: int) -> tuple[str, ...]:
 
 
 class TaskLog:
-    """Says in a task's log what happens, and beside its record which job it has in hand."""
+    """Says in a task's log what happens, and beside its record which jobs it has in hand."""
 
     def __init__(self, start: attempts.Attempt) -> None:
         self.start = start
+        self._in_hand: set[str] = set()
         self._beat = Due(BEAT_S)
 
-    def take_in_hand(self, job: str) -> None:
+    def take_in_hand(self, jobs: set[str]) -> None:
         """Only `status` asks for it: nothing ends where it cannot be written."""
+        self._in_hand = jobs
         with contextlib.suppress(StorageError):
-            write_text(self.start.path.parents[1] / "job", job)
+            write_text(self.start.path.parents[1] / "job", "\n".join(sorted(jobs)))
 
     def say(self, text: str) -> None:
         print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
 
     def started(self, planned_job: PlannedJob, worker: int) -> None:
         self.say(f"{planned_job.name} {planned_job.job.id}")
-        self.take_in_hand(planned_job.job.id)
+        self.take_in_hand(self._in_hand | {planned_job.job.id})
 
     def progress(self, planned_job: PlannedJob, step: int) -> None: ...
 
     def ended(self, decision: Decision) -> None:
         self.say(f"{decision.planned_job.name} {decision.planned_job.job.id}: {decision.words}")
-        self.take_in_hand("")
+        self.take_in_hand(self._in_hand - {decision.planned_job.job.id})
 
     def tick(self, elsewhere: int) -> None:
         if self._beat.is_due():
@@ -367,14 +370,18 @@ def run_task(folder: Path, index: str) -> int:
         logs=folder / "logs",
         patience_s=60 * settings.wait_min,
     )
-    pool = LocalSettings("local", 1, settings.watchdog_min, settings.retries, settings.execution, None)
+    shared = settings.execution.device != "cpu" and settings.execution.per_gpu > 1 and visible_gpus()
+    workers = settings.execution.per_gpu if shared else 1
+    pool = LocalSettings(
+        "local", workers, settings.watchdog_min, settings.retries, settings.execution, None, {}
+    )
     log = TaskLog(start)
-    log.take_in_hand("")
+    log.take_in_hand(set())
     retry = Retry(forgiven=script.forgiven, left=script.left_alone)
     report = LocalLaunch(script.order.sweep_jobs(sweep), pool, log, retry, share).run()
     start.end(End.STOPPED if report.stopped else End.DONE)
     log.say("saved, with work left" if report.stopped else "nothing left for this task")
-    log.take_in_hand("")
+    log.take_in_hand(set())
     return UNFINISHED if report.stopped else int(bool(report.failed.keys() - script.left_alone.keys()))
 
 

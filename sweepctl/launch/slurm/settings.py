@@ -165,7 +165,8 @@ class SlurmSettings:
     """Other resources, workers, sbatch, srun_args, environment and execution, for rungs by name or
     pattern."""
     workers: int
-    """Jobs that a task of one process trains side by side, sharing what it was given."""
+    """Jobs that a task of one process trains side by side, sharing what it was given: times
+    `execution.per_gpu` where that is GPUs."""
     sbatch: dict[str, str | int | bool | None]
     """Further options; false, null and an empty text leave one out."""
     srun_args: tuple[str, ...]
@@ -214,6 +215,12 @@ class SlurmSettings:
             raise InvalidValue(
                 "workers", self.workers, "1 where a task has several processes: they share a job"
             )
+        if self.execution.per_gpu > 1 and self.resources.processes > 1:
+            raise InvalidValue(
+                "execution.per_gpu",
+                self.execution.per_gpu,
+                "1 where a task has several processes: they share a job",
+            )
         for key in ("parallel", "max_submitted", "exclude_node_after"):
             if getattr(self, key) is not None and getattr(self, key) < 1:
                 raise InvalidValue(key, getattr(self, key), "at least 1, or null")
@@ -235,11 +242,19 @@ class SlurmSettings:
         asks = self.resources.gpus_per_node is not None or any(_GPUS.match(option) for option in wanted)
         return "allocation" if asks else None
 
+    @property
+    def side_by_side(self) -> int:
+        """Workers of a task: `workers`, and where it has GPUs as many times that as share one."""
+        on_gpus = self.gpu is not None and self.execution.device != "cpu"
+        return self.workers * (self.execution.per_gpu if on_gpus else 1)
+
     def within(self, other: SlurmSettings) -> bool:
         """Whether a job with these settings of a rung can use a task with the others."""
-        same = (self.sbatch, self.srun_args, self.environment, self.execution.threads)
-        theirs = (other.sbatch, other.srun_args, other.environment, other.execution.threads)
-        return same == theirs and self.resources.within(other.resources)
+        mine, theirs = (
+            (it.sbatch, it.srun_args, it.environment, it.execution.threads, it.execution.per_gpu)
+            for it in (self, other)
+        )
+        return mine == theirs and self.resources.within(other.resources)
 
     def resources_of(self, rung: str) -> Resources:
         """A rung's resources."""

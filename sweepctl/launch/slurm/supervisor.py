@@ -12,6 +12,7 @@ from enum import Enum
 from pathlib import Path
 
 from sweepctl.errors import StorageError, SweepctlError, WorkFailed
+from sweepctl.launch import mps
 from sweepctl.launch.due import Due
 from sweepctl.launch.feed import Decision, Feed
 from sweepctl.launch.local import visible_gpus
@@ -107,10 +108,7 @@ class Supervisor:
         self._finished: list[str] = []
         self._leaving: Leaving | None = None
         self._outrun = False
-        self._failed = False
-        self._refused = False
-        self._got_further = False
-        self._lingered = False
+        self._failed = self._refused = self._got_further = self._lingered = False
         self._losses = 0
 
     def say(self, text: str) -> None:
@@ -126,10 +124,11 @@ class Supervisor:
         signal.signal(signal.SIGTERM, lambda *_: self._leave(Leaving.ASKED))
         signal.signal(signal.SIGURG, lambda *_: self._hear_signal())
         pool: Pool | None = None
+        daemons = contextlib.ExitStack()  # of GPUs that workers share
         try:
             planned_job = self._next_or_wait()
             if planned_job is not None or process.processes > 1:
-                pool = self._pool()
+                pool = self._pool(daemons)
             while planned_job is not None and pool is not None and not self._leaving and not self._outrun:
                 try:
                     self._train(planned_job, pool)
@@ -141,18 +140,18 @@ class Supervisor:
         finally:
             if pool is not None:
                 pool.stop()
+            daemons.close()
             if self.releaser is not None:
                 self.releaser.close()
         return self._end(planned_job)
 
-    def _pool(self) -> Pool:
+    def _pool(self, daemons: contextlib.ExitStack) -> Pool:
         """One worker, with what the task has; or several that share it, each with a GPU in turn."""
         mine, process = self._mine, self.process
-        alone = mine.workers == 1
+        count, threads, alone = mine.side_by_side, mine.execution.threads, mine.side_by_side == 1
         gpus = [] if alone or mine.execution.device == "cpu" else visible_gpus()
-        return Pool(
-            mine.workers, mine.execution.threads, gpus, process.folder, process.log, group=alone, gpu=mine.gpu
-        )
+        of_gpu = daemons.enter_context(mps.shared(gpus if mine.execution.per_gpu > 1 else [], self.say))
+        return Pool(count, threads, gpus, process.folder, process.log, alone, mine.gpu, of_gpu)
 
     def _leave(self, why: Leaving) -> None:
         self._leaving = self._leaving or why
@@ -231,7 +230,7 @@ class Supervisor:
     def _top_up(self) -> None:
         """Submit what was refused before, now that this task makes room; take back tasks whose jobs several
         workers have trained here."""
-        shared = self._mine.workers > 1
+        shared = self._mine.side_by_side > 1
         if self.launcher.commands_on_nodes and (shared or self.records.unsubmitted() is not None):
             try:
                 order = self.records.newest_order() or self.order

@@ -118,7 +118,7 @@ class InProcess:
     def __init__(self, count: int, threads: int, gpus: list[str], *settings: Any, **more: Any) -> None:
         self.gpus = gpus
         self.heard: queue.SimpleQueue[tuple[InThread, Event]] = queue.SimpleQueue()
-        self.workers = [InThread(self) for _ in range(count)]
+        self.workers = [InThread(self, number) for number in range(count)]
         self.pools.append(self)
 
     def free(self) -> list[InThread]:
@@ -144,8 +144,8 @@ class InProcess:
 class InThread:
     """A worker of it."""
 
-    def __init__(self, pool: InProcess) -> None:
-        self.pool, self.job = pool, None
+    def __init__(self, pool: InProcess, number: int) -> None:
+        self.pool, self.number, self.job = pool, number, None
         self.fault, self.is_stuck, self.stopping_since = None, False, None
         self.process, self.log = SimpleNamespace(pid=os.getpid()), Path("log")
         self._stop = threading.Event()

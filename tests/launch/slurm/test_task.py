@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from sweepctl.errors import StorageError
+from sweepctl.errors import RequestError, StorageError
 from sweepctl.launch import feed
 from sweepctl.launch.cancel import cancel, choose
 from sweepctl.launch.slurm import patience, supervisor
@@ -444,3 +444,17 @@ def test_workers_have_a_gpu_each_in_turn(
     launch(sweep_jobs, "workers=4", "execution.device=auto")
     cluster.run(cluster.waiting()[0])
     assert (len(InProcess.pools[-1].workers), InProcess.pools[-1].gpus) == (4, ["4", "5"])
+
+
+def test_small_jobs_share_a_gpu_of_a_task(
+    cluster: Cluster, planned: Planner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", "/nowhere")
+    sweep_jobs = planned(name="gpus", **ONE_DEPTH)
+    two = ("resources.gpus_per_node=2", "workers=2", "execution.device=auto")
+    launch(sweep_jobs, *two, f"rungs.{sweep_jobs.rungs[0]}.execution.per_gpu=3")
+    cluster.run(cluster.waiting()[0])
+    assert (len(InProcess.pools[-1].workers), InProcess.pools[-1].gpus) == (6, ["4", "5"])
+    with pytest.raises(RequestError, match="per_gpu"):
+        launch(sweep_jobs, "execution.per_gpu=2", "resources.tasks_per_node=2")
