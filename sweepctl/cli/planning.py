@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sweepctl.cli.app import AsJson, ConfigDir, Overrides, app, data_app
+from sweepctl.cli.app import AsJson, ConfigDir, Overrides, app, data_app, positive
 
 if TYPE_CHECKING:
     from sweepctl.launch.forecast import Forecast
@@ -27,7 +27,7 @@ DeviceName = Annotated[
     str | None, typer.Option(help="Words of its name, such as H100; by default the one trained on last.")
 ]
 Devices = Annotated[
-    int | None, typer.Option(min=1, help="Say when all would be done on so many devices, and on others.")
+    int | None, typer.Option(help="Say when all would be done on so many devices, and on others.")
 ]
 On = Annotated[
     str | None,
@@ -67,6 +67,7 @@ def plan(
     from sweepctl.spec.compose import as_yaml, compose_study
     from sweepctl.store.workspace import Workspace
 
+    positive("--devices", devices)
     stated = StatedSpeed(flops_per_s, tokens_per_s, mfu, device)
     study = compose_study(overrides or [], config_dir)
     if cfg:

@@ -147,8 +147,8 @@ def paces(
     """
     plans = {stage: plan for phase in ordered for stage, plan in phase.plans.items()}
     by_rung = rates(plans)
-    rungs = {rung.name for plan in plans.values() for rung in plan.rungs}
-    if unknown := sorted(rungs - by_rung.keys()):
+    rungs = dict.fromkeys(rung.name for plan in plans.values() for rung in plan.rungs)
+    if unknown := [rung for rung in rungs if rung not in by_rung]:
         raise RequestError(
             f"How fast {', '.join(unknown)} train is not known: nothing was measured yet; state it with "
             "--tokens-per-s, --flops-per-s, or --mfu and --device."
