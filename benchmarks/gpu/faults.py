@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.gpu.corpora import BYTES, data
-from benchmarks.gpu.models import BUDGET
+from benchmarks.gpu.models import BUDGET, rung
 from benchmarks.gpu.setting import Case, Row, Setting, Verdict, each
 
 if TYPE_CHECKING:
@@ -79,18 +79,20 @@ def _ends(planned_job: PlannedJob) -> list[str]:
 
 def _out_of_memory(setting: Setting) -> Iterator[Row]:
     """A batch whose activations are larger than the card in one piece: it is halved until it fits."""
+    context, rows = 1024, 4
+    if setting.on_gpu:
+        import torch
+
+        # About 40 bytes a unit of a layer are kept of a token in bf16, eager: 92 kB of 6 layers of 384.
+        memory_bytes = torch.cuda.get_device_properties(0).total_memory
+        rows = 1 << (int(1.3 * memory_bytes / (40 * 6 * 384)) // context).bit_length()
+    size = [*rung(6, context, rows), "schedule.warmup_steps=1"]
+    planned_job = planned(
+        setting.home, "memory", f"tokens-{BYTES}", [*size, f"budget.tokens=[{2 * rows * context}]"]
+    )
     if not setting.on_gpu:
         yield Row("out of memory", "skipped", "needs a GPU")
         return
-    import torch
-
-    # About 40 bytes a unit of a layer are kept of a token in bf16, eager: 92 kB of 6 layers of 384.
-    memory, context = torch.cuda.get_device_properties(0).total_memory, 1024
-    rows = 1 << (int(1.3 * memory / (40 * 6 * 384)) // context).bit_length()
-    size = ["ladder.aspect=64", "ladder.head_size=64", "ladder.depths=[6]", "precision=bf16"]
-    size += [f"batch.tokens={rows * context}", f"batch.context={context}"]
-    size += [f"budget.tokens=[{2 * rows * context}]"]
-    planned_job = planned(setting.home, "memory", f"tokens-{BYTES}", size)
     options = ("execution.compile=false", "execution.micro_batch_rows=null", "retries.out_of_memory=8")
     launch = _launch(setting, setting.home, "memory", *options)
     launch.wait(PATIENCE_S)
@@ -105,8 +107,8 @@ def _out_of_memory(setting: Setting) -> Iterator[Row]:
 
 def _terminated(setting: Setting) -> Iterator[Row]:
     """A signal in the middle of compiled training: it saves, and a later launch goes on from there."""
-    steps = 100_000 if setting.quick else 3000
-    size = ["ladder.depths=[1]", "precision=fp32", f"budget.tokens=[{256 * steps}]"]
+    steps = 100_000 if setting.quick else 2000
+    size = ["ladder.depths=[2]", "precision=fp32", f"budget.tokens=[{256 * steps}]"]
     compiled = f"execution.compile={str(setting.modes[0]).lower()}"
     stopped = planned(setting.home, "stopped", "pysrc", size)
     launch = _launch(setting, setting.home, "stopped", compiled)
@@ -168,7 +170,7 @@ def _wait_for_step(planned_job: PlannedJob, launch: subprocess.Popen[str]) -> in
 
 def _diverges(setting: Setting) -> Iterator[Row]:
     """A rate beyond all bounds."""
-    size = ["ladder.depths=[1]", "precision=bf16", "budget.tokens=[25600]", "optimizer.lr=1e30"]
+    size = ["ladder.depths=[2]", "precision=bf16", "budget.tokens=[25600]", "optimizer.lr=1e30"]
     planned_job = planned(setting.home, "diverges", "pysrc", size)
     _launch(setting, setting.home, "diverges", "execution.compile=false").wait(PATIENCE_S)
     ends, result = _ends(planned_job), planned_job.folder.result()

@@ -29,8 +29,8 @@ LINES = (
     Line("combinations", 4, 1, 150, 3),
     Line("warming", 5, 1, 120, 2),
     Line("speed", 5, 2, 130),
-    Line("sharing", 6, 3, 70),
-    Line("faults", 2, 4, 60),
+    Line("sharing", 6, 3, 80),
+    Line("faults", 2, 4, 90),
     Line("determinism", 1, 5, 20),
     Line("memory", 7, 6, 30),
 )

@@ -28,10 +28,15 @@ def _peak(setting: Setting, shape: Shape) -> Iterator[Row]:
     ours = model(random_tokens(setting.home, shape.vocabulary), size, execution)
     ours.updates(3)
     peak = torch.cuda.max_memory_allocated() if setting.on_gpu else None
+    counted = ours.trainer.setup().counted_memory_bytes
     del ours
     forget()
     if peak is None:
         yield Row(shape.name, "skipped", "a CPU has no peak that torch counts")
         return
-    says = f"{peak / 2**30:.2f} GiB; what plan predicts is not built"
-    yield Row(shape.name, "figure", says, {"peak_bytes": peak})
+    figures = {"peak_bytes": peak, "counted_bytes": counted}
+    if counted is None:
+        yield Row(shape.name, "figure", f"{peak / 2**30:.2f} GiB; the plan counts none", figures)
+        return
+    says = f"{peak / 2**30:.2f} GiB of {counted / 2**30:.2f} GiB that the plan counts"
+    yield Row(shape.name, "holds" if peak <= counted else "fails", says, figures)

@@ -70,8 +70,8 @@ def model(corpus: Path, overrides: Sequence[str], execution: Execution) -> Model
 
 def rung(depth: int, context: int, rows: int) -> list[str]:
     """A decoder of 64 units a layer, heads of 64, in bf16."""
-    size = ["ladder.aspect=64", "ladder.head_size=64", f"ladder.depths=[{depth}]", "precision=bf16"]
-    return [*size, f"batch.tokens={rows * context}", f"batch.context={context}"]
+    size = ["model=decoder", "ladder.aspect=64", "ladder.head_size=64", f"ladder.depths=[{depth}]"]
+    return [*size, "precision=bf16", f"batch.tokens={rows * context}", f"batch.context={context}"]
 
 
 def forget() -> None:

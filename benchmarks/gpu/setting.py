@@ -80,15 +80,15 @@ _STARTED = time.monotonic()
 
 def each(setting: Setting, cases: Iterable[Case]) -> Iterator[Row]:
     """The rows of this process's share of the cases. One that raises is a row; after an error that leaves
-    the device unusable, and once the time is over, the rest are skipped."""
-    stopped = ""
+    the device unusable, and once the time is over, the rest are skipped together."""
+    stopped, left = "", list[str]()
     for number, (what, look) in enumerate(cases):
         if number % setting.parts != setting.part:
             continue
         if not stopped and time.monotonic() - _STARTED > setting.seconds:
             stopped = "no time was left"
         if stopped:
-            yield Row(what, "skipped", stopped)
+            left.append(what)
             continue
         try:
             yield from look()
@@ -96,7 +96,9 @@ def each(setting: Setting, cases: Iterable[Case]) -> Iterator[Row]:
             traceback.print_exc()
             yield Row(what, "crashed", sentence(error))
             if unusable(error):
-                stopped = "the device failed before it"
+                stopped = "the device failed before"
+    if left:
+        yield Row("the rest", "skipped", f"{stopped}: {'; '.join(left)}")
 
 
 def sentence(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from benchmarks.gpu.corpora import random_tokens, vocabularies
-from benchmarks.gpu.models import model, rung
+from benchmarks.gpu.models import Model, model, rung
 from benchmarks.gpu.setting import Case, Row, Setting, each
 
 SIZES = {"1M": 3, "10M": 6}
@@ -21,7 +21,7 @@ SIZES = {"1M": 3, "10M": 6}
 AT_ONCE = (1, 2, 4, 8, 16)
 ROWS, CONTEXT = 8, 1024
 """Of an update: a batch as small runs have it, which does not fill the card."""
-MEASURED_S = 2.0
+MEASURED_S = 1.5
 GOAL_AT, GOAL = 8, 4.0
 """So many runs of 10M at once train at least this many times the tokens of runs one after another."""
 
@@ -41,18 +41,18 @@ class Crew:
     def __init__(self, setting: Setting, size: int, variables: Mapping[str, str]) -> None:
         command = [sys.executable, "-m", "benchmarks.gpu.sharing", setting.line()]
         helpers = {"TORCHINDUCTOR_COMPILE_THREADS": "1"}
-        self.processes = [
-            subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                env={**os.environ, **helpers, **variables},
-            )
-            for _ in range(size)
-        ]
-        for process in self.processes:
-            _answer(process)
+        environment = {**os.environ, **helpers, **variables}
+        self.processes: list[subprocess.Popen[str]] = []
+        for count in (1, size - 1):  # the others find what the first has compiled
+            started = [
+                subprocess.Popen(
+                    command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+                )
+                for _ in range(count)
+            ]
+            self.processes += started
+            for process in started:
+                _answer(process)
 
     def tokens_per_s(self, size: str, count: int, seconds: float) -> float:
         """Of so many runs at once, summed."""
@@ -101,16 +101,14 @@ def _processes(setting: Setting, mps: bool) -> Iterator[Row]:
 
 def _daemon(stack: ExitStack) -> tuple[Mapping[str, str], str]:
     """The variables of processes that share the GPU under MPS, or why they cannot."""
-    try:
-        from sweepctl.launch import mps
-    except ImportError:
-        return {}, "not built"
+    from sweepctl.launch import mps
+
     said: list[str] = []
     gpu = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
     variables = stack.enter_context(mps.shared([gpu], said.append))
-    return variables.get(gpu, {}), "" if gpu in variables or "MPS daemon that is there" in "".join(
-        said
-    ) else said[-1]
+    if gpu in variables or any("daemon that is there" in text for text in said):
+        return variables.get(gpu, {}), ""
+    return {}, "; ".join(said) or "there is no daemon"
 
 
 def compared(what: str, size: str, count: int, total: float, alone: float) -> Row:
@@ -127,18 +125,21 @@ def _stacked(setting: Setting) -> Iterator[Row]:
     yield Row("stacked", "skipped", "not built")
 
 
+def small_model(setting: Setting, size: str) -> Model:
+    """As every process of a crew has it."""
+    from sweepctl.spec.execution import Execution
+
+    corpus = random_tokens(setting.home, vocabularies(setting.quick)[0])
+    overrides = rung(1, 64, 1) if setting.quick else rung(SIZES[size], CONTEXT, ROWS)
+    return model(corpus, overrides, Execution(device=setting.device, per_gpu=AT_ONCE[-1]))
+
+
 def main() -> None:
     """A process of a crew: both models ready, then so many seconds of one of them at every command."""
     output = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     setting = Setting.read(sys.argv[1])
-    from sweepctl.spec.execution import Execution
-
-    execution = Execution(device=setting.device)
-    corpus, models = random_tokens(setting.home, vocabularies(setting.quick)[0]), {}
-    for name, depth in SIZES.items():
-        size = rung(1, 64, 1) if setting.quick else rung(depth, CONTEXT, ROWS)
-        models[name] = model(corpus, size, execution)
+    models = {size: small_model(setting, size) for size in SIZES}
     for trained in models.values():
         trained.updates(5)
     print(json.dumps({"ready": True}), file=output)

@@ -27,6 +27,10 @@ GOALS_MFU = {12: 0.4, 20: 0.5, 28: 0.5}
 PEER = "nanoGPT"
 
 
+Burst = Callable[[int], float]
+"""Makes so many updates and gives the loss of the last."""
+
+
 @dataclass(frozen=True, slots=True)
 class Shape:
     """What is measured at once: all models of it take turns."""
@@ -73,35 +77,42 @@ def rows(setting: Setting) -> Iterator[Row]:
     yield from each(setting, cases)
 
 
-def contestants(setting: Setting, shape: Shape) -> tuple[dict[str, Model], dict[str, Callable[[int], float]]]:
-    """Our models, and by name what makes so many updates of each and of the peer."""
-    from benchmarks.nanogpt import update_of
+def makers(setting: Setting, shape: Shape) -> dict[str, Callable[[], tuple[Model | None, Burst]]]:
+    """By name what makes a model and its bursts; the peer is none of our models."""
     from sweepctl.spec.execution import Execution
 
     rows = 2 if setting.quick else shape.rows
-    corpus = random_tokens(Path(setting.folder), shape.vocabulary)
+    corpus = random_tokens(setting.home, shape.vocabulary)
     execution = Execution(device=setting.device, compile=shape.compiled)
     size = rung(shape.depth, shape.context, rows)
-    ours = {"ours, gpt2": model(corpus, [*size, *GPT2], execution)}
+
+    def ours(*overrides: str) -> tuple[Model, Burst]:
+        built = model(corpus, [*size, *overrides], execution)
+        return built, built.updates
+
+    makers: dict[str, Callable[[], tuple[Model | None, Burst]]] = {"ours, gpt2": partial(ours, *GPT2)}
     if shape.compiled or setting.quick:  # the demo's decoder, without a peer of its own
-        ours = {"ours": model(corpus, size, execution), **ours}
-    bursts: dict[str, Callable[[int], float]] = {
-        name: each_model.updates for name, each_model in ours.items()
-    }
+        makers["ours"] = ours
     if setting.peer:
-        dimensions = (64 * shape.depth, shape.depth, shape.depth)
-        update = update_of(
-            Path(setting.peer), dimensions, rows, shape.context, shape.vocabulary,
-            setting.device, True, shape.compiled,
-        )  # fmt: skip
+        makers[PEER] = lambda: (None, _peer(setting, shape, rows))
+    return makers
 
-        def burst(count: int) -> float:
-            for _ in range(count - 1):
-                update()
-            return float(update())
 
-        bursts[PEER] = burst
-    return ours, bursts
+def _peer(setting: Setting, shape: Shape, rows: int) -> Burst:
+    from benchmarks.nanogpt import update_of
+
+    dimensions = (64 * shape.depth, shape.depth, shape.depth)
+    update = update_of(
+        Path(setting.peer or ""), dimensions, rows, shape.context, shape.vocabulary,
+        setting.device, True, shape.compiled,
+    )  # fmt: skip
+
+    def burst(count: int) -> float:
+        for _ in range(count - 1):
+            update()
+        return float(update())
+
+    return burst
 
 
 def measure(setting: Setting, shape: Shape) -> Iterator[Row]:
@@ -109,13 +120,16 @@ def measure(setting: Setting, shape: Shape) -> Iterator[Row]:
     from sweepctl.train.compilation import compilations
 
     try:
-        ours, bursts = contestants(setting, shape)
+        built = {name: make() for name, make in makers(setting, shape).items()}
+        bursts = {name: burst for name, (_, burst) in built.items()}
+        ours = {name: each_model for name, (each_model, _) in built.items() if each_model is not None}
         for burst in bursts.values():  # compilation, and the allocator's first meetings
             burst(3)
         slowest = max(once(partial(burst, 2)) / 2 for burst in bursts.values())
         inner = 1 if setting.quick else max(1, min(50, round(TURN_S / slowest)))
-        for burst in bursts.values():
-            burst(1 if setting.quick else max(1, STEADY - 5))
+        if shape.compiled:
+            for each_model in ours.values():
+                each_model.updates(STEADY - 5)
         before = compilations()
         rounds = 2 if setting.quick else ROUNDS
         actions = [partial(burst, inner) for burst in bursts.values()]
@@ -123,7 +137,7 @@ def measure(setting: Setting, shape: Shape) -> Iterator[Row]:
         late = compilations() - before
         yield from _compared(setting, shape, ours, dict(zip(bursts, seconds, strict=True)))
     finally:
-        ours, bursts, actions = {}, {}, []
+        built, ours, bursts, actions = {}, {}, {}, []
         forget()
     if shape.compiled:
         says = f"{late} compilations after step {STEADY}"

@@ -77,7 +77,7 @@ def run(setting: Setting, trace: Trace) -> Traced:
 
     device, compiled = trace.device, trace.compiled
     execution = Execution(device=device, compile=compiled, deterministic=trace.deterministic)
-    ours = model(data(setting.home) / "pysrc", ["ladder.depths=[1]", *trace.overrides], execution)
+    ours = model(data(setting.home) / "pysrc", ["ladder.depths=[2]", *trace.overrides], execution)
     losses = ours.losses(trace.steps)
     return Traced(losses, ours.fingerprint())
 
