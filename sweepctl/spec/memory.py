@@ -7,16 +7,15 @@ from dataclasses import dataclass, fields
 
 from sweepctl.spec.activations import INDEX, WIDE, kept
 from sweepctl.spec.execution import Execution
+from sweepctl.spec.loss_chunks import chunk_rows
 from sweepctl.spec.science import Point
-from sweepctl.spec.sharding import VALUE_BYTES, Shard, StatefulTensor, owners, resolve
+from sweepctl.spec.sharding import IN_FLIGHT_BYTES, VALUE_BYTES, Shard, StatefulTensor, owners, resolve
 from sweepctl.spec.weights import Weight, weights
 
 CONTEXT_BYTES = 2**30
 """What a GPU has of a process beside tensors, at most: its context, libraries' workspaces."""
 SPLIT_SHARE = 0.08
 """The share of a device that is lost to pieces of memory that fit nothing, and kept free."""
-IN_FLIGHT_BYTES = 2**28
-"""Gradients on their way to their owners at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,14 +98,17 @@ def choose_layout(
     point: Point, execution: Execution, processes: int = 1, memory_bytes: int | None = None
 ) -> Layout:
     """How so many processes train this point on devices with so much memory, where that is known: of `auto`
-    rows the most that fit, or one where none do."""
+    rows the most that fit, or one where none do. Only such devices, GPUs, take logits in chunks."""
     own = point.batch.rows // processes
     asked = execution.micro_batch_rows
     every = [own] if memory_bytes is None else divisors(own)
     for rows in every if asked == "auto" else [asked or own]:
         pieces = own // rows
         shard = resolve(execution.shard, memory_bytes, stateful_tensors(point), processes, pieces)
-        layout = Layout(rows, processes, shard, execution.checkpoint_activations)
+        chunk = None
+        if memory_bytes is not None:
+            chunk = chunk_rows(rows * point.batch.context, point.corpus.vocab_size)
+        layout = Layout(rows, processes, shard, execution.checkpoint_activations, chunk)
         if memory_bytes is None or count_memory(point, layout).fits(memory_bytes):
             break
     return layout

@@ -16,6 +16,8 @@ Shard = Literal["none", "optimizer", "gradients"]
 ShardChoice = Literal["auto", "none", "optimizer", "gradients"]
 
 VALUE_BYTES = 4
+IN_FLIGHT_BYTES = 2**28
+"""Gradients on their way to their owners at once: more would be the whole gradient again."""
 STATE_SHARE = 0.5
 """The share of a device's memory that weights, gradients and moments may take before `auto` shares out more:
 the rest is for activations and logits."""

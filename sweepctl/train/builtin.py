@@ -21,6 +21,7 @@ from sweepctl.errors import DamagedFile, RequestError
 from sweepctl.spec.accounting import count
 from sweepctl.spec.execution import Execution
 from sweepctl.spec.learning_rate import LearningRateCurve
+from sweepctl.spec.loss_chunks import chunk_rows
 from sweepctl.spec.memory import Layout, choose_layout, count_memory
 from sweepctl.spec.science import Point
 from sweepctl.spec.sharding import Shard, StatefulTensor, resolve
@@ -28,7 +29,7 @@ from sweepctl.store.facts import Facts
 from sweepctl.store.files import reading, refusal
 from sweepctl.train import compilation
 from sweepctl.train.batches import Batches
-from sweepctl.train.cross_entropy import chunk_rows, chunked_cross_entropy
+from sweepctl.train.cross_entropy import chunked_cross_entropy
 from sweepctl.train.device import Machine, machine
 from sweepctl.train.interface import Assignment, Setup, Trainer, Update
 from sweepctl.train.model import Decoder, flat_name
@@ -170,7 +171,9 @@ class BuiltinTrainer(Trainer):
         """What `plan` counts for this process, on a GPU."""
         if self.machine.memory_bytes is None:
             return None
-        layout = Layout(self.micro_rows, self.processes.size, self.shard, self.model.recomputes)
+        layout = Layout(
+            self.micro_rows, self.processes.size, self.shard, self.model.recomputes, self.chunk_rows
+        )
         return count_memory(self.point, layout).total
 
     def peak_memory_bytes(self) -> int | None:

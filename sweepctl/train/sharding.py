@@ -15,11 +15,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sweepctl.spec.sharding import owners
+from sweepctl.spec.sharding import IN_FLIGHT_BYTES, owners
 from sweepctl.train.processes import SingleProcess
-
-IN_FLIGHT_BYTES = 2**28
-"""Gradients on their way to their owners at once: more would be the whole gradient again."""
 
 
 class _Reduction(NamedTuple):

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from sweepctl.spec.execution import Execution
+from sweepctl.spec.loss_chunks import chunk_rows
 from sweepctl.spec.memory import Layout, choose_layout, count_memory, divisors
 from sweepctl.spec.model import Experts, Shape
 from sweepctl.spec.peaks import gpu_memory_bytes
@@ -83,10 +84,16 @@ def test_auto_takes_the_largest_divisor_that_fits() -> None:
     rows = [choose_layout(point, auto, memory_bytes=gb * GB).rows for gb in (192, 80, 40, 24, 8, 1)]
     assert rows == sorted(rows, reverse=True) and rows[0] == 96 and rows[-1] == 1
     for gb, size in zip((80, 40, 24), rows[1:], strict=False):
-        layouts = [Layout(larger) for larger in divisors(96) if larger > size]
-        assert count_memory(point, Layout(size)).fits(gb * GB)
-        assert not any(count_memory(point, layout).fits(gb * GB) for layout in layouts)
+        of_rows = {n: Layout(n, loss_rows=chunk_rows(n * 1024, 50304)) for n in divisors(96)}
+        assert choose_layout(point, auto, memory_bytes=gb * GB) == of_rows[size]
+        assert count_memory(point, of_rows[size]).fits(gb * GB)
+        larger = [layout for rows, layout in of_rows.items() if rows > size]
+        assert not any(count_memory(point, layout).fits(gb * GB) for layout in larger)
     assert choose_layout(point, auto, 2).rows == 48
+    on_a_cpu, on_a_gpu = (choose_layout(point, Execution(), memory_bytes=size) for size in (None, GB))
+    assert (on_a_cpu.loss_rows, on_a_gpu.loss_rows) == (None, of_rows[96].loss_rows)
+    chunked, whole = (count_memory(point, layout) for layout in (on_a_gpu, on_a_cpu))
+    assert chunked.logits < whole.logits / 2
     assert choose_layout(point, Execution(micro_batch_rows=8), memory_bytes=GB).rows == 8
 
 

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from sweepctl.spec.execution import Execution
 from sweepctl.spec.learning_rate import LearningRateCurve
+from sweepctl.spec.loss_chunks import CHUNK_BYTES, WORTH_BYTES, chunk_rows
 from sweepctl.train.batches import Batches
 from sweepctl.train.builtin import BuiltinTrainer, Objective
-from sweepctl.train.cross_entropy import CHUNK_BYTES, WORTH_BYTES, chunk_rows, chunked_cross_entropy
+from sweepctl.train.cross_entropy import chunked_cross_entropy
 from sweepctl.train.device import machine
 from tests.conftest import Planner
 
