@@ -58,10 +58,12 @@ def plan(
     from sweepctl.data.shards import check_context
     from sweepctl.launch.compare import compare_all
     from sweepctl.launch.forecast import record as forecast_record
+    from sweepctl.launch.gpu_memory import memory_by_stage
     from sweepctl.launch.rates import StatedSpeed, plan_rates
     from sweepctl.launch.stages import plan_stages
     from sweepctl.report.console import BOLD, END, console, place, show_json
     from sweepctl.report.forecast import show_forecast
+    from sweepctl.report.memory import memory_json, show_memory
     from sweepctl.report.plan import plan_json, show_plan
     from sweepctl.spec.build import plain
     from sweepctl.spec.compose import as_yaml, compose_study
@@ -82,16 +84,19 @@ def plan(
     compared = compare_all(sweep, plans)
     rates = plan_rates(workspace, plans, stated, launcher.execution if launcher else None)
     price: float | None = launcher.settings.price_per_device_hour if launcher else None
+    memory = memory_by_stage(launcher or _launcher("local", config_dir), plans)
     when = None
     if devices is not None:
         when = _forecast(sweep, study, index.facts, plans, stated, launcher, devices)
     sweep.save(plans, waiting)
     if as_json:
         shown = {"sweep": study.name, **plan_json(plans, compared, waiting, rates, price)}
+        shown |= {"memory": memory_json(memory)} if memory else {}
         show_json(shown | ({"forecast": forecast_record(when)} if when else {}))
         return
     out = console()
     show_plan(out, plans, compared, waiting, rates, price)
+    show_memory(out, memory)
     if when is not None:
         show_forecast(out, when)
     is_left = waiting or any(stage.left.jobs for stage in compared.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from typing import Annotated
 
@@ -207,6 +208,7 @@ def doctor(
     as_json: AsJson = False,
 ) -> None:
     """Check what usually goes wrong before a launch: commands, limits, disk, and a node from inside."""
+    from sweepctl.launch.gpu_memory import memory_findings
     from sweepctl.launch.launcher import read_launcher
     from sweepctl.report.console import console, show_json
     from sweepctl.report.doctor import DoctorView, findings_json
@@ -218,7 +220,9 @@ def doctor(
     view = DoctorView(None if as_json else console())
     findings = []
     try:
-        for finding in launcher.examine(Workspace.default(), view.say, job, wait_min):
+        workspace = Workspace.default()
+        own = launcher.examine(workspace, view.say, job, wait_min)
+        for finding in itertools.chain(memory_findings(launcher, workspace), own):
             findings.append(finding)
             view.show(finding)
     finally:

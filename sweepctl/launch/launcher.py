@@ -55,6 +55,9 @@ class Settings(Protocol):
     @property
     def price_per_device_hour(self) -> float | None: ...
 
+    @property
+    def gpu_memory(self) -> float | str | None: ...
+
 
 SettingsT = TypeVar("SettingsT", bound=Settings)
 
@@ -107,6 +110,10 @@ class Launcher(ABC, Generic[SettingsT]):
     def execution(self) -> Execution:
         """How jobs are run here."""
         return self.settings.execution
+
+    def execution_of(self, rung: str) -> Execution:
+        """How jobs of this rung are run."""
+        return self.execution
 
     def devices_of(self, rung: str) -> int:
         """Devices that a job of this rung trains on at once."""

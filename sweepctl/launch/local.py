@@ -26,6 +26,7 @@ from sweepctl.launch.retry import Retry
 from sweepctl.launch.rungs import each_pattern, for_rung
 from sweepctl.launch.workers import Pool, Worker, check_price, check_watchdog, seconds_of
 from sweepctl.spec.execution import Execution
+from sweepctl.spec.peaks import check_gpu_memory
 from sweepctl.store.ends import End
 from sweepctl.store.facts import Dispatch
 from sweepctl.store.protocol import Died, Ended, Event, Progress, Saved
@@ -53,6 +54,8 @@ class LocalSettings:
     """How jobs are run."""
     price_per_device_hour: float | None
     """What a device costs, for plans to say; None: they say no price."""
+    gpu_memory: float | str | None
+    """GB of a GPU, or its name, for plans to say which rungs do not fit; None: they say nothing of it."""
     rungs: dict[str, dict[str, Any]]
     """What `execution` has in its place for rungs by name or pattern."""
 
@@ -61,6 +64,7 @@ class LocalSettings:
             raise InvalidValue("workers", self.workers, "at least 1, or null")
         check_watchdog(self.watchdog_min)
         check_price(self.price_per_device_hour)
+        check_gpu_memory(self.gpu_memory)
         for pattern, own in self.rungs.items():
             if own.keys() != {"execution"} or not isinstance(own["execution"], Mapping):
                 raise InvalidValue(

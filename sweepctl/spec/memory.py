@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
@@ -58,9 +59,14 @@ class Memory:
     def total(self) -> int:
         return sum(getattr(self, field.name) for field in fields(self))
 
+    @property
+    def device_bytes(self) -> int:
+        """The memory of the smallest device that has room for it, with what is lost."""
+        return math.ceil((self.total + CONTEXT_BYTES) / (1 - SPLIT_SHARE))
+
     def fits(self, device_bytes: int) -> bool:
-        """Whether a device has room for it, with what is lost."""
-        return self.total + CONTEXT_BYTES <= (1 - SPLIT_SHARE) * device_bytes
+        """Whether a device has room for it."""
+        return self.device_bytes <= device_bytes
 
 
 def count_memory(point: Point, layout: Layout) -> Memory:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from sweepctl.errors import InvalidValue
+
 PEAK_FLOPS_BF16: dict[str, float] = {
     "H100": 989.4e12,
     "H100 PCIe": 756e12,
@@ -52,6 +54,24 @@ def gpu_memory_bytes(name: str) -> int | None:
     """The memory of a GPU by the same words; None for one that is not in the table."""
     gb = _entry(name, MEMORY_GB)
     return None if gb is None else int(gb * 10**9)
+
+
+def check_gpu_memory(gpu_memory: float | str | None) -> int | None:
+    """A setting of a GPU's memory, in GB or by its name, in bytes; None where there is none.
+
+    Raises:
+        InvalidValue: it is no amount, and no name of a GPU whose memory is known.
+    """
+    if gpu_memory is None:
+        return None
+    if isinstance(gpu_memory, str):
+        amount = gpu_memory_bytes(gpu_memory)
+    else:
+        amount = int(gpu_memory * 10**9) if gpu_memory > 0 else None
+    if not amount:
+        names = ", ".join(MEMORY_GB)
+        raise InvalidValue("gpu_memory", gpu_memory, f"GB above 0, a GPU's name ({names}), or null")
+    return amount
 
 
 def _entry(name: str, table: Mapping[str, float]) -> float | None:

@@ -47,6 +47,7 @@ from sweepctl.launch.workers import check_price, check_watchdog
 from sweepctl.spec import hashing
 from sweepctl.spec.build import build, plain
 from sweepctl.spec.execution import Execution
+from sweepctl.spec.peaks import check_gpu_memory
 from sweepctl.store import attempts
 from sweepctl.store.ends import End
 from sweepctl.store.facts import Dispatch
@@ -124,11 +125,14 @@ class BatchSettings:
     """How jobs are run."""
     price_per_device_hour: float | None
     """What a device costs, for plans to say; None: they say no price."""
+    gpu_memory: float | str | None
+    """GB of a GPU, or its name, for plans to say which rungs do not fit; None: they say nothing of it."""
 
     def __post_init__(self) -> None:
         check(self.environment)
         check_watchdog(self.watchdog_min)
         check_price(self.price_per_device_hour)
+        check_gpu_memory(self.gpu_memory)
         for name in self.index:
             if not _VARIABLE.fullmatch(name):
                 raise InvalidValue("index", name, "the name of a variable")
@@ -373,7 +377,7 @@ def run_task(folder: Path, index: str) -> int:
     shared = settings.execution.device != "cpu" and settings.execution.per_gpu > 1 and visible_gpus()
     workers = settings.execution.per_gpu if shared else 1
     pool = LocalSettings(
-        "local", workers, settings.watchdog_min, settings.retries, settings.execution, None, {}
+        "local", workers, settings.watchdog_min, settings.retries, settings.execution, None, None, {}
     )
     log = TaskLog(start)
     log.take_in_hand(set())

@@ -9,11 +9,15 @@ from sweepctl.launch.doctor import Finding, Say, examine_machine
 from sweepctl.launch.launcher import Launcher, LaunchRequest
 from sweepctl.launch.local import LocalLaunch, LocalSettings, Watcher, visible_gpus, worker_count
 from sweepctl.launch.outcome import ToTrain, Trained
+from sweepctl.spec.execution import Execution
 from sweepctl.store.workspace import Workspace
 
 
 class LocalLauncher(Launcher[LocalSettings], kind="local", settings=LocalSettings):
     """It leaves no records beside those of the jobs: the command ends with its work."""
+
+    def execution_of(self, rung: str) -> Execution:
+        return self.settings.execution_of(rung)
 
     def launch(self, request: LaunchRequest, watcher: Watcher) -> Trained:
         request.begin()

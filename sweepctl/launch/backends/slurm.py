@@ -18,6 +18,7 @@ from sweepctl.launch.slurm.settings import SlurmSettings
 from sweepctl.launch.slurm.shell import read_shell
 from sweepctl.launch.tasks import Task
 from sweepctl.launch.variables import handed_on
+from sweepctl.spec.execution import Execution
 from sweepctl.store.sweep_jobs import SweepJobs
 from sweepctl.store.workspace import Sweep, Workspace
 
@@ -28,6 +29,9 @@ class SlurmLauncher(Launcher[SlurmSettings], kind="slurm", settings=SlurmSetting
     def __init__(self, settings: SlurmSettings) -> None:
         self.shell = read_shell(settings, os.environ)
         super().__init__(self.shell.settings)
+
+    def execution_of(self, rung: str) -> Execution:
+        return self.settings.of_rung(rung).execution
 
     def devices_of(self, rung: str) -> int:
         return self.settings.resources_of(rung).processes

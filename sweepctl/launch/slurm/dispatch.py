@@ -164,8 +164,8 @@ def _changed(
 
 
 def _of_tasks(settings: SlurmSettings) -> str:
-    """What of settings a task is like: all but what is about the queue as a whole, and the price."""
-    alike = replace(settings, max_submitted=None, price_per_device_hour=None)
+    """What of settings a task is like: all but what is about the whole queue, and what only plans go by."""
+    alike = replace(settings, max_submitted=None, price_per_device_hour=None, gpu_memory=None)
     return hashing.canonical(names_only(plain(alike)))
 
 

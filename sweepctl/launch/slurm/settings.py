@@ -17,6 +17,7 @@ from sweepctl.launch.variables import check
 from sweepctl.launch.workers import Gpu, check_price, check_watchdog
 from sweepctl.spec.build import build, plain
 from sweepctl.spec.execution import Execution
+from sweepctl.spec.peaks import check_gpu_memory
 
 _GPUS = re.compile(r"gpus|(gres|tres-per-\w+)=(.*,)?(gres[:/])?gpu")
 _OPTION = re.compile(r"[a-z][a-z0-9-]*")
@@ -197,6 +198,8 @@ class SlurmSettings:
     """How jobs are run."""
     price_per_device_hour: float | None
     """What a device costs, for plans to say; None: they say no price."""
+    gpu_memory: float | str | None
+    """GB of a GPU, or its name, for plans to say which rungs do not fit; None: they say nothing of it."""
 
     def __post_init__(self) -> None:
         for name, value in self.sbatch.items():
@@ -226,6 +229,7 @@ class SlurmSettings:
                 raise InvalidValue(key, getattr(self, key), "at least 1, or null")
         check_watchdog(self.watchdog_min)
         check_price(self.price_per_device_hour)
+        check_gpu_memory(self.gpu_memory)
         if self.wait_min < 0:
             raise InvalidValue("wait_min", self.wait_min, "at least 0")
         if self.save_ahead_s < 1:
