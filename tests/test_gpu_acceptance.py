@@ -32,7 +32,7 @@ def setting(home: Path, **changes: Any) -> Setting:
         "quick": True,
         "folder": str(home),
         "peer": None,
-        "seconds": 600,
+        "seconds": 86400,
     }
     return Setting(**{**values, **changes})
 

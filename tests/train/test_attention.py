@@ -149,7 +149,7 @@ def keys_and_values(net: Decoder, prompt: Tensor) -> list[tuple[Tensor, Tensor]]
     rotations = None if net.rotations is None else net.rotations[: prompt.shape[1]]
     for block in net.blocks:
         kept.append(block.mixer.project(block.attention_norm(x), rotations, 1)[1:])
-        x, _ = block(x, rotations, 1)
+        x, *_ = block(x, rotations, 1)
     return kept
 
 
