@@ -136,7 +136,7 @@ def test_the_command(
 ) -> None:
     command = ["sweepctl", "check", "data", "data=synthetic", "stages={}", "--window", "64"]
     for more, code, said in (
-        (["budget.flops=[1e9]", "budget.min_steps=0", "budget.min_tokens_per_parameter=0"], 0, "data holds"),
+        (["ladder.depths=[2]", "budget.flops=[1e10]", "budget.min_steps=0"], 0, "data holds"),
         ([], 1, "tokens failed"),
         (["--leak", "2"], 2, ""),
     ):
