@@ -3,12 +3,12 @@ runs that the law was not fitted to, by table.
 
 python -m benchmarks.calibration [--data FOLDER] [--synthetic N] [--json]
 
-The demo's ten sweeps predict their largest rung from the smaller ones, as they did before it was trained, and
-one rung less. Published tables (those of FOLDER that are there) predict their larger sizes, one after
-another, each from what is smaller; laws of compute only the best run of a budget. Synthetic truths have
-scatter of runs alone, of trunks too, of rungs too (trunks without a name), or another form than the law's,
-(A / N^alpha + B / D^beta)^k. Width is half an interval as a share of the loss; what the errors needed is 1.96
-times their root mean square.
+Ten sweeps of the demo, and ten of the demo as it first was, predict their largest rung from the smaller
+ones, as they did before it was trained, and one rung less. Published tables (those of FOLDER that are
+there) predict their larger sizes, one after another, each from what is smaller; laws of compute only the
+best run of a budget. Synthetic truths have scatter of runs alone, of trunks too, of rungs too (trunks
+without a name), or another form than the law's, (A / N^alpha + B / D^beta)^k. Width is half an interval as
+a share of the loss; what the errors needed is 1.96 times their root mean square.
 """
 
 from __future__ import annotations
@@ -35,9 +35,8 @@ from sweepctl.laws.registry import LAWS
 from sweepctl.laws.shared.levels import levels
 
 ROOT = Path(__file__).parents[1]
-SEEDS, WRITTEN_DOWN = (
-    Path(__file__).parent / "data" / f"demo_{name}.csv" for name in ("seeds", "predictions")
-)
+RECORDED = Path(__file__).parent / "data"
+WRITTEN_DOWN = RECORDED / "first_demo_predictions.csv"
 PARAMETRIC, OVERTRAINING = LAWS["parametric"], LAWS["overtraining"]
 SIZES, LARGEST = 4, 8
 """Sizes that a published table's law stands on at least, and how many of its larger ones are predicted."""
@@ -78,16 +77,18 @@ class Coverage:
         }  # fmt: skip
 
 
-def demo_seeds(law: Law = PARAMETRIC) -> Iterator[Case]:
-    """The largest rung of each sweep from the smaller ones, and the one before it from three."""
-    for _, sweep in pd.read_csv(SEEDS).groupby("sweep_seed"):
+def demo_seeds(law: Law = PARAMETRIC, demo: str = "demo") -> Iterator[Case]:
+    """The largest rung of each sweep from the smaller ones, and the one before it from three; of the demo, or
+    of the `first demo`."""
+    recorded = RECORDED / f"{demo.replace(' ', '_')}_seeds.csv"
+    for _, sweep in pd.read_csv(recorded).groupby("sweep_seed"):
         data = Observations.of(
             n=sweep["n_with_head"], d=sweep["tokens"], loss=sweep["loss_nats"], trunk=sweep["rung"]
         )
-        yield from _larger(f"demo, ten seeds ({law.name})", law, data, "n", 4, 1)
+        yield from _larger(f"{demo}, ten seeds ({law.name})", law, data, "n", 4, 1)
         if law is PARAMETRIC:
             below = data.take(np.flatnonzero(sweep["stage"] == "lower"))
-            yield from _larger("demo, one rung less", law, below, "n", 3, 1)
+            yield from _larger(f"{demo}, one rung less", law, below, "n", 3, 1)
 
 
 def written_down() -> Coverage:
@@ -211,15 +212,16 @@ def main() -> None:
     arguments = parser.parse_args()
 
     def cases() -> Iterator[Case]:
-        yield from demo_seeds()
-        yield from demo_seeds(OVERTRAINING)
+        for demo in ("demo", "first demo"):
+            yield from demo_seeds(PARAMETRIC, demo)
+            yield from demo_seeds(OVERTRAINING, demo)
         yield from published(arguments.data)
         yield from synthetic(arguments.synthetic)
 
     by_table = calibrate(cases(), arguments.replicates)
     every = Coverage(*(np.concatenate([getattr(c, name) for c in by_table.values()])
                        for name in ("inside", "error", "half")))  # fmt: skip
-    lines = by_table | {"all": every, "demo, as it was written down": written_down()}
+    lines = by_table | {"all": every, "first demo, as it was written down": written_down()}
     records = {name: coverage.record() for name, coverage in lines.items()}
     if arguments.json:
         print(json.dumps(records, indent=1))

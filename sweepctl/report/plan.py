@@ -133,12 +133,8 @@ def _notes(plan: Plan) -> Iterator[str]:
 def _taken_notes(taken: Taken) -> Iterator[str]:
     """What was taken, how sure it is, and what that means."""
     losses = ", ".join(f"{v}: {loss:.3f} nats" for v, loss in taken.losses.items())
-    interval = ""
-    if taken.optimum and taken.value == taken.optimum.value and "no_logarithm" not in taken.flags:
-        interval = f" ({between(taken.optimum.interval)})"
     over = f", the best over {', '.join(taken.best_over)}" if taken.best_over else ""
-    value = f"{taken.field} = {shown(taken.value)}{interval}"
-    yield f"{value}, the {taken.rule} of stage {taken.stage}{over} ({losses})"
+    yield f"{taken_words(taken)}, the {taken.rule} of stage {taken.stage}{over} ({losses})"
     if taken.factors:
         yield f"probed at {', '.join(f'{factor:g}' for factor in taken.factors)} times that"
     cost = taken.optimum.cost(taken.carried) if taken.optimum and taken.carried is not None else None
@@ -147,6 +143,14 @@ def _taken_notes(taken: Taken) -> Iterator[str]:
     for flag in taken.flags:
         words = FLAGS.get(flag, flag)
         yield f"{YELLOW}{words}{f'; widen stage {taken.stage}' * (flag == 'edge')}{END}"
+
+
+def taken_words(taken: Taken) -> str:
+    """The field and its value, with the interval where a parabola gave it."""
+    interval = ""
+    if taken.optimum and taken.value == taken.optimum.value and "no_logarithm" not in taken.flags:
+        interval = f" ({between(taken.optimum.interval)})"
+    return f"{taken.field} = {shown(taken.value)}{interval}"
 
 
 def cost_words(cost: float, interval: tuple[float, ...]) -> str:

@@ -29,7 +29,7 @@ from sweepctl.report.console import (
     table,
 )
 from sweepctl.report.fit import estimate, fit_json, score_json
-from sweepctl.report.plan import between, cost_words
+from sweepctl.report.plan import between, cost_words, taken_words
 from sweepctl.report.record import show_widest
 from sweepctl.report.seams import show_seams
 from sweepctl.store.workspace import Sweep
@@ -104,9 +104,7 @@ def _show_plan(out: Console, findings: Findings) -> None:
     for stage, plan in findings.plans.items():
         for taken in plan.taken:
             edge = f" {YELLOW}at an edge of its grid{END}" * taken.at_edge
-            out.print(
-                f"  stage {stage}: {taken.field} = {shown(taken.value)}, chosen by stage {taken.stage}{edge}"
-            )
+            out.print(f"  stage {stage}: {taken_words(taken)}, chosen by stage {taken.stage}{edge}")
     for probe in findings.carried:
         own = f"{probe.optimum.value:.3g} ({between(probe.optimum.interval)})"
         out.print(

@@ -41,12 +41,14 @@ def at(fit: Fit, n: float, d: float) -> Prediction:
 def test_the_recorded_sweeps_lie_inside_as_often_as_said() -> None:
     """Ten sweeps of the demo, each under another seed: of 40 losses predicted from the smaller rungs 29 lay
     inside the interval that took rows for independent and the form for true."""
-    cases = [*demo_seeds(), *demo_seeds(LAWS["overtraining"])]
+    cases = [*demo_seeds(LAW, "first demo"), *demo_seeds(LAWS["overtraining"], "first demo")]
     largest, one_less, overtraining = calibrate(iter(cases), 0).values()
     assert (written_down().inside.sum(), len(written_down().inside)) == (29, 40)
     assert len(largest.inside) == 40 and len(one_less.inside) == 30
     assert largest.inside.sum() >= 37 and one_less.inside.sum() >= 27 and overtraining.inside.sum() >= 35
     assert largest.record()["width_over_needed"] < 1.5
+    now = next(iter(calibrate(demo_seeds(), 0).values()))
+    assert len(now.inside) == 40 and now.inside.sum() >= 37
 
 
 def test_truths_with_and_without_effects_lie_inside() -> None:
