@@ -22,7 +22,8 @@ CACHES = ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
 def run_apart(manifest: Manifest, report: Callable[[Progress | Saved], None]) -> Outcome:
     """Train a job in a worker; how it ended. Where `report` raises, the worker is killed in that moment."""
-    with tempfile.TemporaryDirectory(prefix="sweepctl-check-") as folder:
+    # Processes that compile for the worker outlive it by a moment, and may write yet.
+    with tempfile.TemporaryDirectory(prefix="sweepctl-check-", ignore_cleanup_errors=True) as folder:
         environment = safe_path(without(os.environ, GROUP_VARIABLES))
         environment |= {name: str(Path(folder) / name.lower()) for name in CACHES}
         log = Path(folder) / "log"

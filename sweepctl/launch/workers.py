@@ -22,7 +22,17 @@ from sweepctl.errors import InvalidValue, StorageError
 from sweepctl.launch.ownership import append_to
 from sweepctl.store.files import storage
 from sweepctl.store.manifest import Manifest
-from sweepctl.store.protocol import GPU_VARIABLE, Died, Ended, Event, Ready, RunJob, StopJob, read_event
+from sweepctl.store.protocol import (
+    GPU_VARIABLE,
+    WORKERS_VARIABLE,
+    Died,
+    Ended,
+    Event,
+    Ready,
+    RunJob,
+    StopJob,
+    read_event,
+)
 
 SAFE_PATH = ("-P",)
 """Of an interpreter: without the current folder on Python's path, where anybody may have put a module."""
@@ -35,8 +45,6 @@ Gpu = Literal["allocation", "machine"]
 UNKILLABLE_S = 30.0
 """How long one waits for the end of a process that was killed."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-COMPILERS_VARIABLE = "TORCHINDUCTOR_COMPILE_THREADS"
-"""How many processes each worker's torch.compile may start: up to 32, if nobody says."""
 
 
 @dataclass(slots=True)
@@ -156,7 +164,7 @@ class Pool:
             environment = without(environment, GROUP_VARIABLES)
         if gpu is not None:
             environment |= {"CUDA_VISIBLE_DEVICES": gpu, **self._of_gpu.get(gpu, {})}
-        environment.setdefault(COMPILERS_VARIABLE, str(max(1, (os.cpu_count() or 1) // self._count)))
+        environment[WORKERS_VARIABLE] = str(self._count)
         with _log(log) as errors:
             process = subprocess.Popen(
                 [sys.executable, *SAFE_PATH, "-m", "sweepctl.train.worker"],

@@ -17,6 +17,8 @@ from sweepctl.store.manifest import Manifest
 
 GPU_VARIABLE = "SWEEPCTL_GPU"
 """In a worker's environment: who has promised it a GPU, `allocation` or `machine`."""
+WORKERS_VARIABLE = "SWEEPCTL_WORKERS"
+"""In a worker's environment: how many of them share the cores that it may use."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from sweepctl.store.protocol import WORKERS_VARIABLE
+
 CACHE_VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 MOST_HELPERS = 8
 """Processes at most that compile kernels for one worker."""
@@ -30,11 +32,10 @@ def begin(program: object, cuda_graphs: bool = False, deterministic: bool = Fals
     deterministic compiler chooses kernels by no clock."""
     from torch._inductor import config
 
-    os.environ.setdefault(CACHE_VARIABLE, str(_cache_folder()))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    helpers = cores // int(os.environ.get("LOCAL_WORLD_SIZE") or 1)
+    if CACHE_VARIABLE not in os.environ:
+        os.environ[CACHE_VARIABLE] = str(_cache_folder())
     if "TORCHINDUCTOR_COMPILE_THREADS" not in os.environ:
-        config.compile_threads = max(1, min(MOST_HELPERS, helpers))
+        config.compile_threads = _helpers()
     if hasattr(config, "deterministic"):  # torch 2.10 and later
         config.deterministic = deterministic
     if program != _last_program[0] or cuda_graphs:
@@ -63,19 +64,28 @@ def compilations() -> int:
     return int(counters["frames"]["total"])
 
 
+def _helpers() -> int:
+    """Processes that compile for this worker: its part of the cores, beside other workers of its launcher and
+    other processes of its job."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for variable in (WORKERS_VARIABLE, "LOCAL_WORLD_SIZE"):
+        cores //= int(os.environ.get(variable) or 1)
+    return max(1, min(MOST_HELPERS, cores))
+
+
 def _cache_folder() -> Path:
     """Where compiled code is kept between processes: it is run, so in a folder that nobody but this user can
     write. Where that cannot be had, one that ends with the process."""
-    base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
-    if base.is_absolute():
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
         folder = base / "sweepctl" / f"torch-{torch.__version__}"
-        try:
+        if base.is_absolute():
             folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.mkdir(mode=0o700, exist_ok=True)
             if _is_own(folder.parent) and _is_own(folder):
                 return folder
-        except OSError:
-            pass
+    except (OSError, RuntimeError):  # the latter of a user without a home, as containers have them
+        pass
     folder = Path(tempfile.mkdtemp(prefix="sweepctl-compiled-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder

@@ -1,4 +1,4 @@
-"""Workers of a launch on this machine train alone, whatever a shell says."""
+"""Workers of a launch here train alone, whatever a shell says, and know how many share the cores."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from sweepctl.launch.workers import Pool
+from sweepctl.store.protocol import WORKERS_VARIABLE
 
 LEFT_BEHIND = {
     "WORLD_SIZE": "2",
@@ -30,12 +31,25 @@ def test_what_torchrun_left_in_a_shell_is_not_inherited(
     for name, value in LEFT_BEHIND.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("RANKING", "kept")
-    pool = Pool(1, 1, [], tmp_path, group=group)
+    environment = environment_of(Pool(1, 1, [], tmp_path, group=group))
+    assert (set(LEFT_BEHIND) & set(environment)) == (set(LEFT_BEHIND) if group else set())
+    assert environment["RANKING"] == "kept"
+
+
+def test_workers_know_with_how_many_they_share_the_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only people say how many processes compile: the worker counts them from its part of the cores."""
+    monkeypatch.delenv("TORCHINDUCTOR_COMPILE_THREADS", raising=False)
+    environment = environment_of(Pool(2, 1, [], tmp_path))
+    assert environment[WORKERS_VARIABLE] == "2" and "TORCHINDUCTOR_COMPILE_THREADS" not in environment
+
+
+def environment_of(pool: Pool) -> dict[str, str]:
+    """That of its first worker; the pool is ended."""
     try:
         text = Path(f"/proc/{pool.workers[0].process.pid}/environ").read_text()
     finally:
         pool.kill()
         pool.stop()
-    environment = dict(entry.split("=", 1) for entry in text.split("\0") if entry)
-    assert (set(LEFT_BEHIND) & set(environment)) == (set(LEFT_BEHIND) if group else set())
-    assert environment["RANKING"] == "kept"
+    return dict(entry.split("=", 1) for entry in text.split("\0") if entry)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from sweepctl.spec.execution import Execution
 from sweepctl.spec.learning_rate import LearningRateCurve
 from sweepctl.store.facts import Facts
+from sweepctl.store.protocol import WORKERS_VARIABLE
 from sweepctl.train import compilation
 from sweepctl.train.batches import Batches
 from sweepctl.train.builtin import BuiltinTrainer
@@ -71,6 +73,7 @@ def test_a_program_begins_anew_where_it_is_another(monkeypatch: pytest.MonkeyPat
     """Else what a process compiled before would decide which sizes are constants, and after eight models
     whether anything is compiled at all."""
     monkeypatch.setenv(compilation.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(compilation, "_cache_folder", lambda: pytest.fail("one is named"))
     resets: list[None] = []
     monkeypatch.setattr(torch.compiler, "reset", lambda: resets.append(None))
     for program, number in ((("a", 1), 1), (("a", 1), 1), (("a", 2), 2), (("a", 1), 3)):
@@ -97,6 +100,37 @@ def test_compiled_code_lies_where_nobody_else_can_put_any(
     folder.rename(tmp_path / "elsewhere")
     folder.symlink_to(tmp_path / "elsewhere")
     assert tmp_path not in compilation._cache_folder().parents
+
+
+def test_a_user_without_a_home_compiles_into_a_folder_that_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in containers, where a number without a name trains."""
+
+    def nobody(number: int) -> None:
+        raise KeyError(number)
+
+    for variable in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    assert compilation._cache_folder().stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(
+    ("workers", "processes", "helpers"),
+    [("1", "", 8), ("4", "", 8), ("1", "32", 2), ("16", "", 4), ("99", "1", 1)],
+)
+def test_who_trains_side_by_side_shares_the_cores_that_compile(
+    workers: str, processes: str, helpers: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from torch._inductor import config
+
+    monkeypatch.setenv(compilation.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.delenv("TORCHINDUCTOR_COMPILE_THREADS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(64)))
+    monkeypatch.setenv(WORKERS_VARIABLE, workers)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
+    with config.patch(compile_threads=0):
+        compilation.begin("a program")
+        assert config.compile_threads == helpers
 
 
 GPU = Facts(device_kind="cuda", compiled=True)
