@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from sweepctl.store import metrics
 from sweepctl.store.attempts import Attempt
 from sweepctl.store.sweep_jobs import PlannedJob
-from sweepctl.store.throughput import devices
 
 SILENT_S = 120.0
 """How old the last sign of life may grow before it is worth a word: attempts beat every half second while
@@ -51,7 +50,7 @@ def running(planned_job: PlannedJob, attempt: Attempt, step: int, flops_left: fl
     last = last_sign(attempt)
     rate = metrics.last_rate(attempt.metrics) or _mean_rate(attempt, last)
     host = attempt.facts.host or ""
-    return Running(planned_job, step, flops_left, rate, max(0.0, now - last), host, devices(attempt))
+    return Running(planned_job, step, flops_left, rate, max(0.0, now - last), host, attempt.facts.devices)
 
 
 def last_sign(attempt: Attempt) -> float:

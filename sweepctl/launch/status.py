@@ -21,7 +21,7 @@ from sweepctl.store.ends import End
 from sweepctl.store.facts import Facts
 from sweepctl.store.state import JobFilesCache, JobState, State
 from sweepctl.store.sweep_jobs import PlannedJob, SweepJobs, of_older_plans
-from sweepctl.store.throughput import Speeds, devices
+from sweepctl.store.throughput import Speeds
 from sweepctl.store.workspace import Sweep
 
 ORDER = tuple(State)
@@ -321,9 +321,9 @@ class _Reader:
         facts, sweep = attempt.facts, self.sweep
         train_s = facts.train_s
         if train_s is None and facts.started:  # it runs, or was killed: from claim to last heartbeat
-            sweep.spent_s += devices(attempt) * max(0.0, last_sign(attempt) - facts.started)
+            sweep.spent_s += facts.devices * max(0.0, last_sign(attempt) - facts.started)
         sweep.train_s += train_s or 0.0
-        sweep.spent_s += devices(attempt) * (train_s or 0.0)
+        sweep.spent_s += facts.devices * (train_s or 0.0)
         sweep.on_gpus |= _on_gpu(facts)
 
     def _device_seconds_left(self) -> float | None:

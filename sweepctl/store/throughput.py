@@ -41,11 +41,6 @@ class Rate:
         return cost.flops_exact / self.flops_per_s + beside
 
 
-def devices(attempt: Attempt) -> float:
-    """How many devices it trains on at once."""
-    return attempt.facts.devices
-
-
 class Speeds:
     """What attempts measured, by class, for the rungs of plans. A branch's training is left out: it is short,
     and much of it is evaluation."""

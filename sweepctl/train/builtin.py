@@ -22,9 +22,9 @@ from sweepctl.spec.accounting import count
 from sweepctl.spec.execution import Execution
 from sweepctl.spec.learning_rate import LearningRateCurve
 from sweepctl.spec.loss_chunks import chunk_rows
-from sweepctl.spec.memory import Layout, choose_layout, count_memory
+from sweepctl.spec.memory import Layout, choose_layout, count_memory, stateful_tensors
 from sweepctl.spec.science import Point
-from sweepctl.spec.sharding import Shard, StatefulTensor, resolve
+from sweepctl.spec.sharding import Shard, resolve
 from sweepctl.store.facts import Facts
 from sweepctl.store.files import reading, refusal
 from sweepctl.train import compilation
@@ -33,7 +33,7 @@ from sweepctl.train.cross_entropy import chunked_cross_entropy
 from sweepctl.train.device import Machine, machine
 from sweepctl.train.interface import Assignment, Setup, Trainer, Update
 from sweepctl.train.model import Decoder, flat_name
-from sweepctl.train.optimizer import GroupedOptimizer, moments
+from sweepctl.train.optimizer import GroupedOptimizer
 from sweepctl.train.prefetch import Pair, Prefetched
 from sweepctl.train.processes import Command, SingleProcess
 from sweepctl.train.sharding import Shards
@@ -231,10 +231,7 @@ class BuiltinTrainer(Trainer):
 
     def _shard(self, execution: Execution) -> Shard:
         """What the processes share out."""
-        kept = [
-            StatefulTensor(weight.elements, moments(self.point.optimizer, weight))
-            for weight, _ in self.model.named_weights()
-        ]
+        kept = stateful_tensors(self.point)
         own = self.point.batch.rows // self.processes.size
         pieces = own // self.micro_rows
         return resolve(execution.shard, self.machine.memory_bytes, kept, self.processes.size, pieces)

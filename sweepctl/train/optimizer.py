@@ -107,11 +107,6 @@ class GroupedOptimizer:
                 }
 
 
-def moments(spec: Optimizer, weight: Weight) -> int:
-    """How many values are kept of each value of a tensor."""
-    return len(maker(spec).state_keys(spec, weight) - SCALARS)
-
-
 def _place(key: str, parameter: Tensor) -> Tensor:
     """Where what another process keeps of a parameter under this key can be put, on the host."""
     return torch.empty(() if key in SCALARS else parameter.shape, dtype=torch.float32)
