@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from sweepctl.launch.workers import GROUP_VARIABLES, SAFE_PATH, safe_path, without
+from sweepctl.launch.workers import GROUP_VARIABLES, safe_path, without, worker_process
 from sweepctl.store.ends import End
 from sweepctl.store.manifest import Manifest
 from sweepctl.store.protocol import Ended, Progress, RunJob, Saved, read_event
@@ -28,14 +26,7 @@ def run_apart(manifest: Manifest, report: Callable[[Progress | Saved], None]) ->
         environment |= {name: str(Path(folder) / name.lower()) for name in CACHES}
         log = Path(folder) / "log"
         with open(log, "w") as errors:
-            process = subprocess.Popen(
-                [sys.executable, *SAFE_PATH, "-m", "sweepctl.train.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                env=environment,
-            )
+            process = worker_process(environment, errors)
         with suppress(BrokenPipeError), process:  # it may be gone before it has read
             try:
                 assert process.stdin is not None and process.stdout is not None

@@ -20,7 +20,9 @@ def memory_by_stage(launcher: Launcher[Any], plans: Mapping[str, Plan]) -> dict[
     if gpu_bytes is None:
         return {}
     return {
-        stage: rung_memories(plan, launcher.execution_of, launcher.devices_of, gpu_bytes)
+        stage: rung_memories(
+            plan, launcher.execution_of, launcher.devices_of, gpu_bytes, launcher.most_devices()
+        )
         for stage, plan in plans.items()
     }
 

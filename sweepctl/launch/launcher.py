@@ -119,6 +119,10 @@ class Launcher(ABC, Generic[SettingsT]):
         """Devices that a job of this rung trains on at once."""
         return 1
 
+    def most_devices(self) -> int:
+        """Up to how many devices a job can be given here."""
+        return 1
+
     @abstractmethod
     def launch(self, request: LaunchRequest, watcher: Watcher) -> Outcome:
         """Train or submit what the sweep lacks; who trains in the foreground tells the watcher.

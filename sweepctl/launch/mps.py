@@ -73,7 +73,10 @@ def _daemon(gpu: str) -> Iterator[Mapping[str, str]]:
     """
     if shutil.which(CONTROL) is None:
         raise Unavailable(f"there is no {CONTROL} here")
-    folder = Path(tempfile.mkdtemp(prefix="sweepctl-mps-"))  # short: its sockets lie there
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="sweepctl-mps-"))  # short: its sockets lie there
+    except OSError as error:
+        raise Unavailable(f"no folder for its sockets can be made ({error.strerror})") from None
     own = {"CUDA_MPS_PIPE_DIRECTORY": str(folder), "CUDA_MPS_LOG_DIRECTORY": str(folder)}
     keeper = subprocess.Popen(
         ["sh", "-c", KEEPER],

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
 from sweepctl.errors import InvalidValue, StorageError
 from sweepctl.launch.ownership import append_to
@@ -166,15 +166,8 @@ class Pool:
             environment |= {"CUDA_VISIBLE_DEVICES": gpu, **self._of_gpu.get(gpu, {})}
         environment[WORKERS_VARIABLE] = str(self._count)
         with _log(log) as errors:
-            process = subprocess.Popen(
-                [sys.executable, *SAFE_PATH, "-m", "sweepctl.train.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                env=environment,
-                start_new_session=True,  # Ctrl-C reaches the launcher, which then asks the workers to stop
-            )
+            # Ctrl-C reaches the launcher, which then asks the workers to stop.
+            process = worker_process(environment, errors, start_new_session=True)
         worker = Worker(number, process, log)
         os.set_blocking(worker.output.fileno(), False)
         self._selector.register(worker.output, selectors.EVENT_READ, worker)
@@ -274,6 +267,21 @@ def seconds_of(watchdog_min: float | None) -> float:
 def without(environment: Mapping[str, str], names: str) -> dict[str, str]:
     """An environment without the variables whose whole names match."""
     return {name: value for name, value in environment.items() if not re.fullmatch(names, name)}
+
+
+def worker_process(
+    environment: Mapping[str, str], errors: IO[Any], start_new_session: bool = False
+) -> subprocess.Popen[str]:
+    """A process that takes jobs on its input and tells of them on its output, a line of JSON each."""
+    return subprocess.Popen(
+        [sys.executable, *SAFE_PATH, "-m", "sweepctl.train.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+        env=environment,
+        start_new_session=start_new_session,
+    )
 
 
 def safe_path(environment: Mapping[str, str]) -> dict[str, str]:

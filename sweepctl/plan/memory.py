@@ -12,9 +12,6 @@ from sweepctl.spec.memory import Layout, Memory, choose_layout, count_memory
 from sweepctl.spec.optimizers.optimizer import Optimizer
 from sweepctl.spec.science import Point
 
-MOST_PROCESSES = 64
-"""Up to how many GPUs of one job remedies are looked for."""
-
 
 @dataclass(frozen=True, slots=True)
 class RungMemory:
@@ -35,9 +32,14 @@ class RungMemory:
 
 
 def rung_memories(
-    plan: Plan, execution: Callable[[str], Execution], processes: Callable[[str], int], gpu_bytes: int
+    plan: Plan,
+    execution: Callable[[str], Execution],
+    processes: Callable[[str], int],
+    gpu_bytes: int,
+    most_processes: int = 1,
 ) -> list[RungMemory]:
-    """The plan's rungs on GPUs with so much memory; `execution` and `processes` say how its jobs are run.
+    """The plan's rungs on GPUs with so much memory; `execution` and `processes` say how its jobs are run, of
+    which one can have so many GPUs at most.
     Rungs on a CPU and of other trainers are left out, and those whose batch cannot be shared evenly."""
     worst: dict[str, tuple[RungMemory, Point]] = {}
     for rung, point in _distinct(plan):
@@ -51,7 +53,10 @@ def rung_memories(
         memory
         if memory.fits
         else replace(
-            memory, remedies=tuple(_remedies(memory, point, execution(rung), processes(rung), gpu_bytes))
+            memory,
+            remedies=tuple(
+                _remedies(memory, point, execution(rung), processes(rung), gpu_bytes, most_processes)
+            ),
         )
         for rung, (memory, point) in worst.items()
     ]
@@ -88,7 +93,7 @@ def _of_point(rung: str, point: Point, how: Execution, processes: int, gpu_bytes
 
 
 def _remedies(
-    memory: RungMemory, point: Point, how: Execution, processes: int, gpu_bytes: int
+    memory: RungMemory, point: Point, how: Execution, processes: int, gpu_bytes: int, most_processes: int
 ) -> Iterator[str]:
     """The least changes that fit: a smaller micro-batch, blocks computed anew, the whole GPU; else more
     shared out, and more GPUs."""
@@ -115,7 +120,7 @@ def _remedies(
     tries = [(changed, processes) for changed in [auto, anew, *([alone] if how.per_gpu > 1 else [])]]
     size = processes
     fitting: list[tuple[int, str]] = []
-    while not fitting and size <= MOST_PROCESSES and point.batch.rows % size == 0:
+    while not fitting and size <= max(processes, most_processes) and point.batch.rows % size == 0:
         if size > 1:
             tries += [
                 (replace(changed, per_gpu=1, shard=shard), size)

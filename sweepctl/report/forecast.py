@@ -13,7 +13,7 @@ def show_forecast(out: Console, result: Forecast) -> None:
     whole = result.whole
     out.print()
     for stage, text in result.not_counted.items():
-        out.print(f"{YELLOW}Stage {stage} is not counted: {text}.{END}")
+        out.print(f"{YELLOW}Stage {stage} is not counted: {text.rstrip('.')}.{END}")
     if not result.stays:
         out.print("Nothing is left to train.")
         return

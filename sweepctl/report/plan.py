@@ -208,8 +208,8 @@ def _show_total(
             f"{'; ~ where other rungs were' * between}."
         )
         whole = device_time(of_plan(plan, rates.by_rung) for plan in plans.values())
-        left_s = device_time(of_costs(c.left_by_rung, rates.by_rung) for c in compared.values())
-        out.print(f"In all {whole.words(price)}, of which {left_s.words(price)} left.")
+        time_left = device_time(of_costs(c.left_by_rung, rates.by_rung) for c in compared.values())
+        out.print(f"In all {whole.words(price)}, of which {time_left.words(price)} left.")
     else:
         out.print("Device time: nothing measured yet; state it with --flops-per-s.")
     compared_schedules = alternatives(plans.values(), cost)
@@ -244,13 +244,13 @@ def plan_json(
 ) -> dict[str, Any]:  # fmt: skip
     """The same facts, and every job."""
     whole = device_time(of_plan(plan, rates.by_rung) for plan in plans.values())
-    left = device_time(of_costs(c.left_by_rung, rates.by_rung) for c in compared.values())
+    time_left = device_time(of_costs(c.left_by_rung, rates.by_rung) for c in compared.values())
     schedules = alternatives(plans.values(), cost_of_plans(plans.values())) if plans else []
     return {
         "stages": {stage: _stage_json(plan, compared[stage], rates, price) for stage, plan in plans.items()},
         "device": rates.device,
         "device_time": whole.record(price),
-        "device_time_left": left.record(price),
+        "device_time_left": time_left.record(price),
         "waiting": {stage: asdict(reason) for stage, reason in waiting.items()},
         "schedules": [_schedule_json(alternative) for alternative in schedules],
     }

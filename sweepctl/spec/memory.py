@@ -101,10 +101,16 @@ def count_memory(point: Point, layout: Layout) -> Memory:
 
 
 def choose_layout(
-    point: Point, execution: Execution, processes: int = 1, memory_bytes: int | None = None
+    point: Point,
+    execution: Execution,
+    processes: int = 1,
+    memory_bytes: int | None = None,
+    free_bytes: int | None = None,
 ) -> Layout:
     """How so many processes train this point on devices with so much memory, where that is known: of `auto`
-    rows the most that fit, or one where none do. Only such devices, GPUs, take logits in chunks."""
+    rows the most that fit into what is free of it, or one where none do. Only such devices, GPUs, take logits
+    in chunks. What is shared out goes by all the memory, as it is the same whoever else is there."""
+    room = memory_bytes if free_bytes is None else free_bytes
     own = point.batch.rows // processes
     asked = execution.micro_batch_rows
     every = [own] if memory_bytes is None else divisors(own)
@@ -115,7 +121,7 @@ def choose_layout(
         if memory_bytes is not None:
             chunk = chunk_rows(rows * point.batch.context, point.corpus.vocab_size)
         layout = Layout(rows, processes, shard, execution.checkpoint_activations, chunk)
-        if memory_bytes is None or count_memory(point, layout).fits(memory_bytes):
+        if room is None or count_memory(point, layout).fits(room):
             break
     return layout
 

@@ -371,7 +371,7 @@ def _micro_rows(
     if execution.micro_batch_rows == "auto":
         if (rows := _rows_before(before, machine, processes)) and own % rows == 0:
             return rows
-        return choose_layout(point, execution, processes, machine.free_bytes).rows
+        return choose_layout(point, execution, processes, machine.memory_bytes, machine.free_bytes).rows
     rows = execution.micro_batch_rows or own
     if own % rows:
         share = "" if processes == 1 else f", {own} for each of {processes} processes"

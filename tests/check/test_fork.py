@@ -202,6 +202,6 @@ def test_a_process_that_dies_says_its_last_words(
     workspace: Workspace, facts: CorpusFacts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WORLD_SIZE", "1")
-    monkeypatch.setattr("sweepctl.check.apart.SAFE_PATH", ("-c", "raise SystemExit('no torch here')"))
+    monkeypatch.setattr("sweepctl.launch.workers.SAFE_PATH", ("-c", "raise SystemExit('no torch here')"))
     with pytest.raises(WorkFailed, match="ended as died: no torch here"):
         check(workspace, tiny(), facts, None, 8, Execution(device="cpu"), lambda text: None, apart=True)

@@ -39,6 +39,11 @@ def test_a_rung_has_its_own_execution_and_gpus(planned: Planner, workspace: Work
     assert slurm(gpu_memory=4).of_rung(name).gpu_memory == 4
 
 
+def test_a_job_has_more_gpus_on_a_cluster_only() -> None:
+    most = {kind: read_launcher(kind, {"kind": kind}).most_devices() for kind in ("local", "batch", "slurm")}
+    assert most["local"] == most["batch"] == 1 < most["slurm"]
+
+
 def test_doctor_names_sweep_rung_and_remedy(planned: Planner, workspace: Workspace) -> None:
     planned(name="one", ladder__depths=[1])
     launcher = read_launcher("local", {"kind": "local", "gpu_memory": 4, "execution": {"per_gpu": 4}})

@@ -33,8 +33,10 @@ def plan_of(**changes: Any) -> Plan:
     return expand(study, next(iter(study.all_stages)), CorpusFacts("0" * 16, 32768, 10**9, ("validation",)))
 
 
-def memories(plan: Plan, gb: float, processes: int = 1, **execution: Any) -> list[RungMemory]:
-    return rung_memories(plan, lambda rung: Execution(**execution), lambda rung: processes, int(gb * GB))
+def memories(plan: Plan, gb: float, processes: int = 1, most: int = 64, **execution: Any) -> list[RungMemory]:
+    return rung_memories(
+        plan, lambda rung: Execution(**execution), lambda rung: processes, int(gb * GB), most
+    )
 
 
 def with_remedy(text: str, how: Execution, processes: int) -> tuple[Execution, int]:
@@ -69,6 +71,12 @@ def test_every_remedy_makes_it_fit(processes: int, gb: float, execution: dict[st
         how, size = with_remedy(text, Execution(**execution), processes)
         own_bytes = int(gb * GB) // how.per_gpu
         assert count_memory(point, choose_layout(point, how, size, own_bytes)).fits(own_bytes), text
+
+
+def test_more_gpus_are_no_remedy_where_a_job_has_but_one() -> None:
+    for most in (1, 64):
+        words = " ".join(memories(plan_of(), 3, most=most, checkpoint_activations=True)[-1].remedies)
+        assert ("GPUs a job" in words) == (most > 1)
 
 
 def test_only_what_does_not_fit_has_remedies() -> None:

@@ -97,6 +97,16 @@ def test_auto_takes_the_largest_divisor_that_fits() -> None:
     assert choose_layout(point, Execution(micro_batch_rows=8), memory_bytes=GB).rows == 8
 
 
+def test_what_is_free_decides_rows_and_not_what_is_shared_out() -> None:
+    """A trainer shares out by all of a GPU's memory, whoever else is there."""
+    point = replace(LARGE, shape=Shape(1024, 12, 8, 3072), batch=Batch(tokens=96 * 1024, context=1024))
+    auto = Execution(micro_batch_rows="auto")
+    alone = choose_layout(point, auto, 2, 80 * GB)
+    beside = choose_layout(point, auto, 2, 80 * GB, 6 * GB)
+    assert beside.rows < alone.rows and beside.shard == alone.shard == "none"
+    assert choose_layout(point, auto, 2, 6 * GB).shard != "none"
+
+
 @pytest.mark.parametrize(
     ("name", "gb"),
     [

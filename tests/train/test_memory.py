@@ -106,7 +106,9 @@ def test_blocks_that_are_computed_anew_keep_their_inputs(model: Architecture, pr
     assert torch_bytes <= counted + head <= TOLERANCE * torch_bytes
 
 
-def trainer_of(planned: Planner, corpus: Path, changes: dict[str, Any], **how: Any) -> BuiltinTrainer:
+def trainer_of(
+    planned: Planner, corpus: Path, changes: dict[str, Any], vocab_size: int | None = None, **how: Any
+) -> BuiltinTrainer:
     sizes: dict[str, Any] = {
         "ladder__depths": [4],
         "ladder__head_size": 16,
@@ -115,6 +117,8 @@ def trainer_of(planned: Planner, corpus: Path, changes: dict[str, Any], **how: A
     }
     sizes["budget__tokens"] = [81920]
     point = planned(**{**sizes, **changes}).plans["all"].point(0)
+    if vocab_size is not None:
+        point = replace(point, corpus=replace(point.corpus, vocab_size=vocab_size))
     execution = Execution(device="cpu", **how)
     return BuiltinTrainer(point, Batches(corpus, point), machine(execution, point.precision), execution)
 
@@ -159,10 +163,10 @@ def test_an_update_takes_no_more_than_is_counted(
 def test_logits_in_chunks_take_no_more_than_is_counted(
     planned: Planner, corpus_folder: Path, monkeypatch: pytest.MonkeyPatch, tied: bool, rows: int | None
 ) -> None:
-    """As a GPU has them; with and without a gradient of pieces before."""
+    """As a GPU has them, the most of what there is; with and without a gradient of pieces before."""
     monkeypatch.setattr(BuiltinTrainer, "_chunk_rows", lambda self, sequences: 64)
     changes = {"model__tied": tied, "precision": "bf16"}
-    trainer = trainer_of(planned, corpus_folder, changes, micro_batch_rows=rows)
+    trainer = trainer_of(planned, corpus_folder, changes, vocab_size=8192, micro_batch_rows=rows)
     most = most_of_an_update(trainer)
     counted = count_memory(trainer.point, Layout(trainer.micro_rows, loss_rows=64))
     passing = counted.total - counted.weights - counted.moments

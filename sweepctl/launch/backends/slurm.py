@@ -22,6 +22,9 @@ from sweepctl.spec.execution import Execution
 from sweepctl.store.sweep_jobs import SweepJobs
 from sweepctl.store.workspace import Sweep, Workspace
 
+MOST_DEVICES = 64
+"""Up to how many GPUs of a job are thought of where one is too small."""
+
 
 class SlurmLauncher(Launcher[SlurmSettings], kind="slurm", settings=SlurmSettings):
     """What submits is imported where it is used: looking at a sweep must be quick."""
@@ -35,6 +38,9 @@ class SlurmLauncher(Launcher[SlurmSettings], kind="slurm", settings=SlurmSetting
 
     def devices_of(self, rung: str) -> int:
         return self.settings.resources_of(rung).processes
+
+    def most_devices(self) -> int:
+        return MOST_DEVICES
 
     def launch(self, request: LaunchRequest, watcher: Watcher) -> Submitted:
         from sweepctl.launch.slurm.dispatch import dispatch
